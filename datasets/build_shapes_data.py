@@ -1,0 +1,203 @@
+"""Draws the "shapes" data set: what the demo and the tests learn from, without any download.
+
+    python -m datasets.build_shapes_data --output_dir=shapes
+    python -m datasets.build_folder_data --images_dir=shapes/images --masks_dir=shapes/masks \
+        --class_list=shapes/classes.csv --output_dir=records
+
+Six kinds of textured shapes of varied size, turn, colour and light lie over each other on
+cluttered backgrounds. Masks are palette PNGs like those of PASCAL VOC, with a border of the
+ignored label around every shape. Everything follows from the seed and the image's number.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import Config, require, setting
+
+IGNORE_LABEL = 255
+COLORS = {
+    "background": (0, 0, 0),
+    "disc": (230, 60, 60),
+    "square": (60, 180, 75),
+    "triangle": (70, 110, 240),
+    "star": (245, 200, 40),
+    "ring": (170, 70, 210),
+    "cross": (70, 210, 220),
+}
+_SIN60 = 3**0.5 / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig(Config):
+    """How many images are drawn, and where."""
+
+    output_dir: str = setting("", "Folder for images/, masks/ and classes.csv.")
+    num_train: int = setting(480, "Images in split train.", least=1)
+    num_val: int = setting(100, "Images in split val.", least=1)
+    seed: int = setting(0, "Seed of everything drawn.", least=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+
+
+def main(config: ShapesConfig) -> None:
+    """Draws both splits, unless an earlier call with the same settings did."""
+    root = Path(config.output_dir)
+    done = root / "drawn.txt"
+    if done.is_file() and done.read_text() == repr(config):
+        print(f"{root} is up to date.")
+        return
+    done.unlink(missing_ok=True)
+    palette = np.zeros([256, 3], np.uint8)  # whole, or Pillow would store 4 bits and cut off 255
+    palette[: len(COLORS)] = list(COLORS.values())
+    rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in COLORS.items()]
+    for part in ("images", "masks"):
+        shutil.rmtree(root / part, ignore_errors=True)
+    for split, (number, count) in {"train": (0, config.num_train), "val": (1, config.num_val)}.items():
+        for part in ("images", "masks"):
+            (root / part / split).mkdir(parents=True)
+        for index in range(count):
+            rng = np.random.default_rng([config.seed, number, index])
+            image, label = draw_example(rng)
+            name = f"{split}_{index:04d}"
+            Image.fromarray(image).save(root / "images" / split / f"{name}.jpg", quality=92)
+            mask = Image.fromarray(label)
+            mask.putpalette(palette.tobytes())
+            mask.save(root / "masks" / split / f"{name}.png")
+    (root / "classes.csv").write_text("\n".join(["name,r,g,b", *rows]) + "\n")
+    done.write_text(repr(config))
+    print(f"{root}: {config.num_train} training and {config.num_val} validation images.")
+
+
+def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one image, uint8 [H, W, 3], and its label, uint8 [H, W]; sides are 112 to 160 pixels."""
+    height, width = rng.integers(112, 161, 2)
+    image = _background(rng, height, width)
+    label = np.zeros([height, width], np.uint8)
+    for _ in range(rng.integers(2, 6)):
+        _draw_shape(rng, image, label)
+    light = 1 + 0.35 * _ramp(rng, height, width)
+    image = image * (rng.uniform(0.65, 1.15) * light)[..., np.newaxis]
+    image += rng.normal(0, 5, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
+    height, width = label.shape
+    kind = int(rng.integers(1, len(COLORS)))
+    radius = rng.uniform(14, 40)
+    center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
+    turn = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:height, :width]
+    y, x = y - center_y, x - center_x
+    u = np.cos(turn) * x + np.sin(turn) * y
+    v = np.cos(turn) * y - np.sin(turn) * x
+    inside, texture = list(_KINDS.values())[kind - 1]
+    body = inside(u, v, radius)
+    first, second = rng.uniform(30, 225, (2, 3))
+    second = np.where(np.abs(first - second).sum() > 120, second, 255 - first)
+    share = texture(u, v, rng)[..., np.newaxis]
+    image[body] = (first * share + second * (1 - share))[body]
+    label[body] = kind
+    label[inside(u, v, radius + 1) & ~inside(u, v, radius - 1)] = IGNORE_LABEL
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    first, second = rng.uniform(40, 215, (2, 3))
+    blend = (_ramp(rng, height, width)[..., np.newaxis] + 1) / 2
+    image = first * blend + second * (1 - blend)
+    y, x = np.mgrid[:height, :width]
+    for _ in range(rng.integers(6, 16)):  # clutter: soft blobs and bars, without texture
+        turn, size = rng.uniform(0, np.pi), rng.uniform(4, 22)
+        center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
+        across = np.cos(turn) * (x - center_x) + np.sin(turn) * (y - center_y)
+        along = np.cos(turn) * (y - center_y) - np.sin(turn) * (x - center_x)
+        weight = np.exp(-((across / size) ** 2) - (along / (size * rng.uniform(0.5, 5))) ** 2)
+        weight = weight[..., np.newaxis] * rng.uniform(0.3, 0.9)
+        image = image * (1 - weight) + rng.uniform(0, 255, 3) * weight
+    return image
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A plane from -1 to 1 across the picture, in a random direction."""
+    turn = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return (np.cos(turn) * x + np.sin(turn) * y) / 2**0.5
+
+
+# Each kind: which points (u, v) belong to the body of a radius, and its texture, 0..1.
+
+
+def _disc(u, v, r):
+    return u**2 + v**2 < r**2
+
+
+def _square(u, v, r):
+    return np.maximum(abs(u), abs(v)) < 0.85 * r
+
+
+def _triangle(u, v, r):
+    return np.maximum(-v, np.maximum(_SIN60 * u + v / 2, -_SIN60 * u + v / 2)) < 0.6 * r
+
+
+def _star(u, v, r):
+    angle = np.arctan2(v, u)
+    return np.hypot(u, v) < r * (0.68 + 0.38 * np.cos(5 * angle))
+
+
+def _ring(u, v, r):
+    return abs(np.hypot(u, v) - 0.75 * r) < 0.27 * r
+
+
+def _cross(u, v, r):
+    return (np.minimum(abs(u), abs(v)) < 0.3 * r) & (np.maximum(abs(u), abs(v)) < r)
+
+
+def _dots(u, v, rng):
+    pitch = rng.uniform(5, 8)
+    return (np.cos(2 * np.pi * u / pitch) * np.cos(2 * np.pi * v / pitch) > 0.35).astype(float)
+
+
+def _stripes(u, v, rng):
+    return (np.sin(2 * np.pi * u / rng.uniform(5, 9)) > 0).astype(float)
+
+
+def _checks(u, v, rng):
+    pitch = rng.uniform(8, 14)
+    return (np.sin(2 * np.pi * u / pitch) * np.sin(2 * np.pi * v / pitch) > 0).astype(float)
+
+
+def _rays(u, v, rng):
+    return (np.cos(10 * np.arctan2(v, u)) > 0).astype(float)
+
+
+def _circles(u, v, rng):
+    return (np.sin(2 * np.pi * np.hypot(u, v) / rng.uniform(5, 8)) > 0).astype(float)
+
+
+def _speckle(u, v, rng):
+    return rng.uniform(0, 1, u.shape)
+
+
+_KINDS = {
+    "disc": (_disc, _dots),
+    "square": (_square, _stripes),
+    "triangle": (_triangle, _checks),
+    "star": (_star, _rays),
+    "ring": (_ring, _circles),
+    "cross": (_cross, _speckle),
+}
+
+
+def run() -> None:
+    config_flags.run(main, [ShapesConfig], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,375 @@
+"""The settings of an experiment: each is written once, with its default, meaning and limits.
+
+Flag names are those of Google's official DeepLab wherever it has one for the same thing.
+`config_flags` turns these dataclasses into command-line flags and into flagfiles.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+RESNET_DEPTHS = (18, 50, 101)
+MODEL_VARIANTS = tuple(f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS)
+
+
+class UserError(Exception):
+    """A mistake the user can mend; entry points print its one sentence and exit with status 1."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple = (),
+    least: float | None = None,
+    may_change: bool = False,
+) -> Any:
+    """Returns a dataclass field that `config_flags` can turn into a flag.
+
+    Args:
+      default: default value; its type is the setting's type.
+      help: one sentence for `--help`.
+      choices: allowed values; empty allows all.
+      least: smallest allowed number.
+      may_change: whether a resumed run may use another value: true for what changes neither
+        the model nor the sequence of its weights.
+    """
+    metadata = {"help": help, "choices": choices, "least": least, "may_change": may_change}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Config:
+    """Base of the settings groups: checks choices and bounds on construction."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            choices, least = field.metadata["choices"], field.metadata["least"]
+            if choices and value not in choices:
+                require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
+            if least is not None:
+                numbers = value if isinstance(value, tuple) else (value,)
+                require(all(n >= least for n in numbers), field.name, value, f"{least} or more")
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raises UserError naming the setting, what was given and what is allowed."""
+    if not condition:
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """The network, and how its input is normalised; imported weights depend on all of it."""
+
+    model_variant: str = setting(
+        "resnet_v1c_50",
+        "Backbone: v1 has a 7x7 stem, v1c three 3x3 convolutions (32, 32, 64 channels).",
+        choices=MODEL_VARIANTS,
+    )
+    output_stride: int = setting(
+        16, "Input pixels per cell of the encoder's output.", choices=(8, 16, 32)
+    )
+    multi_grid: tuple[int, ...] = setting(
+        (), "Factors on the rates of the last stage's blocks; empty leaves them as they are.", least=1
+    )
+    atrous_rates: tuple[int, ...] = setting(
+        (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
+    )
+    aspp_convs_filters: int = setting(256, "Channels of every ASPP branch and its projection.", least=1)
+    aspp_projection_kernel_size: int = setting(
+        1, "Kernel of the convolution after the ASPP branches.", choices=(1, 3)
+    )
+    add_image_level_feature: bool = setting(True, "Whether ASPP has the image pooling branch.")
+    dropout_rate: float = setting(
+        0.1, "Share of channels dropped before the classifier while training.", least=0
+    )
+    auxiliary_filters: int = setting(
+        0, "Channels of the auxiliary head on the third stage; 0 means no such head.", least=0
+    )
+    align_corners: bool = setting(
+        False, "Whether bilinear resizing aligns corner pixel centres, as the official package does."
+    )
+    batch_norm_decay: float = setting(0.9, "Decay of batch normalisation's moving averages.", least=0)
+    image_mean: tuple[float, ...] = setting(
+        (123.675, 116.28, 103.53), "RGB mean subtracted from images in 0..255; also the padding colour."
+    )
+    image_std: tuple[float, ...] = setting(
+        (58.395, 57.12, 57.375), "RGB standard deviation that images are divided by."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "0 up to, not including, 1")
+        require(self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay, "less than 1")
+        require(len(self.image_mean) == 3, "image_mean", self.image_mean, "three numbers, R,G,B")
+        require(
+            len(self.image_std) == 3 and min(self.image_std) > 0,
+            "image_std",
+            self.image_std,
+            "three positive numbers, R,G,B",
+        )
+        last_stage = 2 if self.model_variant.endswith("_18") else 3
+        require(
+            len(self.multi_grid) in (0, last_stage),
+            "multi_grid",
+            self.multi_grid,
+            f"empty, or {last_stage} factors, one for each block of the last stage",
+        )
+
+    def aspp_rates(self) -> tuple[int, ...]:
+        """Returns the rates in force: those given, or 6, 12, 18 scaled to the output stride."""
+        return self.atrous_rates or tuple(rate * 16 // self.output_stride for rate in (6, 12, 18))
+
+    def at_output_stride(self, output_stride: int) -> "ModelConfig":
+        """Returns the same network unrolled at another output stride, its ASPP rates scaled alike."""
+        rates = tuple(rate * self.output_stride // output_stride for rate in self.aspp_rates())
+        require(
+            all(rates),
+            "output_stride",
+            output_stride,
+            f"a stride at which the rates {self.aspp_rates()} stay 1 or more",
+        )
+        return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which records are read, and how training examples are augmented."""
+
+    dataset: str = setting("", "Data set's name; empty takes it from <dataset_dir>/dataset.json.")
+    dataset_dir: str = setting(
+        "", "Folder with the TFRecord shards and dataset.json.", may_change=True
+    )
+    train_split: str = setting("train", "Split to train on.")
+    train_crop_size: tuple[int, ...] = setting(
+        (513, 513), "Height and width of training crops, pixels.", least=1
+    )
+    min_resize_value: int = setting(
+        0, "Length the shorter side is resized to; 0 keeps the image's own size.", least=0
+    )
+    max_resize_value: int = setting(
+        0, "Longest that the longer side may become when resizing; 0 sets no limit.", least=0
+    )
+    min_scale_factor: float = setting(0.5, "Smallest random scale in training.", least=0.01)
+    max_scale_factor: float = setting(2.0, "Largest random scale in training.", least=0.01)
+    scale_factor_step_size: float = setting(
+        0.25, "Distance between the random scales; 0 draws from the whole range.", least=0
+    )
+    one_category_max_ratio: float = setting(
+        1.0, "Crops with a larger share of one class are drawn anew, up to 10 times; 1 never.", least=0.01
+    )
+    photometric_distortion: bool = setting(
+        False, "Whether brightness, contrast, saturation and hue vary in training."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        size = self.train_crop_size
+        require(len(size) == 2, "train_crop_size", size, "two numbers, height,width")
+        require(
+            self.min_scale_factor <= self.max_scale_factor,
+            "min_scale_factor",
+            self.min_scale_factor,
+            f"at most max_scale_factor ({self.max_scale_factor})",
+        )
+        require(
+            self.min_resize_value > 0 or self.max_resize_value == 0,
+            "max_resize_value",
+            self.max_resize_value,
+            "0 unless min_resize_value is set too",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Optimisation, and what a run writes when."""
+
+    train_logdir: str = setting("", "The run's folder: settings, checkpoints, logs.", may_change=True)
+    train_batch_size: int = setting(8, "Images in a step, over all replicas.", least=1)
+    training_number_of_steps: int = setting(30000, "Steps in the whole run.", least=1)
+    optimizer: str = setting(
+        "sgd",
+        "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
+        "kernels only and doubled gradients for biases (official DeepLab).",
+        choices=("sgd", "momentum"),
+    )
+    base_learning_rate: float = setting(1e-4, "Learning rate of the first step.", least=0)
+    end_learning_rate: float = setting(0.0, "Learning rate that the polynomial decays to.", least=0)
+    learning_power: float = setting(0.9, "Power of the polynomial decay.", least=0)
+    momentum: float = setting(0.9, "Momentum.", least=0)
+    weight_decay: float = setting(4e-5, "Weight decay.", least=0)
+    auxiliary_loss_weight: float = setting(0.4, "Weight of the auxiliary head's loss.", least=0)
+    fine_tune_batch_norm: bool = setting(
+        True, "Whether batch normalisation uses and updates batch statistics while training."
+    )
+    seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
+    distribution_strategy: str = setting(
+        "mirrored",
+        "mirrored uses all visible GPUs (one device without any); one_device the first.",
+        choices=("mirrored", "one_device"),
+        may_change=True,
+    )
+    log_steps: int = setting(10, "Steps between lines of the log and TensorBoard.", least=1, may_change=True)
+    save_interval_steps: int = setting(1000, "Steps between checkpoints.", least=1, may_change=True)
+    keep_checkpoints: int = setting(
+        5, "Newest checkpoints kept; the best one is kept beside them.", least=1, may_change=True
+    )
+    eval_interval_steps: int = setting(
+        0, "Steps between validations on eval_split; 0 never validates.", least=0, may_change=True
+    )
+    summary_images: int = setting(
+        2, "Example pictures written to TensorBoard at each checkpoint.", least=0, may_change=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """How images are scored."""
+
+    eval_split: str = setting("val", "Split to score.", may_change=True)
+    eval_batch_size: int = setting(
+        1, "Images predicted together, where they share a size.", least=1, may_change=True
+    )
+    eval_scales: tuple[float, ...] = setting(
+        (1.0,), "Scales at which each image is predicted; probabilities are averaged.",
+        least=0.01, may_change=True,
+    )
+    add_flipped_images: bool = setting(
+        False, "Whether mirrored images are predicted and averaged too.", may_change=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalJobConfig(Config):
+    """Which checkpoints are scored, and where the scores go."""
+
+    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
+    eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
+    eval_interval_secs: int = setting(300, "Seconds between looks for a new checkpoint.", least=0)
+    max_number_of_evaluations: int = setting(
+        1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
+        require(bool(self.eval_logdir), "eval_logdir", "(empty)", "a path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisConfig(Config):
+    """Which checkpoint paints pictures of a split, and where they go."""
+
+    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
+    vis_logdir: str = setting("", "Folder for the pictures.")
+    vis_split: str = setting("val", "Split to paint.")
+    max_number_of_images: int = setting(0, "Pictures painted; 0 paints all of the split.", least=0)
+    also_save_raw_predictions: bool = setting(
+        False, "Whether predictions are also saved as index PNGs, in raw_segmentation_results."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
+        require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Which images are predicted, by what, and where the results go."""
+
+    input: str = setting("", "Images, folders and globs, joined by commas.")
+    output_dir: str = setting("", "Folder for index/, color/ and overlay/.")
+    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
+    export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.input), "input", "(empty)", "files, folders or globs joined by commas")
+        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+        require(
+            bool(self.checkpoint_dir) != bool(self.export_dir),
+            "checkpoint_dir",
+            self.checkpoint_dir,
+            "exactly one of --checkpoint_dir and --export_dir",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Which checkpoint is exported, and where to."""
+
+    train_logdir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
+    export_dir: str = setting("", "Folder of the model; its versions are folders 1, 2, ... in it.")
+    export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.train_logdir), "train_logdir", "(empty)", "the folder of a run")
+        require(bool(self.export_dir), "export_dir", "(empty)", "a path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run is made of; stored as <train_logdir>/experiment.flags."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def groups(experiment: Experiment) -> list[Config]:
+    """Returns the experiment's settings groups in their order."""
+    return [getattr(experiment, field.name) for field in dataclasses.fields(experiment)]
+
+
+def text_of(value: Any) -> str:
+    """Returns a setting's value as it stands in a flagfile."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    return str(value)
+
+
+def value_of(field: dataclasses.Field, text: str) -> Any:
+    """Parses a setting's flagfile text; the inverse of `text_of`.
+
+    Raises:
+      UserError: if the text is not a value of the setting's type.
+    """
+    kind, name = type(field.default), field.name
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        if kind is tuple:
+            number = float if "float" in str(field.type) else int
+            return tuple(number(part) for part in text.split(",") if part.strip())
+        return kind(text)
+    except (KeyError, ValueError):
+        allowed = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise UserError(
+            f"--{name}={text} is not possible; allowed: {allowed.get(kind, 'numbers joined by commas')}."
+        ) from None
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """Returns one line for each setting that differs and must not change when a run resumes."""
+    lines = []
+    for before, after in zip(groups(old), groups(new), strict=True):
+        for field in dataclasses.fields(before):  # type: ignore[arg-type]
+            was, now = getattr(before, field.name), getattr(after, field.name)
+            if was != now and not field.metadata["may_change"]:
+                lines.append(f"--{field.name}: {text_of(was)} -> {text_of(now)}")
+    return lines

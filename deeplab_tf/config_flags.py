@@ -1,0 +1,183 @@
+"""The only bridge between settings and absl: dataclass -> flags -> dataclass -> flagfile text.
+
+An entry point is two functions: `main(settings)` does the work and may import TensorFlow;
+`run()` calls `config_flags.run(main, ...)`, which parses flags first. So `--help` and a
+mistyped flag answer at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from deeplab_tf.config import (
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    UserError,
+    groups,
+    text_of,
+    value_of,
+)
+
+FLAGS = flags.FLAGS
+
+
+# Settings of a run that scoring, prediction and export may override; the rest is as trained.
+OVERRIDABLE = {
+    ModelConfig: ("output_stride",),
+    DataConfig: ("dataset_dir", "min_resize_value", "max_resize_value"),
+    EvalConfig: ("eval_split", "eval_batch_size", "eval_scales", "add_flipped_images"),
+}
+
+
+def run(main: Callable, settings: list[type], description: str, *, of_a_run: bool = False) -> None:
+    """Parses the command line into `settings` and calls `main` with one object for each.
+
+    Prints one sentence and exits with status 1 for a mistake the user can mend.
+
+    Args:
+      of_a_run: whether flags may override settings stored in a run's folder (`with_overrides`).
+    """
+    module = sys.modules[main.__module__]
+    program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
+    groups_of_fields = {kind: dataclasses.fields(kind) for kind in settings}
+    if of_a_run:
+        groups_of_fields |= {
+            kind: tuple(field for field in dataclasses.fields(kind) if field.name in names)
+            for kind, names in OVERRIDABLE.items()
+        }
+
+    def call(_):
+        try:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else each start prints a page
+            logging.set_verbosity(logging.WARNING)
+            main(*[read(kind) for kind in settings])
+        except UserError as error:
+            sys.exit(f"{program}: {error}")
+
+    for fields in groups_of_fields.values():
+        _define(fields)
+    help_text = _help(program, groups_of_fields, set(settings), description)
+    app.run(call, flags_parser=lambda argv: _parse(argv, program, help_text))
+
+
+def _define(fields: Iterable[dataclasses.Field]) -> None:
+    for field in fields:
+        if field.name in FLAGS:
+            continue  # a second entry point in the same process, as in tests
+        if isinstance(field.default, bool):
+            flags.DEFINE_boolean(field.name, field.default, field.metadata["help"])
+        else:
+            flags.DEFINE(
+                _SettingParser(field), field.name, field.default, field.metadata["help"],
+                serializer=_SettingSerializer(),
+            )
+
+
+def read(kind: type) -> Any:
+    """Builds a settings group from the parsed flags."""
+    return kind(**{field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(kind)})
+
+
+def given(name: str) -> Any:
+    """Returns the value that the command line or a flagfile gave to a flag, else None."""
+    return getattr(FLAGS, name) if name in FLAGS and FLAGS[name].present else None
+
+
+def with_overrides(experiment: Experiment) -> Experiment:
+    """Returns a run's settings with the data and evaluation settings the command line gave."""
+    changed = {}
+    for section in ("data", "eval"):
+        group = getattr(experiment, section)
+        values = {name: given(name) for name in OVERRIDABLE[type(group)]}
+        values = {name: value for name, value in values.items() if value is not None}
+        changed[section] = dataclasses.replace(group, **values)
+    return dataclasses.replace(experiment, **changed)
+
+
+def flagfile_text(experiment: Experiment) -> str:
+    """Returns the experiment as a flagfile, one setting a line."""
+    lines = ["# Written by deeplab_tf: the settings of this run."]
+    for group in groups(experiment):
+        for field in dataclasses.fields(group):  # type: ignore[arg-type]
+            lines.append(f"--{field.name}={text_of(getattr(group, field.name))}")
+    return "\n".join(lines) + "\n"
+
+
+def parse_flagfile(path: Path) -> Experiment:
+    """Reads an experiment.flags back without touching absl's flags.
+
+    Raises:
+      UserError: if a line is not a known setting.
+    """
+    texts = {}
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, _, text = line.strip().removeprefix("--").partition("=")
+            texts[name] = text
+    sections = {}
+    for section in dataclasses.fields(Experiment):
+        values = {}
+        for field in dataclasses.fields(section.type):  # type: ignore[arg-type]
+            if field.name in texts:
+                values[field.name] = value_of(field, texts.pop(field.name))
+        sections[section.name] = section.type(**values)  # type: ignore[operator]
+    if texts:
+        raise UserError(
+            f"{path} holds settings this version does not know: {', '.join(sorted(texts))}; "
+            "it was written by another version of deeplab_tf."
+        )
+    return Experiment(**sections)
+
+
+class _SettingParser(flags.ArgumentParser):
+    def __init__(self, field):
+        super().__init__()
+        self._field = field
+        self.syntactic_help = ""
+
+    def parse(self, argument):
+        return argument if not isinstance(argument, str) else value_of(self._field, argument)
+
+    def flag_type(self):
+        return type(self._field.default).__name__
+
+
+class _SettingSerializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return text_of(value)
+
+
+def _parse(argv: list[str], program: str, help_text: str) -> list[str]:
+    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
+        print(help_text)
+        sys.exit(0)
+    try:
+        rest = FLAGS(argv)
+    except (flags.Error, UserError) as error:
+        sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
+    if len(rest) > 1:
+        sys.exit(f"{program}: {rest[1]!r} is not a flag; settings are given as --name=value.")
+    return rest
+
+
+def _help(
+    program: str, fields: dict[type, Iterable[dataclasses.Field]], own: set[type], description: str
+) -> str:
+    lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
+    for kind, group in fields.items():
+        heading = (kind.__doc__ or kind.__name__).strip().splitlines()[0]
+        lines += ["", heading if kind in own else f"{heading} (Overrides; else as in the run.)"]
+        for field in group:
+            choices = field.metadata["choices"]
+            limits = f" One of: {', '.join(map(str, choices))}." if choices else ""
+            default = text_of(field.default) if kind in own else "as in the run"
+            shown = f" [{default}]" if default else ""
+            lines.append(f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}")
+    return "\n".join(lines)

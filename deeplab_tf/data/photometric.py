@@ -1,0 +1,84 @@
+"""Colour distortion of training images: pure functions of image and seed.
+
+The ancestor's PhotoMetricDistortion (SSSegmentation, from SSD, Liu et al. 2016), step by step in
+8 bits: each step clips to 0..255 and truncates, saturation and hue each go through OpenCV's
+8-bit HSV with hue in units of 2 degrees. The rounding is part of the recipe.
+
+Images are uint8 [H, W, 3], RGB.
+"""
+
+import tensorflow as tf
+
+BRIGHTNESS_DELTA = 32.0
+CONTRAST_RANGE = (0.5, 1.5)
+SATURATION_RANGE = (0.5, 1.5)
+HUE_DELTA = 18  # units of 2 degrees
+
+
+def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+    """Distorts brightness, contrast, saturation and hue, each with probability one half.
+
+    Contrast comes after brightness or last, with equal probability.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      seed: int64 [2].
+    """
+    draws = tf.random.stateless_uniform([9], seed)
+    happens = draws[:4] < 0.5
+    contrast_first = draws[4] < 0.5
+    delta = _between(draws[5], -BRIGHTNESS_DELTA, BRIGHTNESS_DELTA)
+    contrast = _between(draws[6], *CONTRAST_RANGE)
+    saturation = _between(draws[7], *SATURATION_RANGE)
+    # Differs in sign from the ancestor's draw of -18..17: it turns the hue of a BGR image as if
+    # it were RGB, which mirrors the shift.
+    shift = HUE_DELTA - tf.cast(draws[8] * (2 * HUE_DELTA), tf.int32)
+
+    image = _maybe(happens[0], lambda x: scale_and_shift(x, 1.0, delta), image)
+    image = _maybe(
+        happens[1] & contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image
+    )
+    image = _maybe(happens[2], lambda x: scale_saturation(x, saturation), image)
+    image = _maybe(happens[3], lambda x: shift_hue(x, shift), image)
+    return _maybe(
+        happens[1] & ~contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image
+    )
+
+
+def scale_and_shift(image: tf.Tensor, factor: tf.Tensor | float, delta: tf.Tensor | float) -> tf.Tensor:
+    """Returns image * factor + delta, clipped to 0..255 and truncated to uint8."""
+    return tf.cast(tf.clip_by_value(tf.cast(image, tf.float32) * factor + delta, 0, 255), tf.uint8)
+
+
+def scale_saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Multiplies the 8-bit saturation, clipping and truncating it."""
+    hue, saturation, value = _rgb_to_hsv(image)
+    saturation = tf.floor(tf.minimum(saturation * factor, 255.0))
+    return _hsv_to_rgb(hue, saturation, value)
+
+
+def shift_hue(image: tf.Tensor, shift: tf.Tensor | int) -> tf.Tensor:
+    """Turns the hue by `shift` units of 2 degrees."""
+    hue, saturation, value = _rgb_to_hsv(image)
+    hue = tf.math.floormod(hue + tf.cast(shift, tf.float32), 180.0)
+    return _hsv_to_rgb(hue, saturation, value)
+
+
+def _between(uniform, low, high):
+    return low + uniform * (high - low)
+
+
+def _maybe(condition, function, image):
+    return tf.cond(condition, lambda: function(image), lambda: image)
+
+
+def _rgb_to_hsv(image):
+    """Returns OpenCV's 8-bit HSV as three whole-valued float32 [H, W]: hue 0..179, 0..255, 0..255."""
+    hsv = tf.image.rgb_to_hsv(tf.cast(image, tf.float32))  # hue 0..1, saturation 0..1, value 0..255
+    hue = tf.math.floormod(tf.floor(hsv[..., 0] * 180.0 + 0.5), 180.0)
+    return hue, tf.floor(hsv[..., 1] * 255.0 + 0.5), hsv[..., 2]
+
+
+def _hsv_to_rgb(hue, saturation, value):
+    rgb = tf.image.hsv_to_rgb(tf.stack([hue / 180.0, saturation / 255.0, value], axis=-1))
+    return tf.cast(tf.floor(tf.clip_by_value(rgb + 0.5, 0.0, 255.0)), tf.uint8)

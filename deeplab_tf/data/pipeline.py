@@ -1,0 +1,181 @@
+"""tf.data assembly: training batches and evaluation examples.
+
+Training: position p in the endless stream of examples fixes both which record comes (epoch
+p // N, shuffled anew by seed and epoch) and its augmentation (by seed and p). So a run resumed at
+step s reads exactly what it would have read, whatever the parallelism, without replaying anything.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import DataConfig, UserError
+from deeplab_tf.data import photometric, records, transforms
+
+_BAD_LABEL = "label outside of the class list"  # marks the error that names the record
+
+
+def train_batches(
+    table: records.RecordTable,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    seed: int,
+    num_classes: int,
+    ignore_label: int,
+    image_mean: tuple[float, ...],
+) -> tf.data.Dataset:
+    """Returns the batches of steps first_step..last_step (exclusive).
+
+    Yields:
+      images: float32 [batch, height, width, 3], RGB 0..255, padded with `image_mean`.
+      labels: int32 [batch, height, width, 1], padded with `ignore_label`.
+    """
+
+    def example(position, index):
+        record = records.parse(table.read(index))
+        label = _checked(record["label"], record["name"], num_classes, ignore_label)
+        return augment(
+            record["image"],
+            label,
+            config,
+            seed=tf.stack([tf.constant(seed, tf.int64), position]),
+            ignore_label=ignore_label,
+            image_mean=image_mean,
+        )
+
+    first, last = first_step * batch_size, last_step * batch_size
+    order = _shuffled_order(len(table), first=first, last=last, seed=seed)
+    examples = order.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def augment(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    config: DataConfig,
+    *,
+    seed: tf.Tensor,
+    ignore_label: int,
+    image_mean: tuple[float, ...],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scales, crops, mirrors, distorts and pads one example, in the ancestor's order.
+
+    Args:
+      image: uint8 [H, W, 3]; label: uint8 [H, W, 1]; seed: int64 [2].
+    Returns:
+      float32 [h, w, 3] in 0..255 and int32 [h, w, 1], of size config.train_crop_size.
+    """
+    crop_size = config.train_crop_size
+    window = transforms.random_window(
+        label,
+        seed=seed,
+        crop_size=crop_size,
+        min_resize_value=config.min_resize_value,
+        max_resize_value=config.max_resize_value,
+        min_scale_factor=config.min_scale_factor,
+        max_scale_factor=config.max_scale_factor,
+        scale_factor_step_size=config.scale_factor_step_size,
+        one_category_max_ratio=config.one_category_max_ratio,
+        ignore_label=ignore_label,
+    )
+    image = transforms.cut_image(image, window)
+    label = transforms.cut_label(label, window)
+    if config.photometric_distortion:
+        image = photometric.distort(image, seed=seed + tf.constant([1 << 32, 0], tf.int64))
+    image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
+    label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
+    return image, label
+
+
+def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf.data.Dataset:
+    """Yields (position, record index) for positions first..last, each epoch a new permutation."""
+    first_epoch = first // num_records
+
+    def epoch_order(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        everything = tf.range(num_records, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices(
+            tf.random.experimental.stateless_shuffle(everything, seed=key)
+        )
+
+    order = tf.data.Dataset.range(first_epoch, -(-last // num_records)).flat_map(epoch_order)
+    return order.skip(first - first_epoch * num_records).take(last - first).enumerate(start=first)
+
+
+def _checked(label, name, num_classes, ignore_label):
+    values = tf.cast(label, tf.int32)
+    valid = (values < num_classes) | (values == ignore_label)
+    worst = tf.reduce_max(tf.where(valid, -1, values))
+    with tf.control_dependencies(
+        [tf.debugging.Assert(worst < 0, [_BAD_LABEL, name, worst], name="label_range")]
+    ):
+        return tf.identity(label)
+
+
+@contextlib.contextmanager
+def explained_label_errors() -> Iterator[None]:
+    """Turns the failure of a record's label check into a UserError that names the image."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(rf"\[{_BAD_LABEL}\] \[(.*?)\] \[(\d+)\]", str(error))
+        if not found:
+            raise
+        raise UserError(
+            f"The label of {found[1]!r} holds the value {found[2]}, which is not in the class list; "
+            "mend the mask and build the data set again."
+        ) from None
+
+
+class EvalBatch(NamedTuple):
+    """Images of one size and their labels. images: uint8 [B, H, W, 3]; labels: uint8 [B, H, W, 1]."""
+
+    names: list[str]
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def eval_batches(
+    table: records.RecordTable, *, batch_size: int, num_classes: int, ignore_label: int
+) -> Iterator[EvalBatch]:
+    """Yields every record exactly once, at its native size; a batch holds images of one size.
+
+    Args:
+      batch_size: most images in a batch; sizes that are rare give smaller ones.
+    """
+
+    def example(serialized):
+        record = records.parse(serialized)
+        label = _checked(record["label"], record["name"], num_classes, ignore_label)
+        return record["name"], record["image"], label
+
+    serialized = tf.data.Dataset.range(len(table)).map(
+        table.read, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    if batch_size > 1:  # encoded records wait for others of their size; decoded ones would not fit
+        grouped = serialized.group_by_window(
+            key_func=_size_key,
+            reduce_func=lambda _, group: group.batch(batch_size),
+            window_size=batch_size,
+        )
+    else:
+        grouped = serialized.batch(1)
+    kinds = (tf.string, tf.uint8, tf.uint8)
+    batches = grouped.map(
+        lambda group: tf.map_fn(example, group, fn_output_signature=kinds),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    for names, images, labels in batches.prefetch(2).as_numpy_iterator():
+        yield EvalBatch([name.decode() for name in names], images, labels)
+
+
+def _size_key(serialized):
+    height_width = records.parse_size(serialized)
+    return height_width[0] * (1 << 32) + height_width[1]

@@ -1,0 +1,309 @@
+"""The TFRecord schema, which is the official package's: writing and reading side by side.
+
+Shards are named <split>-00000-of-00008.tfrecord. A dataset.json beside them lists each split's
+shards with their number of images and bytes, so that a lost or cut shard is noticed before
+training and not as a slightly worse result. Shards of the official package, which have no
+dataset.json, are read too.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data import catalog, conversion
+from deeplab_tf.data.conversion import EncodedExample
+
+_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
+
+
+def serialize(example: EncodedExample) -> bytes:
+    """Returns the tf.train.Example of an image and its label, in the official schema."""
+
+    def feature(*, text: bytes | None = None, number: int = 0) -> tf.train.Feature:
+        if text is None:
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[text]))
+
+    features = {
+        "image/encoded": feature(text=example.image),
+        "image/filename": feature(text=example.name.encode()),
+        "image/format": feature(text=example.image_format.encode()),
+        "image/height": feature(number=example.height),
+        "image/width": feature(number=example.width),
+        "image/channels": feature(number=3),
+        "image/segmentation/class/encoded": feature(text=example.label),
+        "image/segmentation/class/format": feature(text=b"png"),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Decodes one record.
+
+    Args:
+      serialized: scalar string, a tf.train.Example in the official schema.
+    Returns:
+      image: uint8 [H, W, 3], RGB; label: uint8 [H, W, 1], train ids; name: scalar string.
+    """
+    features = tf.io.parse_single_example(serialized, _SCHEMA)
+    image = tf.io.decode_image(features["image/encoded"], channels=3, expand_animations=False)
+    label = tf.io.decode_png(features["image/segmentation/class/encoded"], channels=1)
+    image.set_shape([None, None, 3])
+    return {"image": image, "label": label, "name": features["image/filename"]}
+
+
+def parse_size(serialized: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [2], height and width, of one record without decoding its image."""
+    features = tf.io.parse_single_example(serialized, _SIZE_SCHEMA)
+    return tf.stack([features["image/height"], features["image/width"]])
+
+
+_SCHEMA = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/filename": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/segmentation/class/encoded": tf.io.FixedLenFeature([], tf.string),
+}
+_SIZE_SCHEMA = {
+    "image/height": tf.io.FixedLenFeature([], tf.int64),
+    "image/width": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def write_split(
+    examples: Iterable[EncodedExample],
+    *,
+    output_dir: Path,
+    info: catalog.DatasetInfo,
+    split: str,
+    num_images: int,
+    num_shards: int,
+    source: str,
+) -> None:
+    """Writes one split's shards, then lists them in dataset.json; nothing appears half-written.
+
+    Args:
+      examples: the images, in the order in which they are written.
+      output_dir: created if need be; other splits in it stay as they are.
+      info: the data set's classes.
+      split: the split's name.
+      num_images: how many examples there are.
+      num_shards: wanted number of shards; fewer when there are fewer images.
+      source: fingerprint of what was converted, recorded in dataset.json.
+    Raises:
+      UserError: if dataset.json describes other classes, or no example was given.
+    """
+    manifest = _open_manifest(output_dir, info)
+    building = output_dir / f".{split}-building"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    num_shards = max(1, min(num_shards, num_images))
+    counts = [0] * num_shards
+    writers = [tf.io.TFRecordWriter(str(building / str(shard))) for shard in range(num_shards)]
+    try:
+        for index, example in enumerate(examples):
+            shard = index * num_shards // num_images
+            writers[shard].write(serialize(example))
+            counts[shard] += 1
+    except BaseException:
+        _close(writers)
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    _close(writers)
+    if sum(counts) != num_images:
+        raise ValueError(f"{num_images} examples were announced, {sum(counts)} came.")
+    shards = []
+    for shard, count in enumerate(counts):
+        path = output_dir / f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
+        os.replace(building / str(shard), path)
+        shards.append({"file": path.name, "images": count, "bytes": path.stat().st_size})
+    shutil.rmtree(building)
+    replaced = manifest["splits"].get(split, {}).get("shards", [])
+    manifest["splits"][split] = {"images": num_images, "source": source, "shards": shards}
+    write_manifest(output_dir, manifest)
+    for name in {shard["file"] for shard in replaced} - {shard["file"] for shard in shards}:
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def convert_split(
+    pairs: Sequence[conversion.FilePair],
+    encode: functools.partial,
+    *,
+    output_dir: Path,
+    info: catalog.DatasetInfo,
+    split: str,
+    num_shards: int,
+    num_processes: int = 0,
+) -> None:
+    """Converts files to one split on all cores, with a progress bar; does nothing if it is there.
+
+    Args: as of `conversion.encode_all` and `write_split`; encode's keywords are the settings
+      that, with the files, decide whether the split is up to date.
+    """
+    source = conversion.fingerprint(pairs, sorted(encode.keywords.items()), num_shards)
+    if is_current(output_dir, split, source):
+        print(f"{output_dir}: split {split} is up to date ({len(pairs)} images).")
+        return
+    examples = conversion.encode_all(pairs, encode, num_processes)
+    write_split(
+        tqdm(examples, total=len(pairs), desc=split, unit=" images", disable=None),
+        output_dir=output_dir,
+        info=info,
+        split=split,
+        num_images=len(pairs),
+        num_shards=num_shards,
+        source=source,
+    )
+    print(f"{output_dir}: split {split}, {len(pairs)} images.")
+
+
+def _close(writers: list) -> None:
+    for writer in writers:
+        writer.close()
+
+
+def _open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not (output_dir / catalog.MANIFEST).is_file():
+        return info.to_json() | {"splits": {}}
+    manifest = catalog.read_manifest(output_dir)
+    if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
+        raise UserError(
+            f"{output_dir} already holds the data set {manifest.get('name')!r} with other classes; "
+            "choose another --output_dir or remove it."
+        )
+    return manifest
+
+
+def write_manifest(output_dir: Path, manifest: dict) -> None:
+    """Replaces <output_dir>/dataset.json in one step."""
+    path = output_dir / catalog.MANIFEST
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def is_current(output_dir: Path, split: str, source: str) -> bool:
+    """Whether the split was already converted, whole, from a source with this fingerprint."""
+    if not (output_dir / catalog.MANIFEST).is_file():
+        return False
+    entry = catalog.read_manifest(output_dir)["splits"].get(split, {})
+    try:
+        return entry.get("source") == source and bool(_listed_shards(output_dir, split, entry))
+    except UserError:
+        return False
+
+
+@dataclass(frozen=True)
+class RecordTable:
+    """Where each record of a split lies; reading record i is then independent of its neighbours.
+
+    files: shard paths. file_index: int32 [N], the shard of each record.
+    offsets: int64 [N], its first byte there.
+    """
+
+    files: tuple[str, ...]
+    file_index: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def read(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the serialized record at `index` (scalar), inside or outside of tf.data."""
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[tf.gather(self.files, tf.gather(self.file_index, index))],
+            compression_type="",
+            buffer_size=tf.constant(0, tf.int64),
+            byte_offsets=[tf.gather(self.offsets, index)],
+        )
+        records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+        return records.take(1).get_single_element()
+
+
+def open_split(dataset_dir: str | Path, split: str, info: catalog.DatasetInfo) -> RecordTable:
+    """Finds a split's shards, checks that they are whole, and indexes their records.
+
+    Raises:
+      UserError: if the split does not exist, or a shard is missing, cut or changed.
+    """
+    if not dataset_dir:
+        raise UserError(
+            f"--dataset_dir is empty; build the {info.name} records with "
+            f"`{info.builder} --output_dir=DIR` and give --dataset_dir=DIR."
+        )
+    folder = Path(dataset_dir)
+    if (folder / catalog.MANIFEST).is_file():
+        splits = catalog.read_manifest(folder)["splits"]
+        if split not in splits:
+            raise UserError(
+                f"{folder} has no split {split!r}; it has: {', '.join(sorted(splits)) or 'none'}."
+            )
+        paths = _listed_shards(folder, split, splits[split])
+        expected = splits[split]["images"]
+    else:
+        paths = _found_shards(folder, split, info)
+        expected = info.splits.get(split)
+    offsets = [_record_offsets(path) for path in paths]
+    total = sum(map(len, offsets))
+    if expected is not None and total != expected:
+        raise UserError(
+            f"The shards of {split!r} in {folder} hold {total} records, {expected} are expected; "
+            "build the split again."
+        )
+    file_index = np.repeat(np.arange(len(paths), dtype=np.int32), [len(o) for o in offsets])
+    return RecordTable(tuple(map(str, paths)), file_index, np.concatenate(offsets))
+
+
+def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
+    for shard in entry["shards"]:
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard["bytes"]:
+            state = "is missing" if size is None else f"has {size} bytes, not {shard['bytes']}"
+            raise UserError(f"The shard {path} {state}; build the split {split!r} again.")
+    return [folder / shard["file"] for shard in entry["shards"]]
+
+
+def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[Path]:
+    found = {}
+    for path in sorted(folder.glob(f"{split}-*.tfrecord")):
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match and match["split"] == split:
+            found.setdefault(int(match["count"]), []).append(path)
+    if not found:
+        raise UserError(
+            f"There are no records of the split {split!r} in --dataset_dir={folder}; build them "
+            f"with `{info.builder} --output_dir={folder}`."
+        )
+    for count, paths in found.items():
+        if len(found) > 1 or len(paths) != count:
+            raise UserError(
+                f"The split {split!r} in {folder} is not whole: {len(paths)} shards of {count} "
+                f"(sets of {', '.join(map(str, sorted(found)))} shards found); build it again."
+            )
+    return next(iter(found.values()))
+
+
+def _record_offsets(path: Path) -> np.ndarray:
+    """Walks over the lengths in a TFRecord file: uint64 length, crc32, data, crc32."""
+    offsets, position, size = [], 0, path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        while position < size:
+            offsets.append(position)
+            file.seek(position)
+            header = file.read(8)
+            position += struct.unpack("<Q", header)[0] + 16 if len(header) == 8 else size + 1
+    if position != size:
+        raise UserError(f"The shard {path} is cut or is not a TFRecord file; build it again.")
+    return np.array(offsets, np.int64)

@@ -1,0 +1,185 @@
+"""Geometry of training and evaluation examples: pure functions of image, label and seed.
+
+The arithmetic is that of OpenCV, which the ancestor's recipes were tuned with
+(SSSegmentation, modules/datasets/pipelines): images are resized bilinearly between half-pixel
+centres without antialiasing and rounded to uint8, labels by taking cell floor(i * source / size).
+A window (where a crop lies in the resized image) is drawn once and cut from image and label alike.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop: the last draw is kept whatever it holds
+
+
+class Window(NamedTuple):
+    """A crop: its place in the image resized to `size`, and whether it is mirrored.
+
+    All fields are int32 tensors but `flip`, a scalar bool. size: [2], height and width of the
+    whole resized image; offset: [2], top and left; shape: [2], height and width of the crop.
+    """
+
+    size: tf.Tensor
+    offset: tf.Tensor
+    shape: tf.Tensor
+    flip: tf.Tensor
+
+
+def resized_size(
+    size: tf.Tensor, *, min_resize_value: int, max_resize_value: int, scale: tf.Tensor | float = 1.0
+) -> tf.Tensor:
+    """Returns the size an image is resized to, its aspect ratio kept.
+
+    The shorter side becomes int(min_resize_value * scale), unless the longer one would then
+    exceed int(max_resize_value * scale); sizes are rounded half up.
+
+    Args:
+      size: int [2], height and width.
+      min_resize_value: 0 multiplies the image's own size by `scale`.
+      max_resize_value: 0 sets no limit.
+      scale: random scale of training.
+    Returns:
+      int32 [2].
+    """
+    height_width = tf.cast(size, tf.float64)
+    scale = tf.cast(scale, tf.float64)
+    ratio = scale
+    if min_resize_value:
+        ratio = tf.floor(min_resize_value * scale) / tf.reduce_min(height_width)
+    if max_resize_value:
+        longest = tf.floor(max_resize_value * scale)
+        ratio = tf.minimum(longest / tf.reduce_max(height_width), ratio)
+    return tf.maximum(tf.cast(tf.floor(height_width * ratio + 0.5), tf.int32), 1)
+
+
+def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Resizes uint8 [..., H, W, 3] bilinearly to [..., height, width, 3], rounded to uint8."""
+    resized = tf.image.resize(image, size, method="bilinear", antialias=False)
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def nearest_cells(source: tf.Tensor, size: tf.Tensor, start: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Returns which of `source` cells the resized cells start..start+count take, int32 [count].
+
+    OpenCV's rule in its own double precision: floor(i * (1 / (size / source))).
+    """
+    step = 1.0 / (tf.cast(size, tf.float64) / tf.cast(source, tf.float64))
+    cells = tf.floor(tf.cast(start + tf.range(count), tf.float64) * step)
+    return tf.minimum(tf.cast(cells, tf.int32), source - 1)
+
+
+def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
+    """Cuts a window out of a label, [H, W, 1], resizing no more of it than the window."""
+    source = tf.shape(label)
+    for axis in (0, 1):
+        cells = nearest_cells(
+            source[axis], window.size[axis], window.offset[axis], window.shape[axis]
+        )
+        label = tf.gather(label, cells, axis=axis)
+    return tf.cond(window.flip, lambda: tf.reverse(label, [1]), lambda: label)
+
+
+def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
+    """Cuts a window out of an image, uint8 [H, W, 3]."""
+    resized = resize_image(image, window.size)
+    cut = tf.slice(
+        resized, tf.concat([window.offset, [0]], 0), tf.concat([window.shape, [3]], 0)
+    )
+    return tf.cond(window.flip, lambda: tf.reverse(cut, [1]), lambda: cut)
+
+
+def random_scale(
+    uniform: tf.Tensor, *, min_scale_factor: float, max_scale_factor: float, scale_factor_step_size: float
+) -> tf.Tensor:
+    """Turns a number from [0, 1) into a scale, float64: from the whole range, or from its steps."""
+    uniform = tf.cast(uniform, tf.float64)
+    span = max_scale_factor - min_scale_factor
+    if not scale_factor_step_size:
+        return min_scale_factor + uniform * span
+    steps = int(span / scale_factor_step_size + 1e-6)
+    return min_scale_factor + tf.floor(uniform * (steps + 1)) * scale_factor_step_size
+
+
+def random_window(
+    label: tf.Tensor,
+    *,
+    seed: tf.Tensor,
+    crop_size: tuple[int, int],
+    min_resize_value: int,
+    max_resize_value: int,
+    min_scale_factor: float,
+    max_scale_factor: float,
+    scale_factor_step_size: float,
+    one_category_max_ratio: float,
+    ignore_label: int,
+) -> Window:
+    """Draws scale, place and mirroring of a training crop.
+
+    A crop whose commonest class fills `one_category_max_ratio` of its valid pixels, or which
+    holds a single class, is drawn anew, up to 10 times in all (1 or more: never).
+
+    Args:
+      label: [H, W, 1], integer.
+      seed: int64 [2]; everything drawn follows from it.
+      crop_size: height and width; smaller images give smaller windows.
+    Returns:
+      The window; mirrored with probability one half.
+    """
+    draws = tf.random.stateless_uniform([2 + 2 * MAX_CROP_DRAWS], seed)
+    scale = random_scale(
+        draws[0],
+        min_scale_factor=min_scale_factor,
+        max_scale_factor=max_scale_factor,
+        scale_factor_step_size=scale_factor_step_size,
+    )
+    size = resized_size(
+        tf.shape(label)[:2],
+        min_resize_value=min_resize_value,
+        max_resize_value=max_resize_value,
+        scale=scale,
+    )
+    shape = tf.minimum(size, crop_size)
+    offsets = tf.reshape(draws[2:], [MAX_CROP_DRAWS, 2]) * tf.cast(size - shape + 1, tf.float32)
+    offsets = tf.minimum(tf.cast(offsets, tf.int32), size - shape)
+
+    def at(draw):
+        return Window(size, offsets[draw], shape, tf.constant(False))
+
+    def is_uniform(draw):
+        crop = cut_label(label, at(draw))
+        return _is_uniform(crop, one_category_max_ratio, ignore_label)
+
+    draw = tf.constant(0)
+    if one_category_max_ratio < 1:
+        draw = tf.while_loop(
+            lambda draw: (draw < MAX_CROP_DRAWS - 1) and is_uniform(draw), lambda draw: (draw + 1,), [draw]
+        )[0]
+    return at(draw)._replace(flip=draws[1] < 0.5)
+
+
+def _is_uniform(label: tf.Tensor, max_ratio: float, ignore_label: int) -> tf.Tensor:
+    values = tf.cast(tf.reshape(label, [-1]), tf.int32)
+    counts = tf.math.bincount(tf.boolean_mask(values, values != ignore_label), minlength=1)
+    # Compared as a quotient in double precision, as numpy does in the ancestor.
+    share = tf.cast(tf.reduce_max(counts), tf.float64) / tf.cast(tf.reduce_sum(counts), tf.float64)
+    several = tf.math.count_nonzero(counts) > 1
+    return tf.logical_not(several & (share < max_ratio))
+
+
+def pad_centred(tensor: tf.Tensor, *, size: tuple[int, int], value: tuple | int) -> tf.Tensor:
+    """Pads [h, w, channels] to `size` on all sides, one cell more below and to the right if odd.
+
+    Args:
+      tensor: image or label, no larger than `size`.
+      size: height and width.
+      value: one number, or one for each channel.
+    """
+    shape = tf.shape(tensor)
+    before = (tf.constant(size) - shape[:2]) // 2
+    after = tf.constant(size) - shape[:2] - before
+    paddings = tf.stack([[before[0], after[0]], [before[1], after[1]], [0, 0]])
+    inside = tf.pad(tf.ones(tf.concat([shape[:2], [1]], 0), tf.bool), paddings)
+    padded = tf.where(inside, tf.pad(tensor, paddings), tf.constant(value, tensor.dtype))
+    padded.set_shape([*size, tensor.shape[-1]])
+    return padded

@@ -1,0 +1,76 @@
+"""Scores checkpoints: python -m deeplab_tf.eval --checkpoint_dir=RUN --eval_logdir=DIR."""
+
+import json
+import time
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import EvalJobConfig
+
+
+def main(job: EvalJobConfig) -> None:
+    """Scores the newest checkpoint, or each new one up to the end of the run."""
+    from deeplab_tf.training.run_dir import RunDir
+
+    if job.max_number_of_evaluations == 1:
+        score(job)
+        return
+    scored, evaluations = -1, 0
+    while True:
+        run = RunDir(job.checkpoint_dir)
+        if max(run.checkpoint_steps(), default=-1) > scored:
+            scored = score(job)
+            evaluations += 1
+            last_step = run.experiment().train.training_number_of_steps
+            if evaluations == job.max_number_of_evaluations or scored >= last_step:
+                return
+        time.sleep(job.eval_interval_secs)
+
+
+def score(job: EvalJobConfig) -> int:
+    """Scores the newest checkpoint, prints the table, writes the results; returns its step."""
+    import tensorflow as tf
+    from tqdm import tqdm
+
+    from deeplab_tf.data import records
+    from deeplab_tf.evaluation import evaluator, report
+    from deeplab_tf.evaluation.predictor import build_predictor
+    from deeplab_tf.training import run_dir
+
+    loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
+    experiment = config_flags.with_overrides(loaded.experiment)
+    split = experiment.eval.eval_split
+    info = loaded.dataset_at(experiment.data.dataset_dir)
+    table = records.open_split(experiment.data.dataset_dir, split, info)
+    with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
+        result = evaluator.evaluate(
+            build_predictor(loaded.model, experiment.data, experiment.eval),
+            table,
+            info,
+            split=split,
+            batch_size=experiment.eval.eval_batch_size,
+            progress=bar.update,
+        )
+    print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
+    print(report.table(result.scores, info.class_names, result.matrix))
+    folder = Path(job.eval_logdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(result.to_json(info, loaded.step), indent=1) + "\n"
+    run_dir.write_atomically(folder / "results.json", content)
+    report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
+    with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
+        for name in ("miou", "pixel_accuracy", "mean_accuracy"):
+            tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
+        for name, iou in zip(info.class_names, result.scores.iou, strict=True):
+            tf.summary.scalar(f"eval/iou/{name}", iou)
+    return loaded.step
+
+
+def run() -> None:
+    config_flags.run(
+        main, [EvalJobConfig], "Scores a checkpoint, or follows a run.", of_a_run=True
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,74 @@
+"""Tables and pictures of results."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deeplab_tf.evaluation.metrics import Scores
+
+Color = tuple[int, int, int]
+
+
+def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str:
+    """Returns per-class IoU and share of pixels, in percent, then the means; n/a where absent."""
+    pixels = matrix.sum(axis=1)
+    width = max(map(len, [*class_names, "pixel accuracy"]))
+    lines = [f"{'class':<{width}}  {'IoU %':>7}  {'pixels %':>8}"]
+    for name, iou, count in zip(class_names, scores.iou, pixels, strict=True):
+        share = 100 * count / max(pixels.sum(), 1)
+        lines.append(f"{name:<{width}}  {_percent(iou):>7}  {share:8.2f}")
+    lines.append("-" * (width + 19))
+    for name, value in (
+        ("mIoU", scores.miou),
+        ("pixel accuracy", scores.pixel_accuracy),
+        ("mean accuracy", scores.mean_accuracy),
+    ):
+        lines.append(f"{name:<{width}}  {_percent(value):>7}")
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{100 * value:.2f}"
+
+
+def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Paints labels, uint8 [H, W], in their classes' colours, uint8 [H, W, 3]; others black."""
+    table = np.zeros([256, 3], np.uint8)
+    table[: len(colors)] = colors
+    return table[labels]
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Blends an image, uint8 [H, W, 3], half and half with its labels' colours."""
+    painted = colorize(labels, colors).astype(np.uint16)
+    return ((image.astype(np.uint16) + painted) // 2).astype(np.uint8)
+
+
+def strip(image: np.ndarray, panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts pictures of one size side by side, uint8 [H, sum of W, 3]."""
+    return np.concatenate([image, *panels], axis=1)
+
+
+def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """Draws a confusion matrix with rows (labels) normalised; darker is more."""
+    cell = max(12, min(48, 960 // len(matrix)))
+    margin = 8 + 6 * max(map(len, class_names))
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = margin + cell * len(matrix)
+    picture = Image.new("RGB", (size + 8, size + 8), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(class_names):
+        draw.text((4, margin + row * cell + cell // 2 - 5), name, fill="black")
+        turned = Image.new("RGB", (margin, cell), "white")
+        ImageDraw.Draw(turned).text((4, cell // 2 - 5), name, fill="black")
+        picture.paste(turned.rotate(90, expand=True), (margin + row * cell, 0))
+        for column in range(len(matrix)):
+            left, top = margin + column * cell, margin + row * cell
+            value = share[row, column]
+            tone = int(255 * (1 - value))
+            draw.rectangle((left, top, left + cell - 1, top + cell - 1), fill=(tone, tone, 255))
+            if cell >= 24:
+                ink = "white" if value > 0.5 else "black"
+                draw.text((left + 4, top + cell // 2 - 5), f"{100 * value:.0f}", fill=ink)
+    return picture

@@ -1,0 +1,164 @@
+"""The convolutions, normalisation and resizing that all parts of the network are made of.
+
+Padding is decided here and nowhere else: a convolution or pooling with a stride pads (kernel - 1)
+* rate / 2 cells on both sides, as the PyTorch ancestor does; TensorFlow's SAME would pad less in
+front of even-sized inputs and shift every feature map. Without a stride both rules agree.
+"""
+
+import functools
+import logging
+
+import tensorflow as tf
+
+NAMESPACE = "deeplab_tf"
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class AtrousConv2D(tf.keras.layers.Conv2D):
+    """A convolution with symmetric padding, computed by tf.nn.conv2d(dilations=...) directly.
+
+    Keras' own Conv2D(dilation_rate) goes through space-to-batch, which makes a training step on
+    CPU 1.6 times slower. Output size is ceil(input / strides).
+    """
+
+    def convolution_op(self, inputs, kernel):
+        rates = self.dilation_rate
+        padding = "SAME"
+        if max(self.strides) > 1:
+            inputs = pad_symmetric(inputs, [(k - 1) * r // 2 for k, r in zip(self.kernel_size, rates, strict=True)])
+            padding = "VALID"
+        if max(rates) > 1 and not direct_atrous_gradient_works():
+            return tf.nn.convolution(
+                inputs, kernel, strides=self.strides, padding=padding, dilations=rates
+            )
+        return tf.nn.conv2d(inputs, kernel, self.strides, padding, dilations=rates)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = tf.TensorShape(input_shape).as_list()
+        sizes = [
+            None if n is None else -(-n // stride)
+            for n, stride in zip((height, width), self.strides, strict=True)
+        ]
+        return tf.TensorShape([batch, *sizes, self.filters])
+
+
+def pad_symmetric(inputs: tf.Tensor, cells: list[int]) -> tf.Tensor:
+    """Pads [B, H, W, C] with zeros, cells[0] rows above and below, cells[1] columns on each side."""
+    if not any(cells):
+        return inputs
+    return tf.pad(inputs, [[0, 0], [cells[0], cells[0]], [cells[1], cells[1]], [0, 0]])
+
+
+@functools.cache
+def direct_atrous_gradient_works() -> bool:
+    """Whether tf.nn.conv2d can differentiate by its kernel at rates above 1 on this machine.
+
+    False on CPUs without oneDNN (or with TF_ENABLE_ONEDNN_OPTS=0); then atrous convolutions take
+    the slower form through space-to-batch. Found out once per process, by trying.
+    """
+    with tf.init_scope():
+        inputs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=2)
+        try:
+            tape.gradient(outputs, kernel)
+        except (tf.errors.OpError, ValueError):
+            logging.getLogger(NAMESPACE).warning(
+                "Direct atrous convolutions can not be trained here (oneDNN is off); "
+                "the slower space-to-batch form is used."
+            )
+            return False
+    return True
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class ConvNorm(tf.keras.layers.Layer):
+    """Convolution without bias, batch normalisation and, by default, ReLU.
+
+    Batch statistics are taken over all replicas of the tf.distribute strategy in force when the
+    layer is made. Differs from PyTorch in the moving variance, which here averages the biased
+    batch variance: n / (n - 1) smaller for n values a channel.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        *,
+        strides: int = 1,
+        rate: int = 1,
+        relu: bool = True,
+        batch_norm_decay: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._settings = {
+            "filters": filters, "kernel_size": kernel_size, "strides": strides, "rate": rate,
+            "relu": relu, "batch_norm_decay": batch_norm_decay,
+        }
+        self.relu = relu
+        self.conv = AtrousConv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            dilation_rate=1 if strides > 1 else rate,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=tf.keras.initializers.HeNormal(),
+            name="conv",
+        )
+        self.norm = tf.keras.layers.BatchNormalization(
+            momentum=batch_norm_decay,
+            epsilon=1e-5,
+            synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
+            name="norm",
+        )
+
+    def call(self, inputs, training=False):
+        outputs = self.norm(self.conv(inputs), training=training)
+        return tf.nn.relu(outputs) if self.relu else outputs
+
+    def get_config(self):
+        return super().get_config() | self._settings
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class ChannelDropout(tf.keras.layers.Layer):
+    """Drops whole channels of an image while training, and scales the others up.
+
+    The mask follows from a seed given with the call, and belongs to an image's place in the
+    global batch: it is the same however many replicas share the batch, and after a resume.
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, inputs, training=False, seed=None):
+        if not training or not self.rate:
+            return inputs
+        if seed is None:
+            seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync if context else 1
+        replica = context.replica_id_in_sync_group if context else 0
+        batch, channels = tf.shape(inputs)[0], inputs.shape[-1]
+        draws = tf.random.stateless_uniform([batch * replicas, 1, 1, channels], seed)
+        own = tf.slice(draws, [replica * batch, 0, 0, 0], [batch, 1, 1, channels])
+        kept = tf.cast(own >= self.rate, inputs.dtype) / tf.cast(1 - self.rate, inputs.dtype)
+        return inputs * kept
+
+    def get_config(self):
+        return super().get_config() | {"rate": self.rate}
+
+
+def resize_bilinear(inputs: tf.Tensor, size: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
+    """Resizes [B, h, w, C] to [B, size[0], size[1], C], float32, without antialiasing.
+
+    Args:
+      align_corners: whether corner pixel centres coincide (official DeepLab) or image borders do.
+    """
+    if align_corners:
+        return tf.compat.v1.image.resize_bilinear(inputs, size, align_corners=True)
+    return tf.image.resize(inputs, size, method="bilinear", antialias=False)

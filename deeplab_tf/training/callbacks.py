@@ -1,0 +1,204 @@
+"""What Keras and TensorFlow Addons lack: step-counted logging, saving, validation and stopping.
+
+`step` is always the number of steps done, which is what the optimizer counts.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from deeplab_tf.config import UserError
+from deeplab_tf.training.run_dir import RunDir
+
+class StepCallback(tf.keras.callbacks.Callback):
+    """Calls `on_step(step, logs)` after each training step; `step` counts over resumed runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def on_train_begin(self, logs=None):
+        self.step = int(self.model.optimizer.iterations.numpy())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.on_step(self.step, logs or {})
+
+    def on_step(self, step: int, logs: dict) -> None:
+        """Called with the steps done and the step's loss and learning rate."""
+
+
+class StopOnNonFiniteLoss(StepCallback):
+    """Ends the run before weights made by a NaN or infinite loss can be saved."""
+
+    def __init__(self, run: RunDir):
+        super().__init__()
+        self._run = run
+
+    def on_step(self, step, logs):
+        if not math.isfinite(logs["loss"]):
+            steps = self._run.checkpoint_steps()
+            good = f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
+            raise UserError(
+                f"The loss became {logs['loss']} at step {step}; {good}. Lower "
+                "--base_learning_rate, or look at the data with the masks beside the images."
+            )
+
+
+class TrainingLog(StepCallback):
+    """Writes the mean loss, learning rate and speed every few steps: metrics.jsonl, TensorBoard, log."""
+
+    def __init__(
+        self, run: RunDir, writer: tf.summary.SummaryWriter, *, log_steps: int, batch_size: int,
+        last_step: int, print_lines: bool,
+    ):
+        super().__init__()
+        self._run, self._writer = run, writer
+        self._log_steps, self._batch_size, self._last_step = log_steps, batch_size, last_step
+        self._print_lines = print_lines
+        self._since = (0, 0.0)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._since = (self.step, time.monotonic())
+
+    def on_step(self, step, logs):
+        if step % self._log_steps and step != self._last_step:
+            return
+        now = time.monotonic()
+        seconds = (now - self._since[1]) / (step - self._since[0])
+        self._since = (step, now)
+        entry = {
+            "loss": float(logs["loss"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "images_per_second": self._batch_size / seconds,
+        }
+        self.model.reset_metrics()  # the loss is the mean since the last line
+        self._run.record({"step": step} | entry)
+        with self._writer.as_default(step=step):
+            for name, value in entry.items():
+                tf.summary.scalar(f"train/{name}", value)
+        if self._print_lines:
+            eta = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._last_step - step)))
+            print(
+                f"step {step}/{self._last_step}  loss {entry['loss']:.4f}  "
+                f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s  ETA {eta}",
+                flush=True,
+            )
+
+
+class Saver(StepCallback):
+    """Saves a checkpoint every few steps and at the end, however the end came."""
+
+    def __init__(self, save: Callable[[int], None], *, save_interval_steps: int):
+        super().__init__()
+        self._save, self._interval = save, save_interval_steps
+        self._saved = -1
+
+    def on_step(self, step, logs):
+        if step % self._interval == 0:
+            self.save_now()
+
+    def on_train_end(self, logs=None):
+        self.save_now()
+
+    def save_now(self) -> None:
+        """Saves the step done last, once."""
+        if self._saved != self.step:
+            self._save(self.step)
+            self._saved = self.step
+
+
+class Validation(StepCallback):
+    """Scores the model every few steps and keeps the best checkpoint."""
+
+    def __init__(
+        self, validate: Callable[[int], float], run: RunDir, saver: Saver, *,
+        eval_interval_steps: int, last_step: int,
+    ):
+        super().__init__()
+        self._validate, self._run, self._saver = validate, run, saver
+        self._interval, self._last_step = eval_interval_steps, last_step
+
+    def on_step(self, step, logs):
+        if step % self._interval and step != self._last_step:
+            return
+        miou = self._validate(step)
+        if miou > self._run.best().get("miou", -1.0):
+            self._saver.save_now()
+            self._run.note_best(step, miou)
+
+
+class StopOnSignal(StepCallback):
+    """Ends training after the step in progress when SIGINT or SIGTERM arrives."""
+
+    def __init__(self):
+        super().__init__()
+        self.received: signal.Signals | None = None
+        self._previous = {}
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        self.received = signal.Signals(number)
+        print(f"{self.received.name}: saving after this step; again to quit at once.", flush=True)
+        signal.signal(number, self._previous[number])
+
+    def on_step(self, step, logs):
+        if self.received:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def progress_bar(batch_size: int, last_step: int) -> tf.keras.callbacks.Callback | None:
+    """Returns TensorFlow Addons' progress bar with step, loss, learning rate and images/s.
+
+    None where TensorFlow Addons has no wheel (aarch64 Linux, Windows): the log lines remain.
+    """
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice, on each import
+            from tensorflow_addons.callbacks import TQDMProgressBar
+    except ImportError:
+        return None
+
+    class ProgressBar(TQDMProgressBar):
+        """Shows the newest values, where the base class averages over the whole run."""
+
+        latest: dict = {}
+
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            self._first = (int(self.model.optimizer.iterations.numpy()), time.monotonic())
+
+        def on_batch_end(self, batch, logs=None):
+            self.latest = dict(logs or {})
+            super().on_batch_end(batch, self.latest)
+
+        def on_epoch_end(self, epoch, logs=None):
+            if self.model.stop_training:  # the base class would fill the bar to its end
+                self.epoch_progress_tqdm.close()
+            else:
+                super().on_epoch_end(epoch, logs)
+
+        def format_metrics(self, logs=None, factor=1):
+            first, since = self._first
+            step = first + self.steps_so_far
+            rate = self.steps_so_far * batch_size / max(time.monotonic() - since, 1e-9)
+            return (
+                f"step {step}/{last_step} - loss {self.latest.get('loss', float('nan')):.4f} - "
+                f"lr {self.latest.get('learning_rate', float('nan')):.6f} - {rate:.2f} images/s"
+            )
+
+    return ProgressBar(show_overall_progress=False)

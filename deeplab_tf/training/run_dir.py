@@ -1,0 +1,266 @@
+"""One run's folder: experiment.flags, dataset.json, checkpoints, metrics.jsonl, environment.json.
+
+Checkpoints are named model.ckpt-<step>, as in the official package. Which one is newest is read
+off the files themselves: TensorFlow's `checkpoint` state file, once damaged, would silently make
+a run start anew (`reference/tensorflow_traps.md` sec. 6).
+"""
+
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab_tf import __version__, config_flags
+from deeplab_tf.config import Experiment, UserError, differences
+from deeplab_tf.data import catalog
+from deeplab_tf.models.deeplab import DeepLab, build_model
+
+EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
+    "experiment.flags", "metrics.jsonl", "environment.json", "best.json",
+)
+_INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
+# What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
+_DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
+
+log = logging.getLogger("deeplab_tf")
+
+
+class RunDir:
+    """The files of a run; creating the object touches nothing."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def open_for_training(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
+        """Writes the run's settings, or checks that they are those of the run to be resumed.
+
+        Raises:
+          UserError: if the folder holds a run with other settings or classes.
+        """
+        flags = self.path / EXPERIMENT
+        if flags.is_file():
+            changed = differences(config_flags.parse_flagfile(flags), experiment)
+            if self.dataset().to_json() != info.to_json():
+                changed.append("the data set's classes")
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run with other settings, which can not be resumed with "
+                    f"these: {'; '.join(changed)}. Give the old values, or another --train_logdir."
+                )
+        elif self.checkpoint_steps():
+            raise UserError(
+                f"{self.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / catalog.MANIFEST, json.dumps(info.to_json(), indent=1) + "\n")
+        write_atomically(flags, config_flags.flagfile_text(experiment))
+        write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+
+    def experiment(self) -> Experiment:
+        """Reads the run's settings."""
+        path = self.path / EXPERIMENT
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run's folder: there is no {EXPERIMENT} in it.")
+        return config_flags.parse_flagfile(path)
+
+    def dataset(self) -> catalog.DatasetInfo:
+        """Reads what the run's data set consists of."""
+        return catalog.from_json(catalog.read_manifest(self.path), self.path / catalog.MANIFEST)
+
+    def checkpoint_steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, ascending; they may turn out to be damaged."""
+        if not self.path.is_dir():
+            return []
+        found = (_INDEX.fullmatch(name) for name in os.listdir(self.path))
+        return sorted(int(match[1]) for match in found if match)
+
+    def prefix(self, step: int) -> str:
+        """Returns the path of a step's checkpoint without its endings."""
+        return str(self.path / f"model.ckpt-{step}")
+
+    def save(self, checkpoint: tf.train.Checkpoint, step: int, *, keep: int) -> None:
+        """Writes a checkpoint, whole or not at all, then deletes old ones but the best.
+
+        Raises:
+          UserError: if it can not be written; earlier checkpoints stay.
+        """
+        try:
+            checkpoint.write(self.prefix(step))
+            # For tf.train.latest_checkpoint in people's own scripts; nothing here reads it.
+            state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
+            write_atomically(self.path / "checkpoint", state)
+        except (tf.errors.OpError, OSError) as error:
+            self._remove_unfinished()
+            whole = [f"model.ckpt-{old}" for old in self.checkpoint_steps() if old != step]
+            raise UserError(
+                f"The checkpoint of step {step} could not be written to {self.path} "
+                f"({str(error).splitlines()[0]}); the last whole one is {whole[-1] if whole else 'none'}."
+            ) from None
+        kept = set(self.checkpoint_steps()[-keep:]) | {self.best().get("step")}
+        for old in set(self.checkpoint_steps()) - kept:
+            for file in self.path.glob(f"model.ckpt-{old}.*"):
+                file.unlink()
+
+    def restore_newest(self, checkpoint: tf.train.Checkpoint) -> int | None:
+        """Restores the newest whole checkpoint; returns its step, or None in a new run's folder.
+
+        Raises:
+          UserError: if there was progress but no whole checkpoint is left.
+        """
+        self._remove_unfinished()
+        steps = self.checkpoint_steps()
+        for step in reversed(steps):
+            try:
+                status = checkpoint.read(self.prefix(step))
+                status.assert_existing_objects_matched()
+                return step
+            except _DAMAGE as error:
+                log.warning(
+                    "Checkpoint model.ckpt-%d is damaged and passed over (%s).",
+                    step, str(error).splitlines()[0],
+                )
+        if steps or any(self.path.glob("model.ckpt-*")) or self.last_recorded_step():
+            raise UserError(
+                f"{self.path} holds a run but no whole checkpoint to continue it from; restore its "
+                "model.ckpt-* files, or give another --train_logdir to start anew."
+            )
+        return None
+
+    def _remove_unfinished(self) -> None:
+        for leftover in self.path.glob("model.ckpt-*_temp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def record(self, entry: dict) -> None:
+        """Appends one line to metrics.jsonl."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def last_recorded_step(self) -> int:
+        """Returns the last step in metrics.jsonl, 0 without any."""
+        return max((entry["step"] for entry in self._recorded()), default=0)
+
+    def forget_after(self, step: int) -> None:
+        """Drops what was recorded after `step`, which a resumed run is about to do again."""
+        entries = [entry for entry in self._recorded() if entry["step"] <= step]
+        write_atomically(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
+        if self.best().get("step", 0) > step:
+            (self.path / BEST).unlink()
+
+    def _recorded(self) -> list[dict]:
+        path = self.path / METRICS
+        if not path.is_file():
+            return []
+        entries = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # the line a killed run was writing
+        return entries
+
+    def best(self) -> dict:
+        """Returns step and miou of the best validated checkpoint; empty before the first."""
+        path = self.path / BEST
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def note_best(self, step: int, miou: float) -> None:
+        """Records that the checkpoint of `step` is the best so far."""
+        write_atomically(self.path / BEST, json.dumps({"step": step, "miou": miou}) + "\n")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's settings, data set and restored model."""
+
+    experiment: Experiment
+    info: catalog.DatasetInfo
+    model: DeepLab
+    step: int
+
+    def dataset_at(self, dataset_dir: str) -> catalog.DatasetInfo:
+        """Returns the data set to score on, which must have the classes the model was trained for.
+
+        Raises:
+          UserError: if its classes differ.
+        """
+        info = catalog.load("", dataset_dir) if (Path(dataset_dir) / catalog.MANIFEST).is_file() else self.info
+        if info.class_names != self.info.class_names:
+            raise UserError(
+                f"The model was trained for the {self.info.num_classes} classes of "
+                f"{self.info.name!r}; --dataset_dir={dataset_dir} has {info.num_classes} others."
+            )
+        return info
+
+
+def load(
+    path: str | Path, *, step: int | None = None, output_stride: int | None = None
+) -> LoadedRun:
+    """Restores the model of a run's folder.
+
+    Args:
+      path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
+      step: which checkpoint; the newest whole one by default.
+      output_stride: builds the network at another output stride than it was trained at.
+    Raises:
+      UserError: if the folder, or a whole checkpoint in it, does not exist.
+    """
+    folder = Path(path)
+    named = re.fullmatch(r"model\.ckpt-(\d+)(\.index)?", folder.name)
+    if named:
+        folder, step = folder.parent, int(named[1])
+    run = RunDir(folder)
+    experiment, info = run.experiment(), run.dataset()
+    config = experiment.model
+    if output_stride and output_stride != config.output_stride:
+        config = config.at_output_stride(output_stride)
+    model = build_model(config, num_classes=info.num_classes)
+    steps = run.checkpoint_steps()
+    if step is not None and step not in steps:
+        raise UserError(
+            f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, steps)) or 'none'}."
+        )
+    checkpoint = tf.train.Checkpoint(model=model)
+    for candidate in reversed(steps) if step is None else [step]:
+        try:
+            status = checkpoint.read(run.prefix(candidate)).expect_partial()
+            status.assert_existing_objects_matched()
+            return LoadedRun(experiment, info, model, candidate)
+        except _DAMAGE as error:
+            reason = str(error).splitlines()[0]
+            if step is not None:
+                raise UserError(f"{run.prefix(step)} can not be read: {reason}") from None
+            log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", candidate, reason)
+    raise UserError(f"{folder} holds no whole checkpoint yet.")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a text file in one step."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment() -> dict:
+    """Returns what a result may depend on besides the settings."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )
+    return {
+        "deeplab_tf": __version__,
+        "git_commit": commit.stdout.strip() or None,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "command": sys.argv,
+    }

@@ -1,0 +1,210 @@
+"""A run from its settings to its last checkpoint: strategy, model.compile, model.fit."""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import Experiment, TrainConfig, UserError
+from deeplab_tf.data import catalog, pipeline, records
+from deeplab_tf.evaluation import evaluator, report
+from deeplab_tf.evaluation.predictor import Predictor, build_predictor
+from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.training import callbacks
+from deeplab_tf.training.optimizers import MomentumSGD
+from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.training.schedules import PolynomialDecay
+
+def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
+    """Returns the strategy of --distribution_strategy for the GPUs at hand, else for the CPU.
+
+    Raises:
+      UserError: if the batch can not be shared equally.
+    """
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if config.distribution_strategy == "mirrored" and len(gpus) > 1:
+        require_even_batch(config.train_batch_size, len(gpus))
+        return tf.distribute.MirroredStrategy(gpus)
+    return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
+
+
+def require_even_batch(batch_size: int, replicas: int) -> None:
+    """Raises UserError unless every replica gets the same number of images."""
+    if batch_size % replicas:
+        near = max(1, round(batch_size / replicas)) * replicas
+        raise UserError(
+            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas; "
+            f"the nearest that can is {near}."
+        )
+
+
+class Trainer:
+    """One run: `Trainer(experiment).run()` starts it, or continues it where it stopped.
+
+    Args:
+      experiment: all settings.
+      strategy: a tf.distribute strategy in place of the one the settings name.
+    """
+
+    def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
+        self.experiment = experiment
+        config = experiment.train
+        if not config.train_logdir:
+            raise UserError("--train_logdir is empty; give the folder for the run's files.")
+        data = experiment.data
+        self.info = catalog.load(data.dataset, data.dataset_dir)
+        self.train_table = records.open_split(data.dataset_dir, data.train_split, self.info)
+        self.eval_table = None
+        if config.eval_interval_steps:
+            split = experiment.eval.eval_split
+            self.eval_table = records.open_split(data.dataset_dir, split, self.info)
+        self.strategy = strategy or choose_strategy(config)
+        require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
+        self.run_dir = RunDir(config.train_logdir)
+        self.run_dir.open_for_training(experiment, self.info)
+        tf.keras.utils.set_random_seed(config.seed)
+        with self.strategy.scope():
+            self.model = self._compiled_model()
+        self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
+
+    def _compiled_model(self) -> DeepLab:
+        config = self.experiment.train
+        model = build_model(self.experiment.model, num_classes=self.info.num_classes)
+        schedule = PolynomialDecay(
+            config.base_learning_rate,
+            total_steps=config.training_number_of_steps,
+            end=config.end_learning_rate,
+            power=config.learning_power,
+        )
+        optimizer = MomentumSGD(
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            style=config.optimizer,
+        )
+        optimizer.build(model.trainable_variables)  # its slots must exist before they are restored
+        model.compile(
+            optimizer,
+            ignore_label=self.info.ignore_label,
+            auxiliary_loss_weight=config.auxiliary_loss_weight,
+            fine_tune_batch_norm=config.fine_tune_batch_norm,
+            seed=config.seed,
+        )
+        return model
+
+    def run(self) -> int:
+        """Trains up to the last step, or until a signal; returns the number of steps done."""
+        last_step = self.experiment.train.training_number_of_steps
+        first_step = self.run_dir.restore_newest(self.checkpoint) or 0
+        self.run_dir.forget_after(first_step)
+        if first_step:
+            print(f"Continuing {self.run_dir.path} at step {first_step}.", flush=True)
+        if first_step >= last_step:
+            return first_step
+        writer = tf.summary.create_file_writer(str(self.run_dir.path))
+        stop = callbacks.StopOnSignal()
+        with pipeline.explained_label_errors():
+            self.model.fit(
+                self.batches(first_step, last_step),
+                epochs=1,
+                steps_per_epoch=last_step - first_step,
+                verbose=0,
+                callbacks=[*self._callbacks(writer), stop],
+            )
+        writer.close()
+        done = int(self.model.optimizer.iterations.numpy())
+        if stop.received:
+            print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
+            sys.exit(0 if stop.received.name == "SIGTERM" else 130)
+        return done
+
+    def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
+        """Returns the training batches of steps first_step..last_step (exclusive)."""
+        batches = pipeline.train_batches(
+            self.train_table,
+            self.experiment.data,
+            batch_size=self.experiment.train.train_batch_size,
+            first_step=first_step,
+            last_step=last_step,
+            seed=self.experiment.train.seed,
+            num_classes=self.info.num_classes,
+            ignore_label=self.info.ignore_label,
+            image_mean=self.experiment.model.image_mean,
+        )
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return batches.with_options(options)
+
+    def _callbacks(self, writer: tf.summary.SummaryWriter) -> list[tf.keras.callbacks.Callback]:
+        config = self.experiment.train
+        last_step = config.training_number_of_steps
+        bar = None
+        if sys.stderr.isatty():
+            bar = callbacks.progress_bar(config.train_batch_size, last_step)
+        training_log = callbacks.TrainingLog(
+            self.run_dir,
+            writer,
+            log_steps=config.log_steps,
+            batch_size=config.train_batch_size,
+            last_step=last_step,
+            print_lines=bar is None,
+        )
+        predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
+        saver = callbacks.Saver(
+            self._saving(writer, predictor), save_interval_steps=config.save_interval_steps
+        )
+        chosen = [callbacks.StopOnNonFiniteLoss(self.run_dir), *([bar] if bar else []), training_log]
+        if self.eval_table is not None:
+            chosen.append(
+                callbacks.Validation(
+                    self._validating(writer, predictor),
+                    self.run_dir,
+                    saver,
+                    eval_interval_steps=config.eval_interval_steps,
+                    last_step=last_step,
+                )
+            )
+        return [*chosen, saver]
+
+    def _saving(self, writer, predictor: Predictor):
+        config = self.experiment.train
+        images, labels = [], []
+        if config.summary_images:
+            first, second = next(iter(self.batches(0, 1)))
+            images = np.round(first[: config.summary_images].numpy()).astype(np.uint8)
+            labels = second[: config.summary_images].numpy()[..., 0]
+
+        def save(step: int) -> None:
+            self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
+            if len(images):
+                predicted = predictor.labels(images).numpy()
+                colors = self.info.colors
+                strips = [
+                    report.strip(image, [report.colorize(label, colors) for label in pair])
+                    for image, *pair in zip(images, labels, predicted, strict=True)
+                ]
+                with writer.as_default(step=step):
+                    tf.summary.image("train/image_label_prediction", np.stack(strips))
+
+        return save
+
+    def _validating(self, writer, predictor: Predictor):
+        evaluation = self.experiment.eval
+
+        def validate(step: int) -> float:
+            result = evaluator.evaluate(
+                predictor,
+                self.eval_table,
+                self.info,
+                split=evaluation.eval_split,
+                batch_size=evaluation.eval_batch_size,
+            )
+            entry = result.to_json(self.info, step)
+            self.run_dir.record(entry)
+            with writer.as_default(step=step):
+                for name in ("miou", "pixel_accuracy", "mean_accuracy"):
+                    tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
+            print(f"step {step}  {evaluation.eval_split} mIoU {result.scores.miou:.4f}", flush=True)
+            return result.scores.miou
+
+        return validate

@@ -1,0 +1,58 @@
+"""Paints a split's predictions: python -m deeplab_tf.vis --checkpoint_dir=RUN --vis_logdir=DIR."""
+
+import itertools
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import VisConfig
+
+
+def main(job: VisConfig) -> None:
+    """Writes image, prediction, overlay and label pictures of each record."""
+    from PIL import Image
+
+    from deeplab_tf.data import pipeline, records
+    from deeplab_tf.evaluation import report
+    from deeplab_tf.evaluation.predictor import build_predictor
+    from deeplab_tf.training import run_dir
+
+    loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
+    experiment = config_flags.with_overrides(loaded.experiment)
+    info = loaded.dataset_at(experiment.data.dataset_dir)
+    table = records.open_split(experiment.data.dataset_dir, job.vis_split, info)
+    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    folder = Path(job.vis_logdir) / "segmentation_results"
+    batches = pipeline.eval_batches(
+        table, batch_size=1, num_classes=info.num_classes, ignore_label=info.ignore_label
+    )
+    painted = 0
+    for batch in itertools.islice(batches, job.max_number_of_images or None):
+        image, label = batch.images[0], batch.labels[0, ..., 0]
+        predicted = predictor.labels(batch.images).numpy()[0]
+        name = Path(batch.names[0].removeprefix("/"))
+        pictures = {
+            "image": image,
+            "prediction": report.colorize(predicted, info.colors),
+            "overlay": report.overlay(image, predicted, info.colors),
+            "label": report.colorize(label, info.colors),
+        }
+        for kind, picture in pictures.items():
+            path = folder / name.parent / f"{name.name}_{kind}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        if job.also_save_raw_predictions:
+            path = Path(job.vis_logdir) / "raw_segmentation_results" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(predicted).save(path)
+        painted += 1
+    print(f"{folder}: {painted} images of {job.vis_split} at step {loaded.step}.")
+
+
+def run() -> None:
+    config_flags.run(
+        main, [VisConfig], "Paints the predictions of a checkpoint for a split.", of_a_run=True
+    )
+
+
+if __name__ == "__main__":
+    run()
