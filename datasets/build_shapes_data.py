@@ -83,7 +83,7 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(rng.integers(2, 6)):
         _draw_shape(rng, image, label)
     light = 1 + 0.35 * _ramp(rng, height, width)
-    image = image * (rng.uniform(0.65, 1.15) * light)[..., np.newaxis]
+    image = image * (rng.uniform(0.7, 1.15) * light)[..., np.newaxis]
     image += rng.normal(0, 5, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), label
 
@@ -91,7 +91,7 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
     height, width = label.shape
     kind = int(rng.integers(1, len(COLORS)))
-    radius = rng.uniform(14, 40)
+    radius = rng.uniform(16, 44)
     center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
     turn = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width]
@@ -100,16 +100,24 @@ def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     v = np.cos(turn) * y - np.sin(turn) * x
     inside, texture = list(_KINDS.values())[kind - 1]
     body = inside(u, v, radius)
-    first, second = rng.uniform(30, 225, (2, 3))
-    second = np.where(np.abs(first - second).sum() > 120, second, 255 - first)
+    first = np.clip(list(COLORS.values())[kind] + rng.uniform(-40, 40, 3), 0, 255)
+    second = first * rng.uniform(0.2, 0.6)
     share = texture(u, v, rng)[..., np.newaxis]
     image[body] = (first * share + second * (1 - share))[body]
     label[body] = kind
-    label[inside(u, v, radius + 1) & ~inside(u, v, radius - 1)] = IGNORE_LABEL
+    label[_border(body)] = IGNORE_LABEL
+
+
+def _border(body: np.ndarray) -> np.ndarray:
+    """Cells on either side of the body's edge."""
+    padded = np.pad(body, 1, mode="edge")
+    height, width = body.shape
+    around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.any(around, axis=0) & ~np.all(around, axis=0)
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    first, second = rng.uniform(40, 215, (2, 3))
+    first, second = _dull_color(rng), _dull_color(rng)
     blend = (_ramp(rng, height, width)[..., np.newaxis] + 1) / 2
     image = first * blend + second * (1 - blend)
     y, x = np.mgrid[:height, :width]
@@ -120,8 +128,12 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
         along = np.cos(turn) * (y - center_y) - np.sin(turn) * (x - center_x)
         weight = np.exp(-((across / size) ** 2) - (along / (size * rng.uniform(0.5, 5))) ** 2)
         weight = weight[..., np.newaxis] * rng.uniform(0.3, 0.9)
-        image = image * (1 - weight) + rng.uniform(0, 255, 3) * weight
+        image = image * (1 - weight) + _dull_color(rng) * weight
     return image
+
+
+def _dull_color(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(60, 195) + rng.uniform(-60, 60, 3)
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -2,17 +2,26 @@
 
 The ancestor's PhotoMetricDistortion (SSSegmentation, from SSD, Liu et al. 2016), step by step in
 8 bits: each step clips to 0..255 and truncates, saturation and hue each go through OpenCV's
-8-bit HSV with hue in units of 2 degrees. The rounding is part of the recipe.
+8-bit HSV with hue in units of 2 degrees. The rounding is part of the recipe, and so is that the
+ancestor hands BGR images to a conversion from RGB: red and blue are exchanged around it, which
+leaves saturation alone and turns the hue the other way.
 
 Images are uint8 [H, W, 3], RGB.
 """
 
+import numpy as np
 import tensorflow as tf
 
 BRIGHTNESS_DELTA = 32.0
 CONTRAST_RANGE = (0.5, 1.5)
 SATURATION_RANGE = (0.5, 1.5)
 HUE_DELTA = 18  # units of 2 degrees
+# OpenCV's fixed-point reciprocals of 0..255; that of 0 is never used for more than a zero.
+_FRACTION_BITS = 12
+_HUE_STEP, _SATURATION_STEP = (
+    np.rint(np.concatenate([[0], (whole << _FRACTION_BITS) / np.arange(1, 256)])).astype(np.int32)
+    for whole in (30, 255)  # 180 units / 6 sectors; full saturation
+)
 
 
 def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
@@ -30,9 +39,7 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
     delta = _between(draws[5], -BRIGHTNESS_DELTA, BRIGHTNESS_DELTA)
     contrast = _between(draws[6], *CONTRAST_RANGE)
     saturation = _between(draws[7], *SATURATION_RANGE)
-    # Differs in sign from the ancestor's draw of -18..17: it turns the hue of a BGR image as if
-    # it were RGB, which mirrors the shift.
-    shift = HUE_DELTA - tf.cast(draws[8] * (2 * HUE_DELTA), tf.int32)
+    shift = tf.cast(draws[8] * (2 * HUE_DELTA), tf.int32) - HUE_DELTA
 
     image = _maybe(happens[0], lambda x: scale_and_shift(x, 1.0, delta), image)
     image = _maybe(
@@ -58,7 +65,7 @@ def scale_saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
 
 
 def shift_hue(image: tf.Tensor, shift: tf.Tensor | int) -> tf.Tensor:
-    """Turns the hue by `shift` units of 2 degrees."""
+    """Turns the hue back by `shift` units of 2 degrees, towards red from green."""
     hue, saturation, value = _rgb_to_hsv(image)
     hue = tf.math.floormod(hue + tf.cast(shift, tf.float32), 180.0)
     return _hsv_to_rgb(hue, saturation, value)
@@ -73,12 +80,28 @@ def _maybe(condition, function, image):
 
 
 def _rgb_to_hsv(image):
-    """Returns OpenCV's 8-bit HSV as three whole-valued float32 [H, W]: hue 0..179, 0..255, 0..255."""
-    hsv = tf.image.rgb_to_hsv(tf.cast(image, tf.float32))  # hue 0..1, saturation 0..1, value 0..255
-    hue = tf.math.floormod(tf.floor(hsv[..., 0] * 180.0 + 0.5), 180.0)
-    return hue, tf.floor(hsv[..., 1] * 255.0 + 0.5), hsv[..., 2]
+    """Returns OpenCV's 8-bit HSV of (blue, green, red) as three whole-valued float32 [H, W]: hue 0..179, 0..255, 0..255.
+
+    Its integer arithmetic is followed to the bit (OpenCV, color_hsv.simd.hpp): a hue rounded the
+    other way is off by 2 degrees, which is up to 8 grey levels.
+    """
+    blue, green, red = tf.unstack(tf.cast(image, tf.int32), axis=-1)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    spread = value - tf.minimum(tf.minimum(red, green), blue)
+    position = tf.where(
+        tf.equal(value, red),
+        green - blue,
+        tf.where(tf.equal(value, green), blue - red + 2 * spread, red - green + 4 * spread),
+    )
+    half = 1 << (_FRACTION_BITS - 1)
+    hue = tf.bitwise.right_shift(position * tf.gather(_HUE_STEP, spread) + half, _FRACTION_BITS)
+    hue = tf.where(hue < 0, hue + 180, hue)
+    saturation = tf.bitwise.right_shift(
+        spread * tf.gather(_SATURATION_STEP, value) + half, _FRACTION_BITS
+    )
+    return tuple(tf.cast(channel, tf.float32) for channel in (hue, saturation, value))
 
 
 def _hsv_to_rgb(hue, saturation, value):
     rgb = tf.image.hsv_to_rgb(tf.stack([hue / 180.0, saturation / 255.0, value], axis=-1))
-    return tf.cast(tf.floor(tf.clip_by_value(rgb + 0.5, 0.0, 255.0)), tf.uint8)
+    return tf.cast(tf.floor(tf.clip_by_value(rgb[..., ::-1] + 0.5, 0.0, 255.0)), tf.uint8)

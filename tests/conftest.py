@@ -1,0 +1,101 @@
+"""Fixtures: small data sets made in code, and two logical CPU devices to distribute over."""
+
+import functools
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from datasets import build_shapes_data
+from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+from deeplab_tf.data import catalog, conversion, records
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of golden files; tests that need it skip where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory) -> Path:
+    """The shapes data set as files: 9 training and 5 validation images."""
+    folder = tmp_path_factory.mktemp("shapes")
+    build_shapes_data.main(
+        build_shapes_data.ShapesConfig(output_dir=str(folder), num_train=9, num_val=5)
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records_dir(shapes_dir, tmp_path_factory) -> Path:
+    """The same as records, with its dataset.json."""
+    folder = tmp_path_factory.mktemp("records")
+    classes = catalog.read_class_table(shapes_dir / "classes.csv")
+    info = catalog.DatasetInfo(name="shapes", classes=classes)
+    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
+    for split in ("train", "val"):
+        pairs = [
+            conversion.FilePair(
+                path.stem, path, shapes_dir / "masks" / split / f"{path.stem}.png"
+            )
+            for path in sorted((shapes_dir / "images" / split).iterdir())
+        ]
+        records.convert_split(
+            pairs,
+            functools.partial(conversion.encode_pair, coding=coding),
+            output_dir=folder,
+            info=info,
+            split=split,
+            num_shards=2,
+            num_processes=1,
+        )
+    return folder
+
+
+@pytest.fixture
+def tiny_experiment(records_dir, tmp_path) -> Experiment:
+    """A run of 4 steps on 33x33 crops, with augmentation and auxiliary head on."""
+    return Experiment(
+        model=ModelConfig(
+            model_variant="resnet_v1_18",
+            atrous_rates=(1, 2, 3),
+            aspp_convs_filters=8,
+            auxiliary_filters=8,
+        ),
+        data=DataConfig(
+            dataset_dir=str(records_dir),
+            train_crop_size=(33, 33),
+            one_category_max_ratio=0.75,
+            photometric_distortion=True,
+        ),
+        train=TrainConfig(
+            train_logdir=str(tmp_path / "run"),
+            train_batch_size=4,
+            training_number_of_steps=4,
+            base_learning_rate=0.01,
+            log_steps=1,
+            save_interval_steps=2,
+            summary_images=1,
+        ),
+        eval=EvalConfig(),
+    )
+
+
+def coordinate_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image that is a picture of its label: columns of 20 pixels with the values 0, 1, 2, ..."""
+    columns = np.broadcast_to(np.arange(width) // 20, [height, width]).astype(np.uint8)
+    return np.repeat(columns[..., np.newaxis], 3, axis=-1), columns[..., np.newaxis]

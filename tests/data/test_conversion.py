@@ -1,0 +1,116 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_mask
+
+CODING = MaskCoding(
+    num_classes=3, ignore_label=255, colors=((0, 0, 0), (200, 10, 10), (10, 200, 10)),
+    ignore_colors=((255, 255, 255),),
+)
+LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
+
+
+def decoded(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_palette_masks_are_read_as_indices(tmp_path):
+    picture = Image.fromarray(LABEL)
+    palette = np.zeros([256, 3], np.uint8)
+    palette[1], palette[2] = (128, 0, 0), (0, 128, 0)  # VOC's colours: grey levels 38 and 75
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", CODING), LABEL)
+
+
+def test_color_masks_are_read_by_the_class_list(tmp_path):
+    colors = np.zeros([256, 3], np.uint8)
+    colors[[0, 1, 2, 255]] = (0, 0, 0), (200, 10, 10), (10, 200, 10), (255, 255, 255)
+    Image.fromarray(colors[LABEL]).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", CODING), LABEL)
+    colors[1] = (200, 10, 11)
+    Image.fromarray(colors[LABEL]).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png.*\(200, 10, 11\)"):
+        read_mask(tmp_path / "m.png", CODING)
+
+
+def test_sixteen_bit_and_one_bit_masks_keep_their_values(tmp_path):
+    Image.fromarray(LABEL.astype(np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "deep.png", CODING), LABEL)
+    Image.fromarray(LABEL == 2).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "bits.png", CODING), LABEL == 2)
+
+
+def test_values_outside_the_class_list_are_refused_with_the_file_named(tmp_path):
+    Image.fromarray(LABEL + np.uint8(2)).save(tmp_path / "m.png")  # 2 3 4 1 / 4 4 3 2
+    with pytest.raises(UserError, match=r"m\.png holds the value 3, 4,.*0 to 2"):
+        read_mask(tmp_path / "m.png", CODING)
+
+
+def test_index_map_is_applied_before_the_check(tmp_path):
+    Image.fromarray(LABEL).save(tmp_path / "m.png")
+    shifted = MaskCoding(num_classes=2, ignore_label=255, index_map=(255, 0, 1, *[255] * 253))
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "m.png", shifted), [[255, 0, 1, 255], [1, 1, 0, 255]]
+    )
+
+
+def pair(tmp_path, image, mask_size=(40, 30), **save):
+    Image.fromarray(np.zeros(mask_size[::-1], np.uint8)).save(tmp_path / "mask.png")
+    path = tmp_path / f"image.{save.pop('suffix', 'jpg')}"
+    image.save(path, **save)
+    return FilePair("image", path, tmp_path / "mask.png")
+
+
+def noise(mode="RGB"):
+    shape = (30, 40) if mode == "L" else (30, 40, len(mode))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(pixels, mode=mode)
+
+
+def test_plain_images_keep_their_bytes(tmp_path):
+    example = encode_pair(pair(tmp_path, noise()), CODING)
+    assert example.image == (tmp_path / "image.jpg").read_bytes()
+    assert (example.image_format, example.height, example.width) == ("jpeg", 30, 40)
+    np.testing.assert_array_equal(decoded(example.label), np.zeros([30, 40]))
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("RGBA", "png"), ("RGB", "bmp")])
+def test_other_images_become_rgb_png(tmp_path, mode, suffix):
+    image = noise(mode)
+    example = encode_pair(pair(tmp_path, image, suffix=suffix), CODING)
+    assert example.image_format == "png"
+    with Image.open(tmp_path / f"image.{suffix}") as stored:
+        np.testing.assert_array_equal(decoded(example.image), np.asarray(stored.convert("RGB")))
+
+
+def test_exif_turns_the_image_only_if_it_then_fits_the_mask(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    upright = encode_pair(pair(tmp_path, noise(), mask_size=(30, 40), exif=exif), CODING)
+    assert decoded(upright.image).shape == (40, 30, 3)
+    as_stored = encode_pair(pair(tmp_path, noise(), exif=exif), CODING)
+    assert as_stored.image == (tmp_path / "image.jpg").read_bytes()
+
+
+def test_sizes_that_differ_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"image\.jpg is 40x30 but its mask .*mask\.png is 41x30"):
+        encode_pair(pair(tmp_path, noise(), mask_size=(41, 30)), CODING)
+
+
+def test_a_cut_jpeg_is_refused(tmp_path):
+    files = pair(tmp_path, noise())
+    content = files.image_path.read_bytes()
+    files.image_path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"image\.jpg can not be decoded"):
+        encode_pair(files, CODING)
+
+
+def test_deep_images_are_refused(tmp_path):
+    deep = Image.fromarray(np.zeros([30, 40], np.uint16))
+    with pytest.raises(UserError, match=r"image\.png has the mode I;16"):
+        encode_pair(pair(tmp_path, deep, suffix="png"), CODING)

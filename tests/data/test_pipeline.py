@@ -1,0 +1,102 @@
+import collections
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import DataConfig, UserError
+from deeplab_tf.data import catalog, pipeline, records
+
+MEAN = (123.675, 116.28, 103.53)
+CONFIG = DataConfig(train_crop_size=(24, 40), photometric_distortion=True, one_category_max_ratio=0.75)
+
+
+@pytest.fixture
+def table(records_dir):
+    return records.open_split(records_dir, "train", catalog.load("shapes", records_dir))
+
+
+def batches(table, first, last, *, seed=0, num_classes=7):
+    dataset = pipeline.train_batches(
+        table, CONFIG, batch_size=2, first_step=first, last_step=last, seed=seed,
+        num_classes=num_classes, ignore_label=255, image_mean=MEAN,
+    )
+    return [(images.numpy(), labels.numpy()) for images, labels in dataset]
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+def test_batches_have_the_promised_form(table):
+    ((images, labels),) = batches(table, 0, 1)
+    assert images.shape == (2, 24, 40, 3) and images.dtype == np.float32
+    assert labels.shape == (2, 24, 40, 1) and labels.dtype == np.int32
+    assert 0 <= images.min() and images.max() <= 255
+    assert set(np.unique(labels)) <= {*range(7), 255}
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_does_not(table):
+    once = batches(table, 0, 6)
+    assert_equal(once, batches(table, 0, 6))
+    assert any((a[0] != b[0]).any() for a, b in zip(once, batches(table, 0, 6, seed=1), strict=True))
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])  # 9 images: epochs end within steps 4, 9 and 13
+def test_a_resumed_run_reads_what_it_would_have_read(table, step):
+    assert_equal(batches(table, step, 14), batches(table, 0, 14)[step:])
+
+
+def test_every_epoch_holds_every_image_once_in_a_new_order():
+    order = [
+        (int(position), int(index))
+        for position, index in pipeline._shuffled_order(7, first=3, last=21, seed=5)
+    ]
+    assert [position for position, _ in order] == list(range(3, 21))
+    whole = [index for _, index in pipeline._shuffled_order(7, first=0, last=21, seed=5)]
+    epochs = [[int(i) for i in whole[start : start + 7]] for start in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_evaluation_reads_every_image_once_at_its_own_size(records_dir, shapes_dir, batch_size):
+    table = records.open_split(records_dir, "val", catalog.load("", records_dir))
+    names = collections.Counter()
+    for batch in pipeline.eval_batches(
+        table, batch_size=batch_size, num_classes=7, ignore_label=255
+    ):
+        assert batch.images.shape[:3] == batch.labels.shape[:3]
+        for name, image in zip(batch.names, batch.images, strict=True):
+            encoded = (shapes_dir / "images" / "val" / f"{name}.jpg").read_bytes()
+            np.testing.assert_array_equal(image, tf.io.decode_jpeg(encoded))
+            names[name] += 1
+    assert names == {f"val_{number:04d}": 1 for number in range(5)}
+
+
+def test_images_of_one_size_share_a_batch(tmp_path, table):
+    twice = records.RecordTable(table.files, np.repeat(table.file_index, 2), np.repeat(table.offsets, 2))
+    sizes = [
+        len(batch.names)
+        for batch in pipeline.eval_batches(twice, batch_size=2, num_classes=7, ignore_label=255)
+    ]
+    assert sizes == [2] * 9
+
+
+def test_a_label_outside_the_class_list_names_its_image(table):
+    with pytest.raises(UserError, match=r"'train_\d{4}' holds the value [3-6]"):
+        with pipeline.explained_label_errors():
+            batches(table, 0, 9, num_classes=3)
+
+
+def test_another_failure_is_not_mistaken_for_a_bad_label(table, tmp_path):
+    broken = bytearray(Path(table.files[0]).read_bytes())
+    broken[200] ^= 0xFF
+    (tmp_path / "broken").write_bytes(broken)
+    damaged = records.RecordTable((str(tmp_path / "broken"),), table.file_index[:1], table.offsets[:1])
+    with pytest.raises(tf.errors.DataLossError), pipeline.explained_label_errors():
+        batches(damaged, 0, 1)

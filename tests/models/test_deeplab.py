@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.models.deeplab import build_model
+
+CONFIG = ModelConfig(
+    model_variant="resnet_v1_18", output_stride=8, atrous_rates=(1, 2), aspp_convs_filters=8, auxiliary_filters=4
+)
+IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 37, 50, 3)).astype(np.float32)
+LABELS = np.random.default_rng(1).integers(0, 3, (4, 37, 50, 1)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(CONFIG, num_classes=3)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_logits_have_one_cell_for_each_output_stride(output_stride):
+    config = ModelConfig(
+        model_variant="resnet_v1_18", output_stride=output_stride, aspp_convs_filters=8
+    )
+    shape = build_model(config, num_classes=3)(IMAGES)["logits"].shape
+    assert shape == (4, -(-37 // output_stride), -(-50 // output_stride), 3)
+
+
+def test_auxiliary_logits_come_with_the_auxiliary_head_only(model):
+    assert set(model(IMAGES)) == {"logits", "aux_logits"}
+    plain = build_model(ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3)
+    assert set(plain(IMAGES)) == {"logits"}
+
+
+def test_normalisation_is_inside_the_model():
+    shifted = ModelConfig(
+        model_variant="resnet_v1_18", aspp_convs_filters=8, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0)
+    )
+    usual = ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8)
+    first, second = build_model(usual, num_classes=3), build_model(shifted, num_classes=3)
+    second.set_weights(first.get_weights())
+    normalized = (IMAGES - np.float32(usual.image_mean)) / np.float32(usual.image_std)
+    np.testing.assert_allclose(
+        first(IMAGES)["logits"], second(normalized)["logits"], rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("form", ["keras", "savedmodel"])
+def test_a_saved_model_is_loaded_whole(model, tmp_path, form):
+    path = tmp_path / ("model.keras" if form == "keras" else "model")
+    model.save(path)
+    loaded = tf.keras.models.load_model(path)
+    np.testing.assert_allclose(loaded(IMAGES)["logits"], model(IMAGES)["logits"], atol=1e-6)
+
+
+def test_it_trains_alone_in_a_notebook():
+    tf.keras.utils.set_random_seed(0)
+    model = build_model(CONFIG, num_classes=3)
+    labels = (IMAGES[..., :1] > 127).astype(np.int32)
+    model.compile(optimizer=tf.keras.optimizers.Adam(1e-3))
+    history = model.fit(IMAGES, labels, batch_size=2, epochs=4, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    assert model.evaluate(IMAGES, labels, verbose=0) > 0
+    assert model.predict(IMAGES, verbose=0)["logits"].shape == (4, 5, 7, 3)
+
+
+def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
+    """Replicas with unequal numbers of ignored pixels give the loss and weights of one."""
+    labels = LABELS.copy()
+    labels[:2, 5:] = 255  # the first replica has few valid pixels
+    results = []
+    for strategy in (
+        tf.distribute.OneDeviceStrategy("CPU:0"),
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+    ):
+        tf.keras.utils.set_random_seed(3)
+        with strategy.scope():
+            model = build_model(CONFIG, num_classes=3)
+            model.compile(tf.keras.optimizers.SGD(0.01))
+        dataset = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(4)
+        history = model.fit(dataset, epochs=3, verbose=0).history["loss"]
+        trained = [v.numpy() for layer in model.layers for v in layer.variables]
+        results.append((history, trained))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    for alone, shared in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(alone, shared, rtol=1e-3, atol=2e-5)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
+    model = build_model(CONFIG, num_classes=3)
+    before = {v.name + str(i): v.numpy() for i, v in enumerate(model.variables)}
+    model.compile("sgd", fine_tune_batch_norm=False)
+    model.fit(IMAGES, LABELS, batch_size=2, verbose=0)
+    for index, variable in enumerate(model.variables):
+        same = np.array_equal(before[variable.name + str(index)], variable.numpy())
+        if "moving" in variable.name:
+            assert same, variable.name
+        elif "gamma" in variable.name and "aspp" in variable.name:
+            assert not same, variable.name

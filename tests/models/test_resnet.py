@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.models.resnet import DEPTHS, STEMS, ResNet, stage_plans
+
+# Learned parameters without classifier. v1: torchvision's published counts less its last layer
+# (11,689,512 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000). v1c: its stem has
+# 864 + 64 + 9,216 + 64 + 18,432 + 128 = 28,768 in place of 9,408 + 128 = 9,536, so 19,232 more;
+# the counts of 50 and 101 stand also in reference/ssseg_deeplabv3.md sec. 4.
+PARAMETERS = {
+    ("v1", 18): 11_176_512,
+    ("v1", 50): 23_508_032,
+    ("v1", 101): 42_500_160,
+    ("v1c", 18): 11_195_744,
+    ("v1c", 50): 23_527_264,
+    ("v1c", 101): 42_519_392,
+}
+
+
+def test_every_backbone_has_a_parameter_count():
+    assert set(PARAMETERS) == {(stem, depth) for stem in STEMS for depth in DEPTHS}
+
+
+@pytest.mark.parametrize(("stem", "depth"), PARAMETERS)
+def test_parameters_equal_the_published_count(stem, depth):
+    model = ResNet(depth, stem=stem)
+    tf.function(model).get_concrete_function(tf.TensorSpec([1, 33, 33, 3]))
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[stem, depth]
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "multi_grid", "stage3", "stage4"),
+    [  # (stride, rate) of the blocks: reference/ssseg_deeplabv3.md sec. 4
+        (32, (), [(2, 1), (1, 1), (1, 1)], [(2, 1), (1, 1), (1, 1)]),
+        (16, (), [(2, 1), (1, 1), (1, 1)], [(1, 1), (1, 2), (1, 2)]),
+        (8, (), [(1, 1), (1, 2), (1, 2)], [(1, 2), (1, 4), (1, 4)]),
+        # Chen et al. 2017, sec. 3.2: rates 2 * (1, 2, 4) at output stride 16
+        (16, (1, 2, 4), [(2, 1), (1, 1), (1, 1)], [(1, 2), (1, 4), (1, 8)]),
+    ],
+)
+def test_stages_past_the_output_stride_are_dilated(output_stride, multi_grid, stage3, stage4):
+    plans = stage_plans((3, 3, 3, 3), output_stride, multi_grid)
+    assert plans[0] == [(1, 1)] * 3 and plans[1] == [(2, 1), (1, 1), (1, 1)]
+    assert plans[2:] == [stage3, stage4]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+def test_a_finer_output_stride_computes_the_same_features_more_densely(size):
+    """The identity that atrous convolution rests on (Chen et al. 2017, sec. 3.1)."""
+    images = np.random.default_rng(0).standard_normal([1, *size, 3]).astype(np.float32)
+    coarse, *finer = [ResNet(50, stem="v1c", output_stride=stride) for stride in (32, 16, 8)]
+    expected = coarse(images)["stage4"].numpy()
+    for model, step in zip(finer, (2, 4), strict=True):
+        model.build(images.shape)
+        model(images)
+        model.set_weights(coarse.get_weights())
+        dense = model(images)["stage4"].numpy()
+        error = np.abs(dense[:, ::step, ::step] - expected).max()
+        assert error < 1e-4 * expected.std()

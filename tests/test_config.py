@@ -1,0 +1,75 @@
+import dataclasses
+
+import pytest
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import (
+    DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, UserError, differences, value_of,
+)
+
+
+def test_settings_survive_a_flagfile(tmp_path):
+    experiment = Experiment(
+        model=ModelConfig(model_variant="resnet_v1_18", atrous_rates=(3, 6), multi_grid=(1, 2)),
+        data=DataConfig(dataset="a b", train_crop_size=(33, 65), photometric_distortion=True),
+        train=TrainConfig(weight_decay=1e-7, train_logdir="x=y"),
+        eval=EvalConfig(eval_scales=(0.5, 1.25)),
+    )
+    path = tmp_path / "experiment.flags"
+    path.write_text(config_flags.flagfile_text(experiment))
+    assert config_flags.parse_flagfile(path) == experiment
+
+
+def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
+    path = tmp_path / "experiment.flags"
+    path.write_text("--output_stride=8\n--bananas=3\n")
+    with pytest.raises(UserError, match="bananas"):
+        config_flags.parse_flagfile(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ModelConfig, {"output_stride": 12}, "--output_stride=12 .*8, 16, 32"),
+        (ModelConfig, {"model_variant": "vgg"}, "--model_variant=vgg .*resnet_v1_18"),
+        (ModelConfig, {"multi_grid": (1, 2)}, "--multi_grid=1,2 .*3 factors"),
+        (ModelConfig, {"dropout_rate": 1.0}, "--dropout_rate"),
+        (DataConfig, {"train_crop_size": (513,)}, "--train_crop_size=513 .*height,width"),
+        (DataConfig, {"min_scale_factor": 3.0}, "--min_scale_factor=3.0 .*max_scale_factor"),
+        (DataConfig, {"max_resize_value": 9}, "--max_resize_value=9"),
+        (TrainConfig, {"train_batch_size": 0}, "--train_batch_size=0 .*1 or more"),
+    ],
+)
+def test_impossible_values_name_flag_value_and_what_is_allowed(kind, values, message):
+    with pytest.raises(UserError, match=message):
+        kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("output_stride", "eight"), ("dropout_rate", "x"), ("align_corners", "maybe")]
+)
+def test_values_of_the_wrong_type_are_refused(name, text):
+    field = next(f for f in dataclasses.fields(ModelConfig) if f.name == name)
+    with pytest.raises(UserError, match=f"--{name}={text}"):
+        value_of(field, text)
+
+
+def test_rates_follow_the_output_stride():
+    assert ModelConfig().aspp_rates() == (6, 12, 18)
+    assert ModelConfig(output_stride=8).aspp_rates() == (12, 24, 36)
+    assert ModelConfig(output_stride=32).aspp_rates() == (3, 6, 9)
+    assert ModelConfig(atrous_rates=(1, 2)).at_output_stride(8).aspp_rates() == (2, 4)
+    with pytest.raises(UserError, match="--output_stride=32"):
+        ModelConfig(atrous_rates=(1, 2)).at_output_stride(32)
+
+
+def test_differences_name_what_must_not_change():
+    old = Experiment()
+    new = dataclasses.replace(
+        old,
+        model=ModelConfig(atrous_rates=(6, 12)),
+        train=TrainConfig(save_interval_steps=7, training_number_of_steps=9),
+    )
+    assert differences(old, new) == [
+        "--atrous_rates:  -> 6,12", "--training_number_of_steps: 30000 -> 9",
+    ]

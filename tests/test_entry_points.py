@@ -1,0 +1,150 @@
+"""What a user of the command line sees: help at once, one sentence for a mistake, the whole way."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deeplab_tf
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAMS = [
+    "deeplab_tf.train", "deeplab_tf.eval", "deeplab_tf.vis", "deeplab_tf.predict",
+    "deeplab_tf.export_model", "datasets.build_folder_data", "datasets.build_shapes_data",
+]
+
+
+def call(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", program, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_answers_without_tensorflow(program):
+    code = (
+        f"import sys, runpy; sys.argv = ['{program}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{program}', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: python -m {program}" in done.stdout and "_dir" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("deeplab_tf.train", ["--ouput_stride=8"], "Unknown command line flag 'ouput_stride'. Did you mean: output_stride"),
+        ("deeplab_tf.train", ["--output_stride=12"], "--output_stride=12 is not possible; allowed: one of 8, 16, 32"),
+        ("deeplab_tf.train", ["--train_batch_size=many"], "--train_batch_size=many is not possible; allowed: a whole number"),
+        ("deeplab_tf.train", ["run"], "'run' is not a flag"),
+        ("deeplab_tf.train", ["--flagfile=none.flags"], "none.flags"),
+        ("deeplab_tf.eval", ["--eval_logdir=x"], "--checkpoint_dir=(empty)"),
+        ("deeplab_tf.eval", ["--checkpoint_dir=none", "--eval_logdir=x"], "none is not a run's folder"),
+        ("deeplab_tf.predict", ["--input=none.jpg", "--output_dir=x", "--export_dir=y"], "--input=none.jpg names no image"),
+        ("deeplab_tf.export_model", ["--train_logdir=none", "--export_dir=x"], "none is not a run's folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(program, arguments, message):
+    done = call(program, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_ade20k_recipe_says_how_to_build_its_data(tmp_path):
+    done = call(
+        "deeplab_tf.train", "--flagfile=configs/ade20k_r101_os16.flags",
+        f"--train_logdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "python -m datasets.build_ade20k_data --output_dir=DIR" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_way(shapes_dir, tmp_path):
+    """Files -> records -> train -> resume -> evaluate -> paint -> export -> predict."""
+
+    def succeed(program, *arguments):
+        done = call(program, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    records, run = tmp_path / "records", tmp_path / "run"
+    succeed(
+        "datasets.build_folder_data", f"--images_dir={shapes_dir}/images",
+        f"--masks_dir={shapes_dir}/masks", f"--class_list={shapes_dir}/classes.csv",
+        f"--output_dir={records}", "--dataset=shapes",
+    )
+    train = [
+        "deeplab_tf.train", "--flagfile=configs/shapes_r18_os8.flags", f"--dataset_dir={records}",
+        f"--train_logdir={run}", "--training_number_of_steps=2", "--train_crop_size=49,49",
+    ]
+    assert "is at step 2 of 2" in succeed(*train)
+    assert "is at step 2 of 2" in succeed(*train)  # a second call has nothing to do
+    printed = succeed(
+        "deeplab_tf.eval", f"--checkpoint_dir={run}", f"--eval_logdir={tmp_path / 'eval'}",
+        "--eval_batch_size=2",
+    )
+    assert "mIoU" in printed and "triangle" in printed
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["step"] == 2 and results["images"] == 5
+    assert set(results) >= {"miou", "pixel_accuracy", "mean_accuracy", "per_class"}
+    assert set(results["per_class"]) == {
+        "background", "disc", "square", "triangle", "star", "ring", "cross"
+    }
+    succeed("deeplab_tf.vis", f"--checkpoint_dir={run}", f"--vis_logdir={tmp_path / 'vis'}")
+    painted = list((tmp_path / "vis" / "segmentation_results" / "val").iterdir())
+    assert len(painted) == 4 * 5
+
+    succeed("deeplab_tf.export_model", f"--train_logdir={run}", f"--export_dir={tmp_path / 'export'}")
+    images = f"{shapes_dir}/images/val,{shapes_dir}/images/train/train_000[01].jpg"
+    for source in (f"--export_dir={tmp_path / 'export'}", f"--checkpoint_dir={run}"):
+        succeed("deeplab_tf.predict", source, f"--input={images}", f"--output_dir={tmp_path / source[2:5]}")
+    for kind in ("index", "color", "overlay"):
+        by_export = sorted((tmp_path / "exp" / kind).iterdir())
+        assert len(by_export) == 7
+        for path in by_export:
+            by_run = tmp_path / "che" / kind / path.name
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(by_run)))
+
+    model = deeplab_tf.load_model(run)
+    pixels = np.zeros([1, 64, 64, 3], np.float32)
+    assert {k: v.shape[1:3] for k, v in model(pixels).items()} == {
+        "logits": (8, 8), "aux_logits": (8, 8)
+    }
+    assert deeplab_tf.load_model(run, output_stride=16)(pixels)["logits"].shape[1:3] == (4, 4)
+
+    alone = (
+        "import sys, numpy as np, tensorflow as tf; from PIL import Image\n"
+        f"serve = tf.saved_model.load('{tmp_path}/export/1').signatures['serving_default']\n"
+        f"image = np.asarray(Image.open('{shapes_dir}/images/val/val_0000.jpg'))\n"
+        "result = serve(images=tf.constant(np.stack([image, image])))\n"
+        "assert result['scores'].shape == (2, *image.shape[:2], 7)\n"
+        "assert np.allclose(result['scores'].numpy().sum(-1), 1, atol=1e-5)\n"
+        "try:\n"
+        "    serve(images=tf.constant(image)); sys.exit('a rank of 3 was accepted')\n"
+        "except tf.errors.InvalidArgumentError: pass\n"
+        "assert not any(name.startswith('deeplab_tf') for name in sys.modules)\n"
+        f"np.save('{tmp_path}/labels.npy', result['labels'].numpy())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    labels = np.load(tmp_path / "labels.npy")
+    expected = np.asarray(Image.open(tmp_path / "exp" / "index" / "val_0000.png"))
+    for label in labels:
+        np.testing.assert_array_equal(label, expected)
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    code = "import deeplab_tf, sys; assert 'tensorflow' not in sys.modules; print(deeplab_tf.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == deeplab_tf.__version__, done.stderr

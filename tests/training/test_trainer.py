@@ -1,0 +1,195 @@
+"""Runs from start to end: what they write, and that they continue exactly."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import UserError
+from deeplab_tf.data import records
+from deeplab_tf.training import run_dir
+from deeplab_tf.training.trainer import Trainer, require_even_batch
+
+
+def change(experiment, section, **values):
+    group = dataclasses.replace(getattr(experiment, section), **values)
+    return dataclasses.replace(experiment, **{section: group})
+
+
+def weights(folder):
+    """Every number in the newest checkpoint: weights, moving averages, momentum, step."""
+    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).prefix(4))
+    names = [name for name in reader.get_variable_to_shape_map() if "loss_tracker" not in name]
+    return {
+        name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name
+    }
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys() and len(first) > 100
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def start(experiment, tmp_path, *flags):
+    """Starts the command line's trainer on these settings in a process of its own."""
+    flagfile = tmp_path / "settings.flags"
+    flagfile.write_text(config_flags.flagfile_text(experiment))
+    command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.is_file() or not path.stat().st_size:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_interrupted_runs_continue_exactly(tiny_experiment, tmp_path):
+    """SIGTERM in one run, kill -9 in another: their last weights are those of a whole run."""
+    processes = {}
+    for name in ("straight", "terminated", "killed"):
+        (tmp_path / name).mkdir()
+        experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name / "run"))
+        processes[name] = (experiment, start(experiment, tmp_path / name))
+        if name == "straight":
+            continue
+        process = processes[name][1]
+        run = tmp_path / name / "run"
+        if name == "terminated":
+            wait_for(run / "metrics.jsonl", process)
+            process.send_signal(signal.SIGTERM)
+            output = process.communicate(timeout=120)[0]
+            assert process.returncode == 0 and "the same command continues" in output
+        else:
+            wait_for(run / "model.ckpt-2.index", process)
+            process.kill()
+            process.communicate()
+        again = start(experiment, tmp_path / name)
+        output = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, output
+        assert "at step 4 of 4" in output
+    assert processes["straight"][1].wait() == 0
+    for name in ("terminated", "killed"):
+        assert_same_weights(tmp_path / "straight" / "run", tmp_path / name / "run")
+        lines = (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment):
+    experiment = change(
+        tiny_experiment, "train", eval_interval_steps=2, keep_checkpoints=1, save_interval_steps=1
+    )
+    assert Trainer(experiment).run() == 4
+    run = run_dir.RunDir(experiment.train.train_logdir)
+    assert run.experiment() == experiment
+    entries = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4]
+    assert [e["learning_rate"] for e in entries if "loss" in e] == pytest.approx(
+        [0.01 * (1 - step / 4) ** 0.9 for step in range(4)]
+    )
+    scored = {e["step"]: e["miou"] for e in entries if "miou" in e}
+    assert set(scored) == {2, 4} and all(e["images"] == 5 for e in entries if "miou" in e)
+    best = max(scored, key=lambda step: (scored[step], -step))
+    assert run.best()["step"] == best
+    assert run.checkpoint_steps() == sorted({best, 4})
+    assert json.loads((run.path / "environment.json").read_text())["tensorflow"] == tf.__version__
+    assert list(run.path.glob("events.out.tfevents.*"))
+
+
+def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
+    experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
+    folder = Trainer(experiment).run_dir.path
+    trainer = Trainer(experiment)
+    trainer.run()
+    expected = weights(folder)
+    (folder / "checkpoint").write_text("garbage")
+    newest = folder / "model.ckpt-4.data-00000-of-00001"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+    (folder / "model.ckpt-3.index").write_bytes(b"")
+    assert Trainer(experiment).run() == 4
+    assert "at step 2" in capsys.readouterr().out
+    for name, value in weights(folder).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    for index in folder.glob("model.ckpt-*.index"):
+        index.unlink()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Trainer(experiment).run()
+
+
+def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
+    Trainer(tiny_experiment)
+    changed = change(tiny_experiment, "model", output_stride=8)
+    changed = change(changed, "train", base_learning_rate=0.5, log_steps=3)
+    with pytest.raises(UserError) as error:
+        Trainer(changed)
+    assert "--output_stride: 16 -> 8" in str(error.value)
+    assert "--base_learning_rate: 0.01 -> 0.5" in str(error.value)
+    assert "log_steps" not in str(error.value)  # which may change
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
+    experiment = change(tiny_experiment, "train", base_learning_rate=1e30, save_interval_steps=1)
+    with pytest.raises(UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"):
+        Trainer(experiment).run()
+
+
+def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment, monkeypatch):
+    trainer = Trainer(tiny_experiment)
+    parse = records.parse
+
+    def spoiled(serialized):
+        record = parse(serialized)
+        return record | {"label": record["label"] + tf.constant(100, tf.uint8)}
+
+    monkeypatch.setattr(records, "parse", spoiled)
+    with pytest.raises(UserError, match=r"'train_\d{4}' holds the value 1\d\d"):
+        trainer.run()
+
+
+def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
+    results = []
+    for name, strategy in (
+        ("one", tf.distribute.OneDeviceStrategy("CPU:0")),
+        ("two", tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])),
+    ):
+        experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name))
+        Trainer(experiment, strategy).run()
+        model = run_dir.load(tmp_path / name).model
+        results.append([v.numpy() for layer in model.layers for v in layer.variables])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-4)
+
+
+def test_a_batch_that_can_not_be_shared_names_the_nearest():
+    with pytest.raises(UserError, match="train_batch_size=7 .* 4 replicas; the nearest that can is 8"):
+        require_even_batch(7, 4)
+    require_even_batch(8, 4)
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
+    trainer = Trainer(tiny_experiment)
+    trainer.run_dir.save(trainer.checkpoint, 0, keep=5)
+
+    def full(prefix):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(trainer.checkpoint, "write", full)
+    with pytest.raises(UserError, match="step 1 could not be written .*No space.* model.ckpt-0"):
+        trainer.run_dir.save(trainer.checkpoint, 1, keep=5)
+    assert trainer.run_dir.restore_newest(trainer.checkpoint) == 0
