@@ -23,7 +23,8 @@ class ADE20KConfig(Config):
     """Where the unpacked archive is, and where the records go."""
 
     ade20k_root: str = setting(
-        "./ADE20K/ADEChallengeData2016", "Unpacked archive: the folder with images/ and annotations/."
+        "./ADE20K/ADEChallengeData2016",
+        "Unpacked archive: the folder with images/ and annotations/.",
     )
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
     num_shards: int = setting(16, "Shards of each split.", least=1)
@@ -69,8 +70,8 @@ def find_pairs(root: Path, split: str) -> list[conversion.FilePair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(
-                f"{folder} does not exist; unpack {ARCHIVE} and give its folder ADEChallengeData2016 "
-                "as --ade20k_root."
+                f"{folder} does not exist; unpack {ARCHIVE} and give its folder "
+                "ADEChallengeData2016 as --ade20k_root."
             )
     pairs = [
         conversion.FilePair(path.stem, path, masks / f"{path.stem}.png")
@@ -79,7 +80,9 @@ def find_pairs(root: Path, split: str) -> list[conversion.FilePair]:
     missing = [pair for pair in pairs if not pair.mask_path.is_file()]
     if missing or not pairs:
         raise UserError(
-            f"{missing[0].mask_path} does not exist." if missing else f"{images} holds no .jpg image."
+            f"{missing[0].mask_path} does not exist."
+            if missing
+            else f"{images} holds no .jpg image."
         )
     return pairs
 

@@ -24,7 +24,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 class FolderConfig(Config):
     """Where images, masks and classes are, and how they are split."""
 
-    images_dir: str = setting("", "Folder with the images (JPEG or PNG), or with one folder a split.")
+    images_dir: str = setting(
+        "", "Folder with the images (JPEG or PNG), or with one folder a split."
+    )
     masks_dir: str = setting("", "Folder with the masks (PNG), arranged like the images.")
     class_list: str = setting("", "CSV file name,r,g,b with one line for each class, in order.")
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
@@ -40,7 +42,9 @@ class FolderConfig(Config):
     )
     mask_suffix: str = setting("", "What a mask's name has after the image's, before .png.")
     split_lists: str = setting("", "Splits as NAME=FILE[,NAME=FILE...]; a file lists image names.")
-    val_fraction: float = setting(0.0, "Share of images put in split val, the rest in train.", least=0)
+    val_fraction: float = setting(
+        0.0, "Share of images put in split val, the rest in train.", least=0
+    )
     split_seed: int = setting(0, "Seed of val_fraction's choice.", least=0)
     num_shards: int = setting(8, "Shards of each split; fewer if there are fewer images.", least=1)
     num_processes: int = setting(0, "Processes that decode and encode; 0 takes all cores.", least=0)
@@ -49,9 +53,13 @@ class FolderConfig(Config):
         super().__post_init__()
         for name in ("images_dir", "masks_dir", "class_list", "output_dir"):
             require(bool(getattr(self, name)), name, "(empty)", "a path")
-        require(self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1")
+        require(
+            self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
+        )
         require(self.ignore_label <= 255, "ignore_label", self.ignore_label, "0 to 255")
-        require(len(self.ignore_colors) % 3 == 0, "ignore_colors", self.ignore_colors, "r,g,b triples")
+        require(
+            len(self.ignore_colors) % 3 == 0, "ignore_colors", self.ignore_colors, "r,g,b triples"
+        )
 
 
 def main(config: FolderConfig) -> None:
@@ -97,9 +105,7 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
     for flag, folder in (("images_dir", images_dir), ("masks_dir", masks_dir)):
         if not folder.is_dir():
             raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
-    files = sorted(
-        path for path in images_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    files = sorted(path for path in images_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"--images_dir={images_dir} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     names = {path: path.relative_to(images_dir).with_suffix("").as_posix() for path in files}
@@ -122,7 +128,9 @@ def _refuse_duplicates(names: dict[Path, str]) -> None:
     first: dict[str, Path] = {}
     for path, name in names.items():
         if name in first:
-            raise UserError(f"{first[name]} and {path} share the name {name!r}; remove one of them.")
+            raise UserError(
+                f"{first[name]} and {path} share the name {name!r}; remove one of them."
+            )
         first[name] = path
 
 
@@ -131,9 +139,13 @@ def _listed_members(split_lists: str, files: dict[str, Path]) -> dict[str, list[
     for part in split_lists.split(","):
         split, _, list_path = part.partition("=")
         if not split or not Path(list_path).is_file():
-            raise UserError(f"--split_lists has {part!r}; allowed is NAME=FILE with an existing file.")
+            raise UserError(
+                f"--split_lists has {part!r}; allowed is NAME=FILE with an existing file."
+            )
         wanted = [line.strip() for line in Path(list_path).read_text().splitlines() if line.strip()]
-        wanted = [name.removesuffix(Path(name).suffix) if name not in files else name for name in wanted]
+        wanted = [
+            name.removesuffix(Path(name).suffix) if name not in files else name for name in wanted
+        ]
         missing = [name for name in wanted if name not in files]
         if missing or len(set(wanted)) != len(wanted) or not wanted:
             problem = f"the unknown image {missing[0]!r}" if missing else "no image or one twice"

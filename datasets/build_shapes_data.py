@@ -59,7 +59,10 @@ def main(config: ShapesConfig) -> None:
     rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in COLORS.items()]
     for part in ("images", "masks"):
         shutil.rmtree(root / part, ignore_errors=True)
-    for split, (number, count) in {"train": (0, config.num_train), "val": (1, config.num_val)}.items():
+    for split, (number, count) in {
+        "train": (0, config.num_train),
+        "val": (1, config.num_val),
+    }.items():
         for part in ("images", "masks"):
             (root / part / split).mkdir(parents=True)
         for index in range(count):
@@ -76,7 +79,7 @@ def main(config: ShapesConfig) -> None:
 
 
 def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one image, uint8 [H, W, 3], and its label, uint8 [H, W]; sides are 112 to 160 pixels."""
+    """Draws one image, uint8 [H, W, 3], and its label, uint8 [H, W]; H, W are 112 to 160."""
     height, width = rng.integers(112, 161, 2)
     image = _background(rng, height, width)
     label = np.zeros([height, width], np.uint8)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 RESNET_DEPTHS = (18, 50, 101)
-MODEL_VARIANTS = tuple(f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS)
+MODEL_VARIANTS = tuple(
+    f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS
+)
 
 
 class UserError(Exception):
@@ -72,12 +74,16 @@ class ModelConfig(Config):
         16, "Input pixels per cell of the encoder's output.", choices=(8, 16, 32)
     )
     multi_grid: tuple[int, ...] = setting(
-        (), "Factors on the rates of the last stage's blocks; empty leaves them as they are.", least=1
+        (),
+        "Factors on the rates of the last stage's blocks; empty leaves them as they are.",
+        least=1,
     )
     atrous_rates: tuple[int, ...] = setting(
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
     )
-    aspp_convs_filters: int = setting(256, "Channels of every ASPP branch and its projection.", least=1)
+    aspp_convs_filters: int = setting(
+        256, "Channels of every ASPP branch and its projection.", least=1
+    )
     aspp_projection_kernel_size: int = setting(
         1, "Kernel of the convolution after the ASPP branches.", choices=(1, 3)
     )
@@ -89,11 +95,15 @@ class ModelConfig(Config):
         0, "Channels of the auxiliary head on the third stage; 0 means no such head.", least=0
     )
     align_corners: bool = setting(
-        False, "Whether bilinear resizing aligns corner pixel centres, as the official package does."
+        False,
+        "Whether bilinear resizing aligns corner pixel centres, as the official package does.",
     )
-    batch_norm_decay: float = setting(0.9, "Decay of batch normalisation's moving averages.", least=0)
+    batch_norm_decay: float = setting(
+        0.9, "Decay of batch normalisation's moving averages.", least=0
+    )
     image_mean: tuple[float, ...] = setting(
-        (123.675, 116.28, 103.53), "RGB mean subtracted from images in 0..255; also the padding colour."
+        (123.675, 116.28, 103.53),
+        "RGB mean subtracted from images in 0..255; also the padding colour.",
     )
     image_std: tuple[float, ...] = setting(
         (58.395, 57.12, 57.375), "RGB standard deviation that images are divided by."
@@ -101,7 +111,9 @@ class ModelConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "0 up to, not including, 1")
+        require(
+            self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "0 up to, not including, 1"
+        )
         require(self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay, "less than 1")
         require(len(self.image_mean) == 3, "image_mean", self.image_mean, "three numbers, R,G,B")
         require(
@@ -123,7 +135,7 @@ class ModelConfig(Config):
         return self.atrous_rates or tuple(rate * 16 // self.output_stride for rate in (6, 12, 18))
 
     def at_output_stride(self, output_stride: int) -> "ModelConfig":
-        """Returns the same network unrolled at another output stride, its ASPP rates scaled alike."""
+        """Returns the same network at another output stride, its ASPP rates scaled alike."""
         rates = tuple(rate * self.output_stride // output_stride for rate in self.aspp_rates())
         require(
             all(rates),
@@ -158,7 +170,9 @@ class DataConfig(Config):
         0.25, "Distance between the random scales; 0 draws from the whole range.", least=0
     )
     one_category_max_ratio: float = setting(
-        1.0, "Crops with a larger share of one class are drawn anew, up to 10 times; 1 never.", least=0.01
+        1.0,
+        "Crops with a larger share of one class are drawn anew, up to 10 times; 1 never.",
+        least=0.01,
     )
     photometric_distortion: bool = setting(
         False, "Whether brightness, contrast, saturation and hue vary in training."
@@ -186,7 +200,9 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """Optimisation, and what a run writes when."""
 
-    train_logdir: str = setting("", "The run's folder: settings, checkpoints, logs.", may_change=True)
+    train_logdir: str = setting(
+        "", "The run's folder: settings, checkpoints, logs.", may_change=True
+    )
     train_batch_size: int = setting(8, "Images in a step, over all replicas.", least=1)
     training_number_of_steps: int = setting(30000, "Steps in the whole run.", least=1)
     optimizer: str = setting(
@@ -211,7 +227,9 @@ class TrainConfig(Config):
         choices=("mirrored", "one_device"),
         may_change=True,
     )
-    log_steps: int = setting(10, "Steps between lines of the log and TensorBoard.", least=1, may_change=True)
+    log_steps: int = setting(
+        10, "Steps between lines of the log and TensorBoard.", least=1, may_change=True
+    )
     save_interval_steps: int = setting(1000, "Steps between checkpoints.", least=1, may_change=True)
     keep_checkpoints: int = setting(
         5, "Newest checkpoints kept; the best one is kept beside them.", least=1, may_change=True
@@ -237,8 +255,10 @@ class EvalConfig(Config):
         1, "Images predicted together, where they share a size.", least=1, may_change=True
     )
     eval_scales: tuple[float, ...] = setting(
-        (1.0,), "Scales at which each image is predicted; probabilities are averaged.",
-        least=0.01, may_change=True,
+        (1.0,),
+        "Scales at which each image is predicted; probabilities are averaged.",
+        least=0.01,
+        may_change=True,
     )
     add_flipped_images: bool = setting(
         False, "Whether mirrored images are predicted and averaged too.", may_change=True
@@ -247,76 +267,6 @@ class EvalConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalJobConfig(Config):
-    """Which checkpoints are scored, and where the scores go."""
-
-    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
-    eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
-    eval_interval_secs: int = setting(300, "Seconds between looks for a new checkpoint.", least=0)
-    max_number_of_evaluations: int = setting(
-        1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
-        require(bool(self.eval_logdir), "eval_logdir", "(empty)", "a path")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisConfig(Config):
-    """Which checkpoint paints pictures of a split, and where they go."""
-
-    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
-    vis_logdir: str = setting("", "Folder for the pictures.")
-    vis_split: str = setting("val", "Split to paint.")
-    max_number_of_images: int = setting(0, "Pictures painted; 0 paints all of the split.", least=0)
-    also_save_raw_predictions: bool = setting(
-        False, "Whether predictions are also saved as index PNGs, in raw_segmentation_results."
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
-        require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig(Config):
-    """Which images are predicted, by what, and where the results go."""
-
-    input: str = setting("", "Images, folders and globs, joined by commas.")
-    output_dir: str = setting("", "Folder for index/, color/ and overlay/.")
-    checkpoint_dir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
-    export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(bool(self.input), "input", "(empty)", "files, folders or globs joined by commas")
-        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
-        require(
-            bool(self.checkpoint_dir) != bool(self.export_dir),
-            "checkpoint_dir",
-            self.checkpoint_dir,
-            "exactly one of --checkpoint_dir and --export_dir",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig(Config):
-    """Which checkpoint is exported, and where to."""
-
-    train_logdir: str = setting("", "The run's folder, or one checkpoint in it (.../model.ckpt-1000).")
-    export_dir: str = setting("", "Folder of the model; its versions are folders 1, 2, ... in it.")
-    export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(bool(self.train_logdir), "train_logdir", "(empty)", "the folder of a run")
-        require(bool(self.export_dir), "export_dir", "(empty)", "a path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +299,8 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
     Raises:
       UserError: if the text is not a value of the setting's type.
     """
-    kind, name = type(field.default), field.name
+    kind: Any = type(field.default)
+    name = field.name
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
@@ -358,10 +309,9 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
             return tuple(number(part) for part in text.split(",") if part.strip())
         return kind(text)
     except (KeyError, ValueError):
-        allowed = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise UserError(
-            f"--{name}={text} is not possible; allowed: {allowed.get(kind, 'numbers joined by commas')}."
-        ) from None
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        allowed = kinds.get(kind, "numbers joined by commas")
+        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.") from None
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:

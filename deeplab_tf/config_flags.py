@@ -8,7 +8,8 @@ mistyped flag answer at once.
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +29,31 @@ from deeplab_tf.config import (
 FLAGS = flags.FLAGS
 
 
-# Settings of a run that scoring, prediction and export may override; the rest is as trained.
-OVERRIDABLE = {
-    ModelConfig: ("output_stride",),
-    DataConfig: ("dataset_dir", "min_resize_value", "max_resize_value"),
-    EvalConfig: ("eval_split", "eval_batch_size", "eval_scales", "add_flipped_images"),
-}
+# Settings of a run that whoever predicts with it may override; the rest is as trained.
+INFERENCE = (
+    "output_stride",
+    "min_resize_value",
+    "max_resize_value",
+    "eval_scales",
+    "add_flipped_images",
+)
 
 
-def run(main: Callable, settings: list[type], description: str, *, of_a_run: bool = False) -> None:
+def run(
+    main: Callable, settings: list[type], description: str, *, overrides: Sequence[str] = ()
+) -> None:
     """Parses the command line into `settings` and calls `main` with one object for each.
 
     Prints one sentence and exits with status 1 for a mistake the user can mend.
 
     Args:
-      of_a_run: whether flags may override settings stored in a run's folder (`with_overrides`).
+      overrides: names of settings stored in a run's folder for which flags are defined too; main
+        asks for them with `with_overrides` and `given`.
     """
     module = sys.modules[main.__module__]
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
-    groups_of_fields = {kind: dataclasses.fields(kind) for kind in settings}
-    if of_a_run:
-        groups_of_fields |= {
-            kind: tuple(field for field in dataclasses.fields(kind) if field.name in names)
-            for kind, names in OVERRIDABLE.items()
-        }
+    stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
+    of_a_run = [field for field in stored if field.name in overrides]
 
     def call(_):
         try:
@@ -61,28 +63,30 @@ def run(main: Callable, settings: list[type], description: str, *, of_a_run: boo
         except UserError as error:
             sys.exit(f"{program}: {error}")
 
-    for fields in groups_of_fields.values():
-        _define(fields)
-    help_text = _help(program, groups_of_fields, set(settings), description)
+    _define([*(field for kind in settings for field in fields(kind)), *of_a_run])
+    help_text = _help(program, settings, of_a_run, description)
     app.run(call, flags_parser=lambda argv: _parse(argv, program, help_text))
 
 
-def _define(fields: Iterable[dataclasses.Field]) -> None:
-    for field in fields:
+def _define(settings: Iterable[dataclasses.Field]) -> None:
+    for field in settings:
         if field.name in FLAGS:
             continue  # a second entry point in the same process, as in tests
         if isinstance(field.default, bool):
             flags.DEFINE_boolean(field.name, field.default, field.metadata["help"])
         else:
             flags.DEFINE(
-                _SettingParser(field), field.name, field.default, field.metadata["help"],
+                _SettingParser(field),
+                field.name,
+                field.default,
+                field.metadata["help"],
                 serializer=_SettingSerializer(),
             )
 
 
 def read(kind: type) -> Any:
     """Builds a settings group from the parsed flags."""
-    return kind(**{field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(kind)})
+    return kind(**{field.name: getattr(FLAGS, field.name) for field in fields(kind)})
 
 
 def given(name: str) -> Any:
@@ -95,7 +99,7 @@ def with_overrides(experiment: Experiment) -> Experiment:
     changed = {}
     for section in ("data", "eval"):
         group = getattr(experiment, section)
-        values = {name: given(name) for name in OVERRIDABLE[type(group)]}
+        values = {field.name: given(field.name) for field in fields(group)}
         values = {name: value for name, value in values.items() if value is not None}
         changed[section] = dataclasses.replace(group, **values)
     return dataclasses.replace(experiment, **changed)
@@ -105,7 +109,7 @@ def flagfile_text(experiment: Experiment) -> str:
     """Returns the experiment as a flagfile, one setting a line."""
     lines = ["# Written by deeplab_tf: the settings of this run."]
     for group in groups(experiment):
-        for field in dataclasses.fields(group):  # type: ignore[arg-type]
+        for field in fields(group):  # type: ignore[arg-type]
             lines.append(f"--{field.name}={text_of(getattr(group, field.name))}")
     return "\n".join(lines) + "\n"
 
@@ -122,9 +126,9 @@ def parse_flagfile(path: Path) -> Experiment:
             name, _, text = line.strip().removeprefix("--").partition("=")
             texts[name] = text
     sections = {}
-    for section in dataclasses.fields(Experiment):
+    for section in fields(Experiment):
         values = {}
-        for field in dataclasses.fields(section.type):  # type: ignore[arg-type]
+        for field in fields(section.type):  # type: ignore[arg-type]
             if field.name in texts:
                 values[field.name] = value_of(field, texts.pop(field.name))
         sections[section.name] = section.type(**values)  # type: ignore[operator]
@@ -168,16 +172,19 @@ def _parse(argv: list[str], program: str, help_text: str) -> list[str]:
 
 
 def _help(
-    program: str, fields: dict[type, Iterable[dataclasses.Field]], own: set[type], description: str
+    program: str, settings: list[type], of_a_run: list[dataclasses.Field], description: str
 ) -> str:
+    def describe(field, default):
+        choices = field.metadata["choices"]
+        limits = f" One of: {', '.join(map(str, choices))}." if choices else ""
+        shown = f" [{default}]" if default else ""
+        return f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}"
+
     lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
-    for kind, group in fields.items():
-        heading = (kind.__doc__ or kind.__name__).strip().splitlines()[0]
-        lines += ["", heading if kind in own else f"{heading} (Overrides; else as in the run.)"]
-        for field in group:
-            choices = field.metadata["choices"]
-            limits = f" One of: {', '.join(map(str, choices))}." if choices else ""
-            default = text_of(field.default) if kind in own else "as in the run"
-            shown = f" [{default}]" if default else ""
-            lines.append(f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}")
+    for kind in settings:
+        lines += ["", (kind.__doc__ or kind.__name__).strip().splitlines()[0]]
+        lines += [describe(field, text_of(field.default)) for field in fields(kind)]
+    if of_a_run:
+        lines += ["", "In place of the run's own settings:"]
+        lines += [describe(field, "as in the run") for field in of_a_run]
     return "\n".join(lines)

@@ -2,10 +2,30 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import EvalJobConfig
+from deeplab_tf.config import Config, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalJobConfig(Config):
+    """Which checkpoints are scored, and where the scores go."""
+
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
+    eval_interval_secs: int = setting(300, "Seconds between looks for a new checkpoint.", least=0)
+    max_number_of_evaluations: int = setting(
+        1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
+        require(bool(self.eval_logdir), "eval_logdir", "(empty)", "a path")
 
 
 def main(job: EvalJobConfig) -> None:
@@ -68,7 +88,10 @@ def score(job: EvalJobConfig) -> int:
 
 def run() -> None:
     config_flags.run(
-        main, [EvalJobConfig], "Scores a checkpoint, or follows a run.", of_a_run=True
+        main,
+        [EvalJobConfig],
+        "Scores a checkpoint, or follows a run.",
+        overrides=(*config_flags.INFERENCE, "dataset_dir", "eval_split", "eval_batch_size"),
     )
 
 

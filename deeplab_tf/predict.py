@@ -1,12 +1,39 @@
-"""Predicts own images: python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DIR."""
+"""Predicts own images.
+
+python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DIR
+"""
 
 import glob
+from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import PredictConfig, UserError
+from deeplab_tf.config import Config, UserError, require, setting
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Which images are predicted, by what, and where the results go."""
+
+    input: str = setting("", "Images, folders and globs, joined by commas.")
+    output_dir: str = setting("", "Folder for index/, color/ and overlay/.")
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.input), "input", "(empty)", "files, folders or globs joined by commas")
+        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+        require(
+            bool(self.checkpoint_dir) != bool(self.export_dir),
+            "checkpoint_dir",
+            self.checkpoint_dir,
+            "exactly one of --checkpoint_dir and --export_dir",
+        )
 
 
 def main(job: PredictConfig) -> None:
@@ -55,7 +82,9 @@ def find_images(text: str) -> dict[str, Path]:
             files = [path] if path.is_file() else sorted(map(Path, glob.glob(part, recursive=True)))
             named = [(p.stem, p) for p in files if p.is_file()]
         if not named:
-            raise UserError(f"--input={part} names no image; give existing files, folders or globs.")
+            raise UserError(
+                f"--input={part} names no image; give existing files, folders or globs."
+            )
         for name, file in named:
             if found.setdefault(name, file) != file:
                 raise UserError(
@@ -71,6 +100,12 @@ def _open_model(job: PredictConfig):
     from deeplab_tf.training import run_dir
 
     if job.export_dir:
+        fixed = [name for name in config_flags.INFERENCE if config_flags.given(name) is not None]
+        if fixed:
+            raise UserError(
+                f"--{fixed[0]} is fixed in --export_dir={job.export_dir}; give it to export_model, "
+                "or predict with --checkpoint_dir."
+            )
         exported = ExportedPredictor(Path(job.export_dir))
         return exported.labels, exported.classes
     loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
@@ -81,7 +116,7 @@ def _open_model(job: PredictConfig):
 
 def run() -> None:
     description = "Predicts images with a checkpoint or an exported model."
-    config_flags.run(main, [PredictConfig], description, of_a_run=True)
+    config_flags.run(main, [PredictConfig], description, overrides=config_flags.INFERENCE)
 
 
 if __name__ == "__main__":

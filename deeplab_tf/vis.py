@@ -1,10 +1,31 @@
 """Paints a split's predictions: python -m deeplab_tf.vis --checkpoint_dir=RUN --vis_logdir=DIR."""
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import VisConfig
+from deeplab_tf.config import Config, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisConfig(Config):
+    """Which checkpoint paints pictures of a split, and where they go."""
+
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    vis_logdir: str = setting("", "Folder for the pictures.")
+    vis_split: str = setting("val", "Split to paint.")
+    max_number_of_images: int = setting(0, "Pictures painted; 0 paints all of the split.", least=0)
+    also_save_raw_predictions: bool = setting(
+        False, "Whether predictions are also saved as index PNGs, in raw_segmentation_results."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
+        require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
 
 
 def main(job: VisConfig) -> None:
@@ -50,7 +71,10 @@ def main(job: VisConfig) -> None:
 
 def run() -> None:
     config_flags.run(
-        main, [VisConfig], "Paints the predictions of a checkpoint for a split.", of_a_run=True
+        main,
+        [VisConfig],
+        "Paints the predictions of a checkpoint for a split.",
+        overrides=(*config_flags.INFERENCE, "dataset_dir"),
     )
 
 

@@ -49,9 +49,7 @@ def records_dir(shapes_dir, tmp_path_factory) -> Path:
     coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
     for split in ("train", "val"):
         pairs = [
-            conversion.FilePair(
-                path.stem, path, shapes_dir / "masks" / split / f"{path.stem}.png"
-            )
+            conversion.FilePair(path.stem, path, shapes_dir / "masks" / split / f"{path.stem}.png")
             for path in sorted((shapes_dir / "images" / split).iterdir())
         ]
         records.convert_split(

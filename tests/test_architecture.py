@@ -1,4 +1,4 @@
-"""The rules of the house: imports go downwards, files and functions stay short, names are documented."""
+"""The rules of the house: imports go downwards, files are short, names are documented."""
 
 import ast
 from pathlib import Path
@@ -12,13 +12,24 @@ LAYERS = [
     ["config"],
     ["data.catalog", "models.layers", "config_flags", "data.conversion"],
     [
-        "data.records", "data.transforms", "data.photometric", "models.resnet", "models.aspp",
-        "models.heads", "training.losses", "training.schedules", "training.optimizers",
-        "evaluation.metrics", "evaluation.report",
+        "data.records",
+        "data.transforms",
+        "data.photometric",
+        "models.resnet",
+        "models.aspp",
+        "models.heads",
+        "training.losses",
+        "training.schedules",
+        "training.optimizers",
+        "evaluation.metrics",
+        "evaluation.report",
     ],
     ["data.pipeline", "models.deeplab", "evaluation.predictor"],
     [
-        "evaluation.evaluator", "evaluation.export", "training.run_dir", "training.callbacks",
+        "evaluation.evaluator",
+        "evaluation.export",
+        "training.run_dir",
+        "training.callbacks",
         "training.trainer",
     ],
     ["train", "eval", "vis", "export_model", "predict"],
@@ -29,7 +40,8 @@ SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.trainer": {
-        "deeplab_tf.training.run_dir", "deeplab_tf.training.callbacks",
+        "deeplab_tf.training.run_dir",
+        "deeplab_tf.training.callbacks",
         "deeplab_tf.evaluation.evaluator",
     },
 }

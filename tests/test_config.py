@@ -4,7 +4,14 @@ import pytest
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import (
-    DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, UserError, differences, value_of,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+    differences,
+    value_of,
 )
 
 
@@ -46,7 +53,8 @@ def test_impossible_values_name_flag_value_and_what_is_allowed(kind, values, mes
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("output_stride", "eight"), ("dropout_rate", "x"), ("align_corners", "maybe")]
+    ("name", "text"),
+    [("output_stride", "eight"), ("dropout_rate", "x"), ("align_corners", "maybe")],
 )
 def test_values_of_the_wrong_type_are_refused(name, text):
     field = next(f for f in dataclasses.fields(ModelConfig) if f.name == name)
@@ -71,5 +79,6 @@ def test_differences_name_what_must_not_change():
         train=TrainConfig(save_interval_steps=7, training_number_of_steps=9),
     )
     assert differences(old, new) == [
-        "--atrous_rates:  -> 6,12", "--training_number_of_steps: 30000 -> 9",
+        "--atrous_rates:  -> 6,12",
+        "--training_number_of_steps: 30000 -> 9",
     ]

@@ -151,10 +151,10 @@ def _ids_of_colors(rgb: np.ndarray, path: Path, coding: MaskCoding) -> np.ndarra
     for color in coding.ignore_colors:
         ids[codes == np.dot(color, (65536, 256, 1))] = coding.ignore_label
     if (ids < 0).any():
-        colors = np.unique(rgb[ids < 0], axis=0)
+        unknown = [tuple(map(int, color)) for color in np.unique(rgb[ids < 0], axis=0)]
         raise UserError(
-            f"The mask {path} has the colour {_listed([tuple(map(int, c)) for c in colors])}, which "
-            "is not in the class list; add it there, or to --ignore_colors."
+            f"The mask {path} has the colour {_listed(unknown)}, which is not in the "
+            "class list; add it there, or to --ignore_colors."
         )
     return ids.astype(np.uint8)
 
@@ -170,8 +170,9 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{path} has {image.width}x{image.height} pixels; too many to convert.")
-        if getattr(image, "n_frames", 1) > 1:
-            raise UserError(f"{path} holds {image.n_frames} pictures; one is allowed.")
+        pictures = getattr(image, "n_frames", 1)
+        if pictures > 1:
+            raise UserError(f"{path} holds {pictures} pictures; one is allowed.")
         image.load()
     except UserError:
         raise

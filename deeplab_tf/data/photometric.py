@@ -42,17 +42,15 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
     shift = tf.cast(draws[8] * (2 * HUE_DELTA), tf.int32) - HUE_DELTA
 
     image = _maybe(happens[0], lambda x: scale_and_shift(x, 1.0, delta), image)
-    image = _maybe(
-        happens[1] & contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image
-    )
+    image = _maybe(happens[1] & contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image)
     image = _maybe(happens[2], lambda x: scale_saturation(x, saturation), image)
     image = _maybe(happens[3], lambda x: shift_hue(x, shift), image)
-    return _maybe(
-        happens[1] & ~contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image
-    )
+    return _maybe(happens[1] & ~contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image)
 
 
-def scale_and_shift(image: tf.Tensor, factor: tf.Tensor | float, delta: tf.Tensor | float) -> tf.Tensor:
+def scale_and_shift(
+    image: tf.Tensor, factor: tf.Tensor | float, delta: tf.Tensor | float
+) -> tf.Tensor:
     """Returns image * factor + delta, clipped to 0..255 and truncated to uint8."""
     return tf.cast(tf.clip_by_value(tf.cast(image, tf.float32) * factor + delta, 0, 255), tf.uint8)
 
@@ -80,7 +78,9 @@ def _maybe(condition, function, image):
 
 
 def _rgb_to_hsv(image):
-    """Returns OpenCV's 8-bit HSV of (blue, green, red) as three whole-valued float32 [H, W]: hue 0..179, 0..255, 0..255.
+    """Returns OpenCV's 8-bit hue (0..179), saturation and value of (blue, green, red).
+
+    All are whole-valued float32 [H, W].
 
     Its integer arithmetic is followed to the bit (OpenCV, color_hsv.simd.hpp): a hue rounded the
     other way is off by 2 degrees, which is up to 8 grey levels.

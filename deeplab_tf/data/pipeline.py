@@ -129,13 +129,13 @@ def explained_label_errors() -> Iterator[None]:
         if not found:
             raise
         raise UserError(
-            f"The label of {found[1]!r} holds the value {found[2]}, which is not in the class list; "
-            "mend the mask and build the data set again."
+            f"The label of {found[1]!r} holds the value {found[2]}, which is not in the class "
+            "list; mend the mask and build the data set again."
         ) from None
 
 
 class EvalBatch(NamedTuple):
-    """Images of one size and their labels. images: uint8 [B, H, W, 3]; labels: uint8 [B, H, W, 1]."""
+    """Images of one size, uint8 [B, H, W, 3], and their labels, uint8 [B, H, W, 1]."""
 
     names: list[str]
     images: np.ndarray

@@ -276,7 +276,7 @@ def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
 
 
 def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[Path]:
-    found = {}
+    found: dict[int, list[Path]] = {}
     for path in sorted(folder.glob(f"{split}-*.tfrecord")):
         match = _SHARD_NAME.fullmatch(path.name)
         if match and match["split"] == split:

@@ -59,7 +59,9 @@ def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def nearest_cells(source: tf.Tensor, size: tf.Tensor, start: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def nearest_cells(
+    source: tf.Tensor, size: tf.Tensor, start: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
     """Returns which of `source` cells the resized cells start..start+count take, int32 [count].
 
     OpenCV's rule in its own double precision: floor(i * (1 / (size / source))).
@@ -83,14 +85,16 @@ def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
 def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
     """Cuts a window out of an image, uint8 [H, W, 3]."""
     resized = resize_image(image, window.size)
-    cut = tf.slice(
-        resized, tf.concat([window.offset, [0]], 0), tf.concat([window.shape, [3]], 0)
-    )
+    cut = tf.slice(resized, tf.concat([window.offset, [0]], 0), tf.concat([window.shape, [3]], 0))
     return tf.cond(window.flip, lambda: tf.reverse(cut, [1]), lambda: cut)
 
 
 def random_scale(
-    uniform: tf.Tensor, *, min_scale_factor: float, max_scale_factor: float, scale_factor_step_size: float
+    uniform: tf.Tensor,
+    *,
+    min_scale_factor: float,
+    max_scale_factor: float,
+    scale_factor_step_size: float,
 ) -> tf.Tensor:
     """Turns a number from [0, 1) into a scale, float64: from the whole range, or from its steps."""
     uniform = tf.cast(uniform, tf.float64)
@@ -105,7 +109,7 @@ def random_window(
     label: tf.Tensor,
     *,
     seed: tf.Tensor,
-    crop_size: tuple[int, int],
+    crop_size: tuple[int, ...],
     min_resize_value: int,
     max_resize_value: int,
     min_scale_factor: float,
@@ -153,7 +157,9 @@ def random_window(
     draw = tf.constant(0)
     if one_category_max_ratio < 1:
         draw = tf.while_loop(
-            lambda draw: (draw < MAX_CROP_DRAWS - 1) and is_uniform(draw), lambda draw: (draw + 1,), [draw]
+            lambda draw: (draw < MAX_CROP_DRAWS - 1) and is_uniform(draw),
+            lambda draw: (draw + 1,),
+            [draw],
         )[0]
     return at(draw)._replace(flip=draws[1] < 0.5)
 
@@ -167,7 +173,7 @@ def _is_uniform(label: tf.Tensor, max_ratio: float, ignore_label: int) -> tf.Ten
     return tf.logical_not(several & (share < max_ratio))
 
 
-def pad_centred(tensor: tf.Tensor, *, size: tuple[int, int], value: tuple | int) -> tf.Tensor:
+def pad_centred(tensor: tf.Tensor, *, size: tuple[int, ...], value: tuple | int) -> tf.Tensor:
     """Pads [h, w, channels] to `size` on all sides, one cell more below and to the right if odd.
 
     Args:

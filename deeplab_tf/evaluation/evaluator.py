@@ -33,7 +33,8 @@ class Evaluation:
             "pixel_accuracy": _number(self.scores.pixel_accuracy),
             "mean_accuracy": _number(self.scores.mean_accuracy),
             "per_class": {
-                name: _number(iou) for name, iou in zip(info.class_names, self.scores.iou, strict=True)
+                name: _number(iou)
+                for name, iou in zip(info.class_names, self.scores.iou, strict=True)
             },
         }
 
@@ -89,7 +90,9 @@ def evaluate(
 def _require_each_once(seen: collections.Counter, expected: int, split: str) -> None:
     twice = [name for name, times in seen.items() if times > 1]
     if twice or seen.total() != expected:
-        problem = f"{twice[0]!r} more than once" if twice else f"{seen.total()} of {expected} images"
+        problem = (
+            f"{twice[0]!r} more than once" if twice else f"{seen.total()} of {expected} images"
+        )
         raise UserError(
             f"The split {split!r} gave {problem}; scores count every image exactly once. "
             "Build the data set again."

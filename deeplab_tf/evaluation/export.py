@@ -47,7 +47,9 @@ def export(predictor: Predictor, info: DatasetInfo, export_dir: Path, *, version
     version = version or max(versions(export_dir), default=0) + 1
     target = export_dir / str(version)
     if target.exists():
-        raise UserError(f"{target} exists; give another --export_version, or 0 for the next free one.")
+        raise UserError(
+            f"{target} exists; give another --export_version, or 0 for the next free one."
+        )
     building = export_dir / f"building-{version}"  # servers look at numbers only
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)

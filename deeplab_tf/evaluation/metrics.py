@@ -1,4 +1,4 @@
-"""Scores of a whole split from one integer confusion matrix (Everingham et al. 2010; Long et al. 2015).
+"""Scores of a whole split from one integer confusion matrix (Long et al. 2015, sec. 5).
 
 Classes that occur neither in labels nor in predictions have no IoU and are left out of the mean;
 a class that is only ever predicted wrongly counts as 0.
@@ -22,7 +22,9 @@ def confusion_matrix(
     predictions = tf.reshape(tf.cast(predictions, tf.int64), [-1])
     pairs = tf.boolean_mask(labels * num_classes + predictions, labels != ignore_label)
     size = num_classes * num_classes
-    counts = tf.math.bincount(tf.cast(pairs, tf.int32), minlength=size, maxlength=size, dtype=tf.int64)
+    counts = tf.math.bincount(
+        tf.cast(pairs, tf.int32), minlength=size, maxlength=size, dtype=tf.int64
+    )
     return tf.reshape(counts, [num_classes, num_classes])
 
 

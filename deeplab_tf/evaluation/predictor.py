@@ -32,7 +32,8 @@ class Predictor(tf.Module):
         self.model = model
         self.num_classes = model.num_classes
         self._resizing = {
-            "min_resize_value": min_resize_value, "max_resize_value": max_resize_value
+            "min_resize_value": min_resize_value,
+            "max_resize_value": max_resize_value,
         }
         flips = (False, True) if add_flipped_images else (False,)
         self._views = [(scale, flip) for scale in scales for flip in flips]

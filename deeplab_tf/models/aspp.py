@@ -1,6 +1,7 @@
 """Atrous spatial pyramid pooling (Chen et al. 2017, arXiv:1706.05587, sec. 3.3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,16 +19,24 @@ class ASPP(tf.keras.layers.Layer):
     """
 
     def __init__(
-        self, filters: int, *, rates: Sequence[int], image_pooling: bool = True,
-        projection_kernel_size: int = 1, batch_norm_decay: float = 0.9, **kwargs,
+        self,
+        filters: int,
+        *,
+        rates: Sequence[int],
+        image_pooling: bool = True,
+        projection_kernel_size: int = 1,
+        batch_norm_decay: float = 0.9,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self._settings = {
-            "filters": filters, "rates": list(rates), "image_pooling": image_pooling,
+            "filters": filters,
+            "rates": list(rates),
+            "image_pooling": image_pooling,
             "projection_kernel_size": projection_kernel_size,
             "batch_norm_decay": batch_norm_decay,
         }
-        norm = {"batch_norm_decay": batch_norm_decay}
+        norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
         self.branches = [ConvNorm(filters, 1, name="branch1", **norm)] + [
             ConvNorm(filters, 3, rate=rate, name=f"branch{index}", **norm)
             for index, rate in enumerate(rates, start=2)

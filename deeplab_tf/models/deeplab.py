@@ -1,6 +1,7 @@
 """DeepLab: backbone, ASPP and classifier as one Keras model that knows its own loss."""
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -143,7 +144,10 @@ class DeepLab(tf.keras.Model):
           outputs: what `call` returned.
           labels: int32 [B, H, W, 1].
         """
-        settings = {"ignore_label": self._ignore_label, "align_corners": self.config.align_corners}
+        settings: dict[str, Any] = {
+            "ignore_label": self._ignore_label,
+            "align_corners": self.config.align_corners,
+        }
         total, count = losses.cross_entropy(outputs["logits"], labels, **settings)
         if "aux_logits" in outputs:
             auxiliary, _ = losses.cross_entropy(outputs["aux_logits"], labels, **settings)

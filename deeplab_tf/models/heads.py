@@ -35,12 +35,19 @@ class AuxiliaryHead(tf.keras.layers.Layer):
     """
 
     def __init__(
-        self, filters: int, num_classes: int, *, dropout_rate: float = 0.1,
-        batch_norm_decay: float = 0.9, **kwargs,
+        self,
+        filters: int,
+        num_classes: int,
+        *,
+        dropout_rate: float = 0.1,
+        batch_norm_decay: float = 0.9,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self._settings = {
-            "filters": filters, "num_classes": num_classes, "dropout_rate": dropout_rate,
+            "filters": filters,
+            "num_classes": num_classes,
+            "dropout_rate": dropout_rate,
             "batch_norm_decay": batch_norm_decay,
         }
         self.conv = ConvNorm(filters, 3, batch_norm_decay=batch_norm_decay, name="conv")

@@ -25,7 +25,9 @@ class AtrousConv2D(tf.keras.layers.Conv2D):
         rates = self.dilation_rate
         padding = "SAME"
         if max(self.strides) > 1:
-            inputs = pad_symmetric(inputs, [(k - 1) * r // 2 for k, r in zip(self.kernel_size, rates, strict=True)])
+            inputs = pad_symmetric(
+                inputs, [(k - 1) * r // 2 for k, r in zip(self.kernel_size, rates, strict=True)]
+            )
             padding = "VALID"
         if max(rates) > 1 and not direct_atrous_gradient_works():
             return tf.nn.convolution(
@@ -43,7 +45,7 @@ class AtrousConv2D(tf.keras.layers.Conv2D):
 
 
 def pad_symmetric(inputs: tf.Tensor, cells: list[int]) -> tf.Tensor:
-    """Pads [B, H, W, C] with zeros, cells[0] rows above and below, cells[1] columns on each side."""
+    """Pads [B, H, W, C] with zeros: cells[0] rows and cells[1] columns on each side."""
     if not any(cells):
         return inputs
     return tf.pad(inputs, [[0, 0], [cells[0], cells[0]], [cells[1], cells[1]], [0, 0]])
@@ -127,8 +129,12 @@ class ConvNorm(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self._settings = {
-            "filters": filters, "kernel_size": kernel_size, "strides": strides, "rate": rate,
-            "relu": relu, "batch_norm_decay": batch_norm_decay,
+            "filters": filters,
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "rate": rate,
+            "relu": relu,
+            "batch_norm_decay": batch_norm_decay,
         }
         self.relu = relu
         self.conv = AtrousConv2D(
@@ -183,7 +189,9 @@ class ChannelDropout(tf.keras.layers.Layer):
         return super().get_config() | {"rate": self.rate}
 
 
-def resize_bilinear(inputs: tf.Tensor, size: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
+def resize_bilinear(
+    inputs: tf.Tensor, size: tf.Tensor, *, align_corners: bool = False
+) -> tf.Tensor:
     """Resizes [B, h, w, C] to [B, size[0], size[1], C], float32, without antialiasing.
 
     Args:

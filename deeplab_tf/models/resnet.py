@@ -30,13 +30,24 @@ class ResidualBlock(tf.keras.layers.Layer):
     """
 
     def __init__(
-        self, filters: int, *, bottleneck: bool, strides: int, rate: int, project: bool,
-        batch_norm_decay: float = 0.9, **kwargs,
+        self,
+        filters: int,
+        *,
+        bottleneck: bool,
+        strides: int,
+        rate: int,
+        project: bool,
+        batch_norm_decay: float = 0.9,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self._settings = {
-            "filters": filters, "bottleneck": bottleneck, "strides": strides, "rate": rate,
-            "project": project, "batch_norm_decay": batch_norm_decay,
+            "filters": filters,
+            "bottleneck": bottleneck,
+            "strides": strides,
+            "rate": rate,
+            "project": project,
+            "batch_norm_decay": batch_norm_decay,
         }
         norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
         if bottleneck:
@@ -71,17 +82,29 @@ class ResNet(tf.keras.layers.Layer):
     """A ResNet without classifier: normalised images [B, H, W, 3] -> {stage: features}."""
 
     def __init__(
-        self, depth: int, *, stem: str = "v1", output_stride: int = 32,
-        multi_grid: Sequence[int] = (), batch_norm_decay: float = 0.9, **kwargs,
+        self,
+        depth: int,
+        *,
+        stem: str = "v1",
+        output_stride: int = 32,
+        multi_grid: Sequence[int] = (),
+        batch_norm_decay: float = 0.9,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self._settings = {
-            "depth": depth, "stem": stem, "output_stride": output_stride,
-            "multi_grid": list(multi_grid), "batch_norm_decay": batch_norm_decay,
+            "depth": depth,
+            "stem": stem,
+            "output_stride": output_stride,
+            "multi_grid": list(multi_grid),
+            "batch_norm_decay": batch_norm_decay,
         }
         self.stem = [
             ConvNorm(
-                filters, kernel, strides=strides, batch_norm_decay=batch_norm_decay,
+                filters,
+                kernel,
+                strides=strides,
+                batch_norm_decay=batch_norm_decay,
                 name=f"stem{index + 1}",
             )
             for index, (filters, kernel, strides) in enumerate(STEMS[stem])
@@ -89,11 +112,17 @@ class ResNet(tf.keras.layers.Layer):
         num_blocks, bottleneck = DEPTHS[depth]
         self.blocks = [  # one flat list: Keras does not save layers in nested ones
             ResidualBlock(
-                32 * 2**stage, bottleneck=bottleneck, strides=strides, rate=rate,
+                32 * 2**stage,
+                bottleneck=bottleneck,
+                strides=strides,
+                rate=rate,
                 project=block == 0 and (bottleneck or stage > 1),
-                batch_norm_decay=batch_norm_decay, name=f"stage{stage}_block{block + 1}",
+                batch_norm_decay=batch_norm_decay,
+                name=f"stage{stage}_block{block + 1}",
             )
-            for stage, plan in enumerate(stage_plans(num_blocks, output_stride, multi_grid), start=1)
+            for stage, plan in enumerate(
+                stage_plans(num_blocks, output_stride, multi_grid), start=1
+            )
             for block, (strides, rate) in enumerate(plan)
         ]
 

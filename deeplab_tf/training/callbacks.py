@@ -13,6 +13,7 @@ import tensorflow as tf
 from deeplab_tf.config import UserError
 from deeplab_tf.training.run_dir import RunDir
 
+
 class StepCallback(tf.keras.callbacks.Callback):
     """Calls `on_step(step, logs)` after each training step; `step` counts over resumed runs."""
 
@@ -41,7 +42,9 @@ class StopOnNonFiniteLoss(StepCallback):
     def on_step(self, step, logs):
         if not math.isfinite(logs["loss"]):
             steps = self._run.checkpoint_steps()
-            good = f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
+            good = (
+                f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
+            )
             raise UserError(
                 f"The loss became {logs['loss']} at step {step}; {good}. Lower "
                 "--base_learning_rate, or look at the data with the masks beside the images."
@@ -49,11 +52,17 @@ class StopOnNonFiniteLoss(StepCallback):
 
 
 class TrainingLog(StepCallback):
-    """Writes the mean loss, learning rate and speed every few steps: metrics.jsonl, TensorBoard, log."""
+    """Writes mean loss, learning rate and speed to metrics.jsonl, TensorBoard and the log."""
 
     def __init__(
-        self, run: RunDir, writer: tf.summary.SummaryWriter, *, log_steps: int, batch_size: int,
-        last_step: int, print_lines: bool,
+        self,
+        run: RunDir,
+        writer: tf.summary.SummaryWriter,
+        *,
+        log_steps: int,
+        batch_size: int,
+        last_step: int,
+        print_lines: bool,
     ):
         super().__init__()
         self._run, self._writer = run, writer
@@ -85,7 +94,8 @@ class TrainingLog(StepCallback):
             eta = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._last_step - step)))
             print(
                 f"step {step}/{self._last_step}  loss {entry['loss']:.4f}  "
-                f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s  ETA {eta}",
+                f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s  "
+                f"ETA {eta}",
                 flush=True,
             )
 
@@ -116,8 +126,13 @@ class Validation(StepCallback):
     """Scores the model every few steps and keeps the best checkpoint."""
 
     def __init__(
-        self, validate: Callable[[int], float], run: RunDir, saver: Saver, *,
-        eval_interval_steps: int, last_step: int,
+        self,
+        validate: Callable[[int], float],
+        run: RunDir,
+        saver: Saver,
+        *,
+        eval_interval_steps: int,
+        last_step: int,
     ):
         super().__init__()
         self._validate, self._run, self._saver = validate, run, saver

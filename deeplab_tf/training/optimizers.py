@@ -22,8 +22,14 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate=0.01, *, momentum=0.9, weight_decay=0.0, style="sgd",
-        name="MomentumSGD", **kwargs,
+        self,
+        learning_rate=0.01,
+        *,
+        momentum=0.9,
+        weight_decay=0.0,
+        style="sgd",
+        name="MomentumSGD",
+        **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)

@@ -24,7 +24,10 @@ from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import DeepLab, build_model
 
 EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
-    "experiment.flags", "metrics.jsonl", "environment.json", "best.json",
+    "experiment.flags",
+    "metrics.jsonl",
+    "environment.json",
+    "best.json",
 )
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 # What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
@@ -100,9 +103,10 @@ class RunDir:
         except (tf.errors.OpError, OSError) as error:
             self._remove_unfinished()
             whole = [f"model.ckpt-{old}" for old in self.checkpoint_steps() if old != step]
+            last = whole[-1] if whole else "none"
             raise UserError(
                 f"The checkpoint of step {step} could not be written to {self.path} "
-                f"({str(error).splitlines()[0]}); the last whole one is {whole[-1] if whole else 'none'}."
+                f"({str(error).splitlines()[0]}); the last whole one is {last}."
             ) from None
         kept = set(self.checkpoint_steps()[-keep:]) | {self.best().get("step")}
         for old in set(self.checkpoint_steps()) - kept:
@@ -125,7 +129,8 @@ class RunDir:
             except _DAMAGE as error:
                 log.warning(
                     "Checkpoint model.ckpt-%d is damaged and passed over (%s).",
-                    step, str(error).splitlines()[0],
+                    step,
+                    str(error).splitlines()[0],
                 )
         if steps or any(self.path.glob("model.ckpt-*")) or self.last_recorded_step():
             raise UserError(
@@ -191,7 +196,11 @@ class LoadedRun:
         Raises:
           UserError: if its classes differ.
         """
-        info = catalog.load("", dataset_dir) if (Path(dataset_dir) / catalog.MANIFEST).is_file() else self.info
+        info = (
+            catalog.load("", dataset_dir)
+            if (Path(dataset_dir) / catalog.MANIFEST).is_file()
+            else self.info
+        )
         if info.class_names != self.info.class_names:
             raise UserError(
                 f"The model was trained for the {self.info.num_classes} classes of "
@@ -224,9 +233,8 @@ def load(
     model = build_model(config, num_classes=info.num_classes)
     steps = run.checkpoint_steps()
     if step is not None and step not in steps:
-        raise UserError(
-            f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, steps)) or 'none'}."
-        )
+        known = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"{folder} has no checkpoint of step {step}; it has: {known}.")
     checkpoint = tf.train.Checkpoint(model=model)
     for candidate in reversed(steps) if step is None else [step]:
         try:
@@ -237,7 +245,9 @@ def load(
             reason = str(error).splitlines()[0]
             if step is not None:
                 raise UserError(f"{run.prefix(step)} can not be read: {reason}") from None
-            log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", candidate, reason)
+            log.warning(
+                "Checkpoint model.ckpt-%d is damaged and passed over (%s).", candidate, reason
+            )
     raise UserError(f"{folder} holds no whole checkpoint yet.")
 
 
@@ -252,7 +262,9 @@ def environment() -> dict:
     """Returns what a result may depend on besides the settings."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "deeplab_tf": __version__,

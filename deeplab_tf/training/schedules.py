@@ -22,6 +22,8 @@ class PolynomialDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {
-            "base": self.base, "end": self.end,
-            "total_steps": self.total_steps, "power": self.power,
+            "base": self.base,
+            "end": self.end,
+            "total_steps": self.total_steps,
+            "power": self.power,
         }

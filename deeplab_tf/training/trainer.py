@@ -15,6 +15,7 @@ from deeplab_tf.training.optimizers import MomentumSGD
 from deeplab_tf.training.run_dir import RunDir
 from deeplab_tf.training.schedules import PolynomialDecay
 
+
 def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     """Returns the strategy of --distribution_strategy for the GPUs at hand, else for the CPU.
 
@@ -153,7 +154,11 @@ class Trainer:
         saver = callbacks.Saver(
             self._saving(writer, predictor), save_interval_steps=config.save_interval_steps
         )
-        chosen = [callbacks.StopOnNonFiniteLoss(self.run_dir), *([bar] if bar else []), training_log]
+        chosen = [
+            callbacks.StopOnNonFiniteLoss(self.run_dir),
+            *([bar] if bar else []),
+            training_log,
+        ]
         if self.eval_table is not None:
             chosen.append(
                 callbacks.Validation(
@@ -191,10 +196,13 @@ class Trainer:
     def _validating(self, writer, predictor: Predictor):
         evaluation = self.experiment.eval
 
+        table = self.eval_table
+        assert table is not None  # validation is set up with its records only
+
         def validate(step: int) -> float:
             result = evaluator.evaluate(
                 predictor,
-                self.eval_table,
+                table,
                 self.info,
                 split=evaluation.eval_split,
                 batch_size=evaluation.eval_batch_size,

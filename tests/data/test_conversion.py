@@ -8,7 +8,9 @@ from deeplab_tf.config import UserError
 from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_mask
 
 CODING = MaskCoding(
-    num_classes=3, ignore_label=255, colors=((0, 0, 0), (200, 10, 10), (10, 200, 10)),
+    num_classes=3,
+    ignore_label=255,
+    colors=((0, 0, 0), (200, 10, 10), (10, 200, 10)),
     ignore_colors=((255, 255, 255),),
 )
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)

@@ -14,7 +14,7 @@ def colors():
 
 
 def by_eight_bit_hsv(image, change):
-    """Applies change(h 0..179, s, v) to each pixel as OpenCV's 8-bit HSV of a BGR image has them."""
+    """Applies change(h 0..179, s, v) to each pixel, in 8-bit HSV of a BGR image."""
     result = np.zeros_like(image)
     for place in np.ndindex(image.shape[:2]):
         blue_first = image[place][::-1] / 255.0

@@ -9,7 +9,9 @@ from deeplab_tf.config import DataConfig, UserError
 from deeplab_tf.data import catalog, pipeline, records
 
 MEAN = (123.675, 116.28, 103.53)
-CONFIG = DataConfig(train_crop_size=(24, 40), photometric_distortion=True, one_category_max_ratio=0.75)
+CONFIG = DataConfig(
+    train_crop_size=(24, 40), photometric_distortion=True, one_category_max_ratio=0.75
+)
 
 
 @pytest.fixture
@@ -19,8 +21,15 @@ def table(records_dir):
 
 def batches(table, first, last, *, seed=0, num_classes=7):
     dataset = pipeline.train_batches(
-        table, CONFIG, batch_size=2, first_step=first, last_step=last, seed=seed,
-        num_classes=num_classes, ignore_label=255, image_mean=MEAN,
+        table,
+        CONFIG,
+        batch_size=2,
+        first_step=first,
+        last_step=last,
+        seed=seed,
+        num_classes=num_classes,
+        ignore_label=255,
+        image_mean=MEAN,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in dataset]
 
@@ -36,14 +45,16 @@ def test_batches_have_the_promised_form(table):
     ((images, labels),) = batches(table, 0, 1)
     assert images.shape == (2, 24, 40, 3) and images.dtype == np.float32
     assert labels.shape == (2, 24, 40, 1) and labels.dtype == np.int32
-    assert 0 <= images.min() and images.max() <= 255
+    assert images.min() >= 0 and images.max() <= 255
     assert set(np.unique(labels)) <= {*range(7), 255}
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_does_not(table):
     once = batches(table, 0, 6)
     assert_equal(once, batches(table, 0, 6))
-    assert any((a[0] != b[0]).any() for a, b in zip(once, batches(table, 0, 6, seed=1), strict=True))
+    assert any(
+        (a[0] != b[0]).any() for a, b in zip(once, batches(table, 0, 6, seed=1), strict=True)
+    )
 
 
 @pytest.mark.parametrize("step", [1, 5, 11])  # 9 images: epochs end within steps 4, 9 and 13
@@ -79,7 +90,9 @@ def test_evaluation_reads_every_image_once_at_its_own_size(records_dir, shapes_d
 
 
 def test_images_of_one_size_share_a_batch(tmp_path, table):
-    twice = records.RecordTable(table.files, np.repeat(table.file_index, 2), np.repeat(table.offsets, 2))
+    twice = records.RecordTable(
+        table.files, np.repeat(table.file_index, 2), np.repeat(table.offsets, 2)
+    )
     sizes = [
         len(batch.names)
         for batch in pipeline.eval_batches(twice, batch_size=2, num_classes=7, ignore_label=255)
@@ -88,15 +101,17 @@ def test_images_of_one_size_share_a_batch(tmp_path, table):
 
 
 def test_a_label_outside_the_class_list_names_its_image(table):
-    with pytest.raises(UserError, match=r"'train_\d{4}' holds the value [3-6]"):
-        with pipeline.explained_label_errors():
-            batches(table, 0, 9, num_classes=3)
+    message = r"'train_\d{4}' holds the value [3-6]"
+    with pytest.raises(UserError, match=message), pipeline.explained_label_errors():
+        batches(table, 0, 9, num_classes=3)
 
 
 def test_another_failure_is_not_mistaken_for_a_bad_label(table, tmp_path):
     broken = bytearray(Path(table.files[0]).read_bytes())
     broken[200] ^= 0xFF
     (tmp_path / "broken").write_bytes(broken)
-    damaged = records.RecordTable((str(tmp_path / "broken"),), table.file_index[:1], table.offsets[:1])
+    damaged = records.RecordTable(
+        (str(tmp_path / "broken"),), table.file_index[:1], table.offsets[:1]
+    )
     with pytest.raises(tf.errors.DataLossError), pipeline.explained_label_errors():
         batches(damaged, 0, 1)

@@ -22,19 +22,32 @@ def example(number):
 
 def write(folder, count=5, num_shards=2, split="train", examples=None):
     records.write_split(
-        examples or map(example, range(count)), output_dir=folder, info=INFO, split=split,
-        num_images=count, num_shards=num_shards, source="s",
+        examples or map(example, range(count)),
+        output_dir=folder,
+        info=INFO,
+        split=split,
+        num_images=count,
+        num_shards=num_shards,
+        source="s",
     )
 
 
 def test_records_follow_the_official_schema(tmp_path):
     write(tmp_path, count=1, num_shards=1)
     # Keys of the official package's build_data.py (reference/official_deeplab.md sec. 2.1).
-    serialized = next(iter(tf.data.TFRecordDataset(str(tmp_path / "train-00000-of-00001.tfrecord"))))
+    serialized = next(
+        iter(tf.data.TFRecordDataset(str(tmp_path / "train-00000-of-00001.tfrecord")))
+    )
     features = tf.train.Example.FromString(serialized.numpy()).features.feature
     assert set(features) == {
-        "image/encoded", "image/filename", "image/format", "image/height", "image/width",
-        "image/channels", "image/segmentation/class/encoded", "image/segmentation/class/format",
+        "image/encoded",
+        "image/filename",
+        "image/format",
+        "image/height",
+        "image/width",
+        "image/channels",
+        "image/segmentation/class/encoded",
+        "image/segmentation/class/format",
     }
     assert features["image/height"].int64_list.value == [2]
     assert features["image/width"].int64_list.value == [3]
@@ -85,7 +98,12 @@ def test_another_data_sets_folder_is_refused(tmp_path):
     other = catalog.DatasetInfo(name="pair", classes=INFO.classes[::-1])
     with pytest.raises(UserError, match="other classes"):
         records.write_split(
-            [example(0)], output_dir=tmp_path, info=other, split="val", num_images=1, num_shards=1,
+            [example(0)],
+            output_dir=tmp_path,
+            info=other,
+            split="val",
+            num_images=1,
+            num_shards=1,
             source="s",
         )
 
@@ -106,7 +124,9 @@ def test_shards_of_the_official_package_are_read_without_a_manifest(tmp_path):
     write(tmp_path)
     (tmp_path / catalog.MANIFEST).unlink()
     assert len(records.open_split(tmp_path, "train", INFO)) == 5
-    shutil.copy(tmp_path / "train-00000-of-00002.tfrecord", tmp_path / "train-00000-of-00003.tfrecord")
+    shutil.copy(
+        tmp_path / "train-00000-of-00002.tfrecord", tmp_path / "train-00000-of-00003.tfrecord"
+    )
     with pytest.raises(UserError, match="not whole"):
         records.open_split(tmp_path, "train", INFO)
 

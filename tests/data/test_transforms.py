@@ -53,14 +53,18 @@ def bilinear(image, height, width):
     return upper * (1 - y) + lower * y
 
 
-@pytest.mark.parametrize(("source", "size"), [((37, 53), (61, 20)), ((40, 30), (40, 30)), ((9, 7), (80, 99))])
+@pytest.mark.parametrize(
+    ("source", "size"), [((37, 53), (61, 20)), ((40, 30), (40, 30)), ((9, 7), (80, 99))]
+)
 def test_resize_image_is_half_pixel_bilinear(source, size):
     image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
     resized = transforms.resize_image(image, size).numpy()
     assert np.abs(resized - bilinear(image, *size)).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.parametrize(("source", "size"), [(375, 683), (2, 98), (500, 1000), (1000, 333), (7, 7)])
+@pytest.mark.parametrize(
+    ("source", "size"), [(375, 683), (2, 98), (500, 1000), (1000, 333), (7, 7)]
+)
 def test_nearest_cells_follow_opencv(source, size):
     # cv::resize with INTER_NEAREST: ifx = 1 / (double(size) / source); floor(x * ifx)
     expected = [min(int(np.floor(i * (1 / (size / source)))), source - 1) for i in range(size)]
@@ -76,8 +80,12 @@ def test_image_and_label_move_together(shape, compiled):
 
     def augment(number):
         return pipeline.augment(
-            tf.constant(image * 10), tf.constant(label), config,
-            seed=tf.stack([tf.constant(3, tf.int64), number]), ignore_label=IGNORE, image_mean=MEAN,
+            tf.constant(image * 10),
+            tf.constant(label),
+            config,
+            seed=tf.stack([tf.constant(3, tf.int64), number]),
+            ignore_label=IGNORE,
+            image_mean=MEAN,
         )
 
     numbers = tf.data.Dataset.range(8)
@@ -92,7 +100,9 @@ def test_image_and_label_move_together(shape, compiled):
         assert inner.sum() > 0.6 * valid.sum()
         wrong = np.abs(changed[..., 0][inner] / 10 - moved[inner]) > 1
         assert not wrong.any()
-        np.testing.assert_array_equal(changed[~valid], np.broadcast_to(np.float32(MEAN), changed[~valid].shape))
+        np.testing.assert_array_equal(
+            changed[~valid], np.broadcast_to(np.float32(MEAN), changed[~valid].shape)
+        )
 
 
 def test_padding_is_centred_and_keeps_the_image():
@@ -105,8 +115,13 @@ def test_padding_is_centred_and_keeps_the_image():
 
 def window(label, number, **settings):
     defaults = {
-        "crop_size": (32, 32), "min_resize_value": 0, "max_resize_value": 0, "min_scale_factor": 1.0,
-        "max_scale_factor": 1.0, "scale_factor_step_size": 0.0, "one_category_max_ratio": 1.0,
+        "crop_size": (32, 32),
+        "min_resize_value": 0,
+        "max_resize_value": 0,
+        "min_scale_factor": 1.0,
+        "max_scale_factor": 1.0,
+        "scale_factor_step_size": 0.0,
+        "one_category_max_ratio": 1.0,
         "ignore_label": IGNORE,
     }
     return transforms.random_window(tf.constant(label), seed=seed(number), **defaults | settings)

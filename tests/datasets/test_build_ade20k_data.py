@@ -11,7 +11,9 @@ from deeplab_tf.data import catalog, records
 def raw(tmp_path):
     """Two images a split in the archive's layout; every value 0..150 occurs."""
     for split, name in (
-        ("training", "ADE_train_1"), ("training", "ADE_train_2"), ("validation", "ADE_val_1"),
+        ("training", "ADE_train_1"),
+        ("training", "ADE_train_2"),
+        ("validation", "ADE_val_1"),
     ):
         for part in ("images", "annotations"):
             (tmp_path / "raw" / part / split).mkdir(parents=True, exist_ok=True)

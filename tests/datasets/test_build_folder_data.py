@@ -26,8 +26,10 @@ def raw(tmp_path):
 def config(raw, **values):
     return build_folder_data.FolderConfig(
         **{
-            "images_dir": str(raw / "images"), "masks_dir": str(raw / "masks"),
-            "class_list": str(raw / "classes.csv"), "output_dir": str(raw / "out"),
+            "images_dir": str(raw / "images"),
+            "masks_dir": str(raw / "masks"),
+            "class_list": str(raw / "classes.csv"),
+            "output_dir": str(raw / "out"),
         }
         | values
     )

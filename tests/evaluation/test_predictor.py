@@ -68,9 +68,7 @@ def test_the_resize_rule_is_applied_and_the_images_size_returned(model):
 def test_evaluation_equals_a_loop_in_numpy(model, records_dir, batch_size):
     info = catalog.load("", records_dir)
     table = records.open_split(records_dir, "val", info)
-    result = evaluator.evaluate(
-        Predictor(model), table, info, split="val", batch_size=batch_size
-    )
+    result = evaluator.evaluate(Predictor(model), table, info, split="val", batch_size=batch_size)
     matrix = np.zeros([7, 7], np.int64)
     for index in range(len(table)):
         record = records.parse(table.read(tf.constant(index)))

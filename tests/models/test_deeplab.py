@@ -6,7 +6,11 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
 
 CONFIG = ModelConfig(
-    model_variant="resnet_v1_18", output_stride=8, atrous_rates=(1, 2), aspp_convs_filters=8, auxiliary_filters=4
+    model_variant="resnet_v1_18",
+    output_stride=8,
+    atrous_rates=(1, 2),
+    aspp_convs_filters=8,
+    auxiliary_filters=4,
 )
 IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 37, 50, 3)).astype(np.float32)
 LABELS = np.random.default_rng(1).integers(0, 3, (4, 37, 50, 1)).astype(np.int32)
@@ -28,13 +32,18 @@ def test_logits_have_one_cell_for_each_output_stride(output_stride):
 
 def test_auxiliary_logits_come_with_the_auxiliary_head_only(model):
     assert set(model(IMAGES)) == {"logits", "aux_logits"}
-    plain = build_model(ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3)
+    plain = build_model(
+        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3
+    )
     assert set(plain(IMAGES)) == {"logits"}
 
 
 def test_normalisation_is_inside_the_model():
     shifted = ModelConfig(
-        model_variant="resnet_v1_18", aspp_convs_filters=8, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0)
+        model_variant="resnet_v1_18",
+        aspp_convs_filters=8,
+        image_mean=(0.0, 0.0, 0.0),
+        image_std=(1.0, 1.0, 1.0),
     )
     usual = ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8)
     first, second = build_model(usual, num_classes=3), build_model(shifted, num_classes=3)

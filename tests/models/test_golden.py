@@ -48,7 +48,9 @@ def model(rule):
         num_classes=150,
     )
     for index, conv in enumerate(model.backbone.stem):
-        assign(conv, weights, f"backbone_net.stem.{3 * index}", f"backbone_net.stem.{3 * index + 1}")
+        assign(
+            conv, weights, f"backbone_net.stem.{3 * index}", f"backbone_net.stem.{3 * index + 1}"
+        )
     for block in model.backbone.blocks:
         stage, number = block.name.removeprefix("stage").split("_block")
         prefix = f"backbone_net.layer{stage}.{int(number) - 1}"

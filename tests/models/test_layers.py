@@ -21,17 +21,28 @@ def convolve(image, kernel, stride, rate):
     result = np.zeros([height, width, kernel.shape[-1]])
     for row, column in np.ndindex(height, width):
         top, left = row * stride, column * stride
-        cells = padded[top : top + size * rate : rate, left : left + size * rate : rate][:size, :size]
+        cells = padded[top : top + size * rate : rate, left : left + size * rate : rate][
+            :size, :size
+        ]
         result[row, column] = np.einsum("ijc,ijco->o", cells, kernel)
     return result
 
 
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "rate"),
-    [((8, 8), 3, 2, 1), ((9, 7), 3, 2, 1), ((8, 10), 7, 2, 1), ((8, 9), 1, 2, 1), ((9, 8), 3, 1, 1), ((9, 8), 3, 1, 4)],
+    [
+        ((8, 8), 3, 2, 1),
+        ((9, 7), 3, 2, 1),
+        ((8, 10), 7, 2, 1),
+        ((8, 9), 1, 2, 1),
+        ((9, 8), 3, 1, 1),
+        ((9, 8), 3, 1, 4),
+    ],
 )
 def test_convolutions_pad_symmetrically(size, kernel, stride, rate):
-    layer = AtrousConv2D(5, kernel, strides=stride, dilation_rate=rate, padding="same", use_bias=False)
+    layer = AtrousConv2D(
+        5, kernel, strides=stride, dilation_rate=rate, padding="same", use_bias=False
+    )
     image = draw(1, *size, 3)
     result = layer(image).numpy()[0]
     np.testing.assert_allclose(
@@ -45,7 +56,7 @@ def test_atrous_convolutions_train_without_onednn():
 import numpy as np, tensorflow as tf
 from deeplab_tf.models.layers import AtrousConv2D, direct_atrous_gradient_works
 print(direct_atrous_gradient_works())
-layer = AtrousConv2D(4, 3, dilation_rate=2, padding="same", use_bias=False, kernel_initializer="ones")
+layer = AtrousConv2D(4, 3, dilation_rate=2, padding="same", kernel_initializer="ones")
 images = tf.reshape(tf.range(2 * 9 * 8 * 3, dtype=tf.float32), [2, 9, 8, 3]) / 100
 with tf.GradientTape() as tape:
     tape.watch(images)
@@ -57,7 +68,11 @@ for gradient in tape.gradient(loss, [images, layer.trainable_variables[0]]):
     for onednn in ("0", "1"):
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         works, *lines = done.stdout.splitlines()
         assert works == str(onednn == "1"), done.stderr

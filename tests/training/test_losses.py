@@ -40,4 +40,6 @@ def test_logits_are_enlarged_to_the_labels():
     total, count = cross_entropy(logits, labels, ignore_label=255)
     # Half-pixel enlargement of 0, 4 gives 0, 1, 3, 4: margins of the label 4, 2, 2, 4.
     assert float(count) == 4
-    assert float(total) == pytest.approx(2 * np.log1p(np.exp(-4)) + 2 * np.log1p(np.exp(-2)), rel=1e-4)
+    assert float(total) == pytest.approx(
+        2 * np.log1p(np.exp(-4)) + 2 * np.log1p(np.exp(-2)), rel=1e-4
+    )

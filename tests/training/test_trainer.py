@@ -28,9 +28,7 @@ def weights(folder):
     """Every number in the newest checkpoint: weights, moving averages, momentum, step."""
     reader = tf.train.load_checkpoint(run_dir.RunDir(folder).prefix(4))
     names = [name for name in reader.get_variable_to_shape_map() if "loss_tracker" not in name]
-    return {
-        name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name
-    }
+    return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
 
 def assert_same_weights(first, second):
@@ -46,7 +44,10 @@ def start(experiment, tmp_path, *flags):
     flagfile.write_text(config_flags.flagfile_text(experiment))
     command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *flags]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     )
 
@@ -145,7 +146,9 @@ def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
     experiment = change(tiny_experiment, "train", base_learning_rate=1e30, save_interval_steps=1)
-    with pytest.raises(UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"):
+    with pytest.raises(
+        UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"
+    ):
         Trainer(experiment).run()
 
 
@@ -177,7 +180,9 @@ def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
 
 
 def test_a_batch_that_can_not_be_shared_names_the_nearest():
-    with pytest.raises(UserError, match="train_batch_size=7 .* 4 replicas; the nearest that can is 8"):
+    with pytest.raises(
+        UserError, match="train_batch_size=7 .* 4 replicas; the nearest that can is 8"
+    ):
         require_even_batch(7, 4)
     require_even_batch(8, 4)
 
