@@ -57,9 +57,8 @@ def main(config: BenchmarkConfig) -> None:
     timed = seconds[2:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rate = config.batch_size / statistics.median(timed)
-    print(
-        f"{rate:.3f} images/s (median of {len(timed)} steps, {min(timed):.2f} to {max(timed):.2f} s each), peak {peak:.0f} MiB"
-    )
+    spread = f"{min(timed):.2f} to {max(timed):.2f} s each"
+    print(f"{rate:.3f} images/s (median of {len(timed)} steps, {spread}), peak {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from deeplab_tf.config import (
 )
 
 FLAGS = flags.FLAGS
+# TensorFlow's errors (not imported here) that tell of damaged files and full disks, not of bugs.
+_OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 
 
 # Settings of a run that whoever predicts with it may override; the rest is as trained.
@@ -60,8 +62,12 @@ def run(
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else each start prints a page
             logging.set_verbosity(logging.WARNING)
             main(*[read(kind) for kind in settings])
-        except UserError as error:
+        except (UserError, OSError) as error:
             sys.exit(f"{program}: {error}")
+        except Exception as error:
+            if type(error).__name__ not in _OUTSIDE_FAULTS:
+                raise
+            sys.exit(f"{program}: {str(error).splitlines()[0]}")
 
     _define([*(field for kind in settings for field in fields(kind)), *of_a_run])
     help_text = _help(program, settings, of_a_run, description)

@@ -30,25 +30,31 @@ class EvalJobConfig(Config):
 
 def main(job: EvalJobConfig) -> None:
     """Scores the newest checkpoint, or each new one up to the end of the run."""
-    from deeplab_tf.training.run_dir import RunDir
+    from deeplab_tf.training.run_dir import RunDir, UnreadableCheckpointError
 
     if job.max_number_of_evaluations == 1:
-        score(job)
+        score(job, job.checkpoint_dir)
         return
-    scored, evaluations = -1, 0
+    run = RunDir(job.checkpoint_dir)
+    last_step = run.experiment().train.training_number_of_steps
+    looked_at, evaluations = 0, 0
     while True:
-        run = RunDir(job.checkpoint_dir)
-        if max(run.checkpoint_steps(), default=-1) > scored:
-            scored = score(job)
-            evaluations += 1
-            last_step = run.experiment().train.training_number_of_steps
-            if evaluations == job.max_number_of_evaluations or scored >= last_step:
-                return
+        newest = max(run.checkpoint_steps(), default=0)
+        if newest > looked_at:
+            looked_at = newest
+            try:
+                score(job, run.prefix(newest))
+                evaluations += 1
+            except UnreadableCheckpointError as error:  # or the trainer has deleted it
+                print(f"{error} Waiting for the next one.", flush=True)
+        if evaluations == job.max_number_of_evaluations or looked_at >= last_step:
+            return
+        print(f"Waiting for a checkpoint after step {looked_at} in {run.path}.", flush=True)
         time.sleep(job.eval_interval_secs)
 
 
-def score(job: EvalJobConfig) -> int:
-    """Scores the newest checkpoint, prints the table, writes the results; returns its step."""
+def score(job: EvalJobConfig, checkpoint: str) -> None:
+    """Scores a checkpoint, or the newest of a folder: prints the table, writes the results."""
     import tensorflow as tf
     from tqdm import tqdm
 
@@ -57,7 +63,7 @@ def score(job: EvalJobConfig) -> int:
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
+    loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
     experiment = config_flags.with_overrides(loaded.experiment)
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
@@ -83,7 +89,6 @@ def score(job: EvalJobConfig) -> int:
             tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
         for name, iou in zip(info.class_names, result.scores.iou, strict=True):
             tf.summary.scalar(f"eval/iou/{name}", iou)
-    return loaded.step
 
 
 def run() -> None:

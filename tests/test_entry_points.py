@@ -93,14 +93,13 @@ def test_a_mistake_is_one_sentence(program, arguments, message):
 
 
 def test_the_ade20k_recipe_says_how_to_build_its_data(tmp_path):
-    done = call(
-        "deeplab_tf.train",
-        "--flagfile=configs/ade20k_r101_os16.flags",
-        f"--train_logdir={tmp_path / 'run'}",
-    )
+    recipe = ["deeplab_tf.train", "--flagfile=configs/ade20k_r101_os16.flags"]
+    done = call(*recipe)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "python -m datasets.build_ade20k_data --output_dir=DIR" in done.stderr
-    assert not (tmp_path / "run").exists()
+    done = call(*recipe, f"--dataset_dir={tmp_path}")
+    assert f"datasets.build_ade20k_data --output_dir={tmp_path}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_whole_way(shapes_dir, tmp_path):

@@ -32,7 +32,13 @@ class DatasetInfo:
     classes: tuple[LabelClass, ...]
     ignore_label: int = 255
     splits: dict[str, int] = dataclasses.field(default_factory=dict)
-    builder: str = "python -m datasets.build_folder_data"
+    builder: str = "build_folder_data"
+
+    @property
+    def build_command(self) -> str:
+        """The command that builds the data set: the builders' package is another in a clone."""
+        installed = (Path(__file__).parents[1] / "datasets").is_dir()
+        return f"python -m {'deeplab_tf.datasets' if installed else 'datasets'}.{self.builder}"
 
     @property
     def num_classes(self) -> int:
@@ -88,15 +94,18 @@ def read_class_table(path: Path) -> tuple[LabelClass, ...]:
     """
     if not path.is_file():
         raise UserError(f"The class list {path} does not exist; it is a CSV file: name,r,g,b.")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        missing = {"name", "r", "g", "b"} - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(
-                f"The class list {path} has no column {', '.join(sorted(missing))}; "
-                "its first line must be name,r,g,b (or index,name,r,g,b)."
-            )
-        classes = [_label_class(row, index, path) for index, row in enumerate(reader)]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # spreadsheets write the mark
+    except UnicodeDecodeError:
+        raise UserError(f"The class list {path} is not UTF-8 text; save it as such.") from None
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    missing = {"name", "r", "g", "b"} - set(reader.fieldnames or ())
+    if missing:
+        raise UserError(
+            f"The class list {path} has no column {', '.join(sorted(missing))}; "
+            "its first line must be name,r,g,b (or index,name,r,g,b)."
+        )
+    classes = [_label_class(row, index, path) for index, row in enumerate(reader)]
     names = [label_class.name for label_class in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not 1 < len(classes) <= 255:
@@ -125,9 +134,9 @@ def _known(name: str, builder: str, splits: dict[str, int]) -> DatasetInfo:
 
 # Split sizes and classes: ADE20K SceneParsing 2016 (Zhou et al. 2017); 0 in its files is ignored.
 KNOWN = {
-    "ade20k": lambda: _known(
-        "ade20k", "python -m datasets.build_ade20k_data", {"train": 20210, "val": 2000}
-    ),
+    "ade20k": lambda: _known("ade20k", "build_ade20k_data", {"train": 20210, "val": 2000}),
+    # Brostow et al. 2009, in the split and classes of SegNet (Badrinarayanan et al. 2015).
+    "camvid": lambda: _known("camvid", "build_folder_data", {"train": 367, "val": 101}),
 }
 
 
@@ -159,7 +168,7 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
         )
     raise UserError(
         f"There is no {MANIFEST} in --dataset_dir={dataset_dir}, and --dataset={name} is not one "
-        f"of {known}; build the data set, for example with {DatasetInfo.builder}."
+        f"of {known}; build the data set with one of the builders (datasets/README.md)."
     )
 
 

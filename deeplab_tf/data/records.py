@@ -150,7 +150,10 @@ def convert_split(
     Args: as of `conversion.encode_all` and `write_split`; encode's keywords are the settings
       that, with the files, decide whether the split is up to date.
     """
+    if not pairs:
+        raise UserError(f"The split {split!r} has no image; give it some, or leave it out.")
     source = conversion.fingerprint(pairs, sorted(encode.keywords.items()), num_shards)
+    _open_manifest(output_dir, info)  # refuses another data set's folder
     if is_current(output_dir, split, source):
         print(f"{output_dir}: split {split} is up to date ({len(pairs)} images).")
         return
@@ -173,7 +176,6 @@ def _close(writers: list) -> None:
 
 
 def _open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
-    output_dir.mkdir(parents=True, exist_ok=True)
     if not (output_dir / catalog.MANIFEST).is_file():
         return info.to_json() | {"splits": {}}
     manifest = catalog.read_manifest(output_dir)
@@ -240,11 +242,13 @@ def open_split(dataset_dir: str | Path, split: str, info: catalog.DatasetInfo) -
     if not dataset_dir:
         raise UserError(
             f"--dataset_dir is empty; build the {info.name} records with "
-            f"`{info.builder} --output_dir=DIR` and give --dataset_dir=DIR."
+            f"`{info.build_command} --output_dir=DIR` and give --dataset_dir=DIR."
         )
     folder = Path(dataset_dir)
     if (folder / catalog.MANIFEST).is_file():
-        splits = catalog.read_manifest(folder)["splits"]
+        splits = catalog.read_manifest(folder).get("splits")
+        if splits is None:
+            raise UserError(f"--dataset_dir={folder} is the folder of a run, not of a data set.")
         if split not in splits:
             raise UserError(
                 f"{folder} has no split {split!r}; it has: {', '.join(sorted(splits)) or 'none'}."
@@ -284,7 +288,7 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
     if not found:
         raise UserError(
             f"There are no records of the split {split!r} in --dataset_dir={folder}; build them "
-            f"with `{info.builder} --output_dir={folder}`."
+            f"with `{info.build_command} --output_dir={folder}`."
         )
     for count, paths in found.items():
         if len(found) > 1 or len(paths) != count:

@@ -3,6 +3,7 @@
 `step` is always the number of steps done, which is what the optimizer counts.
 """
 
+import datetime
 import math
 import signal
 import time
@@ -41,18 +42,17 @@ class StopOnNonFiniteLoss(StepCallback):
 
     def on_step(self, step, logs):
         if not math.isfinite(logs["loss"]):
-            steps = self._run.checkpoint_steps()
-            good = (
-                f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
-            )
             raise UserError(
-                f"The loss became {logs['loss']} at step {step}; {good}. Lower "
+                f"The loss became {logs['loss']} at step {step}; {self._run.last_good()}. Lower "
                 "--base_learning_rate, or look at the data with the masks beside the images."
             )
 
 
 class TrainingLog(StepCallback):
-    """Writes mean loss, learning rate and speed to metrics.jsonl, TensorBoard and the log."""
+    """Writes mean loss, learning rate and speed to metrics.jsonl, TensorBoard and the log.
+
+    Speed and remaining time count the training steps, without saving and validating.
+    """
 
     def __init__(
         self,
@@ -68,18 +68,18 @@ class TrainingLog(StepCallback):
         self._run, self._writer = run, writer
         self._log_steps, self._batch_size, self._last_step = log_steps, batch_size, last_step
         self._print_lines = print_lines
-        self._since = (0, 0.0)
+        self._steps, self._seconds, self._began = 0, 0.0, 0.0
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self._since = (self.step, time.monotonic())
+    def on_train_batch_begin(self, batch, logs=None):
+        self._began = time.monotonic()
 
     def on_step(self, step, logs):
+        self._steps += 1
+        self._seconds += time.monotonic() - self._began
         if step % self._log_steps and step != self._last_step:
             return
-        now = time.monotonic()
-        seconds = (now - self._since[1]) / (step - self._since[0])
-        self._since = (step, now)
+        seconds = self._seconds / self._steps
+        self._steps, self._seconds = 0, 0.0
         entry = {
             "loss": float(logs["loss"]),
             "learning_rate": float(logs["learning_rate"]),
@@ -91,7 +91,7 @@ class TrainingLog(StepCallback):
             for name, value in entry.items():
                 tf.summary.scalar(f"train/{name}", value)
         if self._print_lines:
-            eta = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._last_step - step)))
+            eta = datetime.timedelta(seconds=round(seconds * (self._last_step - step)))
             print(
                 f"step {step}/{self._last_step}  loss {entry['loss']:.4f}  "
                 f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s  "
@@ -110,24 +110,24 @@ class Saver(StepCallback):
 
     def on_step(self, step, logs):
         if step % self._interval == 0:
-            self.save_now()
+            self.save_once(step)
 
     def on_train_end(self, logs=None):
-        self.save_now()
+        self.save_once(self.step)
 
-    def save_now(self) -> None:
-        """Saves the step done last, once."""
-        if self._saved != self.step:
-            self._save(self.step)
-            self._saved = self.step
+    def save_once(self, step: int) -> None:
+        """Saves the weights, which are those after `step`, unless that was done."""
+        if self._saved != step:
+            self._save(step)
+            self._saved = step
 
 
 class Validation(StepCallback):
-    """Scores the model every few steps and keeps the best checkpoint."""
+    """Scores the model every few steps, each time after saving it."""
 
     def __init__(
         self,
-        validate: Callable[[int], float],
+        validate: Callable[[int], None],
         run: RunDir,
         saver: Saver,
         *,
@@ -139,12 +139,19 @@ class Validation(StepCallback):
         self._interval, self._last_step = eval_interval_steps, last_step
 
     def on_step(self, step, logs):
-        if step % self._interval and step != self._last_step:
-            return
-        miou = self._validate(step)
-        if miou > self._run.best().get("miou", -1.0):
-            self._saver.save_now()
-            self._run.note_best(step, miou)
+        if step % self._interval == 0 or step == self._last_step:
+            self._saver.save_once(step)
+            self._validate(step)
+
+    def catch_up(self, step: int) -> None:
+        """Scores the restored checkpoint if the run was stopped before that was done."""
+        due = step and (step % self._interval == 0 or step == self._last_step)
+        if due and not self._run.was_scored(step):
+            self._validate(step)
+
+
+class Interrupted(Exception):
+    """Ends a validation when a signal has arrived; the resumed run makes up for it."""
 
 
 class StopOnSignal(StepCallback):
@@ -155,10 +162,14 @@ class StopOnSignal(StepCallback):
         self.received: signal.Signals | None = None
         self._previous = {}
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+    def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number, frame):
         self.received = signal.Signals(number)
@@ -169,9 +180,10 @@ class StopOnSignal(StepCallback):
         if self.received:
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def check(self, *_) -> None:
+        """Raises Interrupted once a signal has arrived."""
+        if self.received:
+            raise Interrupted
 
 
 def progress_bar(batch_size: int, last_step: int) -> tf.keras.callbacks.Callback | None:

@@ -41,12 +41,14 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
         super().build(var_list)
         if getattr(self, "_momentums", None):
             return
+        # By name: a replica's own part of a distributed variable has another one.
+        self._kinds = [v.name.rsplit("/", 1)[-1].split(":")[0] for v in var_list]
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in var_list]
 
     def update_step(self, gradient, variable):
         rate = tf.cast(self.learning_rate, variable.dtype)
-        slot = self._momentums[self._index_dict[self._var_key(variable)]]
-        kind = variable.name.rsplit("/", 1)[-1].split(":")[0]
+        index = self._index_dict[self._var_key(variable)]
+        slot, kind = self._momentums[index], self._kinds[index]
         if self.style == "momentum" and kind == "bias":
             gradient = 2.0 * gradient
         if self.l2 and (self.style == "sgd" or kind == "kernel"):

@@ -36,6 +36,10 @@ _DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
 log = logging.getLogger("deeplab_tf")
 
 
+class UnreadableCheckpointError(UserError):
+    """The checkpoint that was asked for does not exist or is damaged."""
+
+
 class RunDir:
     """The files of a run; creating the object touches nothing."""
 
@@ -49,6 +53,11 @@ class RunDir:
           UserError: if the folder holds a run with other settings or classes.
         """
         flags = self.path / EXPERIMENT
+        manifest = self.path / catalog.MANIFEST
+        if manifest.is_file() and "splits" in catalog.read_manifest(self.path):
+            raise UserError(
+                f"--train_logdir={self.path} is the folder of a data set; a run needs its own."
+            )
         if flags.is_file():
             changed = differences(config_flags.parse_flagfile(flags), experiment)
             if self.dataset().to_json() != info.to_json():
@@ -63,7 +72,7 @@ class RunDir:
                 f"{self.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / catalog.MANIFEST, json.dumps(info.to_json(), indent=1) + "\n")
+        write_atomically(manifest, json.dumps(info.to_json(), indent=1) + "\n")
         write_atomically(flags, config_flags.flagfile_text(experiment))
         write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
@@ -84,6 +93,11 @@ class RunDir:
             return []
         found = (_INDEX.fullmatch(name) for name in os.listdir(self.path))
         return sorted(int(match[1]) for match in found if match)
+
+    def last_good(self) -> str:
+        """Says which checkpoint a failed run can be continued from."""
+        steps = self.checkpoint_steps()
+        return f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
 
     def prefix(self, step: int) -> str:
         """Returns the path of a step's checkpoint without its endings."""
@@ -108,10 +122,13 @@ class RunDir:
                 f"The checkpoint of step {step} could not be written to {self.path} "
                 f"({str(error).splitlines()[0]}); the last whole one is {last}."
             ) from None
-        kept = set(self.checkpoint_steps()[-keep:]) | {self.best().get("step")}
+        kept = {*self.checkpoint_steps()[-keep:], step, self.best().get("step")}
         for old in set(self.checkpoint_steps()) - kept:
-            for file in self.path.glob(f"model.ckpt-{old}.*"):
+            for file in self._files(old):
                 file.unlink()
+
+    def _files(self, step: int) -> list[Path]:
+        return sorted(self.path.glob(f"model.ckpt-{step}.*"))
 
     def restore_newest(self, checkpoint: tf.train.Checkpoint) -> int | None:
         """Restores the newest whole checkpoint; returns its step, or None in a new run's folder.
@@ -121,18 +138,19 @@ class RunDir:
         """
         self._remove_unfinished()
         steps = self.checkpoint_steps()
+        damaged = []
         for step in reversed(steps):
             try:
                 status = checkpoint.read(self.prefix(step))
                 status.assert_existing_objects_matched()
-                return step
             except _DAMAGE as error:
-                log.warning(
-                    "Checkpoint model.ckpt-%d is damaged and passed over (%s).",
-                    step,
-                    str(error).splitlines()[0],
-                )
-        if steps or any(self.path.glob("model.ckpt-*")) or self.last_recorded_step():
+                _warn_of_damage(step, error)
+                damaged += self._files(step)
+                continue
+            for file in damaged:  # else they would count as the newest from now on
+                file.rename(file.with_name(f"damaged-{file.name}"))
+            return step
+        if steps or self._recorded():
             raise UserError(
                 f"{self.path} holds a run but no whole checkpoint to continue it from; restore its "
                 "model.ckpt-* files, or give another --train_logdir to start anew."
@@ -148,16 +166,10 @@ class RunDir:
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def last_recorded_step(self) -> int:
-        """Returns the last step in metrics.jsonl, 0 without any."""
-        return max((entry["step"] for entry in self._recorded()), default=0)
-
     def forget_after(self, step: int) -> None:
         """Drops what was recorded after `step`, which a resumed run is about to do again."""
         entries = [entry for entry in self._recorded() if entry["step"] <= step]
         write_atomically(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
-        if self.best().get("step", 0) > step:
-            (self.path / BEST).unlink()
 
     def _recorded(self) -> list[dict]:
         path = self.path / METRICS
@@ -171,14 +183,21 @@ class RunDir:
                 break  # the line a killed run was writing
         return entries
 
+    def was_scored(self, step: int) -> bool:
+        """Whether metrics.jsonl has a validation of this step."""
+        return any(entry["step"] == step for entry in self._recorded() if "miou" in entry)
+
     def best(self) -> dict:
         """Returns step and miou of the best validated checkpoint; empty before the first."""
-        path = self.path / BEST
-        return json.loads(path.read_text()) if path.is_file() else {}
+        scored = [entry for entry in self._recorded() if entry.get("miou") is not None]
+        if not scored:
+            return {}
+        best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
+        return {"step": best["step"], "miou": best["miou"]}
 
-    def note_best(self, step: int, miou: float) -> None:
-        """Records that the checkpoint of `step` is the best so far."""
-        write_atomically(self.path / BEST, json.dumps({"step": step, "miou": miou}) + "\n")
+    def note_best(self) -> None:
+        """Writes best.json, which tells people what `best` tells programs."""
+        write_atomically(self.path / BEST, json.dumps(self.best()) + "\n")
 
 
 @dataclass(frozen=True)
@@ -196,11 +215,11 @@ class LoadedRun:
         Raises:
           UserError: if its classes differ.
         """
-        info = (
-            catalog.load("", dataset_dir)
-            if (Path(dataset_dir) / catalog.MANIFEST).is_file()
-            else self.info
-        )
+        described = (Path(dataset_dir) / catalog.MANIFEST).is_file()
+        known = self.info.name in catalog.KNOWN
+        info = self.info
+        if described or known:
+            info = catalog.load("" if described else self.info.name, dataset_dir)
         if info.class_names != self.info.class_names:
             raise UserError(
                 f"The model was trained for the {self.info.num_classes} classes of "
@@ -234,7 +253,9 @@ def load(
     steps = run.checkpoint_steps()
     if step is not None and step not in steps:
         known = ", ".join(map(str, steps)) or "none"
-        raise UserError(f"{folder} has no checkpoint of step {step}; it has: {known}.")
+        raise UnreadableCheckpointError(
+            f"{folder} has no checkpoint of step {step}; it has: {known}."
+        )
     checkpoint = tf.train.Checkpoint(model=model)
     for candidate in reversed(steps) if step is None else [step]:
         try:
@@ -244,11 +265,16 @@ def load(
         except _DAMAGE as error:
             reason = str(error).splitlines()[0]
             if step is not None:
-                raise UserError(f"{run.prefix(step)} can not be read: {reason}") from None
-            log.warning(
-                "Checkpoint model.ckpt-%d is damaged and passed over (%s).", candidate, reason
-            )
+                raise UnreadableCheckpointError(
+                    f"{run.prefix(step)} can not be read: {reason}."
+                ) from None
+            _warn_of_damage(candidate, error)
     raise UserError(f"{folder} holds no whole checkpoint yet.")
+
+
+def _warn_of_damage(step: int, error: Exception) -> None:
+    reason = str(error).splitlines()[0]
+    log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", step, reason)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -260,15 +286,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 def environment() -> dict:
     """Returns what a result may depend on besides the settings."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:  # there is no git
+        commit = ""
     return {
         "deeplab_tf": __version__,
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": commit.strip() or None,
         "tensorflow": tf.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,5 +1,7 @@
 """A run from its settings to its last checkpoint: strategy, model.compile, model.fit."""
 
+import contextlib
+import signal
 import sys
 
 import numpy as np
@@ -39,6 +41,15 @@ def require_even_batch(batch_size: int, replicas: int) -> None:
         )
 
 
+def _require_batch_statistics(experiment: Experiment) -> None:
+    alone = experiment.train.train_batch_size == 1 and experiment.train.fine_tune_batch_norm
+    if alone and experiment.model.add_image_level_feature:
+        raise UserError(
+            "--train_batch_size=1 leaves batch normalisation of the image pooling branch one "
+            "value; allowed: 2 or more, --nofine_tune_batch_norm, or --noadd_image_level_feature."
+        )
+
+
 class Trainer:
     """One run: `Trainer(experiment).run()` starts it, or continues it where it stopped.
 
@@ -49,16 +60,16 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
         self.experiment = experiment
-        config = experiment.train
-        if not config.train_logdir:
-            raise UserError("--train_logdir is empty; give the folder for the run's files.")
-        data = experiment.data
+        config, data = experiment.train, experiment.data
         self.info = catalog.load(data.dataset, data.dataset_dir)
         self.train_table = records.open_split(data.dataset_dir, data.train_split, self.info)
         self.eval_table = None
         if config.eval_interval_steps:
             split = experiment.eval.eval_split
             self.eval_table = records.open_split(data.dataset_dir, split, self.info)
+        if not config.train_logdir:
+            raise UserError("--train_logdir is empty; give the folder for the run's files.")
+        _require_batch_statistics(experiment)
         self.strategy = strategy or choose_strategy(config)
         require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
         self.run_dir = RunDir(config.train_logdir)
@@ -96,28 +107,39 @@ class Trainer:
     def run(self) -> int:
         """Trains up to the last step, or until a signal; returns the number of steps done."""
         last_step = self.experiment.train.training_number_of_steps
-        first_step = self.run_dir.restore_newest(self.checkpoint) or 0
-        self.run_dir.forget_after(first_step)
-        if first_step:
+        first_step = self.run_dir.restore_newest(self.checkpoint)
+        if first_step is None:
+            # From here on a run without a checkpoint has lost one.
+            self.run_dir.save(self.checkpoint, 0, keep=1)
+        elif first_step:
             print(f"Continuing {self.run_dir.path} at step {first_step}.", flush=True)
-        if first_step >= last_step:
-            return first_step
+        first_step = first_step or 0
+        self.run_dir.forget_after(first_step)
         writer = tf.summary.create_file_writer(str(self.run_dir.path))
         stop = callbacks.StopOnSignal()
-        with pipeline.explained_label_errors():
+        interrupted = contextlib.suppress(callbacks.Interrupted)
+        with stop, interrupted, pipeline.explained_label_errors():
+            self._fit(first_step, last_step, writer, stop)
+        writer.close()
+        done = int(self.model.optimizer.iterations.numpy())
+        if stop.received:
+            print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
+            sys.exit(0 if stop.received == signal.SIGTERM else 130)
+        return done
+
+    def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
+        steps = self._callbacks(writer, stop)
+        for callback in steps:
+            if isinstance(callback, callbacks.Validation):
+                callback.catch_up(first_step)
+        if first_step < last_step:
             self.model.fit(
                 self.batches(first_step, last_step),
                 epochs=1,
                 steps_per_epoch=last_step - first_step,
                 verbose=0,
-                callbacks=[*self._callbacks(writer), stop],
+                callbacks=[*steps, stop],
             )
-        writer.close()
-        done = int(self.model.optimizer.iterations.numpy())
-        if stop.received:
-            print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
-            sys.exit(0 if stop.received.name == "SIGTERM" else 130)
-        return done
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Returns the training batches of steps first_step..last_step (exclusive)."""
@@ -136,7 +158,9 @@ class Trainer:
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return batches.with_options(options)
 
-    def _callbacks(self, writer: tf.summary.SummaryWriter) -> list[tf.keras.callbacks.Callback]:
+    def _callbacks(
+        self, writer: tf.summary.SummaryWriter, stop: callbacks.StopOnSignal
+    ) -> list[tf.keras.callbacks.Callback]:
         config = self.experiment.train
         last_step = config.training_number_of_steps
         bar = None
@@ -162,7 +186,7 @@ class Trainer:
         if self.eval_table is not None:
             chosen.append(
                 callbacks.Validation(
-                    self._validating(writer, predictor),
+                    self._validating(writer, predictor, stop),
                     self.run_dir,
                     saver,
                     eval_interval_steps=config.eval_interval_steps,
@@ -180,6 +204,7 @@ class Trainer:
             labels = second[: config.summary_images].numpy()[..., 0]
 
         def save(step: int) -> None:
+            self._require_finite_weights(step)
             self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
             if len(images):
                 predicted = predictor.labels(images).numpy()
@@ -193,26 +218,34 @@ class Trainer:
 
         return save
 
-    def _validating(self, writer, predictor: Predictor):
+    def _require_finite_weights(self, step: int) -> None:
+        for variable in self.model.trainable_variables:
+            if not tf.reduce_all(tf.math.is_finite(variable)):
+                raise UserError(
+                    f"The weights {variable.name} are no longer finite at step {step}, which was "
+                    f"not saved; {self.run_dir.last_good()}. Lower --base_learning_rate."
+                )
+
+    def _validating(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
         evaluation = self.experiment.eval
 
         table = self.eval_table
         assert table is not None  # validation is set up with its records only
 
-        def validate(step: int) -> float:
+        def validate(step: int) -> None:
             result = evaluator.evaluate(
                 predictor,
                 table,
                 self.info,
                 split=evaluation.eval_split,
                 batch_size=evaluation.eval_batch_size,
+                progress=stop.check,
             )
-            entry = result.to_json(self.info, step)
-            self.run_dir.record(entry)
+            self.run_dir.record(result.to_json(self.info, step))
+            self.run_dir.note_best()
             with writer.as_default(step=step):
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
             print(f"step {step}  {evaluation.eval_split} mIoU {result.scores.miou:.4f}", flush=True)
-            return result.scores.miou
 
         return validate

@@ -52,17 +52,32 @@ def test_sgd_follows_the_torch_rule(devices):
     assert int(optimizer.iterations.numpy()) == 5
 
 
-def test_the_official_style_spares_norms_and_doubles_biases():
-    layers = tf.keras.Sequential([tf.keras.layers.Dense(1), tf.keras.layers.BatchNormalization()])
-    layers.build([None, 1])
-    variables = layers.trainable_variables
-    for variable in variables:
-        variable.assign(tf.ones_like(variable))
-    optimizer = MomentumSGD(0.1, momentum=0.9, weight_decay=0.5, style="momentum")
-    optimizer.apply_gradients([(tf.ones_like(v), v) for v in variables])
-    after = {v.name.split("/")[-1].split(":")[0]: float(tf.reduce_sum(v)) for v in variables}
+@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+def test_the_official_style_spares_norms_and_doubles_biases(devices):
+    strategy = tf.distribute.MirroredStrategy(devices)
+    with strategy.scope():
+        layers = tf.keras.Sequential(
+            [tf.keras.layers.Dense(1), tf.keras.layers.BatchNormalization()]
+        )
+        layers.build([None, 1])
+        variables = layers.trainable_variables
+        for variable in variables:
+            variable.assign(tf.ones_like(variable))
+        optimizer = MomentumSGD(0.1, momentum=0.9, weight_decay=0.5, style="momentum")
+        optimizer.build(variables)
+
+    @tf.function
+    def step():
+        gradients = [(tf.ones_like(v) / len(devices), v) for v in variables]
+        strategy.run(lambda: optimizer.apply_gradients(gradients))
+
+    step()
     # kernel: 1 - 0.1 (1 + 0.5); bias: 1 - 0.1 * 2; gamma and beta: 1 - 0.1
-    assert after == pytest.approx({"kernel": 0.85, "bias": 0.8, "gamma": 0.9, "beta": 0.9})
+    expected = {"kernel": 0.85, "bias": 0.8, "gamma": 0.9, "beta": 0.9}
+    for variable in variables:
+        kind = variable.name.split("/")[-1].split(":")[0]
+        copies = [float(tf.reduce_sum(value)) for value in variable.values]
+        assert copies == pytest.approx([expected[kind]] * len(devices))
 
 
 def test_momentum_is_restored_from_a_checkpoint(tmp_path):

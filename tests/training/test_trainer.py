@@ -60,34 +60,56 @@ def wait_for(path, process):
 
 
 def test_interrupted_runs_continue_exactly(tiny_experiment, tmp_path):
-    """SIGTERM in one run, kill -9 in another: their last weights are those of a whole run."""
-    processes = {}
-    for name in ("straight", "terminated", "killed"):
-        (tmp_path / name).mkdir()
-        experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name / "run"))
-        processes[name] = (experiment, start(experiment, tmp_path / name))
-        if name == "straight":
-            continue
-        process = processes[name][1]
-        run = tmp_path / name / "run"
+    """SIGTERM in one run, kill -9 in another: their last weights are those of a whole run.
+
+    Validations fall between the saves, so that checkpoints of both kinds are resumed from.
+    """
+    settings = {"eval_interval_steps": 1, "save_interval_steps": 3}
+    straight = change(tiny_experiment, "train", train_logdir=str(tmp_path / "straight"), **settings)
+    Trainer(straight).run()
+    for name, awaited in (("terminated", "metrics.jsonl"), ("killed", "model.ckpt-2.index")):
+        folder = tmp_path / name
+        folder.mkdir()
+        experiment = change(straight, "train", train_logdir=str(folder / "run"))
+        process = start(experiment, folder)
+        wait_for(folder / "run" / awaited, process)
+        process.send_signal(signal.SIGTERM if name == "terminated" else signal.SIGKILL)
+        output = process.communicate(timeout=120)[0]
         if name == "terminated":
-            wait_for(run / "metrics.jsonl", process)
-            process.send_signal(signal.SIGTERM)
-            output = process.communicate(timeout=120)[0]
             assert process.returncode == 0 and "the same command continues" in output
-        else:
-            wait_for(run / "model.ckpt-2.index", process)
-            process.kill()
-            process.communicate()
-        again = start(experiment, tmp_path / name)
+        again = start(experiment, folder)
         output = again.communicate(timeout=300)[0]
         assert again.returncode == 0, output
-        assert "at step 4 of 4" in output
-    assert processes["straight"][1].wait() == 0
-    for name in ("terminated", "killed"):
-        assert_same_weights(tmp_path / "straight" / "run", tmp_path / name / "run")
-        lines = (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+        assert "Continuing" in output and "at step 4 of 4" in output
+        assert_same_weights(tmp_path / "straight", folder / "run")
+        histories = []
+        for run in (tmp_path / "straight", folder / "run"):
+            lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+            histories.append([(e["step"], e.get("loss"), e.get("miou")) for e in lines])
+        assert len(histories[0]) == 8 and histories[0] == histories[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_experiment):
+    trainer = Trainer(tiny_experiment)
+    folder = trainer.run_dir.path
+    (folder / "model.ckpt-0.data-00000-of-00001").write_bytes(b"cut")  # killed while writing it
+    (folder / "model.ckpt-0_temp").mkdir()
+    assert trainer.run() == 4
+    assert not list(folder.glob("*_temp"))
+
+
+def test_a_data_sets_folder_is_no_runs_folder(tiny_experiment, records_dir):
+    with pytest.raises(UserError, match="is the folder of a data set"):
+        Trainer(change(tiny_experiment, "train", train_logdir=str(records_dir)))
+    folder = Trainer(tiny_experiment).run_dir.path
+    other = change(tiny_experiment, "train", train_logdir=str(folder) + "2")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        Trainer(change(other, "data", dataset_dir=str(folder)))
+
+
+def test_a_batch_of_one_is_refused_where_it_leaves_no_statistics(tiny_experiment):
+    with pytest.raises(UserError, match="--train_batch_size=1"):
+        Trainer(change(tiny_experiment, "train", train_batch_size=1))
 
 
 def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment):
@@ -105,16 +127,19 @@ def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment):
     scored = {e["step"]: e["miou"] for e in entries if "miou" in e}
     assert set(scored) == {2, 4} and all(e["images"] == 5 for e in entries if "miou" in e)
     best = max(scored, key=lambda step: (scored[step], -step))
-    assert run.best()["step"] == best
+    assert json.loads((run.path / "best.json").read_text())["step"] == best
     assert run.checkpoint_steps() == sorted({best, 4})
+    for step in run.checkpoint_steps():
+        reader = tf.train.load_checkpoint(run.prefix(step))
+        assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == step
     assert json.loads((run.path / "environment.json").read_text())["tensorflow"] == tf.__version__
     assert list(run.path.glob("events.out.tfevents.*"))
 
 
 def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
     experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
-    folder = Trainer(experiment).run_dir.path
     trainer = Trainer(experiment)
+    folder = trainer.run_dir.path
     trainer.run()
     expected = weights(folder)
     (folder / "checkpoint").write_text("garbage")
@@ -127,6 +152,7 @@ def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
     assert "at step 2" in capsys.readouterr().out
     for name, value in weights(folder).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert (folder / "damaged-model.ckpt-3.index").is_file()
     for index in folder.glob("model.ckpt-*.index"):
         index.unlink()
     with pytest.raises(UserError, match="no whole checkpoint"):
@@ -166,6 +192,7 @@ def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment, monkeyp
 
 
 def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
+    tiny_experiment = change(tiny_experiment, "train", eval_interval_steps=4)
     results = []
     for name, strategy in (
         ("one", tf.distribute.OneDeviceStrategy("CPU:0")),
