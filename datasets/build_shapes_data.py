@@ -94,7 +94,7 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
     height, width = label.shape
     kind = int(rng.integers(1, len(COLORS)))
-    radius = rng.uniform(16, 44)
+    radius = rng.uniform(18, 44)
     center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
     turn = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width]
@@ -163,7 +163,7 @@ def _triangle(u, v, r):
 
 def _star(u, v, r):
     angle = np.arctan2(v, u)
-    return np.hypot(u, v) < r * (0.68 + 0.38 * np.cos(5 * angle))
+    return np.hypot(u, v) < r * (0.76 + 0.28 * np.cos(5 * angle))
 
 
 def _ring(u, v, r):

@@ -93,6 +93,12 @@ def tiny_experiment(records_dir, tmp_path) -> Experiment:
     )
 
 
+@functools.cache
+def two_replicas() -> tf.distribute.Strategy:
+    """The one MirroredStrategy of the test process: collectives of two would be confused."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def coordinate_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """An image that is a picture of its label: columns of 20 pixels with the values 0, 1, 2, ..."""
     columns = np.broadcast_to(np.arange(width) // 20, [height, width]).astype(np.uint8)

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,13 +123,18 @@ class RunDir:
                 f"The checkpoint of step {step} could not be written to {self.path} "
                 f"({str(error).splitlines()[0]}); the last whole one is {last}."
             ) from None
-        kept = {*self.checkpoint_steps()[-keep:], step, self.best().get("step")}
-        for old in set(self.checkpoint_steps()) - kept:
+        self.prune(keep=keep, also={step})
+
+    def prune(self, *, keep: int, also: Iterable[int] = ()) -> None:
+        """Deletes all checkpoints but the newest `keep`, the best, and those of `also`."""
+        steps = self.checkpoint_steps()
+        for old in set(steps) - {*steps[-keep:], *also, self.best().get("step")}:
             for file in self._files(old):
                 file.unlink()
 
     def _files(self, step: int) -> list[Path]:
-        return sorted(self.path.glob(f"model.ckpt-{step}.*"))
+        # The index first: without it, files left by a kill do not count as a checkpoint.
+        return sorted(self.path.glob(f"model.ckpt-{step}.*"), reverse=True)
 
     def restore_newest(self, checkpoint: tf.train.Checkpoint) -> int | None:
         """Restores the newest whole checkpoint; returns its step, or None in a new run's folder.

@@ -243,6 +243,7 @@ class Trainer:
             )
             self.run_dir.record(result.to_json(self.info, step))
             self.run_dir.note_best()
+            self.run_dir.prune(keep=self.experiment.train.keep_checkpoints)
             with writer.as_default(step=step):
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
+from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(
     model_variant="resnet_v1_18",
@@ -80,7 +81,7 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
     results = []
     for strategy in (
         tf.distribute.OneDeviceStrategy("CPU:0"),
-        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+        two_replicas(),
     ):
         tf.keras.utils.set_random_seed(3)
         with strategy.scope():

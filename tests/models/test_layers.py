@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.models.layers import AtrousConv2D, ChannelDropout, ConvNorm, resize_bilinear
+from tests.conftest import two_replicas
 
 
 def draw(*shape):
@@ -83,7 +84,7 @@ for gradient in tape.gradient(loss, [images, layer.trainable_variables[0]]):
 
 
 def test_batch_statistics_are_those_of_all_replicas():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     images = draw(4, 6, 6, 3)
     alone = ConvNorm(2, 1)
     alone.build(images.shape)
@@ -114,7 +115,7 @@ def test_channel_dropout_drops_whole_channels_and_keeps_the_mean():
 def test_channel_dropout_does_not_depend_on_the_number_of_replicas():
     seed = tf.constant([1, 2], tf.int64)
     layer, inputs = ChannelDropout(0.5), draw(4, 1, 1, 32)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     halves = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(np.split(inputs, 2)[context.replica_id_in_sync_group])
     )

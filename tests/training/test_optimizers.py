@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from deeplab_tf.training.optimizers import MomentumSGD
 from deeplab_tf.training.schedules import PolynomialDecay
+from tests.conftest import two_replicas
 
 
 def test_polynomial_decay_at_known_steps():
@@ -26,22 +27,29 @@ def test_sgd_decays_a_weight_as_pytorch_does():
     assert float(weight[0]) == pytest.approx(0.604, abs=5e-4)
 
 
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
-def test_sgd_follows_the_torch_rule(devices):
+STRATEGIES = {
+    1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
+    2: two_replicas,
+}
+
+
+@pytest.mark.parametrize("replicas", STRATEGIES)
+def test_sgd_follows_the_torch_rule(replicas):
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal([5, 3])
     weight, momentum = np.array([1.0, -2.0, 3.0]), np.zeros(3)
     schedule = PolynomialDecay(0.1, total_steps=5, end=0.001)
-    strategy = tf.distribute.MirroredStrategy(devices)
+    strategy = STRATEGIES[replicas]()
     with strategy.scope():
         variable = tf.Variable([1.0, -2.0, 3.0])
         optimizer = MomentumSGD(schedule, momentum=0.9, weight_decay=0.01)
         optimizer.build([variable])
-    share = len(devices)
 
     @tf.function
     def step(gradient):
-        strategy.run(lambda g: optimizer.apply_gradients([(g / share, variable)]), args=(gradient,))
+        strategy.run(
+            lambda g: optimizer.apply_gradients([(g / replicas, variable)]), args=(gradient,)
+        )
 
     for index, gradient in enumerate(gradients):
         step(tf.constant(gradient, tf.float32))
@@ -52,9 +60,9 @@ def test_sgd_follows_the_torch_rule(devices):
     assert int(optimizer.iterations.numpy()) == 5
 
 
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
-def test_the_official_style_spares_norms_and_doubles_biases(devices):
-    strategy = tf.distribute.MirroredStrategy(devices)
+@pytest.mark.parametrize("replicas", STRATEGIES)
+def test_the_official_style_spares_norms_and_doubles_biases(replicas):
+    strategy = STRATEGIES[replicas]()
     with strategy.scope():
         layers = tf.keras.Sequential(
             [tf.keras.layers.Dense(1), tf.keras.layers.BatchNormalization()]
@@ -66,18 +74,20 @@ def test_the_official_style_spares_norms_and_doubles_biases(devices):
         optimizer = MomentumSGD(0.1, momentum=0.9, weight_decay=0.5, style="momentum")
         optimizer.build(variables)
 
+    def apply():
+        optimizer.apply_gradients([(tf.ones_like(v) / replicas, v) for v in variables])
+
     @tf.function
     def step():
-        gradients = [(tf.ones_like(v) / len(devices), v) for v in variables]
-        strategy.run(lambda: optimizer.apply_gradients(gradients))
+        strategy.run(apply)
 
     step()
     # kernel: 1 - 0.1 (1 + 0.5); bias: 1 - 0.1 * 2; gamma and beta: 1 - 0.1
     expected = {"kernel": 0.85, "bias": 0.8, "gamma": 0.9, "beta": 0.9}
     for variable in variables:
         kind = variable.name.split("/")[-1].split(":")[0]
-        copies = [float(tf.reduce_sum(value)) for value in variable.values]
-        assert copies == pytest.approx([expected[kind]] * len(devices))
+        copies = [float(tf.reduce_sum(value)) for value in getattr(variable, "values", [variable])]
+        assert copies == pytest.approx([expected[kind]] * replicas)
 
 
 def test_momentum_is_restored_from_a_checkpoint(tmp_path):

@@ -17,6 +17,7 @@ from deeplab_tf.config import UserError
 from deeplab_tf.data import records
 from deeplab_tf.training import run_dir
 from deeplab_tf.training.trainer import Trainer, require_even_batch
+from tests.conftest import two_replicas
 
 
 def change(experiment, section, **values):
@@ -196,7 +197,7 @@ def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
     results = []
     for name, strategy in (
         ("one", tf.distribute.OneDeviceStrategy("CPU:0")),
-        ("two", tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])),
+        ("two", two_replicas()),
     ):
         experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name))
         Trainer(experiment, strategy).run()
