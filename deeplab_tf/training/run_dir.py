@@ -234,19 +234,17 @@ class LoadedRun:
         return info
 
 
-def load(
-    path: str | Path, *, step: int | None = None, output_stride: int | None = None
-) -> LoadedRun:
+def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
     """Restores the model of a run's folder.
 
     Args:
-      path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
-      step: which checkpoint; the newest whole one by default.
+      path: the folder, whose newest whole checkpoint is restored, or the path of one checkpoint
+        in it (.../model.ckpt-1000).
       output_stride: builds the network at another output stride than it was trained at.
     Raises:
       UserError: if the folder, or a whole checkpoint in it, does not exist.
     """
-    folder = Path(path)
+    folder, step = Path(path), None
     named = re.fullmatch(r"model\.ckpt-(\d+)(\.index)?", folder.name)
     if named:
         folder, step = folder.parent, int(named[1])
