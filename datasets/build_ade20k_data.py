@@ -3,64 +3,56 @@
     python -m datasets.build_ade20k_data --ade20k_root=ADEChallengeData2016 --output_dir=records
 
 The archive is ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark. In its annotations 0
-is "other" and becomes the ignored label; k becomes class k - 1.
+is "other" and becomes the ignored label; k becomes class k - 1. --official_classes keeps the
+annotations as they are, as Google's package does: 151 classes, the ignored label is 0.
 """
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data import catalog, conversion
+from deeplab_tf.config import UserError, setting
+from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data.conversion import FilePair
 
 FOLDERS = {"train": "training", "val": "validation"}
-ARCHIVE = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+ARCHIVE = archives.Archive(
+    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    algorithm="sha1",  # as GluonCV publishes it
+    digest="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+    folder="ADEChallengeData2016",
+)
+HELP = ARCHIVE.help("ade20k_root")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ADE20KConfig(Config):
+class ADE20KConfig(building.DownloadConfig):
     """Where the unpacked archive is, and where the records go."""
 
     ade20k_root: str = setting(
         "./ADE20K/ADEChallengeData2016",
         "Unpacked archive: the folder with images/ and annotations/.",
     )
-    output_dir: str = setting("", "Folder for the shards and dataset.json.")
-    num_shards: int = setting(16, "Shards of each split.", least=1)
-    num_processes: int = setting(0, "Processes that decode and encode; 0 takes all cores.", least=0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+    official_classes: bool = setting(
+        False, "Whether class 0 is kept as the ignored one of 151 (data set ade20k_151)."
+    )
 
 
 def main(config: ADE20KConfig) -> None:
     """Converts both splits; those already converted from the same files are left alone."""
-    info = catalog.load("ade20k", "")
+    root = Path(config.ade20k_root)
+    if config.download:
+        archives.install(ARCHIVE, root, flag="ade20k_root", mirror=config.download_mirror)
+    info = catalog.load("ade20k_151" if config.official_classes else "ade20k", "")
     coding = conversion.MaskCoding(
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
-        index_map=(info.ignore_label, *range(info.num_classes)),
+        index_map=catalog.index_map(info, size=151, others=info.ignore_label),
     )
-    splits = {split: find_pairs(Path(config.ade20k_root), split) for split in FOLDERS}
-    from deeplab_tf.data import records  # imports TensorFlow: after everything that may be wrong
-
-    for split, pairs in splits.items():
-        if len(pairs) != info.splits[split]:
-            print(f"Note: {split} has {len(pairs)} images, the published set {info.splits[split]}.")
-        records.convert_split(
-            pairs,
-            functools.partial(conversion.encode_pair, coding=coding),
-            output_dir=Path(config.output_dir),
-            info=info,
-            split=split,
-            num_shards=config.num_shards,
-            num_processes=config.num_processes,
-        )
+    building.build(config, info, {split: find_pairs(root, split) for split in FOLDERS}, coding)
 
 
-def find_pairs(root: Path, split: str) -> list[conversion.FilePair]:
+def find_pairs(root: Path, split: str) -> list[FilePair]:
     """Returns a split's images and annotations, in the order of their names.
 
     Raises:
@@ -69,21 +61,14 @@ def find_pairs(root: Path, split: str) -> list[conversion.FilePair]:
     images, masks = (root / part / FOLDERS[split] for part in ("images", "annotations"))
     for folder in (images, masks):
         if not folder.is_dir():
-            raise UserError(
-                f"{folder} does not exist; unpack {ARCHIVE} and give its folder "
-                "ADEChallengeData2016 as --ade20k_root."
-            )
+            raise UserError(f"{folder} does not exist; {HELP}")
     pairs = [
-        conversion.FilePair(path.stem, path, masks / f"{path.stem}.png")
+        FilePair(path.stem, path, masks / f"{path.stem}.png")
         for path in sorted(images.glob("*.jpg"))
     ]
-    missing = [pair for pair in pairs if not pair.mask_path.is_file()]
-    if missing or not pairs:
-        raise UserError(
-            f"{missing[0].mask_path} does not exist."
-            if missing
-            else f"{images} holds no .jpg image."
-        )
+    if not pairs:
+        raise UserError(f"{images} holds no .jpg image; {HELP}")
+    building.require_files(pairs, HELP)
     return pairs
 
 

@@ -8,20 +8,19 @@ Splits come from sub-folders that both folders share (photos/train, masks/train,
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
 
-import functools
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data import catalog, conversion
+from deeplab_tf.config import UserError, require, setting
+from deeplab_tf.data import building, catalog, conversion
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(Config):
+class FolderConfig(building.BuilderConfig):
     """Where images, masks and classes are, and how they are split."""
 
     images_dir: str = setting(
@@ -29,7 +28,6 @@ class FolderConfig(Config):
     )
     masks_dir: str = setting("", "Folder with the masks (PNG), arranged like the images.")
     class_list: str = setting("", "CSV file name,r,g,b with one line for each class, in order.")
-    output_dir: str = setting("", "Folder for the shards and dataset.json.")
     dataset: str = setting("", "Data set's name; the name of output_dir by default.")
     ignore_label: int = setting(255, "Label of pixels that do not count.", least=0)
     ignore_colors: tuple[int, ...] = setting(
@@ -46,12 +44,10 @@ class FolderConfig(Config):
         0.0, "Share of images put in split val, the rest in train.", least=0
     )
     split_seed: int = setting(0, "Seed of val_fraction's choice.", least=0)
-    num_shards: int = setting(8, "Shards of each split; fewer if there are fewer images.", least=1)
-    num_processes: int = setting(0, "Processes that decode and encode; 0 takes all cores.", least=0)
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("images_dir", "masks_dir", "class_list", "output_dir"):
+        for name in ("images_dir", "masks_dir", "class_list"):
             require(bool(getattr(self, name)), name, "(empty)", "a path")
         require(
             self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
@@ -80,19 +76,7 @@ def main(config: FolderConfig) -> None:
         ignore_colors=tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)),
         by_color=config.mask_encoding == "color",
     )
-    encode = functools.partial(conversion.encode_pair, coding=coding)
-    from deeplab_tf.data import records  # imports TensorFlow: after everything that may be wrong
-
-    for split, pairs in splits.items():
-        records.convert_split(
-            pairs,
-            encode,
-            output_dir=output_dir,
-            info=info,
-            split=split,
-            num_shards=config.num_shards,
-            num_processes=config.num_processes,
-        )
+    building.build(config, info, splits, coding)
 
 
 def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:

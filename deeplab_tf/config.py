@@ -263,10 +263,33 @@ class EvalConfig(Config):
     add_flipped_images: bool = setting(
         False, "Whether mirrored images are predicted and averaged too.", may_change=True
     )
+    inference_mode: str = setting(
+        "whole",
+        "whole predicts each image at once; slide predicts windows and averages probabilities.",
+        choices=("whole", "slide"),
+        may_change=True,
+    )
+    eval_crop_size: tuple[int, ...] = setting(
+        (),
+        "Height and width of the windows of inference_mode=slide, pixels.",
+        least=1,
+        may_change=True,
+    )
+    eval_crop_stride: tuple[int, ...] = setting(
+        (),
+        "Distances of neighbouring windows of inference_mode=slide, pixels.",
+        least=1,
+        may_change=True,
+    )
 
     def __post_init__(self):
         super().__post_init__()
         require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
+        if self.inference_mode == "slide":
+            size, stride = self.eval_crop_size, self.eval_crop_stride
+            require(len(size) == 2, "eval_crop_size", size, "two numbers, height,width, for slide")
+            whole = len(stride) == 2 and stride[0] <= size[0] and stride[1] <= size[1]
+            require(whole, "eval_crop_stride", stride, "two numbers up to those of eval_crop_size")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ INFERENCE = (
     "max_resize_value",
     "eval_scales",
     "add_flipped_images",
+    "inference_mode",
+    "eval_crop_size",
+    "eval_crop_stride",
 )
 
 

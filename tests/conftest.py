@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from datasets import build_shapes_data
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
-from deeplab_tf.data import catalog, conversion, records
+from deeplab_tf.data import building, catalog, conversion
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -52,7 +52,7 @@ def records_dir(shapes_dir, tmp_path_factory) -> Path:
             conversion.FilePair(path.stem, path, shapes_dir / "masks" / split / f"{path.stem}.png")
             for path in sorted((shapes_dir / "images" / split).iterdir())
         ]
-        records.convert_split(
+        building.convert_split(
             pairs,
             functools.partial(conversion.encode_pair, coding=coding),
             output_dir=folder,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
     ["config"],
-    ["data.catalog", "models.layers", "config_flags", "data.conversion"],
+    ["data.catalog", "models.layers", "config_flags", "data.conversion", "data.archives"],
     [
         "data.records",
         "data.transforms",
@@ -24,15 +24,16 @@ LAYERS = [
         "evaluation.metrics",
         "evaluation.report",
     ],
-    ["data.pipeline", "models.deeplab", "evaluation.predictor"],
+    ["data.building", "data.pipeline", "models.deeplab", "evaluation.predictor"],
     [
+        "data.statistics",
         "evaluation.evaluator",
         "evaluation.export",
         "training.run_dir",
         "training.callbacks",
         "training.trainer",
     ],
-    ["train", "eval", "vis", "export_model", "predict"],
+    ["train", "eval", "vis", "export_model", "predict", "inspect_data"],
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL = {  # exceptions within a level: who may import whom

@@ -7,6 +7,7 @@ described by the dataset.json that its builder writes beside the shards.
 import csv
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,27 @@ LABELS_DIR = Path(__file__).parent / "labels"
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name and its colour, RGB in 0..255."""
+    """One class: its name, its colour (RGB in 0..255), and its value in the data set's own masks.
+
+    label_id: None where the original masks hold the class's index itself.
+    """
 
     name: str
     color: tuple[int, int, int]
+    label_id: int | None = None
+
+    def to_json(self) -> dict:
+        """Returns the class as dataset.json holds it."""
+        own = {} if self.label_id is None else {"label_id": self.label_id}
+        return {"name": self.name, "color": list(self.color)} | own
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A data set's facts; `splits` maps a split's name to its number of images."""
+    """A data set's facts; `splits` maps a split's name to its number of images.
+
+    builder: the module in datasets/ that writes its records.
+    """
 
     name: str
     classes: tuple[LabelClass, ...]
@@ -52,13 +65,19 @@ class DatasetInfo:
     def colors(self) -> list[tuple[int, int, int]]:
         return [label_class.color for label_class in self.classes]
 
+    @property
+    def label_ids(self) -> list[int]:
+        """What the original masks hold for each class."""
+        own = (label_class.label_id for label_class in self.classes)
+        return [index if label_id is None else label_id for index, label_id in enumerate(own)]
+
     def to_json(self) -> dict:
         """Returns the part of dataset.json that describes the classes."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
             "ignore_label": self.ignore_label,
-            "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
+            "classes": [label_class.to_json() for label_class in self.classes],
         }
 
 
@@ -69,7 +88,9 @@ def from_json(content: dict, origin: Path) -> DatasetInfo:
       UserError: if a key is missing or the counts contradict each other.
     """
     try:
-        classes = tuple(LabelClass(c["name"], tuple(c["color"])) for c in content["classes"])
+        classes = tuple(
+            LabelClass(c["name"], tuple(c["color"]), c.get("label_id")) for c in content["classes"]
+        )
         info = DatasetInfo(
             name=content["name"],
             classes=classes,
@@ -87,7 +108,7 @@ def from_json(content: dict, origin: Path) -> DatasetInfo:
 
 
 def read_class_table(path: Path) -> tuple[LabelClass, ...]:
-    """Reads a class list: a CSV file with the columns name,r,g,b, and optionally index.
+    """Reads a class list: a CSV file with the columns name,r,g,b, optionally index and label_id.
 
     Raises:
       UserError: if the file is missing or a line is not name,r,g,b with colours in 0..255.
@@ -118,25 +139,64 @@ def _label_class(row: dict, index: int, path: Path) -> LabelClass:
     where = f"Line {index + 2} of the class list {path}"
     try:
         color = (int(row["r"]), int(row["g"]), int(row["b"]))
+        label_id = int(row["label_id"]) if row.get("label_id") else None
     except (TypeError, ValueError):
         raise UserError(f"{where} is not name,r,g,b: {list(row.values())}.") from None
     if not row["name"] or not all(0 <= value <= 255 for value in color):
         raise UserError(f"{where} needs a name and colours in 0..255: {list(row.values())}.")
     if row.get("index") not in (None, str(index)):
         raise UserError(f"{where} has index {row['index']}; indices must count up from 0.")
-    return LabelClass(row["name"].strip(), color)
+    return LabelClass(row["name"].strip(), color, label_id)
 
 
-def _known(name: str, builder: str, splits: dict[str, int]) -> DatasetInfo:
-    classes = read_class_table(LABELS_DIR / f"{name}.csv")
-    return DatasetInfo(name=name, classes=classes, splits=splits, builder=builder)
+def _known(
+    name: str, builder: str, splits: dict[str, int], ignore_label: int = 255
+) -> Callable[[], DatasetInfo]:
+    return lambda: DatasetInfo(
+        name=name,
+        classes=read_class_table(LABELS_DIR / f"{name}.csv"),
+        ignore_label=ignore_label,
+        splits=splits,
+        builder=builder,
+    )
 
 
-# Split sizes and classes: ADE20K SceneParsing 2016 (Zhou et al. 2017); 0 in its files is ignored.
+def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
+    """Returns the train id of each of the `size` label ids; `others` for ids of no class."""
+    train_id = {label_id: index for index, label_id in enumerate(info.label_ids)}
+    return tuple(train_id.get(label_id, others) for label_id in range(size))
+
+
+# Published split sizes; `reference/official_deeplab.md` sec. 2.2 and `ssseg_deeplabv3.md` sec. 2.
+# Colours: VOC's bit-interleaved map (also for PASCAL Context, which publishes none),
+# cityscapesScripts' and the MIT Scene Parsing Benchmark's.
+_ADE20K = ("build_ade20k_data", {"train": 20210, "val": 2000})
+_CONTEXT = ("build_pascal_context_data", {"train": 4998, "val": 5105})
 KNOWN = {
-    "ade20k": lambda: _known("ade20k", "build_ade20k_data", {"train": 20210, "val": 2000}),
+    "ade20k": _known("ade20k", *_ADE20K),
+    # The official package's convention: 0, "other", is a class of the network and is ignored.
+    "ade20k_151": _known("ade20k_151", *_ADE20K, ignore_label=0),
     # Brostow et al. 2009, in the split and classes of SegNet (Badrinarayanan et al. 2015).
-    "camvid": lambda: _known("camvid", "build_folder_data", {"train": 367, "val": 101}),
+    "camvid": _known("camvid", "build_folder_data", {"train": 367, "val": 101}),
+    "cityscapes": _known(
+        "cityscapes",
+        "build_cityscapes_data",
+        {
+            "train_fine": 2975,
+            "val_fine": 500,
+            "test_fine": 1525,
+            "trainval_fine": 3475,
+            "train_coarse": 22973,
+            "trainval_coarse": 23473,
+        },
+    ),
+    "pascal_context": _known("pascal_context", *_CONTEXT),
+    "pascal_context_59": _known("pascal_context_59", *_CONTEXT),
+    "pascal_voc_seg": _known(
+        "pascal_voc_seg",
+        "build_voc2012_data",
+        {"train": 1464, "trainaug": 10582, "trainval": 2913, "val": 1449},
+    ),
 }
 
 

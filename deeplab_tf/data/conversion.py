@@ -4,7 +4,9 @@ Every image and mask is fully decoded: header checks alone let cut JPEGs through
 8-bit index PNGs, whose values are train ids or the ignored label.
 """
 
+import collections
 import concurrent.futures
+import functools
 import hashlib
 import io
 import multiprocessing
@@ -22,11 +24,16 @@ from deeplab_tf.config import UserError
 MAX_PIXELS = 256_000_000  # larger images are refused before they fill the memory
 _EXIF_ORIENTATION = 0x0112
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
+_CHUNK = 4  # pairs that a process takes at a time
 
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """One image and its label as they are stored: encoded bytes, the label always as PNG."""
+    """One image and its label as they are stored: encoded bytes, the label always as PNG.
+
+    label: empty where the data set publishes none.
+    source: SHA-256 of the files that it was made of.
+    """
 
     name: str
     image: bytes
@@ -34,6 +41,15 @@ class EncodedExample:
     height: int
     width: int
     label: bytes
+    source: bytes = b""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A pair that could not be encoded, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,8 @@ class MaskCoding:
     colors: class colours, for masks drawn in RGB; position is the train id.
     ignore_colors: RGB colours that become the ignored label.
     by_color: whether palette masks are read by their colours and not by their indices.
-    index_map: maps stored indices (position) to train ids before the check; empty keeps them.
+    index_map: maps stored indices (position) to train ids or the ignored label; -1 refuses an
+      index, as beyond the map's end; empty takes indices as they are.
     """
 
     num_classes: int
@@ -54,48 +71,66 @@ class MaskCoding:
     by_color: bool = False
     index_map: tuple[int, ...] = ()
 
+    @functools.cached_property
+    def train_ids(self) -> np.ndarray:
+        """The train id of each stored index, int16 [256 or more]; -1 where it is refused."""
+        table = np.full(max(256, len(self.index_map)), -1, np.int16)
+        if self.index_map:
+            table[: len(self.index_map)] = self.index_map
+        else:
+            table[: self.num_classes] = np.arange(self.num_classes)
+            table[self.ignore_label] = self.ignore_label
+        return table
+
 
 @dataclass(frozen=True)
 class FilePair:
-    """An image file and its mask file under one name."""
+    """An image file and its mask file (None if the data set publishes none) under one name."""
 
     name: str
     image_path: Path
-    mask_path: Path
+    mask_path: Path | None
 
 
 def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
     The image's bytes are kept as they are when TensorFlow decodes them to the same pixels.
-    An image that its EXIF data turns is turned if only then its size is the mask's.
+    An image that its EXIF data turns is turned unless only the unturned one has the mask's size.
 
     Raises:
       UserError: naming the file that is unreadable, out of the class list, or of another size.
     """
-    label = read_mask(pair.mask_path, coding)
     image, content = _open(pair.image_path)
-    size = (label.shape[1], label.shape[0])
+    _require_image_mode(image, pair.image_path)
+    source = hashlib.sha256(content)
     turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
     upright = ImageOps.exif_transpose(image) if turned else image
-    if upright.size != size and image.size != size:
-        raise UserError(
-            f"{pair.image_path} is {image.width}x{image.height} but its mask {pair.mask_path} is "
-            f"{size[0]}x{size[1]}; they must have the same size."
-        )
+    label = b""
+    if pair.mask_path:
+        mask_content = _read(pair.mask_path)
+        source.update(mask_content)
+        mask = read_mask(pair.mask_path, coding, mask_content)
+        size = (mask.shape[1], mask.shape[0])
+        if upright.size != size:
+            turned, upright = False, image
+        if upright.size != size:
+            raise UserError(
+                f"{pair.image_path} is {image.width}x{image.height} but its mask {pair.mask_path} "
+                f"is {size[0]}x{size[1]}; they must have the same size."
+            )
+        label = _png(Image.fromarray(mask))
     stored, image_format = content, {"JPEG": "jpeg", "PNG": "png"}.get(image.format or "", "")
-    turn = turned and upright.size == size
-    _require_image_mode(image, pair.image_path)
-    plain = image.mode in ("RGB", "L") and image_format
-    if turn or not plain:
-        stored, image_format = _png((upright if turn else image).convert("RGB")), "png"
+    if turned or image.mode not in ("RGB", "L") or not image_format:
+        stored, image_format = _png(upright.convert("RGB")), "png"
     return EncodedExample(
         name=pair.name,
         image=stored,
         image_format=image_format,
-        height=size[1],
-        width=size[0],
-        label=_png(Image.fromarray(label)),
+        height=upright.height,
+        width=upright.width,
+        label=label,
+        source=source.digest(),
     )
 
 
@@ -115,32 +150,60 @@ def _require_image_mode(image: Image.Image, path: Path) -> None:
         raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
 
 
-def read_mask(path: Path, coding: MaskCoding) -> np.ndarray:
-    """Reads a mask file as train ids, uint8 [H, W]; grey, palette, 1-bit, 16-bit or RGB.
+def read_mask(path: Path, coding: MaskCoding, content: bytes | None = None) -> np.ndarray:
+    """Reads a mask file as train ids, uint8 [H, W].
 
+    Args:
+      path: an image (grey, palette, 1-bit, 16-bit or RGB) or a .mat file of SBD or PASCAL Context.
+      content: the file's bytes, if they were read already.
     Raises:
       UserError: naming the file and the values or colours outside of the class list.
     """
-    image, _ = _open(path)
+    if path.suffix == ".mat":
+        return _ids_of_indices(_read_mat(path, content), path, coding)
+    image, _ = _open(path, content)
     if image.mode == "P" and coding.by_color:
         image = image.convert("RGB")
     if image.mode in ("RGB", "RGBA"):
         return _ids_of_colors(np.asarray(image.convert("RGB")), path, coding)
     if image.mode not in ("L", "P", "1", "I", "I;16"):
         raise UserError(f"The mask {path} has the mode {image.mode}; allowed: grey, palette, RGB.")
-    values = np.asarray(image).astype(np.int64)  # of a palette image: its indices
-    if coding.index_map:
-        table = np.array(coding.index_map, np.int64)
-        inside = (values >= 0) & (values < len(table))
-        values = np.where(inside, table[np.where(inside, values, 0)], -1)
-    valid = ((values >= 0) & (values < coding.num_classes)) | (values == coding.ignore_label)
-    if not valid.all():
-        wrong = np.unique(np.asarray(image).astype(np.int64)[~valid])
+    return _ids_of_indices(np.asarray(image), path, coding)  # of a palette image: its indices
+
+
+def _read_mat(path: Path, content: bytes | None) -> np.ndarray:
+    import scipy.io
+
+    try:
+        variables = scipy.io.loadmat(io.BytesIO(content or _read(path)))
+        if "GTcls" in variables:  # SBD
+            values = variables["GTcls"][0, 0]["Segmentation"]
+        else:  # PASCAL Context
+            values = variables["LabelMap"]
+        indices = values.astype(np.int64)
+    except UserError:
+        raise
+    except Exception as error:  # what scipy raises on damaged files has no common base
         raise UserError(
-            f"The mask {path} holds the value {_listed(wrong)}, which is not in the class list "
-            f"(0 to {coding.num_classes - 1}) and not the ignored label {coding.ignore_label}."
+            f"{path} can not be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
+            f"(PASCAL Context): {type(error).__name__}: {error}."
+        ) from None
+    if indices.ndim != 2 or (indices != values).any():
+        raise UserError(f"{path} holds {values.dtype}{values.shape}, not a label for each pixel.")
+    return indices
+
+
+def _ids_of_indices(values: np.ndarray, path: Path, coding: MaskCoding) -> np.ndarray:
+    ids = np.take(coding.train_ids, values, mode="clip")
+    if values.dtype != np.uint8:
+        ids[(values < 0) | (values >= len(coding.train_ids))] = -1
+    if (ids < 0).any():
+        raise UserError(
+            f"The mask {path} holds the value {_listed(np.unique(values[ids < 0]))}, which is not "
+            f"in the class list (0 to {coding.num_classes - 1}) and not the ignored label "
+            f"{coding.ignore_label}."
         )
-    return values.astype(np.uint8)
+    return ids.astype(np.uint8)
 
 
 def _ids_of_colors(rgb: np.ndarray, path: Path, coding: MaskCoding) -> np.ndarray:
@@ -164,9 +227,16 @@ def _listed(values: Sequence) -> str:
     return shown + (f" (and {len(values) - 5} more)" if len(values) > 5 else "")
 
 
-def _open(path: Path) -> tuple[Image.Image, bytes]:
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can not be read: {error.strerror}.") from None
+
+
+def _open(path: Path, content: bytes | None = None) -> tuple[Image.Image, bytes]:
+    content = _read(path) if content is None else content
+    try:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{path} has {image.width}x{image.height} pixels; too many to convert.")
@@ -188,36 +258,64 @@ def _png(image: Image.Image) -> bytes:
 
 
 def encode_all(
-    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample], num_processes: int = 0
-) -> Iterator[EncodedExample]:
+    pairs: Sequence[FilePair],
+    encode: Callable[[FilePair], EncodedExample],
+    *,
+    num_processes: int = 0,
+    skip_bad: bool = False,
+) -> Iterator[EncodedExample | BadFile]:
     """Encodes pairs in their order on several processes.
 
     Args:
       pairs: what to encode.
       encode: picklable function of one pair, such as functools.partial(encode_pair, coding=...).
       num_processes: 0 takes one for each core.
+      skip_bad: yields a BadFile in place of a pair that can not be encoded.
     Raises:
-      UserError: of the first pair that can not be encoded.
+      UserError: of the first pair that can not be encoded, without `skip_bad`.
     """
-    num_processes = min(num_processes or os.cpu_count() or 1, len(pairs))
+    encode_some = functools.partial(_encode_some, encode=encode, skip_bad=skip_bad)
+    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
+    num_processes = min(num_processes or os.cpu_count() or 1, len(chunks))
     if num_processes <= 1:
-        yield from map(encode, pairs)
+        for pair in pairs:
+            yield from encode_some([pair])
         return
     # Spawned, not forked: the parent may hold TensorFlow's threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        # A bounded queue: whole data sets of encoded images do not fit into memory.
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
-            yield from pool.map(encode, pairs, chunksize=4)
-        except BaseException:
+            for chunk in chunks:
+                waiting.append(pool.submit(encode_some, chunk))
+                if len(waiting) >= 4 * num_processes:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+
+def _encode_some(
+    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample], skip_bad: bool
+) -> list[EncodedExample | BadFile]:
+    outcomes: list[EncodedExample | BadFile] = []
+    for pair in pairs:
+        try:
+            outcomes.append(encode(pair))
+        except UserError as error:
+            if not skip_bad:
+                raise
+            outcomes.append(BadFile(pair.name, str(error)))
+    return outcomes
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:
     """Returns a hash of the files' names, sizes and times and of the conversion's settings."""
     digest = hashlib.sha256(repr(settings).encode())
     for pair in pairs:
-        for path in (pair.image_path, pair.mask_path):
+        for path in filter(None, (pair.image_path, pair.mask_path)):
             state = path.stat()
             digest.update(f"{pair.name}|{path.name}|{state.st_size}|{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -6,29 +6,27 @@ training and not as a slightly worse result. Shards of the official package, whi
 dataset.json, are read too.
 """
 
-import functools
-import json
-import os
 import re
-import shutil
 import struct
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import catalog, conversion
+from deeplab_tf.data import catalog
 from deeplab_tf.data.conversion import EncodedExample
 
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
 
 
 def serialize(example: EncodedExample) -> bytes:
-    """Returns the tf.train.Example of an image and its label, in the official schema."""
+    """Returns the tf.train.Example of an image and its label, in the official schema.
+
+    Without a label, image/segmentation/class/encoded is empty, which is the official reader's
+    default.
+    """
 
     def feature(*, text: bytes | None = None, number: int = 0) -> tf.train.Feature:
         if text is None:
@@ -54,12 +52,19 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     Args:
       serialized: scalar string, a tf.train.Example in the official schema.
     Returns:
-      image: uint8 [H, W, 3], RGB; label: uint8 [H, W, 1], train ids; name: scalar string.
+      image: uint8 [H, W, 3], RGB; name: scalar string; label: uint8 [H, W, 1], train ids, or
+      [0, 0, 1] where the record has none.
     """
     features = tf.io.parse_single_example(serialized, _SCHEMA)
     image = tf.io.decode_image(features["image/encoded"], channels=3, expand_animations=False)
-    label = tf.io.decode_png(features["image/segmentation/class/encoded"], channels=1)
     image.set_shape([None, None, 3])
+    encoded = features["image/segmentation/class/encoded"]
+    label = tf.cond(
+        tf.equal(encoded, ""),
+        lambda: tf.zeros([0, 0, 1], tf.uint8),
+        lambda: tf.io.decode_png(encoded, channels=1),
+    )
+    label.set_shape([None, None, 1])
     return {"image": image, "label": label, "name": features["image/filename"]}
 
 
@@ -72,7 +77,7 @@ def parse_size(serialized: tf.Tensor) -> tf.Tensor:
 _SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/filename": tf.io.FixedLenFeature([], tf.string, ""),
-    "image/segmentation/class/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/segmentation/class/encoded": tf.io.FixedLenFeature([], tf.string, ""),
 }
 _SIZE_SCHEMA = {
     "image/height": tf.io.FixedLenFeature([], tf.int64),
@@ -80,130 +85,9 @@ _SIZE_SCHEMA = {
 }
 
 
-def write_split(
-    examples: Iterable[EncodedExample],
-    *,
-    output_dir: Path,
-    info: catalog.DatasetInfo,
-    split: str,
-    num_images: int,
-    num_shards: int,
-    source: str,
-) -> None:
-    """Writes one split's shards, then lists them in dataset.json; nothing appears half-written.
-
-    Args:
-      examples: the images, in the order in which they are written.
-      output_dir: created if need be; other splits in it stay as they are.
-      info: the data set's classes.
-      split: the split's name.
-      num_images: how many examples there are.
-      num_shards: wanted number of shards; fewer when there are fewer images.
-      source: fingerprint of what was converted, recorded in dataset.json.
-    Raises:
-      UserError: if dataset.json describes other classes, or no example was given.
-    """
-    manifest = _open_manifest(output_dir, info)
-    building = output_dir / f".{split}-building"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    num_shards = max(1, min(num_shards, num_images))
-    counts = [0] * num_shards
-    writers = [tf.io.TFRecordWriter(str(building / str(shard))) for shard in range(num_shards)]
-    try:
-        for index, example in enumerate(examples):
-            shard = index * num_shards // num_images
-            writers[shard].write(serialize(example))
-            counts[shard] += 1
-    except BaseException:
-        _close(writers)
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    _close(writers)
-    if sum(counts) != num_images:
-        raise ValueError(f"{num_images} examples were announced, {sum(counts)} came.")
-    shards = []
-    for shard, count in enumerate(counts):
-        path = output_dir / f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
-        os.replace(building / str(shard), path)
-        shards.append({"file": path.name, "images": count, "bytes": path.stat().st_size})
-    shutil.rmtree(building)
-    replaced = manifest["splits"].get(split, {}).get("shards", [])
-    manifest["splits"][split] = {"images": num_images, "source": source, "shards": shards}
-    write_manifest(output_dir, manifest)
-    for name in {shard["file"] for shard in replaced} - {shard["file"] for shard in shards}:
-        (output_dir / name).unlink(missing_ok=True)
-
-
-def convert_split(
-    pairs: Sequence[conversion.FilePair],
-    encode: functools.partial,
-    *,
-    output_dir: Path,
-    info: catalog.DatasetInfo,
-    split: str,
-    num_shards: int,
-    num_processes: int = 0,
-) -> None:
-    """Converts files to one split on all cores, with a progress bar; does nothing if it is there.
-
-    Args: as of `conversion.encode_all` and `write_split`; encode's keywords are the settings
-      that, with the files, decide whether the split is up to date.
-    """
-    if not pairs:
-        raise UserError(f"The split {split!r} has no image; give it some, or leave it out.")
-    source = conversion.fingerprint(pairs, sorted(encode.keywords.items()), num_shards)
-    _open_manifest(output_dir, info)  # refuses another data set's folder
-    if is_current(output_dir, split, source):
-        print(f"{output_dir}: split {split} is up to date ({len(pairs)} images).")
-        return
-    examples = conversion.encode_all(pairs, encode, num_processes)
-    write_split(
-        tqdm(examples, total=len(pairs), desc=split, unit=" images", disable=None),
-        output_dir=output_dir,
-        info=info,
-        split=split,
-        num_images=len(pairs),
-        num_shards=num_shards,
-        source=source,
-    )
-    print(f"{output_dir}: split {split}, {len(pairs)} images.")
-
-
-def _close(writers: list) -> None:
-    for writer in writers:
-        writer.close()
-
-
-def _open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
-    if not (output_dir / catalog.MANIFEST).is_file():
-        return info.to_json() | {"splits": {}}
-    manifest = catalog.read_manifest(output_dir)
-    if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
-        raise UserError(
-            f"{output_dir} already holds the data set {manifest.get('name')!r} with other classes; "
-            "choose another --output_dir or remove it."
-        )
-    return manifest
-
-
-def write_manifest(output_dir: Path, manifest: dict) -> None:
-    """Replaces <output_dir>/dataset.json in one step."""
-    path = output_dir / catalog.MANIFEST
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def is_current(output_dir: Path, split: str, source: str) -> bool:
-    """Whether the split was already converted, whole, from a source with this fingerprint."""
-    if not (output_dir / catalog.MANIFEST).is_file():
-        return False
-    entry = catalog.read_manifest(output_dir)["splits"].get(split, {})
-    try:
-        return entry.get("source") == source and bool(_listed_shards(output_dir, split, entry))
-    except UserError:
-        return False
+def shard_writer(path: Path) -> tf.io.TFRecordWriter:
+    """Opens a new TFRecord file for serialized examples; to be used in a with statement."""
+    return tf.io.TFRecordWriter(str(path))
 
 
 @dataclass(frozen=True)
@@ -233,9 +117,13 @@ class RecordTable:
         return records.take(1).get_single_element()
 
 
-def open_split(dataset_dir: str | Path, split: str, info: catalog.DatasetInfo) -> RecordTable:
+def open_split(
+    dataset_dir: str | Path, split: str, info: catalog.DatasetInfo, *, labelled: bool = True
+) -> RecordTable:
     """Finds a split's shards, checks that they are whole, and indexes their records.
 
+    Args:
+      labelled: whether records without labels are refused.
     Raises:
       UserError: if the split does not exist, or a shard is missing, cut or changed.
     """
@@ -252,6 +140,10 @@ def open_split(dataset_dir: str | Path, split: str, info: catalog.DatasetInfo) -
         if split not in splits:
             raise UserError(
                 f"{folder} has no split {split!r}; it has: {', '.join(sorted(splits)) or 'none'}."
+            )
+        if labelled and not splits[split].get("labelled", True):
+            raise UserError(
+                f"The split {split!r} in {folder} has no labels; it can be painted by vis only."
             )
         paths = _listed_shards(folder, split, splits[split])
         expected = splits[split]["images"]

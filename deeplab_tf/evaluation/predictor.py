@@ -12,11 +12,13 @@ from deeplab_tf.models.layers import resize_bilinear
 
 
 class Predictor(tf.Module):
-    """Predicts whole images, at one or several scales, mirrored too if wished.
+    """Predicts images at one or several scales, mirrored too if wished, at once or in windows.
 
-    Each view is resized by the recipe's rule, its logits are enlarged once from the output
-    stride to the image's own size; with several views their probabilities are averaged
-    (`reference/ssseg_deeplabv3.md` sec. 5).
+    Each view is resized by the recipe's rule. Whole: its logits are enlarged once from the output
+    stride to the image's own size. Slide: each window's logits are enlarged to the window, the
+    probabilities of windows that overlap are averaged, and these are resized to the image's own
+    size. With several views their probabilities are averaged (`reference/ssseg_deeplabv3.md`
+    sec. 5).
     """
 
     def __init__(
@@ -27,7 +29,10 @@ class Predictor(tf.Module):
         max_resize_value: int = 0,
         scales: tuple[float, ...] = (1.0,),
         add_flipped_images: bool = False,
+        window_size: tuple[int, ...] = (),
+        window_stride: tuple[int, ...] = (),
     ):
+        """Args as in EvalConfig and DataConfig; `window_size` is empty to predict at once."""
         super().__init__()
         self.model = model
         self.num_classes = model.num_classes
@@ -35,6 +40,7 @@ class Predictor(tf.Module):
             "min_resize_value": min_resize_value,
             "max_resize_value": max_resize_value,
         }
+        self._window_size, self._window_stride = window_size, window_stride
         flips = (False, True) if add_flipped_images else (False,)
         self._views = [(scale, flip) for scale in scales for flip in flips]
         # Traced once for all sizes: a new size must not cost a new trace.
@@ -51,32 +57,77 @@ class Predictor(tf.Module):
           labels: uint8 [B, H, W] (int32 above 256 classes); probabilities: float32
           [B, H, W, classes], adding up to 1.
         """
-        logits = [self._logits(images, *view) for view in self._views]
-        probabilities = tf.add_n([tf.nn.softmax(view) for view in logits]) / len(logits)
-        scores = logits[0] if len(logits) == 1 else probabilities
+        scores = [self._scores(images, *view) for view in self._views]
+        views = scores if self._window_size else [tf.nn.softmax(view) for view in scores]
+        probabilities = tf.add_n(views) / len(views)
+        scores = scores[0] if len(scores) == 1 else probabilities
         dtype = tf.uint8 if self.num_classes <= 256 else tf.int32
         labels = tf.cast(tf.argmax(scores, axis=-1, output_type=tf.int32), dtype)
         return labels, probabilities
 
-    def _logits(self, images, scale, flip):
+    def _scores(self, images, scale, flip):
+        """Returns one view's scores at the images' size: logits, or of windows probabilities."""
         size = tf.shape(images)[1:3]
         if any(self._resizing.values()) or scale != 1.0:
             resized = transforms.resized_size(size, scale=scale, **self._resizing)
             images = transforms.resize_image(images, resized)
+        images = tf.cast(images, tf.float32)
         if flip:
             images = tf.reverse(images, [2])
-        logits = self.model.infer(tf.cast(images, tf.float32))
+        scores = self._slide(images) if self._window_size else self.model.infer(images)
         if flip:
-            logits = tf.reverse(logits, [2])
-        return resize_bilinear(logits, size, align_corners=self.model.config.align_corners)
+            scores = tf.reverse(scores, [2])
+        return self._resize(scores, size)
+
+    def _slide(self, images):
+        """Averages the probabilities of windows: float32 [B, H, W, 3] -> [B, H, W, classes].
+
+        The last window of each axis ends at the border; no window is larger than the image.
+        """
+        size = tf.shape(images)[1:3]
+        window = tf.minimum(size, self._window_size)
+        rows, columns = tf.unstack(
+            (tf.maximum(size - self._window_size, 0) + self._window_stride - 1)
+            // self._window_stride
+            + 1
+        )
+
+        # One channel more than classes counts the windows over each pixel.
+        shape = [None, None, None, self.num_classes + 1]
+
+        def add_window(number, sums):
+            place = tf.stack([number // columns, number % columns]) * self._window_stride
+            first = tf.minimum(place, size - window)
+            last = first + window
+            part = images[:, first[0] : last[0], first[1] : last[1]]
+            probabilities = tf.nn.softmax(self._resize(self.model.infer(part), window))
+            counted = tf.concat([probabilities, tf.ones_like(probabilities[..., :1])], axis=-1)
+            around = tf.pad(tf.stack([first, size - last], axis=1), [[1, 1], [0, 0]])
+            return number + 1, tf.ensure_shape(sums + tf.pad(counted, around), shape)
+
+        zeros = tf.zeros([tf.shape(images)[0], size[0], size[1], self.num_classes + 1])
+        _, sums = tf.while_loop(
+            lambda number, _: number < rows * columns,
+            add_window,
+            (0, zeros),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape(shape)),
+            parallel_iterations=1,  # windows do not share the memory of several
+        )
+        return sums[..., :-1] / sums[..., -1:]
+
+    def _resize(self, scores, size):
+        return resize_bilinear(scores, size, align_corners=self.model.config.align_corners)
 
 
 def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) -> Predictor:
     """Returns the predictor that a recipe's results are measured with."""
+    slide = evaluation.inference_mode == "slide"
     return Predictor(
         model,
         min_resize_value=data.min_resize_value,
         max_resize_value=data.max_resize_value,
         scales=evaluation.eval_scales,
         add_flipped_images=evaluation.add_flipped_images,
+        window_size=evaluation.eval_crop_size if slide else (),
+        window_stride=evaluation.eval_crop_stride if slide else (),
     )

@@ -28,6 +28,18 @@ def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str
     return "\n".join(lines)
 
 
+def class_histogram(
+    class_names: Sequence[str], pixels: np.ndarray, images: np.ndarray, weights: Sequence[float]
+) -> str:
+    """Returns a table with each class's share of pixels, images it occurs in, and loss weight."""
+    width = max(map(len, [*class_names, "class"]))
+    lines = [f"{'class':<{width}}  {'pixels %':>8}  {'images':>7}  {'weight':>8}"]
+    shares = 100 * pixels / max(pixels.sum(), 1)
+    for name, share, count, weight in zip(class_names, shares, images, weights, strict=True):
+        lines.append(f"{name:<{width}}  {share:8.3f}  {count:7d}  {weight:8.3f}")
+    return "\n".join(lines)
+
+
 def _percent(value: float) -> str:
     return "n/a" if np.isnan(value) else f"{100 * value:.2f}"
 
@@ -48,6 +60,43 @@ def overlay(image: np.ndarray, labels: np.ndarray, colors: Sequence[Color]) -> n
 def strip(image: np.ndarray, panels: Sequence[np.ndarray]) -> np.ndarray:
     """Puts pictures of one size side by side, uint8 [H, sum of W, 3]."""
     return np.concatenate([image, *panels], axis=1)
+
+
+def sample_page(
+    samples: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+    colors: Sequence[Color],
+) -> Image.Image:
+    """Draws images beside their labels' colours laid over them, and the classes' colours below.
+
+    Args:
+      samples: name, image uint8 [H, W, 3] and label uint8 [H, W], empty where there is none;
+        pixels without a class stay as they are.
+    """
+    cell, line, columns = 320, 16, 2
+    rows = -(-len(samples) // columns)
+    keys_per_line = 2 * columns * cell // 160
+    height = rows * (cell + line) + -(-len(class_names) // keys_per_line) * line
+    page = Image.new("RGB", (2 * columns * cell, height), "white")
+    draw = ImageDraw.Draw(page)
+    for number, (name, image, label) in enumerate(samples):
+        left, top = number % columns * 2 * cell, number // columns * (cell + line)
+        draw.text((left + 2, top + 2), name, fill="black")
+        painted = image.copy()
+        if label.size:
+            inside = label < len(colors)
+            painted[inside] = overlay(image, label, colors)[inside]
+        for picture in (image, painted):
+            small = Image.fromarray(picture)
+            small.thumbnail((cell - 4, cell - 4))
+            page.paste(small, (left + 2, top + line))
+            left += cell
+    for number, (name, color) in enumerate(zip(class_names, colors, strict=True)):
+        left = number % keys_per_line * 160
+        top = rows * (cell + line) + number // keys_per_line * line
+        draw.rectangle((left + 2, top + 2, left + 14, top + 13), fill=color, outline="black")
+        draw.text((left + 20, top + 2), name, fill="black")
+    return page
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:

@@ -137,7 +137,7 @@ def test_class_lists_are_checked(tmp_path, text, message):
 
 def test_settings_are_checked():
     with pytest.raises(UserError, match="--images_dir"):
-        build_folder_data.FolderConfig()
+        build_folder_data.FolderConfig(output_dir="d")
     with pytest.raises(UserError, match="--ignore_colors=1,2"):
         dataclasses.replace(
             build_folder_data.FolderConfig(

@@ -88,3 +88,65 @@ def test_an_image_scored_twice_is_refused(model, records_dir):
     )
     with pytest.raises(UserError, match="'val_0000' more than once"):
         evaluator.evaluate(Predictor(model), twice, info, split="val")
+
+
+def windows_of(length, crop, stride):
+    """First cells of the windows on one axis, listed by hand from the rule of ssseg sec. 5."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    return [max(min(i * stride + crop, length) - crop, 0) for i in range(count)]
+
+
+def slide_in_numpy(model, images, crop, stride):
+    total = np.zeros([*images.shape[:3], model.num_classes])
+    count = np.zeros([1, *images.shape[1:3], 1])
+    for top in windows_of(images.shape[1], crop[0], stride[0]):
+        for left in windows_of(images.shape[2], crop[1], stride[1]):
+            part = images[:, top : top + crop[0], left : left + crop[1]].astype(np.float32)
+            logits = tf.image.resize(model(part)["logits"], part.shape[1:3]).numpy()
+            scores = np.exp(logits - logits.max(-1, keepdims=True))
+            scores /= scores.sum(-1, keepdims=True)
+            total[:, top : top + crop[0], left : left + crop[1]] += scores
+            count[:, top : top + crop[0], left : left + crop[1]] += 1
+    return total / count
+
+
+def test_the_window_rule_by_hand():
+    # Context: long side 520, crop 480, stride 320 -> two windows, the last ends at the border.
+    assert windows_of(520, 480, 320) == [0, 40]
+    assert windows_of(480, 480, 320) == [0] and windows_of(346, 480, 320) == [0]
+    assert windows_of(1000, 480, 320) == [0, 320, 520]
+
+
+@pytest.mark.parametrize(
+    ("crop", "stride"),
+    [((33, 33), (20, 24)), ((45, 60), (30, 30)), ((99, 41), (99, 19)), ((17, 99), (9, 50))],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_slide_equals_a_loop_over_windows_in_numpy(model, crop, stride, flip):
+    predictor = Predictor(model, window_size=crop, window_stride=stride, add_flipped_images=flip)
+    labels, probabilities = predictor.predict(IMAGES)
+    expected = slide_in_numpy(model, IMAGES, crop, stride)
+    if flip:
+        mirrored = slide_in_numpy(model, IMAGES[:, :, ::-1], crop, stride)[:, :, ::-1]
+        expected = (expected + mirrored) / 2
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert (labels == expected.argmax(-1)).numpy().mean() > 0.999
+    np.testing.assert_allclose(predictor.probabilities(IMAGES), probabilities, atol=1e-5)
+
+
+def test_slide_resizes_probabilities_back_to_the_image(model):
+    """Windows lie on the resized image; the averaged probabilities are enlarged, not the logits."""
+    predictor = Predictor(
+        model,
+        min_resize_value=68,
+        max_resize_value=68,  # the longer side becomes 68: 45x60 -> 51x68
+        scales=(1.0, 0.5),
+        window_size=(48, 48),
+        window_stride=(32, 32),
+    )
+    views = []
+    for size in ((51, 68), (26, 34)):  # 0.5: 25.5 is rounded up
+        resized = tf.image.resize(IMAGES, size)
+        resized = np.rint(resized).astype(np.uint8)
+        views.append(tf.image.resize(slide_in_numpy(model, resized, (48, 48), (32, 32)), (45, 60)))
+    np.testing.assert_allclose(predictor.probabilities(IMAGES), np.mean(views, axis=0), atol=1e-5)

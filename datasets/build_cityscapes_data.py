@@ -1,0 +1,108 @@
+"""Converts Cityscapes to TFRecords: 19 classes, fine and coarse labels.
+
+    python -m datasets.build_cityscapes_data --cityscapes_root=cityscapes --output_dir=records
+
+The label ids in gtFine and gtCoarse become the 19 train ids here: no other program's
+..._labelTrainIds.png files are needed. Cityscapes needs a login, so there is no --download: fetch
+leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from https://www.cityscapes-dataset.com
+and unpack both into one folder. Split test_fine has no labels; predictions for the benchmark's
+server come from `deeplab_tf.vis --vis_split=test_fine --also_save_raw_predictions --raw_label_ids`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import UserError, setting
+from deeplab_tf.data import building, catalog, conversion
+from deeplab_tf.data.conversion import FilePair
+
+# Kind of labels (None: there are none) and folders of each split; sizes as in
+# `reference/official_deeplab.md` sec. 2.2.
+SPLITS: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "train_fine": ("gtFine", ("train",)),
+    "val_fine": ("gtFine", ("val",)),
+    "test_fine": (None, ("test",)),
+    "trainval_fine": ("gtFine", ("train", "val")),
+    "train_coarse": ("gtCoarse", ("train", "train_extra")),
+    "trainval_coarse": ("gtCoarse", ("train", "train_extra", "val")),
+}
+NUM_LABEL_IDS = 34  # cityscapesScripts, helpers/labels.py; -1, the licence plate, is stored as 255
+SUFFIX = "_leftImg8bit.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesConfig(building.BuilderConfig):
+    """Where the unpacked archives are, and where the records go."""
+
+    cityscapes_root: str = setting(
+        "./cityscapes", "Folder with leftImg8bit/ and gtFine/ (and gtCoarse/)."
+    )
+    splits: str = setting(
+        "train_fine,val_fine,test_fine",
+        f"Splits to convert, joined by commas, of: {', '.join(SPLITS)}.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        building.require_splits(self.splits, tuple(SPLITS))
+
+
+def main(config: CityscapesConfig) -> None:
+    """Converts the splits; those already converted from the same files are left alone."""
+    info = catalog.load("cityscapes", "")
+    ids = catalog.index_map(info, size=NUM_LABEL_IDS, others=info.ignore_label)
+    coding = conversion.MaskCoding(
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        index_map=(*ids, *[-1] * (255 - NUM_LABEL_IDS), info.ignore_label),
+    )
+    root = Path(config.cityscapes_root)
+    pairs = {split: find_pairs(root, split) for split in config.splits.split(",")}
+    building.build(config, info, pairs, coding)
+
+
+def find_pairs(root: Path, split: str) -> list[FilePair]:
+    """Returns a split's images and label id masks, in the order of cities and names.
+
+    Raises:
+      UserError: if a folder or a mask is missing.
+    """
+    kind, folders = SPLITS[split]
+    pairs = []
+    for folder in folders:
+        images = root / "leftImg8bit" / folder
+        help = _help(root, kind, folder)
+        found = sorted(images.glob(f"*/*{SUFFIX}"))
+        if not found:
+            raise UserError(f"{images} holds no city's folder with images; {help}")
+        for path in found:
+            name = path.name.removesuffix(SUFFIX)
+            mask = None
+            if kind:
+                mask = root / kind / folder / path.parent.name / f"{name}_{kind}_labelIds.png"
+            pairs.append(FilePair(name, path, mask))
+        building.require_files(pairs, help)
+    return pairs
+
+
+def _help(root: Path, kind: str | None, folder: str) -> str:
+    archives = {
+        "gtFine": "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
+        "gtCoarse": "leftImg8bit_trainvaltest.zip and gtCoarse.zip",
+        None: "leftImg8bit_trainvaltest.zip",
+    }[kind]
+    if folder == "train_extra":
+        archives = "leftImg8bit_trainextra.zip and gtCoarse.zip"
+    return (
+        f"log in at https://www.cityscapes-dataset.com, fetch {archives}, and unpack into {root} "
+        "(--cityscapes_root)."
+    )
+
+
+def run() -> None:
+    config_flags.run(main, [CityscapesConfig], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,104 @@
+"""Converts PASCAL Context to TFRecords: 60 classes, or 59 without the background.
+
+    python -m datasets.build_pascal_context_data --voc2010_root=VOCdevkit/VOC2010 \
+        --labels_dir=trainval --output_dir=records [--without_background]
+
+The images are VOC 2010's; the labels are the 459-label .mat files of the PASCAL-Context release
+(Mottaghi et al. 2014), of which the 59 published classes are kept, in alphabetical order, and all
+else is background. Ready PNGs with the same 60 indices (0 background, 255 ignored) are taken too.
+With 59 classes the background becomes the ignored label.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import UserError, setting
+from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data.conversion import FilePair
+
+VOC2010 = archives.Archive(
+    url="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+    algorithm="md5",  # as torchvision publishes it
+    digest="da459979d0c395079b5c75ee67908abb",
+    folder="VOCdevkit/VOC2010",
+)
+LABELS = archives.Archive(
+    url="https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
+    algorithm="md5",  # as the tf_image_segmentation package publishes it
+    digest="df034edb2c12aa7d33b42b20bb1796e3",
+    folder="trainval",
+)
+NUM_LABELS = 460  # 0 is unlabelled, 1 to 459 are the release's labels
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PascalContextConfig(building.DownloadConfig):
+    """Where images and labels are, and where the records go."""
+
+    voc2010_root: str = setting(
+        "./VOCdevkit/VOC2010", "Folder with JPEGImages/ and ImageSets/ of VOC 2010."
+    )
+    labels_dir: str = setting(
+        "./trainval", "Folder with the release's NAME.mat files, or with 60-way NAME.png files."
+    )
+    without_background: bool = setting(
+        False, "Whether the background is ignored: 59 classes (data set pascal_context_59)."
+    )
+
+
+def main(config: PascalContextConfig) -> None:
+    """Converts both splits; those already converted from the same files are left alone."""
+    root, labels_dir = Path(config.voc2010_root), Path(config.labels_dir)
+    if config.download:
+        archives.install(VOC2010, root, flag="voc2010_root", mirror=config.download_mirror)
+        archives.install(LABELS, labels_dir, flag="labels_dir", mirror=config.download_mirror)
+    info = catalog.load("pascal_context_59" if config.without_background else "pascal_context", "")
+    pairs = {split: find_pairs(root, labels_dir, split) for split in SPLITS}
+    is_mat = {pair.mask_path.suffix == ".mat" for part in pairs.values() for pair in part}
+    building.build(config, info, pairs, mask_coding(info, from_mat=is_mat == {True}))
+
+
+def mask_coding(info: catalog.DatasetInfo, *, from_mat: bool) -> conversion.MaskCoding:
+    """Returns how 459-label .mat files, or 60-way PNGs, become train ids."""
+    first = 60 - info.num_classes  # of 60-way PNGs, whose background only 60 classes have
+    if from_mat:
+        background = info.ignore_label if first else 0
+        ids = catalog.index_map(info, size=NUM_LABELS, others=background)
+    else:
+        unused = [-1] * (info.ignore_label - 60)
+        ids = (*[info.ignore_label] * first, *range(info.num_classes), *unused, info.ignore_label)
+    return conversion.MaskCoding(
+        num_classes=info.num_classes, ignore_label=info.ignore_label, index_map=ids
+    )
+
+
+def find_pairs(root: Path, labels_dir: Path, split: str) -> list[FilePair]:
+    """Returns a split's images and labels, in the order of its list.
+
+    Raises:
+      UserError: if a folder, the list, an image or a label is missing.
+    """
+    voc_help = VOC2010.help("voc2010_root")
+    for folder, help in ((root, voc_help), (labels_dir, LABELS.help("labels_dir"))):
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist; {help}")
+    own = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    path = own if own.is_file() else root / "ImageSets" / "Main" / f"{split}.txt"
+    names = building.read_list(path, voc_help)
+    suffix = ".mat" if any(labels_dir.glob("*.mat")) else ".png"
+    pairs = [
+        FilePair(name, root / "JPEGImages" / f"{name}.jpg", labels_dir / f"{name}{suffix}")
+        for name in names
+    ]
+    building.require_files(pairs, f"{voc_help[:-1]}; {LABELS.help('labels_dir')}")
+    return pairs
+
+
+def run() -> None:
+    config_flags.run(main, [PascalContextConfig], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,117 @@
+"""Converts PASCAL VOC 2012 to TFRecords, with the extra labels of SBD: 21 classes.
+
+    python -m datasets.build_voc2012_data --voc_root=VOCdevkit/VOC2012 \
+        --sbd_root=benchmark_RELEASE --output_dir=records
+
+Splits train, val and trainval are those of ImageSets/Segmentation. `trainaug` joins train and
+val of SBD (Hariharan et al. 2011) with VOC's train and leaves VOC's val out: 10,582 images; masks
+are VOC's own where there is one. 255 in VOC's masks is the ignored label.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import UserError, setting
+from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data.conversion import FilePair
+
+VOC = archives.Archive(
+    url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    algorithm="md5",  # as torchvision publishes it; the size as TensorFlow Datasets does
+    digest="6cd6e144f989b92b3379bac3b3de84fd",
+    folder="VOCdevkit/VOC2012",
+    size=1_999_639_040,
+)
+SBD = archives.Archive(
+    url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
+    "benchmark.tgz",
+    algorithm="md5",  # as torchvision publishes it
+    digest="82b4d87ceb2ed10f6038a1cba92111cb",
+    folder="benchmark_RELEASE",
+)
+SPLITS = ("train", "trainaug", "trainval", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VOC2012Config(building.DownloadConfig):
+    """Where the unpacked archives are, and where the records go."""
+
+    voc_root: str = setting(
+        "./VOCdevkit/VOC2012", "Folder with JPEGImages/, SegmentationClass/ and ImageSets/."
+    )
+    sbd_root: str = setting(
+        "./benchmark_RELEASE", "Folder with dataset/ of SBD; only trainaug needs it."
+    )
+    splits: str = setting(",".join(SPLITS), "Splits to convert, joined by commas.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        building.require_splits(self.splits, SPLITS)
+
+
+def main(config: VOC2012Config) -> None:
+    """Converts the splits; those already converted from the same files are left alone."""
+    voc_root, sbd_root = Path(config.voc_root), Path(config.sbd_root)
+    splits = config.splits.split(",")
+    if config.download:
+        archives.install(VOC, voc_root, flag="voc_root", mirror=config.download_mirror)
+        if "trainaug" in splits:
+            archives.install(SBD, sbd_root, flag="sbd_root", mirror=config.download_mirror)
+    info = catalog.load("pascal_voc_seg", "")
+    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=info.ignore_label)
+    pairs = {split: find_pairs(split, voc_root, sbd_root) for split in splits}
+    building.build(config, info, pairs, coding)
+
+
+def find_pairs(split: str, voc_root: Path, sbd_root: Path) -> list[FilePair]:
+    """Returns a split's images and masks, in the order of its list; trainaug in that of names.
+
+    Raises:
+      UserError: if a folder, a list, an image or a mask is missing.
+    """
+    if not voc_root.is_dir():
+        raise UserError(f"{voc_root} does not exist; {VOC.help('voc_root')}")
+    if split == "trainaug":
+        pairs = _trainaug(voc_root, sbd_root)
+    else:
+        pairs = [_voc_pair(name, voc_root) for name in _voc_list(split, voc_root)]
+    building.require_files(pairs, VOC.help("voc_root"))
+    return pairs
+
+
+def _voc_list(split: str, voc_root: Path) -> list[str]:
+    path = voc_root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    return building.read_list(path, VOC.help("voc_root"))
+
+
+def _voc_pair(name: str, voc_root: Path) -> FilePair:
+    image = voc_root / "JPEGImages" / f"{name}.jpg"
+    return FilePair(name, image, voc_root / "SegmentationClass" / f"{name}.png")
+
+
+def _trainaug(voc_root: Path, sbd_root: Path) -> list[FilePair]:
+    help = f"{SBD.help('sbd_root')[:-1]}, or leave trainaug out of --splits."
+    if not sbd_root.is_dir():
+        raise UserError(f"{sbd_root} does not exist; {help}")
+    of_sbd = [
+        name
+        for part in ("train", "val")
+        for name in building.read_list(sbd_root / "dataset" / f"{part}.txt", help)
+    ]
+    of_voc, held_out = set(_voc_list("train", voc_root)), set(_voc_list("val", voc_root))
+    pairs = []
+    for name in sorted((of_voc | set(of_sbd)) - held_out):
+        pair = _voc_pair(name, voc_root)
+        if name not in of_voc:
+            pair = FilePair(name, pair.image_path, sbd_root / "dataset" / "cls" / f"{name}.mat")
+        pairs.append(pair)
+    return pairs
+
+
+def run() -> None:
+    config_flags.run(main, [VOC2012Config], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,211 @@
+"""Fetching published archives: resumed downloads, checked sizes and hashes, safe unpacking."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from deeplab_tf.config import UserError
+
+_BLOCK = 1 << 20
+_ATTEMPTS = 5
+_TIMEOUT_SECONDS = 60
+_NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try again
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    EOFError,
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file.
+
+    url: where it is. algorithm, digest: its published hash, such as ("md5", "6cd6...").
+    folder: the folder, relative to where it is unpacked, that it fills.
+    size: bytes; 0 where no size is published, and the server's is trusted until the hash decides.
+    """
+
+    url: str
+    algorithm: str
+    digest: str
+    folder: str
+    size: int = 0
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    def help(self, flag: str) -> str:
+        """Returns what to do when the folder given by a flag is not there."""
+        return f"unpack {self.url}, give its folder {self.folder} as --{flag}, or add --download."
+
+
+def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> None:
+    """Makes sure that an archive's folder is at `root`: fetches and unpacks it if it is not.
+
+    The archive stays beside its folder; whoever needs the space may delete it.
+
+    Args:
+      root: where the archive's folder shall be; must end in archive.folder.
+      flag: the flag that gave `root`, for messages.
+      mirror: folder of a web server to fetch the file from in place of its own.
+    Raises:
+      UserError: if the root does not fit, or the download fails or is not the published file.
+    """
+    if root.is_dir():
+        print(f"{root} is there; nothing to fetch.")
+        return
+    folder = PurePosixPath(archive.folder)
+    root = root.absolute()
+    if root.parts[-len(folder.parts) :] != folder.parts:
+        raise UserError(
+            f"--{flag}={root} can not be filled by --download, because {archive.file_name} unpacks "
+            f"to {folder}; give a path that ends so."
+        )
+    parent = root.parents[len(folder.parts) - 1]
+    path = fetch(archive, parent, mirror=mirror)
+    building = parent / f".{archive.file_name}-unpacking"
+    shutil.rmtree(building, ignore_errors=True)
+    print(f"Unpacking {path}.", flush=True)
+    try:
+        unpack(path, building)
+        if not (building / folder).is_dir():
+            raise UserError(f"{path} does not hold the folder {folder}; it is another archive.")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(building / folder, root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def fetch(archive: Archive, folder: Path, *, mirror: str = "") -> Path:
+    """Downloads an archive into a folder, continuing an interrupted download; returns its path.
+
+    Raises:
+      UserError: if the server can not be reached, or the file's size or hash is not the published.
+    """
+    path = folder / archive.file_name
+    if path.is_file() and not _difference(path, archive):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
+    partial = path.with_name(path.name + ".part")
+    for attempt in range(_ATTEMPTS):
+        try:
+            _download(url, partial, archive.size)
+            break
+        except urllib.error.HTTPError as error:
+            raise UserError(
+                f"{url} answers {error.code} {error.reason}; {_by_hand(path)}"
+            ) from None
+        except _NETWORK_FAULTS as error:
+            if attempt == _ATTEMPTS - 1:
+                raise UserError(
+                    f"{url} can not be fetched: {error}; the same command goes on where it "
+                    f"stopped. Otherwise {_by_hand(path)}"
+                ) from None
+            time.sleep(2**attempt)
+    problem = _difference(partial, archive)
+    if problem:
+        partial.unlink()
+        raise UserError(f"What {url} sent {problem}, so it was deleted; {_by_hand(path)}")
+    os.replace(partial, path)
+    return path
+
+
+def _by_hand(path: Path) -> str:
+    return f"fetch the file by hand to {path}, or give another --download_mirror."
+
+
+def _download(url: str, partial: Path, size: int) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url} is not an address of the web; give one with http:// or https://.")
+    done = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send
+            return
+        raise
+    with response:
+        if done and response.status != 206:  # this server always sends everything
+            done = 0
+        left = response.headers.get("Content-Length")
+        total = done + int(left) if left else size
+        if size and total != size:
+            raise UserError(f"{url} has {total} bytes, the published file {size}.")
+        bar = {"total": total, "initial": done, "unit": "B", "unit_scale": True}
+        with (
+            partial.open("ab" if done else "wb") as file,
+            tqdm(**bar, desc=partial.stem, disable=None) as progress,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                progress.update(len(block))
+    if partial.stat().st_size < total:
+        raise EOFError("the connection ended early")
+
+
+def _difference(path: Path, archive: Archive) -> str:
+    """Returns how a file differs from the published one; empty if it does not."""
+    size = path.stat().st_size
+    if archive.size and size != archive.size:
+        return f"has {size} bytes and not {archive.size}"
+    digest = hashlib.new(archive.algorithm)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != archive.digest:
+        return f"has the {archive.algorithm} {digest.hexdigest()} and not {archive.digest}"
+    return ""
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpacks a tar (plain, gz, bz2, xz) or zip file into a new folder.
+
+    Raises:
+      UserError: if it is damaged, or a member would land outside of the folder or is neither a
+        file nor a folder (links and devices have no place in a data set).
+    """
+    folder.mkdir(parents=True)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    kind = stat.S_IFMT(info.external_attr >> 16)
+                    _require_inside(path, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                    archive.extract(info, folder)
+        else:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    _require_inside(path, member.name, member.isfile() or member.isdir())
+                    tar.extract(member, folder, set_attrs=False)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} can not be unpacked: {error}; delete it and fetch it again."
+        ) from None
+
+
+def _require_inside(archive: Path, name: str, plain: bool) -> None:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or not plain:
+        raise UserError(
+            f"{archive} holds {name!r}, which is not a plain file inside of its own folder; "
+            "it was not unpacked."
+        )

@@ -1,0 +1,105 @@
+"""Looks into converted data before training: python -m deeplab_tf.inspect_data --dataset_dir=DIR.
+
+Prints counts, sizes, the share of each class, and what they suggest; writes a page of samples.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import Config, UserError, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(Config):
+    """Which records are looked at, and where the page of samples goes."""
+
+    dataset_dir: str = setting("", "Folder with the TFRecord shards and dataset.json.")
+    dataset: str = setting("", "Data set's name; empty takes it from <dataset_dir>/dataset.json.")
+    splits: str = setting("", "Splits to look at, joined by commas; empty takes all.")
+    output_dir: str = setting(
+        "", "Folder for pages and numbers; <dataset_dir>/inspection if empty."
+    )
+    num_samples: int = setting(12, "Images on a split's page, spread over the split.", least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.dataset_dir), "dataset_dir", "(empty)", "the folder of a builder")
+
+
+def main(job: InspectConfig) -> None:
+    """Prints a report on each split and writes <split>.png and statistics.json."""
+    from deeplab_tf.data import catalog
+
+    info = catalog.load(job.dataset, job.dataset_dir)
+    if not (Path(job.dataset_dir) / catalog.MANIFEST).is_file() and not job.splits:
+        raise UserError(f"{job.dataset_dir} has no {catalog.MANIFEST}; name the --splits in it.")
+    print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
+    folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {split: inspect(job, info, split, folder) for split in _splits(job, info)}
+    (folder / "statistics.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(f"Look at the samples: {', '.join(str(folder / f'{split}.png') for split in content)}")
+
+
+def _splits(job: InspectConfig, info) -> list[str]:
+    return job.splits.split(",") if job.splits else list(info.splits)
+
+
+def inspect(job: InspectConfig, info, split: str, folder: Path) -> dict:
+    """Reports on one split; returns its numbers."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from deeplab_tf.data import records, statistics
+    from deeplab_tf.evaluation import report
+
+    table = records.open_split(job.dataset_dir, split, info, labelled=False)
+    with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
+        found = statistics.measure(table, info, progress=bar.update)
+    weights = [round(float(weight), 4) for weight in found.class_weights()]
+    crop = found.crop_size()
+    absent = [name for name, count in zip(info.class_names, found.images, strict=True) if not count]
+    areas = sorted(found.sizes, key=lambda size: size[0] * size[1])
+    (common, times), *_ = found.sizes.most_common(1)
+    total = int(found.pixels.sum()) + found.ignored
+    print(f"\n{split}: {len(table)} images")
+    print(f"sizes (height x width): {len(areas)}; smallest {_size(areas[0])}, largest ", end="")
+    print(f"{_size(areas[-1])}, commonest {_size(common)} ({times} images)")
+    if total:
+        print(report.class_histogram(info.class_names, found.pixels, found.images, weights))
+        print(f"ignored pixels: {100 * found.ignored / total:.2f} %")
+        print(f"absent classes: {', '.join(absent) or 'none'}")
+        print(f"class weights (median frequency balancing): {','.join(map(str, weights))}")
+    else:
+        print("no labels")
+    print(f"crop at the images' own size: --train_crop_size={crop[0]},{crop[1]}")
+    chosen = np.unique(np.linspace(0, len(table) - 1, job.num_samples).astype(int))
+    samples = [records.parse(table.read(int(index))) for index in chosen]
+    pictures = [
+        (sample["name"].numpy().decode(), sample["image"].numpy(), sample["label"].numpy()[..., 0])
+        for sample in samples
+    ]
+    report.sample_page(pictures, info.class_names, info.colors).save(folder / f"{split}.png")
+    return {
+        "images": len(table),
+        "sizes": {_size(size): count for size, count in sorted(found.sizes.items())},
+        "pixels": dict(zip(info.class_names, found.pixels.tolist(), strict=True)),
+        "images_with": dict(zip(info.class_names, found.images.tolist(), strict=True)),
+        "ignored_pixels": found.ignored,
+        "class_weights": weights,
+        "train_crop_size": crop,
+    }
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def run() -> None:
+    config_flags.run(main, [InspectConfig], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()
