@@ -74,29 +74,36 @@ def sample_page(
         pixels without a class stay as they are.
     """
     cell, line, columns = 320, 16, 2
-    rows = -(-len(samples) // columns)
+    pairs = [_sample_pair(image, label, colors, cell - 4) for _, image, label in samples]
+    row_height = line + 4 + max(picture.height for pair in pairs for picture in pair)
+    keys_top = -(-len(samples) // columns) * row_height
     keys_per_line = 2 * columns * cell // 160
-    height = rows * (cell + line) + -(-len(class_names) // keys_per_line) * line
+    height = keys_top + -(-len(class_names) // keys_per_line) * line
     page = Image.new("RGB", (2 * columns * cell, height), "white")
     draw = ImageDraw.Draw(page)
-    for number, (name, image, label) in enumerate(samples):
-        left, top = number % columns * 2 * cell, number // columns * (cell + line)
-        draw.text((left + 2, top + 2), name, fill="black")
-        painted = image.copy()
-        if label.size:
-            inside = label < len(colors)
-            painted[inside] = overlay(image, label, colors)[inside]
-        for picture in (image, painted):
-            small = Image.fromarray(picture)
-            small.thumbnail((cell - 4, cell - 4))
-            page.paste(small, (left + 2, top + line))
-            left += cell
+    for number, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
+        left, top = number % columns * 2 * cell, number // columns * row_height
+        draw.text((left + 2, top + 2), sample[0], fill="black")
+        page.paste(pair[0], (left + 2, top + line))
+        page.paste(pair[1], (left + cell + 2, top + line))
     for number, (name, color) in enumerate(zip(class_names, colors, strict=True)):
-        left = number % keys_per_line * 160
-        top = rows * (cell + line) + number // keys_per_line * line
+        left, top = number % keys_per_line * 160, keys_top + number // keys_per_line * line
         draw.rectangle((left + 2, top + 2, left + 14, top + 13), fill=color, outline="black")
         draw.text((left + 20, top + 2), name, fill="black")
     return page
+
+
+def _sample_pair(
+    image: np.ndarray, label: np.ndarray, colors: Sequence[Color], side: int
+) -> list[Image.Image]:
+    painted = image.copy()
+    if label.size:
+        inside = label < len(colors)
+        painted[inside] = overlay(image, label, colors)[inside]
+    pictures = [Image.fromarray(picture) for picture in (image, painted)]
+    for picture in pictures:
+        picture.thumbnail((side, side))
+    return pictures
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:

@@ -1,32 +1,25 @@
 import numpy as np
 import pytest
-from PIL import Image
 
 from datasets import build_ade20k_data
 from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog, records
+from tests import trees
 
 
 @pytest.fixture
 def raw(tmp_path):
-    """Two images a split in the archive's layout; every value 0..150 occurs."""
-    for split, name in (
-        ("training", "ADE_train_1"),
-        ("training", "ADE_train_2"),
-        ("validation", "ADE_val_1"),
-    ):
-        for part in ("images", "annotations"):
-            (tmp_path / "raw" / part / split).mkdir(parents=True, exist_ok=True)
-        values = np.arange(151, dtype=np.uint8).reshape(1, 151)
-        Image.fromarray(values).save(tmp_path / "raw" / "annotations" / split / f"{name}.png")
-        Image.new("RGB", (151, 1)).save(tmp_path / "raw" / "images" / split / f"{name}.jpg")
+    trees.ade20k(tmp_path)
     return tmp_path
 
 
-def build(raw):
+def build(raw, **settings):
     build_ade20k_data.main(
         build_ade20k_data.ADE20KConfig(
-            ade20k_root=str(raw / "raw"), output_dir=str(raw / "out"), num_processes=1
+            ade20k_root=str(raw / "ADEChallengeData2016"),
+            output_dir=str(raw / "out"),
+            num_processes=1,
+            **settings,
         )
     )
 
@@ -34,14 +27,31 @@ def build(raw):
 def test_other_is_ignored_and_classes_count_from_zero(raw, capsys):
     build(raw)
     info = catalog.load("ade20k", raw / "out")
-    assert info.num_classes == 150 and info.splits == {"train": 2, "val": 1}
-    record = records.parse(records.open_split(raw / "out", "train", info).read(0))
-    np.testing.assert_array_equal(record["label"].numpy().ravel(), [255, *range(150)])
+    assert info.num_classes == 150 and info.splits == {"train": 3, "val": 2}
+    label = records.parse(records.open_split(raw / "out", "train", info).read(0))["label"]
+    expected = trees.label_of([255, *range(150)], 0)
+    np.testing.assert_array_equal(label.numpy()[..., 0], expected)
     assert "published set 20210" in capsys.readouterr().out
 
 
+def test_the_official_convention_keeps_the_values(raw):
+    build(raw, official_classes=True)
+    info = catalog.load("ade20k_151", raw / "out")
+    assert info.num_classes == 151 and info.ignore_label == 0
+    record = records.parse(records.open_split(raw / "out", "train", info).read(2))
+    np.testing.assert_array_equal(record["label"].numpy()[..., 0], trees.label_of(range(151), 2))
+    assert record["image"].shape == (45, 45, 3)  # stored grey
+
+
+def test_a_value_beyond_the_classes_is_refused(raw):
+    mask = raw / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"
+    trees.write_mask(mask, trees.label_of([151], 1))
+    with pytest.raises(UserError, match=r"ADE_val_00000001\.png holds the value 151"):
+        build(raw)
+
+
 def test_a_missing_folder_says_what_to_download(raw):
-    (raw / "raw" / "images").rename(raw / "raw" / "pictures")
+    (raw / "ADEChallengeData2016/images").rename(raw / "pictures")
     with pytest.raises(UserError, match=r"ADEChallengeData2016\.zip"):
         build(raw)
     assert not (raw / "out").exists()
