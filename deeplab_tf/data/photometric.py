@@ -23,6 +23,12 @@ _HUE_STEP, _SATURATION_STEP = (
     for whole in (30, 255)  # 180 units / 6 sectors; full saturation
 )
 
+# Which of the levels (highest, lowest, falling, rising) red, green and blue have in the six
+# sectors of the circle of hues that starts at blue.
+_LEVELS_OF_SECTOR = np.array(
+    [[1, 3, 0], [1, 0, 2], [3, 0, 1], [0, 2, 1], [0, 1, 3], [2, 1, 0]], np.int32
+)
+
 
 def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
     """Distorts brightness, contrast, saturation and hue, each with probability one half.
@@ -103,5 +109,24 @@ def _rgb_to_hsv(image):
 
 
 def _hsv_to_rgb(hue, saturation, value):
-    rgb = tf.image.hsv_to_rgb(tf.stack([hue / 180.0, saturation / 255.0, value], axis=-1))
-    return tf.cast(tf.floor(tf.clip_by_value(rgb[..., ::-1] + 0.5, 0.0, 255.0)), tf.uint8)
+    """Inverts `_rgb_to_hsv` as OpenCV does, to the bit; returns uint8 [H, W, 3].
+
+    It multiplies and subtracts in one rounding, which double precision does here, and truncates;
+    the last pixels of a row, which its blocks of 32 leave over, it rounds.
+    """
+    sixth = hue * np.float32(6 / 180)
+    sector = tf.floor(sixth)
+    past = sixth - sector
+    saturation, value = saturation * np.float32(1 / 255), value * np.float32(1 / 255)
+
+    def lowered(share):
+        product = tf.cast(saturation, tf.float64) * tf.cast(share, tf.float64)
+        return value * tf.cast(1.0 - product, tf.float32)
+
+    levels = tf.stack([value, value * (1.0 - saturation), lowered(past), lowered(1.0 - past)], -1)
+    order = tf.gather(_LEVELS_OF_SECTOR, tf.cast(sector, tf.int32))
+    colors = tf.gather(levels, order, batch_dims=2) * 255.0
+    width = tf.shape(hue)[1]
+    left_over = tf.range(width) >= width // 32 * 32
+    colors = tf.where(left_over[:, tf.newaxis], tf.round(colors), tf.floor(colors))
+    return tf.cast(colors, tf.uint8)
