@@ -44,6 +44,12 @@ def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
         (DataConfig, {"train_crop_size": (513,)}, "--train_crop_size=513 .*height,width"),
         (DataConfig, {"min_scale_factor": 3.0}, "--min_scale_factor=3.0 .*max_scale_factor"),
         (DataConfig, {"max_resize_value": 9}, "--max_resize_value=9"),
+        (EvalConfig, {"inference_mode": "slide"}, "--eval_crop_size= .*height,width"),
+        (
+            EvalConfig,
+            {"inference_mode": "slide", "eval_crop_size": (9, 9), "eval_crop_stride": (9, 10)},
+            "--eval_crop_stride=9,10 .*up to those of eval_crop_size",
+        ),
         (TrainConfig, {"train_batch_size": 0}, "--train_batch_size=0 .*1 or more"),
     ],
 )

@@ -18,8 +18,13 @@ PROGRAMS = [
     "deeplab_tf.vis",
     "deeplab_tf.predict",
     "deeplab_tf.export_model",
+    "deeplab_tf.inspect_data",
+    "datasets.build_ade20k_data",
+    "datasets.build_cityscapes_data",
     "datasets.build_folder_data",
+    "datasets.build_pascal_context_data",
     "datasets.build_shapes_data",
+    "datasets.build_voc2012_data",
 ]
 
 
@@ -65,6 +70,12 @@ def test_help_answers_without_tensorflow(program):
             ["--train_batch_size=many"],
             "--train_batch_size=many is not possible; allowed: a whole number",
         ),
+        (
+            "datasets.build_voc2012_data",
+            ["--voc_root=none", "--output_dir=x"],
+            "none does not exist; unpack http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        ),
+        ("deeplab_tf.inspect_data", ["--dataset_dir=none"], "There is no dataset.json in"),
         ("deeplab_tf.train", ["run"], "'run' is not a flag"),
         ("deeplab_tf.train", ["--flagfile=none.flags"], "none.flags"),
         ("deeplab_tf.eval", ["--eval_logdir=x"], "--checkpoint_dir=(empty)"),

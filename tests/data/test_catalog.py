@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from deeplab_tf.data import catalog
+
+
+@pytest.mark.parametrize("name", catalog.KNOWN)
+def test_known_data_sets_are_whole(name):
+    info = catalog.load(name, "")
+    assert info.name == name and len(set(info.class_names)) == info.num_classes
+    assert len(set(info.label_ids)) == info.num_classes
+    assert all(count > 0 for count in info.splits.values())
+    assert catalog.from_json(info.to_json(), "x").classes == info.classes
+
+
+def test_vocs_colors_are_its_bit_interleaved_map():
+    """The devkit's rule: bit 3j + c of a class's index is bit 7 - j of its channel c."""
+    for name, first in (("pascal_voc_seg", 0), ("pascal_context", 0), ("pascal_context_59", 1)):
+        for index, color in enumerate(catalog.load(name, "").colors):
+            bits = np.array(list(np.binary_repr(index + first, 24)[::-1]), int).reshape(8, 3)
+            expected = bits.T @ (128 >> np.arange(8))
+            assert color == tuple(expected)
+
+
+def test_some_published_colors_and_names_by_hand():
+    voc = catalog.load("pascal_voc_seg", "")
+    assert voc.classes[15].name == "person" and voc.colors[15] == (192, 128, 128)
+    assert voc.classes[20].name == "tvmonitor" and voc.colors[20] == (0, 64, 128)
+    cityscapes = catalog.load("cityscapes", "")
+    assert cityscapes.colors[0] == (128, 64, 128) and cityscapes.colors[18] == (119, 11, 32)
+    assert cityscapes.label_ids[13] == 26 and cityscapes.class_names[13] == "car"
+    ade20k = catalog.load("ade20k", "")
+    assert ade20k.class_names[12] == "person" and ade20k.colors[12] == (150, 5, 61)
+    assert catalog.load("ade20k_151", "").class_names == ["other", *ade20k.class_names]
+
+
+def test_class_names_are_those_of_the_reference(shared):
+    """The lists at the end of reference/ssseg_deeplabv3.md, section 2."""
+    lines = (shared / "reference/ssseg_deeplabv3.md").read_text().splitlines()
+    starts = {
+        "VOC (21): ": "pascal_voc_seg",
+        "Cityscapes (19): ": "cityscapes",
+        "Context (60; drop the first for 59): ": "pascal_context",
+    }
+    compared = 0
+    for line in lines:
+        for start, name in starts.items():
+            if line.startswith(start):
+                names = line.removeprefix(start).strip().rstrip(".").split(", ")
+                assert catalog.load(name, "").class_names == names
+                compared += 1
+        if line.startswith("ADE (150; "):
+            entries = line.split("): ")[1].rstrip(".").split(", ")
+            names = dict(entry.split(":") for entry in entries)
+            own = {str(i): n for i, n in enumerate(catalog.load("ade20k", "").class_names)}
+            assert own == names
+            compared += 1
+    assert compared == 4
+
+
+def test_a_data_set_without_a_catalog_entry_needs_its_manifest_only(records_dir):
+    info = catalog.load("", records_dir)
+    assert info.name == "shapes" and "shapes" not in catalog.KNOWN
+    assert info.splits == {"train": 9, "val": 5} and info.colors[1] == (230, 60, 60)

@@ -1,0 +1,77 @@
+import collections
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import build_cityscapes_data
+from deeplab_tf import inspect_data
+from deeplab_tf.config import UserError
+from deeplab_tf.data.statistics import Statistics
+from tests import trees
+
+
+def test_the_report_counts_what_the_masks_hold(shapes_dir, records_dir, tmp_path, capsys):
+    job = inspect_data.InspectConfig(dataset_dir=str(records_dir), output_dir=str(tmp_path))
+    inspect_data.main(job)
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "statistics.json").read_text())
+    for split in ("train", "val"):
+        masks = [np.asarray(Image.open(p)) for p in (shapes_dir / "masks" / split).iterdir()]
+        counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)
+        assert list(found[split]["pixels"].values()) == counts[:7].tolist()
+        assert found[split]["ignored_pixels"] == counts[255]
+        holders = [sum((mask == index).any() for mask in masks) for index in range(7)]
+        assert list(found[split]["images_with"].values()) == holders
+        sizes = collections.Counter(f"{mask.shape[0]}x{mask.shape[1]}" for mask in masks)
+        assert found[split]["sizes"] == sizes
+        absent = [name for name, count in found[split]["pixels"].items() if not count]
+        assert f"absent classes: {', '.join(absent) or 'none'}" in printed
+        page = np.asarray(Image.open(tmp_path / f"{split}.png"))
+        assert (page != 255).any() and page.shape[1] == 1280
+
+
+def test_splits_without_labels_are_shown_too(tmp_path, capsys):
+    trees.cityscapes(tmp_path)
+    build_cityscapes_data.main(
+        build_cityscapes_data.CityscapesConfig(
+            cityscapes_root=str(tmp_path), output_dir=str(tmp_path / "out"), num_processes=1
+        )
+    )
+    inspect_data.main(inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out")))
+    printed = capsys.readouterr().out
+    assert "cityscapes: 19 classes" in printed and "no labels" in printed
+    assert (tmp_path / "out/inspection/test_fine.png").is_file()
+    with pytest.raises(UserError, match="no split 'val'; it has: test_fine, train_fine, val_fine"):
+        inspect_data.main(
+            inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out"), splits="val")
+        )
+
+
+def test_class_weights_balance_by_the_median_frequency():
+    # Class 0: 60 of the 100 pixels of the images it is in, class 1: 10 of 50, class 2: 5 of 50,
+    # class 3 nowhere. Frequencies 0.6, 0.2, 0.1; median 0.2.
+    counts = Statistics(
+        sizes=collections.Counter({(10, 5): 2}),
+        pixels=np.array([60, 10, 5, 0]),
+        images=np.array([2, 1, 1, 0]),
+        room=np.array([100, 50, 50, 0]),
+        ignored=25,
+    )
+    np.testing.assert_allclose(counts.class_weights(), [1 / 3, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop"),
+    [
+        ({(1024, 2048): 5}, (512, 1024)),  # the ancestor's crop for Cityscapes
+        ({(360, 480): 3}, (352, 480)),
+        ({(375, 500): 5, (500, 375): 4}, (368, 496)),
+        ({(5, 9): 1}, (16, 16)),
+    ],
+)
+def test_crops_fit_the_median_image(sizes, crop):
+    nothing = np.zeros(2, int)
+    statistics = Statistics(collections.Counter(sizes), nothing, nothing, nothing, 0)
+    assert statistics.crop_size() == crop
