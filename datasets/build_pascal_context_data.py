@@ -56,8 +56,7 @@ def main(config: PascalContextConfig) -> None:
         archives.install(LABELS, labels_dir, flag="labels_dir", mirror=config.download_mirror)
     info = catalog.load("pascal_context_59" if config.without_background else "pascal_context", "")
     pairs = {split: find_pairs(root, labels_dir, split) for split in SPLITS}
-    is_mat = {pair.mask_path.suffix == ".mat" for part in pairs.values() for pair in part}
-    building.build(config, info, pairs, mask_coding(info, from_mat=is_mat == {True}))
+    building.build(config, info, pairs, mask_coding(info, from_mat=_has_mat_files(labels_dir)))
 
 
 def mask_coding(info: catalog.DatasetInfo, *, from_mat: bool) -> conversion.MaskCoding:
@@ -87,13 +86,17 @@ def find_pairs(root: Path, labels_dir: Path, split: str) -> list[FilePair]:
     own = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     path = own if own.is_file() else root / "ImageSets" / "Main" / f"{split}.txt"
     names = building.read_list(path, voc_help)
-    suffix = ".mat" if any(labels_dir.glob("*.mat")) else ".png"
+    suffix = ".mat" if _has_mat_files(labels_dir) else ".png"
     pairs = [
         FilePair(name, root / "JPEGImages" / f"{name}.jpg", labels_dir / f"{name}{suffix}")
         for name in names
     ]
     building.require_files(pairs, f"{voc_help[:-1]}; {LABELS.help('labels_dir')}")
     return pairs
+
+
+def _has_mat_files(labels_dir: Path) -> bool:
+    return any(labels_dir.glob("*.mat"))
 
 
 def run() -> None:

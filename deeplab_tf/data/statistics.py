@@ -73,7 +73,8 @@ def measure(
     )
     with pipeline.explained_label_errors():
         for batch in batches:
-            sizes[batch.images.shape[1:3]] += 1
+            height, width = batch.images.shape[1:3]
+            sizes[height, width] += 1
             counts = np.bincount(batch.labels.ravel(), minlength=256)
             ignored += int(counts[info.ignore_label])
             counts[info.ignore_label] = 0
