@@ -43,9 +43,13 @@ class CityscapesConfig(building.BuilderConfig):
         f"Splits to convert, joined by commas, of: {', '.join(SPLITS)}.",
     )
 
+    download: bool = setting(False, "Not possible: the archives need a login.")
+
     def __post_init__(self):
         super().__post_init__()
         building.require_splits(self.splits, tuple(SPLITS))
+        if self.download:
+            raise UserError(f"--download can not log in for you; {_help('gtFine', 'train')}")
 
 
 def main(config: CityscapesConfig) -> None:
@@ -72,7 +76,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
     pairs = []
     for folder in folders:
         images = root / "leftImg8bit" / folder
-        help = _help(root, kind, folder)
+        help = _help(kind, folder)
         found = sorted(images.glob(f"*/*{SUFFIX}"))
         if not found:
             raise UserError(f"{images} holds no city's folder with images; {help}")
@@ -86,7 +90,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
     return pairs
 
 
-def _help(root: Path, kind: str | None, folder: str) -> str:
+def _help(kind: str | None, folder: str) -> str:
     archives = {
         "gtFine": "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
         "gtCoarse": "leftImg8bit_trainvaltest.zip and gtCoarse.zip",
@@ -95,8 +99,8 @@ def _help(root: Path, kind: str | None, folder: str) -> str:
     if folder == "train_extra":
         archives = "leftImg8bit_trainextra.zip and gtCoarse.zip"
     return (
-        f"log in at https://www.cityscapes-dataset.com, fetch {archives}, and unpack into {root} "
-        "(--cityscapes_root)."
+        f"log in at https://www.cityscapes-dataset.com, fetch {archives}, and unpack into "
+        "one folder, --cityscapes_root."
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import tensorflow as tf
 from PIL import Image
 
 SIZES = [(37, 61), (64, 48), (45, 45), (33, 70)]  # height, width
@@ -119,3 +120,31 @@ def pascal_context(root: Path) -> None:
         write_image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg", number)
         label = label_of(range(460), number).astype(np.uint16)
         scipy.io.savemat(root / f"trainval/{name}.mat", {"LabelMap": label})
+
+
+def read_back(folder: Path, split: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Reads a split as the official data_generator.py does: name -> image, label (None if none).
+
+    Its keys, types and defaults: reference/official_deeplab.md, section 2.1.
+    """
+    features = {
+        "image/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/filename": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/format": tf.io.FixedLenFeature((), tf.string, default_value="jpeg"),
+        "image/height": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+        "image/width": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+        "image/segmentation/class/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/segmentation/class/format": tf.io.FixedLenFeature((), tf.string, "png"),
+    }
+    found = {}
+    files = sorted(str(path) for path in folder.glob(f"{split}-*.tfrecord"))
+    for serialized in tf.data.TFRecordDataset(files):
+        record = tf.io.parse_single_example(serialized, features)
+        decode = tf.io.decode_jpeg if record["image/format"] == b"jpeg" else tf.io.decode_png
+        image = decode(record["image/encoded"], channels=3).numpy()
+        assert image.shape[:2] == (record["image/height"], record["image/width"])
+        encoded, label = record["image/segmentation/class/encoded"], None
+        if encoded != b"":
+            label = tf.io.decode_png(encoded, channels=1).numpy()[..., 0]
+        found[record["image/filename"].numpy().decode()] = image, label
+    return found

@@ -2,6 +2,7 @@ import functools
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,3 +119,12 @@ def test_a_damaged_manifest_is_one_sentence(folder):
     (folder / catalog.MANIFEST).write_text(json.dumps(content))
     with pytest.raises(UserError, match="num_classes=3 but lists 2"):
         catalog.load("", folder)
+
+
+def test_jpegs_have_the_pixels_that_opencv_gives(shapes_dir):
+    for path in sorted((shapes_dir / "images" / "val").iterdir()):
+        expected = cv2.imread(str(path))[..., ::-1]
+        np.testing.assert_array_equal(records.decode_image(path.read_bytes()), expected)
+        grey = cv2.imencode(".jpg", expected[..., 1])[1].tobytes()
+        expected = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(records.decode_image(grey), expected)

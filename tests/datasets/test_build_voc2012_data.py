@@ -3,7 +3,6 @@ import pytest
 
 from datasets import build_voc2012_data
 from deeplab_tf.config import UserError
-from deeplab_tf.data import catalog, records
 from tests import trees
 
 
@@ -26,10 +25,7 @@ def build(raw, **settings):
 
 
 def labels(raw, split):
-    info = catalog.load("pascal_voc_seg", raw / "out")
-    table = records.open_split(raw / "out", split, info)
-    found = [records.parse(table.read(index)) for index in range(len(table))]
-    return {r["name"].numpy().decode(): r["label"].numpy()[..., 0] for r in found}
+    return {name: label for name, (_, label) in trees.read_back(raw / "out", split).items()}
 
 
 def test_the_lists_name_the_splits_and_palettes_are_indices(raw, capsys):
