@@ -9,6 +9,7 @@ counted, and the start of the processes is.
 """
 
 import functools
+import shutil
 import statistics
 import tempfile
 import time
@@ -29,9 +30,9 @@ class BenchmarkConfig(Config):
     masks_dir: str = setting("", "Folder with PNG masks of the same names, values below 255.")
     height: int = setting(1024, "Height of drawn images.")
     width: int = setting(2048, "Width of drawn images.")
-    num_images: int = setting(64, "Drawn images.")
-    max_processes: int = setting(2, "Most processes.")
-    runs: int = setting(5, "Runs for each number of processes.")
+    num_images: int = setting(64, "Drawn images.", least=1)
+    max_processes: int = setting(2, "Most processes.", least=1)
+    runs: int = setting(5, "Runs for each number of processes.", least=1)
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -45,11 +46,13 @@ def main(config: BenchmarkConfig) -> None:
         rates: dict[int, list[float]] = {n + 1: [] for n in range(config.max_processes)}
         for run in range(config.runs + 1):
             for processes, found in rates.items():
+                output_dir = Path(folder) / "records"
+                shutil.rmtree(output_dir, ignore_errors=True)
                 start = time.perf_counter()
                 building.convert_split(
                     pairs,
                     encode,
-                    output_dir=Path(folder) / f"records{run}_{processes}",
+                    output_dir=output_dir,
                     info=info,
                     split="train",
                     num_shards=16,

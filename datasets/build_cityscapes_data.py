@@ -46,10 +46,10 @@ class CityscapesConfig(building.BuilderConfig):
     download: bool = setting(False, "Not possible: the archives need a login.")
 
     def __post_init__(self):
-        super().__post_init__()
-        building.require_splits(self.splits, tuple(SPLITS))
         if self.download:
             raise UserError(f"--download can not log in for you; {_help('gtFine', 'train')}")
+        super().__post_init__()
+        building.require_splits(self.splits, tuple(SPLITS))
 
 
 def main(config: CityscapesConfig) -> None:

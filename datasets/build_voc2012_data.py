@@ -73,9 +73,8 @@ def find_pairs(split: str, voc_root: Path, sbd_root: Path) -> list[FilePair]:
     if not voc_root.is_dir():
         raise UserError(f"{voc_root} does not exist; {VOC.help('voc_root')}")
     if split == "trainaug":
-        pairs = _trainaug(voc_root, sbd_root)
-    else:
-        pairs = [_voc_pair(name, voc_root) for name in _voc_list(split, voc_root)]
+        return _trainaug(voc_root, sbd_root)
+    pairs = [_voc_pair(name, voc_root) for name in _voc_list(split, voc_root)]
     building.require_files(pairs, VOC.help("voc_root"))
     return pairs
 
@@ -103,8 +102,13 @@ def _trainaug(voc_root: Path, sbd_root: Path) -> list[FilePair]:
     pairs = []
     for name in sorted((of_voc | set(of_sbd)) - held_out):
         pair = _voc_pair(name, voc_root)
-        if name not in of_voc:
-            pair = FilePair(name, pair.image_path, sbd_root / "dataset" / "cls" / f"{name}.mat")
+        building.require_files([FilePair(name, pair.image_path, None)], VOC.help("voc_root"))
+        if name in of_voc:
+            building.require_files([pair], VOC.help("voc_root"))
+        else:
+            mask = sbd_root / "dataset" / "cls" / f"{name}.mat"
+            pair = FilePair(name, pair.image_path, mask)
+            building.require_files([pair], help)
         pairs.append(pair)
     return pairs
 

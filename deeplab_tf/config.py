@@ -271,7 +271,7 @@ class EvalConfig(Config):
     )
     eval_crop_size: tuple[int, ...] = setting(
         (),
-        "Height and width of the windows of inference_mode=slide, pixels.",
+        "Height and width of the windows of inference_mode=slide; whole images are never padded.",
         least=1,
         may_change=True,
     )
@@ -285,11 +285,13 @@ class EvalConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
-        if self.inference_mode == "slide":
-            size, stride = self.eval_crop_size, self.eval_crop_stride
-            require(len(size) == 2, "eval_crop_size", size, "two numbers, height,width, for slide")
-            whole = len(stride) == 2 and stride[0] <= size[0] and stride[1] <= size[1]
-            require(whole, "eval_crop_stride", stride, "two numbers up to those of eval_crop_size")
+        size, stride = self.eval_crop_size, self.eval_crop_stride
+        lengths = (2,) if self.inference_mode == "slide" else (0, 2)
+        require(len(size) in lengths, "eval_crop_size", size, "two numbers, height,width")
+        require(len(stride) in lengths, "eval_crop_stride", stride, "two numbers, height,width")
+        if size and stride:
+            fits = stride[0] <= size[0] and stride[1] <= size[1]
+            require(fits, "eval_crop_stride", stride, f"at most eval_crop_size {size}")
 
 
 @dataclass(frozen=True, kw_only=True)

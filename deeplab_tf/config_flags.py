@@ -67,6 +67,9 @@ def run(
             main(*[read(kind) for kind in settings])
         except (UserError, OSError) as error:
             sys.exit(f"{program}: {error}")
+        except KeyboardInterrupt:
+            print(f"{program}: interrupted.", file=sys.stderr)
+            sys.exit(130)
         except Exception as error:
             if type(error).__name__ not in _OUTSIDE_FAULTS:
                 raise

@@ -30,24 +30,26 @@ class InspectConfig(Config):
 
 def main(job: InspectConfig) -> None:
     """Prints a report on each split and writes <split>.png and statistics.json."""
-    from deeplab_tf.data import catalog
+    from deeplab_tf.data import catalog, records
+    from deeplab_tf.training import run_dir
 
     info = catalog.load(job.dataset, job.dataset_dir)
-    if not (Path(job.dataset_dir) / catalog.MANIFEST).is_file() and not job.splits:
-        raise UserError(f"{job.dataset_dir} has no {catalog.MANIFEST}; name the --splits in it.")
+    described = (Path(job.dataset_dir) / catalog.MANIFEST).is_file()
+    splits = job.splits.split(",") if job.splits else list(info.splits) if described else []
+    if not splits:
+        raise UserError(f"{job.dataset_dir} lists no splits; name those to look at by --splits.")
+    tables = {
+        split: records.open_split(job.dataset_dir, split, info, labelled=False) for split in splits
+    }
     print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
     folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
     folder.mkdir(parents=True, exist_ok=True)
-    content = {split: inspect(job, info, split, folder) for split in _splits(job, info)}
-    (folder / "statistics.json").write_text(json.dumps(content, indent=1) + "\n")
+    content = {split: inspect(job, info, split, table, folder) for split, table in tables.items()}
+    run_dir.write_atomically(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
     print(f"Look at the samples: {', '.join(str(folder / f'{split}.png') for split in content)}")
 
 
-def _splits(job: InspectConfig, info) -> list[str]:
-    return job.splits.split(",") if job.splits else list(info.splits)
-
-
-def inspect(job: InspectConfig, info, split: str, folder: Path) -> dict:
+def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
     """Reports on one split; returns its numbers."""
     import numpy as np
     from tqdm import tqdm
@@ -55,12 +57,15 @@ def inspect(job: InspectConfig, info, split: str, folder: Path) -> dict:
     from deeplab_tf.data import records, statistics
     from deeplab_tf.evaluation import report
 
-    table = records.open_split(job.dataset_dir, split, info, labelled=False)
     with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
         found = statistics.measure(table, info, progress=bar.update)
     weights = [round(float(weight), 4) for weight in found.class_weights()]
     crop = found.crop_size()
-    absent = [name for name, count in zip(info.class_names, found.images, strict=True) if not count]
+    absent = [
+        name
+        for index, name in enumerate(info.class_names)
+        if not found.images[index] and index != info.ignore_label
+    ]
     areas = sorted(found.sizes, key=lambda size: size[0] * size[1])
     (common, times), *_ = found.sizes.most_common(1)
     total = int(found.pixels.sum()) + found.ignored
@@ -81,7 +86,8 @@ def inspect(job: InspectConfig, info, split: str, folder: Path) -> dict:
         (sample["name"].numpy().decode(), sample["image"].numpy(), sample["label"].numpy()[..., 0])
         for sample in samples
     ]
-    report.sample_page(pictures, info.class_names, info.colors).save(folder / f"{split}.png")
+    page = report.sample_page(pictures, info.class_names, info.colors, info.ignore_label)
+    page.save(folder / f"{split}.png")
     return {
         "images": len(table),
         "sizes": {_size(size): count for size, count in sorted(found.sizes.items())},

@@ -24,13 +24,15 @@ class VisConfig(Config):
     raw_label_ids: bool = setting(
         False,
         "Whether raw predictions hold the label ids of the data set's own masks, as benchmark "
-        "servers want them, and not train ids.",
+        "servers want them (16-bit PNGs if an id is above 255), and not train ids.",
     )
 
     def __post_init__(self):
         super().__post_init__()
         require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
         require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
+        saved = self.also_save_raw_predictions or not self.raw_label_ids
+        require(saved, "raw_label_ids", True, "true with --also_save_raw_predictions only")
 
 
 def main(job: VisConfig) -> None:
@@ -52,7 +54,11 @@ def main(job: VisConfig) -> None:
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
     folder = Path(job.vis_logdir) / "segmentation_results"
     batches = pipeline.eval_batches(
-        table, batch_size=1, num_classes=info.num_classes, ignore_label=info.ignore_label
+        table,
+        batch_size=1,
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        labelled=False,
     )
     painted = 0
     for batch in itertools.islice(batches, job.max_number_of_images or None):

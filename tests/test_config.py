@@ -48,7 +48,7 @@ def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
         (
             EvalConfig,
             {"inference_mode": "slide", "eval_crop_size": (9, 9), "eval_crop_stride": (9, 10)},
-            "--eval_crop_stride=9,10 .*up to those of eval_crop_size",
+            "--eval_crop_stride=9,10 .*at most eval_crop_size",
         ),
         (TrainConfig, {"train_batch_size": 0}, "--train_batch_size=0 .*1 or more"),
     ],

@@ -8,7 +8,9 @@ from PIL import Image
 from datasets import build_cityscapes_data
 from deeplab_tf import inspect_data
 from deeplab_tf.config import UserError
+from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import Statistics
+from deeplab_tf.evaluation import report
 from tests import trees
 
 
@@ -47,6 +49,24 @@ def test_splits_without_labels_are_shown_too(tmp_path, capsys):
         inspect_data.main(
             inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out"), splits="val")
         )
+
+
+def test_a_folder_without_splits_is_refused(records_dir, tmp_path):
+    info = catalog.load("", records_dir)
+    (tmp_path / "dataset.json").write_text(json.dumps(info.to_json()))  # as a run has one
+    with pytest.raises(UserError, match="lists no splits"):
+        inspect_data.main(inspect_data.InspectConfig(dataset_dir=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+
+
+def test_ignored_pixels_keep_the_images_color_even_if_their_label_is_a_class():
+    image = np.full([20, 20, 3], 200, np.uint8)
+    label = np.repeat(np.array([[0] * 10 + [1] * 10], np.uint8), 20, axis=0)
+    colors = [(0, 0, 0), (0, 100, 0)]
+    page = report.sample_page([("x", image, label)], ["other", "a"], colors, ignore_label=0)
+    painted = np.asarray(page)[16:36, 322:342]
+    np.testing.assert_array_equal(painted[:, :10], 200)
+    np.testing.assert_array_equal(painted[0, 10], [100, 150, 100])
 
 
 def test_class_weights_balance_by_the_median_frequency():

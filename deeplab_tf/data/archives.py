@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import lzma
 import os
 import shutil
 import ssl
@@ -29,6 +30,17 @@ _NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try ag
     TimeoutError,
     ssl.SSLError,
     EOFError,
+)
+_PASSING_ANSWERS = (408, 429, 500, 502, 503, 504)
+_DAMAGED_ARCHIVE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # a password is needed
+    NotImplementedError,  # an unknown method
 )
 
 
@@ -68,8 +80,8 @@ def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> Non
     Raises:
       UserError: if the root does not fit, or the download fails or is not the published file.
     """
-    if root.is_dir():
-        print(f"{root} is there; nothing to fetch.")
+    if root.is_dir() and any(root.iterdir()):
+        print(f"{root} is there and not fetched; remove it to have it fetched anew.")
         return
     folder = PurePosixPath(archive.folder)
     root = root.absolute()
@@ -88,6 +100,8 @@ def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> Non
         if not (building / folder).is_dir():
             raise UserError(f"{path} does not hold the folder {folder}; it is another archive.")
         root.parent.mkdir(parents=True, exist_ok=True)
+        if root.is_dir():  # empty
+            root.rmdir()
         os.rename(building / folder, root)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -102,52 +116,69 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "") -> Path:
     path = folder / archive.file_name
     if path.is_file() and not _difference(path, archive):
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
+    if not url.lower().startswith(("http://", "https://")) or not url.isascii() or " " in url:
+        raise _no_address(url)
+    folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    for attempt in range(_ATTEMPTS):
-        try:
-            _download(url, partial, archive.size)
-            break
-        except urllib.error.HTTPError as error:
-            raise UserError(
-                f"{url} answers {error.code} {error.reason}; {_by_hand(path)}"
-            ) from None
-        except _NETWORK_FAULTS as error:
-            if attempt == _ATTEMPTS - 1:
-                raise UserError(
-                    f"{url} can not be fetched: {error}; the same command goes on where it "
-                    f"stopped. Otherwise {_by_hand(path)}"
-                ) from None
-            time.sleep(2**attempt)
+    continued = partial.is_file()
+    _fetch(url, partial, archive.size)
     problem = _difference(partial, archive)
+    if problem and continued:  # what was there may have been the start of another file
+        partial.unlink()
+        _fetch(url, partial, archive.size)
+        problem = _difference(partial, archive)
     if problem:
         partial.unlink()
-        raise UserError(f"What {url} sent {problem}, so it was deleted; {_by_hand(path)}")
+        raise UserError(f"What {url} sent {problem}, so it was deleted; {_by_hand(partial)}")
     os.replace(partial, path)
     return path
 
 
-def _by_hand(path: Path) -> str:
-    return f"fetch the file by hand to {path}, or give another --download_mirror."
+def _by_hand(partial: Path) -> str:
+    return (
+        f"fetch the file by hand to {partial.with_suffix('')}, or give another --download_mirror."
+    )
+
+
+def _no_address(url: str) -> UserError:
+    return UserError(f"{url} is not an address of the web; give one with http:// or https://.")
+
+
+def _fetch(url: str, partial: Path, size: int) -> None:
+    """Downloads what is left of a file, in several attempts if need be."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            _download(url, partial, size)
+            return
+        except _NETWORK_FAULTS as error:
+            code = getattr(error, "code", 0)
+            if code and code not in _PASSING_ANSWERS:
+                raise UserError(f"{url} answers {code}; {_by_hand(partial)}") from None
+            if attempt == _ATTEMPTS - 1:
+                raise UserError(
+                    f"{url} can not be fetched: {error}; the same command goes on where it "
+                    f"stopped. Otherwise {_by_hand(partial)}"
+                ) from None
+            time.sleep(2**attempt)
 
 
 def _download(url: str, partial: Path, size: int) -> None:
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"{url} is not an address of the web; give one with http:// or https://.")
     done = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except (ValueError, http.client.InvalidURL):
+        raise _no_address(url) from None
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send
             return
         raise
     with response:
-        if done and response.status != 206:  # this server always sends everything
-            done = 0
-        left = response.headers.get("Content-Length")
-        total = done + int(left) if left else size
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            done = 0  # this server sends everything, whatever is asked for
+        left = response.headers.get("Content-Length", "")
+        total = done + int(left) if left.isdecimal() else size
         if size and total != size:
             raise UserError(f"{url} has {total} bytes, the published file {size}.")
         bar = {"total": total, "initial": done, "unit": "B", "unit_scale": True}
@@ -196,10 +227,9 @@ def unpack(path: Path, folder: Path) -> None:
                 for member in tar:
                     _require_inside(path, member.name, member.isfile() or member.isdir())
                     tar.extract(member, folder, set_attrs=False)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path} can not be unpacked: {error}; delete it and fetch it again."
-        ) from None
+    except _DAMAGED_ARCHIVE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} can not be unpacked ({reason}); fetch it again.") from None
 
 
 def _require_inside(archive: Path, name: str, plain: bool) -> None:

@@ -6,13 +6,14 @@ command goes on with the others.
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,23 +145,39 @@ def convert_split(
         dataset.json in output_dir describes other classes.
     """
     _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
-    manifest = open_manifest(output_dir, info)
     num_shards = min(num_shards, len(pairs))
     bounds = [len(pairs) * shard // num_shards for shard in range(num_shards + 1)]
     parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]
     sources = [conversion.fingerprint(part, sorted(encode.keywords.items())) for part in parts]
     source = hashlib.sha256("".join(sources).encode()).hexdigest()
-    entry = manifest["splits"].get(split, {})
-    if entry.get("source") == source and _is_whole(output_dir, entry):
-        print(f"{output_dir}: split {split} is up to date ({_summary(entry)}).")
-        return
-    building = output_dir / f".{split}-building"
-    encode_left = functools.partial(
-        conversion.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
-    )
-    _write_shards(building, parts, sources, encode_left, split)
-    entry = _publish(building, output_dir, info, manifest, split, num_shards, source)
-    print(f"{output_dir}: split {split}, {_summary(entry)}.")
+    with _sole_builder(output_dir):
+        manifest = open_manifest(output_dir, info)
+        entry = manifest["splits"].get(split, {})
+        if entry.get("source") == source and _is_whole(output_dir, entry, skip_bad):
+            print(f"{output_dir}: split {split} is up to date ({_summary(entry)}).")
+            return
+        building = output_dir / f".{split}-building"
+        encode_left = functools.partial(
+            conversion.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
+        )
+        _write_shards(building, parts, sources, encode_left, split, skip_bad)
+        entry = _publish(building, output_dir, info, manifest, split, num_shards, source)
+        print(f"{output_dir}: split {split}, {_summary(entry)}.")
+
+
+@contextlib.contextmanager
+def _sole_builder(output_dir: Path) -> Iterator[None]:
+    """Creates the folder and keeps other builders out of it; removes it if it stays empty."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        yield
+    except BlockingIOError:
+        raise UserError(f"Another builder is writing to {output_dir}; wait for its end.") from None
+    finally:
+        os.close(folder)
+        _remove_empty(output_dir)
 
 
 def _write_shards(
@@ -169,9 +186,10 @@ def _write_shards(
     sources: Sequence[str],
     encode_left: Callable,
     split: str,
+    skip_bad: bool,
 ) -> None:
     """Writes the shards that an earlier, interrupted call did not finish."""
-    todo = [i for i in range(len(parts)) if not _finished(building, i, sources[i])]
+    todo = [i for i in range(len(parts)) if not _finished(building, i, sources[i], skip_bad)]
     left = [pair for shard in todo for pair in parts[shard]]
     total = sum(map(len, parts))
     if len(todo) < len(parts):
@@ -185,9 +203,8 @@ def _write_shards(
             for shard in todo:
                 some = itertools.islice(stream, len(parts[shard]))
                 _write_shard(building, shard, some, sources[shard])
-    except BaseException:
-        _remove_empty(building, building.parent)  # whole shards stay, to go on from
-        raise
+    finally:
+        _remove_empty(building)  # unless it holds whole shards, to go on from
 
 
 def _write_shard(
@@ -219,21 +236,21 @@ def _write_shard(
     _journal(building, shard).write_text(json.dumps(state))
 
 
-def _remove_empty(*folders: Path) -> None:
+def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a folder that holds something stays
-        for folder in folders:
-            folder.rmdir()
+        folder.rmdir()
 
 
 def _journal(building: Path, shard: int) -> Path:
     return building / f"{shard:05d}.json"
 
 
-def _finished(building: Path, shard: int, source: str) -> bool:
+def _finished(building: Path, shard: int, source: str, skip_bad: bool) -> bool:
     try:
         state = json.loads(_journal(building, shard).read_text())
         size = (building / f"{shard:05d}").stat().st_size
-        return (state["source"], state["bytes"]) == (source, size)
+        same = (state["source"], state["bytes"]) == (source, size)
+        return same and (skip_bad or not state["skipped"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -252,7 +269,6 @@ def _publish(
     digests = [digest for state in states for digest in state["digests"]]
     if not digests:
         shutil.rmtree(building)
-        _remove_empty(output_dir)
         raise UserError(f"No image of the split {split!r} could be converted; nothing was written.")
     shards = []
     for shard, state in enumerate(states):
@@ -285,7 +301,9 @@ def _summary(entry: dict) -> str:
     return "\n  ".join(lines)
 
 
-def _is_whole(output_dir: Path, entry: dict) -> bool:
+def _is_whole(output_dir: Path, entry: dict, skip_bad: bool) -> bool:
+    if entry["skipped"] and not skip_bad:
+        return False
     paths = [(output_dir / shard["file"], shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
@@ -299,6 +317,10 @@ def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
     if not (output_dir / catalog.MANIFEST).is_file():
         return info.to_json() | {"splits": {}}
     manifest = catalog.read_manifest(output_dir)
+    if "splits" not in manifest:
+        raise UserError(
+            f"--output_dir={output_dir} is the folder of a run; records need their own."
+        )
     if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
         raise UserError(
             f"{output_dir} already holds the data set {manifest.get('name')!r} with other classes; "

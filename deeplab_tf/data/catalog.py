@@ -240,8 +240,12 @@ def read_manifest(dataset_dir: str | Path) -> dict:
     """
     path = Path(dataset_dir) / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        error: object = f"it is a {type(content).__name__}"
     except FileNotFoundError:
         raise UserError(f"There is no {MANIFEST} in {dataset_dir}; build the data set.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}); build the data set again.") from None
+    except ValueError as problem:  # of JSON or UTF-8
+        error = problem
+    raise UserError(f"{path} is damaged ({error}); remove it and build the data set again.")

@@ -5,24 +5,38 @@ Every image and mask is fully decoded: header checks alone let cut JPEGs through
 """
 
 import collections
-import concurrent.futures
+import concurrent.futures.process
 import functools
 import hashlib
 import io
 import multiprocessing
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from deeplab_tf.config import UserError
 
-MAX_PIXELS = 256_000_000  # larger images are refused before they fill the memory
+CONVERSION = 1  # counts up when the same files may become other records
 _EXIF_ORIENTATION = 0x0112
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
+_STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
+_TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
 _CHUNK = 4  # pairs that a process takes at a time
 
@@ -104,8 +118,7 @@ def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
     image, content = _open(pair.image_path)
     _require_image_mode(image, pair.image_path)
     source = hashlib.sha256(content)
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image
+    upright = _upright(image)
     label = b""
     if pair.mask_path:
         mask_content = _read(pair.mask_path)
@@ -113,15 +126,18 @@ def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
         mask = read_mask(pair.mask_path, coding, mask_content)
         size = (mask.shape[1], mask.shape[0])
         if upright.size != size:
-            turned, upright = False, image
+            upright = image
         if upright.size != size:
             raise UserError(
                 f"{pair.image_path} is {image.width}x{image.height} but its mask {pair.mask_path} "
                 f"is {size[0]}x{size[1]}; they must have the same size."
             )
         label = _png(Image.fromarray(mask))
-    stored, image_format = content, {"JPEG": "jpeg", "PNG": "png"}.get(image.format or "", "")
-    if turned or image.mode not in ("RGB", "L") or not image_format:
+    stored, image_format = (
+        content,
+        _STORED_FORMATS.get(image.format or "", ""),
+    )
+    if upright is not image or image.mode not in ("RGB", "L") or not image_format:
         stored, image_format = _png(upright.convert("RGB")), "png"
     return EncodedExample(
         name=pair.name,
@@ -142,7 +158,17 @@ def read_image(path: Path) -> np.ndarray:
     """
     image, _ = _open(path)
     _require_image_mode(image, path)
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return np.asarray(_upright(image).convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image as its EXIF data says; the same object if there is nothing to turn."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data raise anything, and say nothing on the pixels
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _require_image_mode(image: Image.Image, path: Path) -> None:
@@ -161,7 +187,12 @@ def read_mask(path: Path, coding: MaskCoding, content: bytes | None = None) -> n
     """
     if path.suffix == ".mat":
         return _ids_of_indices(_read_mat(path, content), path, coding)
-    image, _ = _open(path, content)
+    image, content = _open(path, content)
+    if image.format == "PNG" and image.mode == "L" and content[24] < 8:  # bits, in its header
+        raise UserError(
+            f"The mask {path} is grey with {content[24]} bits, which programs read as other "
+            "values; save it with 8 bits."
+        )
     if image.mode == "P" and coding.by_color:
         image = image.convert("RGB")
     if image.mode in ("RGB", "RGBA"):
@@ -238,14 +269,14 @@ def _open(path: Path, content: bytes | None = None) -> tuple[Image.Image, bytes]
     content = _read(path) if content is None else content
     try:
         image = Image.open(io.BytesIO(content))
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{path} has {image.width}x{image.height} pixels; too many to convert.")
         pictures = getattr(image, "n_frames", 1)
-        if pictures > 1:
+        if pictures > 1 and image.format != "MPO":  # a JPEG, then a preview or a second view
             raise UserError(f"{path} holds {pictures} pictures; one is allowed.")
         image.load()
     except UserError:
         raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path} can not be decoded: it is no image of a known format.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} can not be decoded: {error}.") from None
     return image, content
@@ -283,7 +314,9 @@ def encode_all(
         return
     # Spawned, not forked: the parent may hold TensorFlow's threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        num_processes, mp_context=context, initializer=_live_with_parent
+    ) as pool:
         # A bounded queue: whole data sets of encoded images do not fit into memory.
         waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
@@ -293,8 +326,26 @@ def encode_all(
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "A converting process was killed, probably for lack of memory; give a smaller "
+                "--num_processes. The same command goes on where this one stopped."
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _live_with_parent() -> None:
+    """Leaves Ctrl-C to the parent process, and ends this one when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in processes of a pool alone
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _encode_some(
@@ -313,7 +364,7 @@ def _encode_some(
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:
     """Returns a hash of the files' names, sizes and times and of the conversion's settings."""
-    digest = hashlib.sha256(repr(settings).encode())
+    digest = hashlib.sha256(repr((CONVERSION, *settings)).encode())
     for pair in pairs:
         for path in filter(None, (pair.image_path, pair.mask_path)):
             state = path.stat()

@@ -111,8 +111,8 @@ def _rgb_to_hsv(image):
 def _hsv_to_rgb(hue, saturation, value):
     """Inverts `_rgb_to_hsv` as OpenCV does, to the bit; returns uint8 [H, W, 3].
 
-    It multiplies and subtracts in one rounding, which double precision does here, and truncates;
-    the last pixels of a row, which its blocks of 32 leave over, it rounds.
+    (On x86 with AVX2.) It multiplies and subtracts in one rounding, which double precision does
+    here, and truncates; the last pixels of a row, which its blocks of 32 leave over, it rounds.
     """
     sixth = hue * np.float32(6 / 180)
     sector = tf.floor(sixth)

@@ -16,7 +16,8 @@ import tensorflow as tf
 from deeplab_tf.config import DataConfig, UserError
 from deeplab_tf.data import photometric, records, transforms
 
-_BAD_LABEL = "label outside of the class list"  # marks the error that names the record
+_BAD_RECORD = "bad record"  # marks the errors that name it
+_UNDECODED = re.compile(r"(jpeg::Uncompress|JPEG|PNG|decode|Unknown image)", re.IGNORECASE)
 
 
 def train_batches(
@@ -40,7 +41,7 @@ def train_batches(
 
     def example(position, index):
         record = records.parse(table.read(index))
-        label = _checked(record["label"], record["name"], num_classes, ignore_label)
+        label = _checked(record, num_classes, ignore_label)
         return augment(
             record["image"],
             label,
@@ -109,29 +110,51 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
     return order.skip(first - first_epoch * num_records).take(last - first).enumerate(start=first)
 
 
-def _checked(label, name, num_classes, ignore_label):
+def _checked(record, num_classes, ignore_label, labelled=True):
+    """Returns the record's label, after a look at its size and values."""
+    label, name = record["label"], record["name"]
+    image_size, size = tf.shape(record["image"])[:2], tf.shape(label)[:2]
+    absent = tf.equal(tf.size(label), 0)
+    fits = tf.reduce_all(tf.equal(image_size, size)) | (absent & (not labelled))
     values = tf.cast(label, tf.int32)
     valid = (values < num_classes) | (values == ignore_label)
     worst = tf.reduce_max(tf.where(valid, -1, values))
-    with tf.control_dependencies(
-        [tf.debugging.Assert(worst < 0, [_BAD_LABEL, name, worst], name="label_range")]
-    ):
+    checks = [
+        tf.debugging.Assert(fits, [_BAD_RECORD, name, "size", image_size, size], summarize=2),
+        tf.debugging.Assert(worst < 0, [_BAD_RECORD, name, "value", worst], name="label_range"),
+    ]
+    with tf.control_dependencies(checks):
         return tf.identity(label)
 
 
 @contextlib.contextmanager
-def explained_label_errors() -> Iterator[None]:
-    """Turns the failure of a record's label check into a UserError that names the image."""
+def explained_record_errors() -> Iterator[None]:
+    """Turns the failure of a record's decoding or check into a UserError that names the image."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(rf"\[{_BAD_LABEL}\] \[(.*?)\] \[(\d+)\]", str(error))
-        if not found:
+        text = str(error)
+        value = re.search(rf"\[{_BAD_RECORD}\] \[(.*?)\] \[value\] \[(\d+)\]", text)
+        size = re.search(
+            rf"\[{_BAD_RECORD}\] \[(.*?)\] \[size\] \[(\d+) (\d+)\] \[(\d+) (\d+)\]", text
+        )
+        if value:
+            problem = (
+                f"The label of {value[1]!r} holds the value {value[2]}, which is not in the class "
+                "list; mend the mask"
+            )
+        elif size and size.groups()[3:] == ("0", "0"):
+            problem = f"The image {size[1]!r} has no label; give it one"
+        elif size:
+            problem = (
+                f"The image {size[1]!r} is {size[2]}x{size[3]} (height x width) but its label is "
+                f"{size[4]}x{size[5]}; mend one of them"
+            )
+        elif _UNDECODED.search(text):
+            problem = f"A record's image or label can not be decoded ({text.splitlines()[0]})"
+        else:
             raise
-        raise UserError(
-            f"The label of {found[1]!r} holds the value {found[2]}, which is not in the class "
-            "list; mend the mask and build the data set again."
-        ) from None
+        raise UserError(f"{problem} and build the data set again.") from None
 
 
 class EvalBatch(NamedTuple):
@@ -143,17 +166,26 @@ class EvalBatch(NamedTuple):
 
 
 def eval_batches(
-    table: records.RecordTable, *, batch_size: int, num_classes: int, ignore_label: int
+    table: records.RecordTable,
+    *,
+    batch_size: int,
+    num_classes: int,
+    ignore_label: int,
+    labelled: bool = True,
 ) -> Iterator[EvalBatch]:
     """Yields every record exactly once, at its native size; a batch holds images of one size.
 
     Args:
       batch_size: most images in a batch; sizes that are rare give smaller ones.
+      labelled: whether a record without a label is an error; else its label is [B, 0, 0, 1], and
+        batch_size must be 1.
+    Raises:
+      UserError: naming a record whose label is not one.
     """
 
     def example(serialized):
         record = records.parse(serialized)
-        label = _checked(record["label"], record["name"], num_classes, ignore_label)
+        label = _checked(record, num_classes, ignore_label, labelled=labelled)
         return record["name"], record["image"], label
 
     serialized = tf.data.Dataset.range(len(table)).map(
@@ -172,8 +204,9 @@ def eval_batches(
         lambda group: tf.map_fn(example, group, fn_output_signature=kinds),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    for names, images, labels in batches.prefetch(2).as_numpy_iterator():
-        yield EvalBatch([name.decode() for name in names], images, labels)
+    with explained_record_errors():
+        for names, images, labels in batches.prefetch(2).as_numpy_iterator():
+            yield EvalBatch([name.decode() for name in names], images, labels)
 
 
 def _size_key(serialized):

@@ -165,6 +165,8 @@ def open_split(
         expected = info.splits.get(split)
     offsets = [_record_offsets(path) for path in paths]
     total = sum(map(len, offsets))
+    if not total:
+        raise UserError(f"The shards of {split!r} in {folder} hold no record; build it again.")
     if expected is not None and total != expected:
         raise UserError(
             f"The shards of {split!r} in {folder} hold {total} records, {expected} are expected; "

@@ -63,24 +63,27 @@ def measure(
     """Decodes every image and label of a split and counts.
 
     Raises:
-      UserError: naming a label with a value outside of the class list.
+      UserError: naming an image whose label has another size or a value outside of the classes.
     """
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     pixels, images, room = np.zeros([3, info.num_classes], np.int64)
     ignored = 0
     batches = pipeline.eval_batches(
-        table, batch_size=1, num_classes=info.num_classes, ignore_label=info.ignore_label
+        table,
+        batch_size=1,
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        labelled=False,
     )
-    with pipeline.explained_label_errors():
-        for batch in batches:
-            height, width = batch.images.shape[1:3]
-            sizes[height, width] += 1
-            counts = np.bincount(batch.labels.ravel(), minlength=256)
-            ignored += int(counts[info.ignore_label])
-            counts[info.ignore_label] = 0
-            counts = counts[: info.num_classes]
-            pixels += counts
-            images += counts > 0
-            room += np.where(counts > 0, counts.sum(), 0)
-            progress(1)
+    for batch in batches:
+        height, width = batch.images.shape[1:3]
+        sizes[height, width] += 1
+        counts = np.bincount(batch.labels.ravel(), minlength=256)
+        ignored += int(counts[info.ignore_label])
+        counts[info.ignore_label] = 0
+        counts = counts[: info.num_classes]
+        pixels += counts
+        images += counts > 0
+        room += np.where(counts > 0, counts.sum(), 0)
+        progress(1)
     return Statistics(sizes, pixels, images, room, ignored)

@@ -66,15 +66,18 @@ def sample_page(
     samples: Sequence[tuple[str, np.ndarray, np.ndarray]],
     class_names: Sequence[str],
     colors: Sequence[Color],
+    ignore_label: int,
 ) -> Image.Image:
     """Draws images beside their labels' colours laid over them, and the classes' colours below.
 
     Args:
       samples: name, image uint8 [H, W, 3] and label uint8 [H, W], empty where there is none;
-        pixels without a class stay as they are.
+        ignored pixels stay as they are.
     """
     cell, line, columns = 320, 16, 2
-    pairs = [_sample_pair(image, label, colors, cell - 4) for _, image, label in samples]
+    pairs = [
+        _sample_pair(image, label, colors, ignore_label, cell - 4) for _, image, label in samples
+    ]
     row_height = line + 4 + max(picture.height for pair in pairs for picture in pair)
     keys_top = -(-len(samples) // columns) * row_height
     keys_per_line = 2 * columns * cell // 160
@@ -94,11 +97,15 @@ def sample_page(
 
 
 def _sample_pair(
-    image: np.ndarray, label: np.ndarray, colors: Sequence[Color], side: int
+    image: np.ndarray,
+    label: np.ndarray,
+    colors: Sequence[Color],
+    ignore_label: int,
+    side: int,
 ) -> list[Image.Image]:
     painted = image.copy()
     if label.size:
-        inside = label < len(colors)
+        inside = label != ignore_label
         painted[inside] = overlay(image, label, colors)[inside]
     pictures = [Image.fromarray(picture) for picture in (image, painted)]
     for picture in pictures:

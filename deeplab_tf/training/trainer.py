@@ -118,7 +118,7 @@ class Trainer:
         writer = tf.summary.create_file_writer(str(self.run_dir.path))
         stop = callbacks.StopOnSignal()
         interrupted = contextlib.suppress(callbacks.Interrupted)
-        with stop, interrupted, pipeline.explained_label_errors():
+        with stop, interrupted, pipeline.explained_record_errors():
             self._fit(first_step, last_step, writer, stop)
         writer.close()
         done = int(self.model.optimizer.iterations.numpy())

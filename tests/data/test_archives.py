@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -22,7 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.ranges: list[str | None] = []
-        self.break_after, self.knows_ranges = 0, True
+        self.break_after, self.knows_ranges, self.busy = 0, True, 0
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -35,6 +36,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         wanted = self.headers.get("Range")
         self.server.ranges.append(wanted)
+        if self.server.busy:
+            self.server.busy -= 1
+            self.send_error(503)
+            return
         first = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
         if wanted and not self.server.knows_ranges:
             first, wanted = 0, None
@@ -43,12 +48,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - first))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         last = first + self.server.break_after if self.server.break_after else len(content)
         self.wfile.write(content[first:last])
 
     def log_message(self, *args):
         pass
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    server.busy = 2
+    assert archives.fetch(archive_of(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, None, None]
+
+
+@pytest.mark.parametrize("left_over", [b"another file", CONTENT[1:200], CONTENT + b"more"])
+def test_the_start_of_another_file_is_fetched_anew(server, tmp_path, left_over):
+    (tmp_path / "a.tar.part").write_bytes(left_over)
+    assert archives.fetch(archive_of(server, size=0), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1"])
+def test_the_published_hash_may_be_an_older_kind(server, tmp_path, algorithm):
+    archive = archive_of(server)
+    digest = hashlib.new(algorithm, CONTENT).hexdigest()
+    archive = dataclasses.replace(archive, algorithm=algorithm, digest=digest)
+    assert archives.fetch(archive, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.fixture
@@ -122,12 +149,13 @@ def test_another_size_is_refused_before_it_is_fetched(server, tmp_path):
 def test_a_missing_file_and_a_missing_server_are_one_sentence(server, tmp_path):
     archive = archive_of(server)
     server.files.clear()
-    with pytest.raises(UserError, match="answers 404 .* fetch the file by hand to .*a.tar"):
+    with pytest.raises(UserError, match="answers 404; fetch the file by hand to .*a.tar"):
         archives.fetch(archive, tmp_path)
     with pytest.raises(UserError, match="can not be fetched: .*refused.*--download_mirror"):
         archives.fetch(archive, tmp_path, mirror="http://127.0.0.1:9")
-    with pytest.raises(UserError, match="not an address of the web"):
-        archives.fetch(archive, tmp_path, mirror="file:///etc")
+    for mirror in ("file:///etc", "http://[bad", "http://host/my files", "http://host:port"):
+        with pytest.raises(UserError, match="not an address of the web"):
+            archives.fetch(archive, tmp_path, mirror=mirror)
 
 
 def tar_of(members):
@@ -185,7 +213,11 @@ def test_the_root_must_be_where_the_archive_unpacks_to(server, tmp_path):
     )
     with pytest.raises(UserError, match="--voc_root=.*unpacks to VOCdevkit/VOC2012"):
         archives.install(archive, tmp_path / "VOC2012", flag="voc_root")
+    (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)  # empty: as good as none
+    (tmp_path / ".a.tar-unpacking/VOCdevkit/VOC2012").mkdir(parents=True)  # of a killed call
+    (tmp_path / ".a.tar-unpacking/VOCdevkit/VOC2012/cut").write_bytes(b"")
     archives.install(archive, tmp_path / "VOCdevkit/VOC2012", flag="voc_root")
+    assert [path.name for path in (tmp_path / "VOCdevkit/VOC2012").iterdir()] == ["a"]
     assert (tmp_path / "VOCdevkit/VOC2012/a").read_bytes() == b"x"
     other = archive_of(server, tar_of([member("elsewhere/a")]), name="b.tar")
     with pytest.raises(UserError, match="does not hold the folder inside"):

@@ -1,5 +1,10 @@
 import functools
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +173,122 @@ def test_images_without_labels_are_recorded_as_such(pairs, tmp_path):
     assert record["label"].shape == (0, 0, 1)
     entry = json.loads((tmp_path / "out" / "dataset.json").read_text())["splits"]["test"]
     assert not entry["labelled"] and entry["published_images"] is None
+
+
+def test_a_build_of_other_files_does_not_reuse_unfinished_shards(pairs, tmp_path):
+    good = pairs[5].image_path.read_bytes()
+    pairs[5].image_path.write_bytes(b"cut")
+    with pytest.raises(UserError):
+        convert(pairs, tmp_path / "out", num_processes=1)
+    pairs[5].image_path.write_bytes(good)
+    Image.fromarray(np.full([3, 4, 3], 99, np.uint8)).save(pairs[0].image_path)
+    convert(pairs, tmp_path / "out", num_processes=1)
+    record = records.parse(records.open_split(tmp_path / "out", "train", INFO).read(0))
+    np.testing.assert_array_equal(record["image"], np.full([3, 4, 3], 99))
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_shard_is_built_again(pairs, tmp_path, damage):
+    convert(pairs, tmp_path / "out", num_processes=1)
+    before = content(tmp_path / "out")
+    shard = tmp_path / "out" / "train-00001-of-00003.tfrecord"
+    if damage == "cut":
+        shard.write_bytes(b"")
+    else:
+        shard.unlink()
+    convert(pairs, tmp_path / "out", num_processes=1)
+    assert content(tmp_path / "out") == before
+
+
+def test_other_settings_and_other_masks_build_anew(pairs, tmp_path, capsys):
+    convert(pairs, tmp_path / "out", num_processes=1)
+    first = catalog.read_manifest(tmp_path / "out")["splits"]["train"]
+    swapped = conversion.MaskCoding(num_classes=2, ignore_label=255, index_map=(1, 0))
+    building.convert_split(
+        pairs,
+        functools.partial(conversion.encode_pair, coding=swapped),
+        output_dir=tmp_path / "out",
+        info=INFO,
+        split="train",
+        num_shards=3,
+        num_processes=1,
+    )
+    record = records.parse(records.open_split(tmp_path / "out", "train", INFO).read(0))
+    np.testing.assert_array_equal(record["label"][..., 0], np.ones([3, 4]))
+    Image.fromarray(np.full([3, 4], 255, np.uint8)).save(pairs[0].mask_path)
+    convert(pairs, tmp_path / "out", num_processes=1)
+    assert catalog.read_manifest(tmp_path / "out")["splits"]["train"]["sha256"] != first["sha256"]
+    assert "up to date" not in capsys.readouterr().out
+
+
+def test_skipped_files_are_looked_at_again_without_skip_bad(pairs, tmp_path):
+    pairs[1].image_path.write_bytes(b"cut")
+    convert(pairs, tmp_path / "out", num_processes=1, skip_bad=True)
+    with pytest.raises(UserError, match="1.png can not be decoded"):
+        convert(pairs, tmp_path / "out", num_processes=1)
+    assert names(tmp_path / "out") == ["n0", "n2", "n3", "n4", "n5"]
+
+
+def test_two_builders_do_not_write_to_one_folder(pairs, tmp_path):
+    with (
+        building._sole_builder(tmp_path / "out"),
+        pytest.raises(UserError, match="Another builder is writing to .*out"),
+    ):
+        convert(pairs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert(pairs, tmp_path / "out", num_processes=1)
+
+
+def test_the_folder_of_a_run_is_refused(pairs, tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps(INFO.to_json()))
+    with pytest.raises(UserError, match="is the folder of a run"):
+        convert(pairs, tmp_path)
+    (tmp_path / "dataset.json").write_bytes(b"[]")
+    with pytest.raises(UserError, match="is damaged .it is a list.; remove it"):
+        convert(pairs, tmp_path)
+
+
+SLOW_BUILD = """
+import functools, sys, time
+from pathlib import Path
+from deeplab_tf.data import building, catalog, conversion
+from tests.data import test_building
+
+def slow(pair, coding):
+    time.sleep(0.3)
+    return conversion.encode_pair(pair, coding)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    pairs = [conversion.FilePair(f"n{i}", folder / f"{i}.png", folder / f"{i}m.png")
+             for i in range(6)]
+    pairs = [conversion.FilePair(f"{r}{p.name}", p.image_path, p.mask_path)
+             for r in range(10) for p in pairs]
+    encode = functools.partial(slow, coding=test_building.CODING)
+    building.convert_split(pairs, encode, output_dir=folder / "out", info=test_building.INFO,
+                           split="train", num_shards=30, num_processes=2)
+"""
+
+
+def test_a_killed_build_leaves_no_process_and_goes_on(pairs, tmp_path):
+    script = tmp_path / "slow_build.py"
+    script.write_text(SLOW_BUILD)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    build = subprocess.Popen([sys.executable, script, tmp_path], env=environment)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.train-building/*.json")):
+        assert time.monotonic() < deadline and build.poll() is None
+        time.sleep(0.05)
+    build.kill()
+    build.wait()
+    assert not list((tmp_path / "out").glob("*.tfrecord"))
+    while subprocess.run(["pgrep", "-f", str(script)], capture_output=True).stdout:
+        assert time.monotonic() < deadline  # the children notice that their parent is gone
+        time.sleep(0.05)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of 30 shards are done already" in done.stdout
+    assert len(names(tmp_path / "out")) == 60

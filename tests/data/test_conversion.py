@@ -1,11 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_mask
+from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_image, read_mask
 
 CODING = MaskCoding(
     num_classes=3,
@@ -116,3 +118,50 @@ def test_deep_images_are_refused(tmp_path):
     deep = Image.fromarray(np.zeros([30, 40], np.uint16))
     with pytest.raises(UserError, match=r"image\.png has the mode I;16"):
         encode_pair(pair(tmp_path, deep, suffix="png"), CODING)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_few_grey_bits_are_refused(tmp_path, bits):
+    """Pillow and OpenCV stretch their values to 0..255: 1 of 4 bits would be read as 17."""
+    Image.fromarray(np.array([[0, 17]], np.uint8)).save(tmp_path / "m.png")
+    content = (tmp_path / "m.png").read_bytes()
+    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+    data = zlib.compress(bytes([0, 0b0001 << (8 - 2 * bits)]))
+    content = content[:8]
+    for kind, body in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body
+        content += struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "m.png").write_bytes(content)
+    assert Image.open(tmp_path / "m.png").mode == "L"
+    with pytest.raises(UserError, match=rf"m\.png is grey with {bits} bits"):
+        read_mask(tmp_path / "m.png", CODING)
+
+
+def test_damaged_exif_data_are_passed_over(tmp_path):
+    image = noise()
+    broken = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12"
+    files = pair(tmp_path, image, exif=broken)
+    example = encode_pair(files, CODING)
+    assert example.image == files.image_path.read_bytes()
+    not_tiff = pair(tmp_path, image, suffix="png", exif=b"no TIFF")
+    assert encode_pair(not_tiff, CODING).image_format == "png"
+    read_image(files.image_path)
+
+
+def test_a_phones_jpeg_with_a_second_picture_is_its_first(tmp_path):
+    first, second = noise(), Image.new("RGB", (40, 30))
+    files = pair(tmp_path, Image.new("RGB", (40, 30)))
+    first.save(files.image_path, format="MPO", save_all=True, append_images=[second])
+    example = encode_pair(files, CODING)
+    assert example.image_format == "jpeg" and Image.open(files.image_path).n_frames == 2
+    np.testing.assert_array_equal(decoded(example.image), np.asarray(Image.open(files.image_path)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    files = pair(tmp_path, noise(), exif=exif, mask_size=(30, 40) if orientation > 4 else (40, 30))
+    expected = ImageOps.exif_transpose(Image.open(files.image_path))
+    np.testing.assert_array_equal(decoded(encode_pair(files, CODING).image), expected)
+    np.testing.assert_array_equal(read_image(files.image_path), expected)

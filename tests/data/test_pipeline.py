@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from deeplab_tf.config import DataConfig, UserError
-from deeplab_tf.data import catalog, pipeline, records
+from deeplab_tf.data import catalog, conversion, pipeline, records
 
 MEAN = (123.675, 116.28, 103.53)
 CONFIG = DataConfig(
@@ -83,8 +84,8 @@ def test_evaluation_reads_every_image_once_at_its_own_size(records_dir, shapes_d
     ):
         assert batch.images.shape[:3] == batch.labels.shape[:3]
         for name, image in zip(batch.names, batch.images, strict=True):
-            encoded = (shapes_dir / "images" / "val" / f"{name}.jpg").read_bytes()
-            np.testing.assert_array_equal(image, tf.io.decode_jpeg(encoded))
+            with Image.open(shapes_dir / "images" / "val" / f"{name}.jpg") as expected:
+                np.testing.assert_array_equal(image, expected)
             names[name] += 1
     assert names == {f"val_{number:04d}": 1 for number in range(5)}
 
@@ -102,8 +103,35 @@ def test_images_of_one_size_share_a_batch(tmp_path, table):
 
 def test_a_label_outside_the_class_list_names_its_image(table):
     message = r"'train_\d{4}' holds the value [3-6]"
-    with pytest.raises(UserError, match=message), pipeline.explained_label_errors():
+    with pytest.raises(UserError, match=message), pipeline.explained_record_errors():
         batches(table, 0, 9, num_classes=3)
+
+
+def official_shard(folder, image, label):
+    """One record as the official package might have written it, without a dataset.json."""
+    example = conversion.EncodedExample("odd", image, "png", 2, 3, label)
+    with records.shard_writer(folder / "train-00000-of-00001.tfrecord") as writer:
+        writer.write(records.serialize(example))
+    info = catalog.DatasetInfo(name="x", classes=catalog.load("camvid", "").classes)
+    return records.open_split(folder, "train", info)
+
+
+@pytest.mark.parametrize(
+    ("size", "cut", "message"),
+    [
+        ((2, 4), False, r"'odd' is 2x3 \(height x width\) but its label is 2x4"),
+        (None, False, "The image 'odd' has no label"),
+        ((2, 3), True, "can not be decoded"),
+    ],
+)
+def test_records_that_fit_nothing_are_explained(tmp_path, size, cut, message):
+    image = conversion._png(Image.new("RGB", (3, 2)))
+    label = conversion._png(Image.new("L", size[::-1])) if size else b""
+    table = official_shard(tmp_path, image[:60] if cut else image, label)
+    with pytest.raises(UserError, match=message), pipeline.explained_record_errors():
+        batches(table, 0, 1)
+    with pytest.raises(UserError, match=message):
+        list(pipeline.eval_batches(table, batch_size=1, num_classes=7, ignore_label=255))
 
 
 def test_another_failure_is_not_mistaken_for_a_bad_label(table, tmp_path):
@@ -113,5 +141,5 @@ def test_another_failure_is_not_mistaken_for_a_bad_label(table, tmp_path):
     damaged = records.RecordTable(
         (str(tmp_path / "broken"),), table.file_index[:1], table.offsets[:1]
     )
-    with pytest.raises(tf.errors.DataLossError), pipeline.explained_label_errors():
+    with pytest.raises(tf.errors.DataLossError), pipeline.explained_record_errors():
         batches(damaged, 0, 1)

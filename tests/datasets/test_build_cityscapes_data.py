@@ -57,7 +57,7 @@ def test_download_says_that_a_login_is_needed():
 
 
 def test_coarse_labels_come_with_the_extra_images(raw):
-    build(raw, splits="train_coarse,trainval_fine")
+    build(raw, splits="train_coarse,trainval_fine,trainval_coarse")
     assert list(labels(raw, "train_coarse")) == [
         "aachen_000000_000019",
         "aachen_000001_000019",
@@ -67,6 +67,9 @@ def test_coarse_labels_come_with_the_extra_images(raw):
     expected = trees.label_of([TRAIN_IDS.get(i, 255) for i in trees.CITYSCAPES_IDS[::-1]], 3)
     np.testing.assert_array_equal(labels(raw, "train_coarse")["erlangen_000003_000019"], expected)
     assert len(labels(raw, "trainval_fine")) == 5
+    assert len(labels(raw, "trainval_coarse")) == 6
+    coarse, fine = (labels(raw, f"trainval_{kind}") for kind in ("coarse", "fine"))
+    assert (coarse["munster_000001_000019"] != fine["munster_000001_000019"]).any()
 
 
 def test_an_id_that_does_not_exist_is_refused(raw):

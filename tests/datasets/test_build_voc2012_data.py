@@ -55,7 +55,10 @@ def test_trainaug_joins_sbd_with_vocs_train_without_vocs_val(raw):
             r"VOC2012 does not exist; unpack .*VOCtrainval_11-May-2012.tar.*voc_root",
         ),
         ("benchmark_RELEASE", r"benchmark.tgz.*--sbd_root.*leave trainaug out of --splits"),
-        ("benchmark_RELEASE/dataset/cls/c_1.mat", r"cls/c_1.mat does not exist"),
+        (
+            "benchmark_RELEASE/dataset/cls/c_1.mat",
+            r"cls/c_1.mat does not exist; unpack .*benchmark.tgz",
+        ),
         ("VOCdevkit/VOC2012/JPEGImages/a_1.jpg", r"JPEGImages/a_1.jpg does not exist"),
         ("VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", r"Segmentation/val.txt does not"),
     ],
