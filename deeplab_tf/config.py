@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 RESNET_DEPTHS = (18, 50, 101)
-MODEL_VARIANTS = tuple(
-    f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS
+MODEL_VARIANTS = (
+    *(f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS),
+    "resnet_v1_50_beta",
+    "resnet_v1_101_beta",
 )
 
 
@@ -67,8 +69,23 @@ class ModelConfig(Config):
 
     model_variant: str = setting(
         "resnet_v1c_50",
-        "Backbone: v1 has a 7x7 stem, v1c three 3x3 convolutions (32, 32, 64 channels).",
+        "Backbone: v1 has a 7x7 stem, v1c three 3x3 convolutions (32, 32, 64 channels), beta "
+        "too (64, 64, 128; official DeepLab).",
         choices=MODEL_VARIANTS,
+    )
+    stride_placement: str = setting(
+        "",
+        "Convolution that halves a stage's size: in its first block (PyTorch; He et al. 2016 and "
+        "Keras: first_1x1) or its last (official DeepLab); empty: last_3x3 for beta variants, "
+        "first_3x3 for others.",
+        choices=("", "first_3x3", "first_1x1", "last_3x3"),
+    )
+    stem_padding: str = setting(
+        "",
+        "Padding of the stem where the size is even: symmetric (PyTorch), same_pool "
+        "(TensorFlow's SAME for the max pool: official DeepLab) or same (for the convolution too: "
+        "keras-cv); empty: same_pool with last_3x3, else symmetric.",
+        choices=("", "symmetric", "same_pool", "same"),
     )
     output_stride: int = setting(
         16, "Input pixels per cell of the encoder's output.", choices=(8, 16, 32)
@@ -87,7 +104,24 @@ class ModelConfig(Config):
     aspp_projection_kernel_size: int = setting(
         1, "Kernel of the convolution after the ASPP branches.", choices=(1, 3)
     )
+    aspp_with_separable_conv: bool = setting(
+        False, "Whether ASPP's 3x3 convolutions are depthwise, then pointwise."
+    )
     add_image_level_feature: bool = setting(True, "Whether ASPP has the image pooling branch.")
+    image_pooling_crop_size: tuple[int, ...] = setting(
+        (),
+        "Window of the image pooling, pixels: height,width; empty pools the whole image.",
+        least=1,
+    )
+    decoder_output_stride: int = setting(
+        0,
+        "Input pixels per cell of the decoder's output (DeepLabV3+); 0 means no decoder.",
+        choices=(0, 4, 8, 16),
+    )
+    decoder_filters: int = setting(256, "Channels of the decoder's convolutions.", least=1)
+    decoder_use_separable_conv: bool = setting(
+        True, "Whether the decoder's 3x3 convolutions are depthwise, then pointwise."
+    )
     dropout_rate: float = setting(
         0.1, "Share of channels dropped before the classifier while training.", least=0
     )
@@ -129,6 +163,37 @@ class ModelConfig(Config):
             self.multi_grid,
             f"empty, or {last_stage} factors, one for each block of the last stage",
         )
+
+        pooling = self.image_pooling_crop_size
+        require(len(pooling) in (0, 2), "image_pooling_crop_size", pooling, "height,width")
+        require(
+            self.decoder_output_stride < self.output_stride,
+            "decoder_output_stride",
+            self.decoder_output_stride,
+            f"less than output_stride ({self.output_stride})",
+        )
+        if self.model_variant.endswith(("_18", "_beta")):
+            allowed = "first_3x3" if self.model_variant.endswith("_18") else "last_3x3"
+            require(
+                self.stride_placement in ("", allowed),
+                "stride_placement",
+                self.stride_placement,
+                f"{allowed} for {self.model_variant}",
+            )
+
+    def backbone(self) -> dict[str, Any]:
+        """Returns the backbone's settings, with those that follow from the variant filled in."""
+        _, stem, depth, *beta = self.model_variant.split("_")
+        placement = self.stride_placement or ("last_3x3" if beta else "first_3x3")
+        padding = "same_pool" if placement == "last_3x3" else "symmetric"
+        return {
+            "depth": int(depth),
+            "stem": beta[0] if beta else stem,
+            "output_stride": self.output_stride,
+            "multi_grid": self.multi_grid,
+            "stride_placement": placement,
+            "stem_padding": self.stem_padding or padding,
+        }
 
     def aspp_rates(self) -> tuple[int, ...]:
         """Returns the rates in force: those given, or 6, 12, 18 scaled to the output stride."""
@@ -220,6 +285,18 @@ class TrainConfig(Config):
     fine_tune_batch_norm: bool = setting(
         True, "Whether batch normalisation uses and updates batch statistics while training."
     )
+    tf_initial_checkpoint: str = setting(
+        "",
+        "Weights a new run starts from: a run's folder or checkpoint, official DeepLab's "
+        "checkpoint, a .pth file, keras.applications:NAME or keras_cv:PRESET.",
+        may_change=True,
+    )
+    initialize_last_layer: bool = setting(
+        True, "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too."
+    )
+    last_layers_contain_logits_only: bool = setting(
+        False, "Whether initialize_last_layer=false is about the classifiers alone."
+    )
     seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
     distribution_strategy: str = setting(
         "mirrored",
@@ -307,44 +384,3 @@ class Experiment:
 def groups(experiment: Experiment) -> list[Config]:
     """Returns the experiment's settings groups in their order."""
     return [getattr(experiment, field.name) for field in dataclasses.fields(experiment)]
-
-
-def text_of(value: Any) -> str:
-    """Returns a setting's value as it stands in a flagfile."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return ",".join(map(text_of, value))
-    return str(value)
-
-
-def value_of(field: dataclasses.Field, text: str) -> Any:
-    """Parses a setting's flagfile text; the inverse of `text_of`.
-
-    Raises:
-      UserError: if the text is not a value of the setting's type.
-    """
-    kind: Any = type(field.default)
-    name = field.name
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-        if kind is tuple:
-            number = float if "float" in str(field.type) else int
-            return tuple(number(part) for part in text.split(",") if part.strip())
-        return kind(text)
-    except (KeyError, ValueError):
-        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-        allowed = kinds.get(kind, "numbers joined by commas")
-        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.") from None
-
-
-def differences(old: Experiment, new: Experiment) -> list[str]:
-    """Returns one line for each setting that differs and must not change when a run resumes."""
-    lines = []
-    for before, after in zip(groups(old), groups(new), strict=True):
-        for field in dataclasses.fields(before):  # type: ignore[arg-type]
-            was, now = getattr(before, field.name), getattr(after, field.name)
-            if was != now and not field.metadata["may_change"]:
-                lines.append(f"--{field.name}: {text_of(was)} -> {text_of(now)}")
-    return lines

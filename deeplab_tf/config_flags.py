@@ -22,8 +22,6 @@ from deeplab_tf.config import (
     ModelConfig,
     UserError,
     groups,
-    text_of,
-    value_of,
 )
 
 FLAGS = flags.FLAGS
@@ -115,6 +113,47 @@ def with_overrides(experiment: Experiment) -> Experiment:
         values = {name: value for name, value in values.items() if value is not None}
         changed[section] = dataclasses.replace(group, **values)
     return dataclasses.replace(experiment, **changed)
+
+
+def text_of(value: Any) -> str:
+    """Returns a setting's value as it stands in a flagfile."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    return str(value)
+
+
+def value_of(field: dataclasses.Field, text: str) -> Any:
+    """Parses a setting's flagfile text; the inverse of `text_of`.
+
+    Raises:
+      UserError: if the text is not a value of the setting's type.
+    """
+    kind: Any = type(field.default)
+    name = field.name
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        if kind is tuple:
+            number = float if "float" in str(field.type) else int
+            return tuple(number(part) for part in text.split(",") if part.strip())
+        return kind(text)
+    except (KeyError, ValueError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        allowed = kinds.get(kind, "numbers joined by commas")
+        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.") from None
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """Returns one line for each setting that differs and must not change when a run resumes."""
+    lines = []
+    for before, after in zip(groups(old), groups(new), strict=True):
+        for field in dataclasses.fields(before):  # type: ignore[arg-type]
+            was, now = getattr(before, field.name), getattr(after, field.name)
+            if was != now and not field.metadata["may_change"]:
+                lines.append(f"--{field.name}: {text_of(was)} -> {text_of(now)}")
+    return lines
 
 
 def flagfile_text(experiment: Experiment) -> str:

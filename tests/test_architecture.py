@@ -18,6 +18,8 @@ LAYERS = [
         "models.resnet",
         "models.aspp",
         "models.heads",
+        "weights.mapping",
+        "weights.torch_file",
         "training.losses",
         "training.schedules",
         "training.optimizers",
@@ -25,22 +27,30 @@ LAYERS = [
         "evaluation.report",
     ],
     ["data.building", "data.pipeline", "models.deeplab", "evaluation.predictor"],
+    ["weights.official", "weights.ssseg", "weights.imagenet"],
     [
         "data.statistics",
+        "weights.sources",
         "evaluation.evaluator",
         "evaluation.export",
         "training.run_dir",
         "training.callbacks",
+        "training.initialization",
         "training.trainer",
     ],
-    ["train", "eval", "vis", "export_model", "predict", "inspect_data"],
+    ["train", "eval", "vis", "export_model", "predict", "inspect_data", "import_weights"],
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.report": {"deeplab_tf.evaluation.metrics"},
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
+    "deeplab_tf.training.initialization": {
+        "deeplab_tf.training.run_dir",
+        "deeplab_tf.weights.sources",
+    },
     "deeplab_tf.training.trainer": {
+        "deeplab_tf.training.initialization",
         "deeplab_tf.training.run_dir",
         "deeplab_tf.training.callbacks",
         "deeplab_tf.evaluation.evaluator",

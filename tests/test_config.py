@@ -10,9 +10,8 @@ from deeplab_tf.config import (
     ModelConfig,
     TrainConfig,
     UserError,
-    differences,
-    value_of,
 )
+from deeplab_tf.config_flags import differences, value_of
 
 
 def test_settings_survive_a_flagfile(tmp_path):

@@ -1,11 +1,17 @@
 """Atrous spatial pyramid pooling (Chen et al. 2017, arXiv:1706.05587, sec. 3.3)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.models.layers import NAMESPACE, ConvNorm
+from deeplab_tf.models.layers import (
+    NAMESPACE,
+    ConvNorm,
+    SeparableConvNorm,
+    resize_bilinear,
+)
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -13,7 +19,8 @@ class ASPP(tf.keras.layers.Layer):
     """A 1x1 branch, an atrous 3x3 branch for each rate and image pooling, joined and projected.
 
     The branches are joined in this order, which is SSSegmentation's; others put pooling first.
-    The projection is 1x1 in the paper and 3x3 in SSSegmentation.
+    The projection is 1x1 in the paper and 3x3 in SSSegmentation. `pooling_window`, in cells, makes
+    image pooling a moving average (official DeepLab); images smaller than it are pooled whole.
 
     [B, H, W, C] -> [B, H, W, filters].
     """
@@ -23,22 +30,29 @@ class ASPP(tf.keras.layers.Layer):
         filters: int,
         *,
         rates: Sequence[int],
+        separable: bool = False,
         image_pooling: bool = True,
+        pooling_window: Sequence[int] = (),
         projection_kernel_size: int = 1,
+        align_corners: bool = False,
         batch_norm_decay: float = 0.9,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "filters": filters,
             "rates": list(rates),
+            "separable": separable,
             "image_pooling": image_pooling,
+            "pooling_window": list(pooling_window),
+            "align_corners": align_corners,
             "projection_kernel_size": projection_kernel_size,
             "batch_norm_decay": batch_norm_decay,
         }
         norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
+        atrous = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
         self.branches = [ConvNorm(filters, 1, name="branch1", **norm)] + [
-            ConvNorm(filters, 3, rate=rate, name=f"branch{index}", **norm)
+            atrous(filters, rate=rate, name=f"branch{index}", **norm)
             for index, rate in enumerate(rates, start=2)
         ]
         self.pooling = ConvNorm(filters, 1, name="pooling", **norm) if image_pooling else None
@@ -47,11 +61,25 @@ class ASPP(tf.keras.layers.Layer):
     def call(self, inputs, training=False):
         outputs = [branch(inputs, training=training) for branch in self.branches]
         if self.pooling:
-            pooled = tf.reduce_mean(inputs, axis=[1, 2], keepdims=True)
-            pooled = self.pooling(pooled, training=training)
-            # Enlarging a single cell gives it everywhere, whatever the corner rule.
-            outputs.append(tf.broadcast_to(pooled, tf.shape(outputs[0])))
+            pooled = self.pooling(self._pool(inputs), training=training)
+            outputs.append(self._enlarge(pooled, tf.shape(outputs[0])))
         return self.projection(tf.concat(outputs, axis=-1), training=training)
+
+    def _pool(self, inputs):
+        window = self._settings["pooling_window"]
+        mean = functools.partial(tf.reduce_mean, inputs, axis=[1, 2], keepdims=True)
+        if not window:
+            return mean()
+        fits = tf.reduce_all(tf.shape(inputs)[1:3] >= window)
+        return tf.cond(fits, lambda: tf.nn.avg_pool2d(inputs, window, 1, "VALID"), mean)
+
+    def _enlarge(self, pooled, shape):
+        if not self._settings["pooling_window"]:
+            # Enlarging a single cell gives it everywhere, whatever the corner rule.
+            return tf.broadcast_to(pooled, shape)
+        corners = self._settings["align_corners"]
+        resized = resize_bilinear(pooled, shape[1:3], align_corners=corners)
+        return tf.cast(resized, pooled.dtype)
 
     def get_config(self):
         return super().get_config() | self._settings

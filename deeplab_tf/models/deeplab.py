@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.aspp import ASPP
-from deeplab_tf.models.heads import AuxiliaryHead, Classifier
+from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
 from deeplab_tf.models.layers import NAMESPACE
 from deeplab_tf.models.resnet import ResNet
 from deeplab_tf.training import losses
@@ -18,8 +18,9 @@ class DeepLab(tf.keras.Model):
     """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587).
 
     Called on images, float32 [B, H, W, 3], RGB in 0..255 (any H and W), it returns a dict:
-    `logits`, float32 [B, ceil(H / output_stride), ceil(W / output_stride), classes], and, where
-    the configuration has an auxiliary head, `aux_logits` of the third stage.
+    `logits`, float32 [B, ceil(H / output_stride), ceil(W / output_stride), classes] (with a
+    decoder: its output stride), and, where the configuration has an auxiliary head, `aux_logits`
+    of the third stage.
 
     In a notebook, `compile(optimizer=...)` and `fit` on (images, labels) train it: the loss is
     its own. `fit` under a tf.distribute strategy averages over the global batch's valid pixels.
@@ -29,24 +30,30 @@ class DeepLab(tf.keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.num_classes = num_classes
-        _, stem, depth = config.model_variant.split("_")
-        norm = {"batch_norm_decay": config.batch_norm_decay}
-        self.backbone = ResNet(
-            int(depth),
-            stem=stem,
-            output_stride=config.output_stride,
-            multi_grid=config.multi_grid,
-            name="backbone",
-            **norm,
-        )
+        norm: dict[str, Any] = {"batch_norm_decay": config.batch_norm_decay}
+        self.backbone = ResNet(**config.backbone(), name="backbone", **norm)
         self.aspp = ASPP(
             config.aspp_convs_filters,
             rates=config.aspp_rates(),
+            separable=config.aspp_with_separable_conv,
             image_pooling=config.add_image_level_feature,
+            pooling_window=[
+                (side - 1) // config.output_stride + 1 for side in config.image_pooling_crop_size
+            ],
+            align_corners=config.align_corners,
             projection_kernel_size=config.aspp_projection_kernel_size,
             name="aspp",
             **norm,
         )
+        self.decoder = None
+        if config.decoder_output_stride:
+            self.decoder = Decoder(
+                config.decoder_filters,
+                separable=config.decoder_use_separable_conv,
+                align_corners=config.align_corners,
+                name="decoder",
+                **norm,
+            )
         self.classifier = Classifier(
             num_classes, dropout_rate=config.dropout_rate, name="classifier"
         )
@@ -75,7 +82,7 @@ class DeepLab(tf.keras.Model):
         """
         norm_training = training and update_batch_norm
         features = self._features(images, norm_training)
-        context = self.aspp(features["stage4"], training=norm_training)
+        context = self._context(features, norm_training)
         outputs = {"logits": self.classifier(context, training=training, seed=seed)}
         if self.auxiliary_head:
             outputs["aux_logits"] = self.auxiliary_head(
@@ -85,7 +92,16 @@ class DeepLab(tf.keras.Model):
 
     def infer(self, images):
         """Returns the logits of `call` alone, without computing the auxiliary head."""
-        return self.classifier(self.aspp(self._features(images, False)["stage4"]))
+        return self.classifier(self._context(self._features(images, False), False))
+
+    def _context(self, features, training):
+        context = self.aspp(features["stage4"], training=training)
+        if self.decoder is None:
+            return context
+        detail = {4: "stage1", 8: "stage2", 16: "stage3"}[self.config.decoder_output_stride]
+        if self.config.backbone()["stride_placement"] == "last_3x3":
+            detail += "_branch"  # the stage itself ends at twice the stride
+        return self.decoder(context, detail=features[detail], training=training)
 
     def _features(self, images, training):
         images = tf.cast(images, self.compute_dtype)

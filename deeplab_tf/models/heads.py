@@ -1,8 +1,61 @@
-"""What turns features into class scores: the classifier and the auxiliary FCN head."""
+"""What turns features into class scores: decoder, classifier and the auxiliary FCN head."""
+
+import functools
+from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.models.layers import NAMESPACE, ChannelDropout, ConvNorm
+from deeplab_tf.models.layers import (
+    NAMESPACE,
+    ChannelDropout,
+    ConvNorm,
+    SeparableConvNorm,
+    resize_bilinear,
+)
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class Decoder(tf.keras.layers.Layer):
+    """Joins the context from ASPP with the detail of an earlier stage and refines both.
+
+    (DeepLabV3+, Chen et al. 2018, arXiv:1802.02611, sec. 3.2 and 4.1.) The context
+    [B, h, w, C] and the detail [B, H, W, D], reduced to 48 channels, give [B, H, W, filters].
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        *,
+        separable: bool = True,
+        align_corners: bool = False,
+        batch_norm_decay: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._settings: dict[str, Any] = {
+            "filters": filters,
+            "separable": separable,
+            "align_corners": align_corners,
+            "batch_norm_decay": batch_norm_decay,
+        }
+        self.reduction = ConvNorm(48, 1, batch_norm_decay=batch_norm_decay, name="reduction")
+        conv = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
+        self.refinement = [
+            conv(filters, batch_norm_decay=batch_norm_decay, name=f"refinement{index}")
+            for index in (1, 2)
+        ]
+
+    def call(self, context, detail=None, training=False):
+        detail = self.reduction(detail, training=training)
+        corners = self._settings["align_corners"]
+        context = resize_bilinear(context, tf.shape(detail)[1:3], align_corners=corners)
+        outputs = tf.concat([tf.cast(context, detail.dtype), detail], axis=-1)
+        for conv in self.refinement:
+            outputs = conv(outputs, training=training)
+        return outputs
+
+    def get_config(self):
+        return super().get_config() | self._settings
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)

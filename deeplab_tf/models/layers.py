@@ -108,12 +108,19 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
         return tf.cast(outputs, inputs.dtype)
 
 
+def batch_norm(decay: float, *, name: str) -> tf.keras.layers.BatchNormalization:
+    """Returns batch normalisation over all replicas of the strategy in force."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    layer = SyncBatchNormalization if several else tf.keras.layers.BatchNormalization
+    return layer(momentum=decay, epsilon=1e-5, name=name)
+
+
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ConvNorm(tf.keras.layers.Layer):
     """Convolution without bias, batch normalisation and, by default, ReLU.
 
     Batch statistics are taken over all replicas of the tf.distribute strategy in force when the
-    layer is made.
+    layer is made. With `symmetric` false a stride pads by TensorFlow's own rule SAME.
     """
 
     def __init__(
@@ -124,6 +131,7 @@ class ConvNorm(tf.keras.layers.Layer):
         strides: int = 1,
         rate: int = 1,
         relu: bool = True,
+        symmetric: bool = True,
         batch_norm_decay: float = 0.9,
         **kwargs,
     ):
@@ -134,10 +142,12 @@ class ConvNorm(tf.keras.layers.Layer):
             "strides": strides,
             "rate": rate,
             "relu": relu,
+            "symmetric": symmetric,
             "batch_norm_decay": batch_norm_decay,
         }
         self.relu = relu
-        self.conv = AtrousConv2D(
+        layer = AtrousConv2D if symmetric else tf.keras.layers.Conv2D
+        self.conv = layer(
             filters,
             kernel_size,
             strides=strides,
@@ -147,13 +157,40 @@ class ConvNorm(tf.keras.layers.Layer):
             kernel_initializer=tf.keras.initializers.HeNormal(),
             name="conv",
         )
-        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        norm = SyncBatchNormalization if several else tf.keras.layers.BatchNormalization
-        self.norm = norm(momentum=batch_norm_decay, epsilon=1e-5, name="norm")
+        self.norm = batch_norm(batch_norm_decay, name="norm")
 
     def call(self, inputs, training=False):
         outputs = self.norm(self.conv(inputs), training=training)
         return tf.nn.relu(outputs) if self.relu else outputs
+
+    def get_config(self):
+        return super().get_config() | self._settings
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class SeparableConvNorm(tf.keras.layers.Layer):
+    """A depthwise 3x3 and a pointwise convolution, each with batch normalisation and ReLU.
+
+    (Chen et al. 2018, arXiv:1802.02611, sec. 3.1; official model.py, split_separable_conv2d.)
+    """
+
+    def __init__(self, filters: int, *, rate: int = 1, batch_norm_decay: float = 0.9, **kwargs):
+        super().__init__(**kwargs)
+        self._settings = {"filters": filters, "rate": rate, "batch_norm_decay": batch_norm_decay}
+        self.depthwise = tf.keras.layers.DepthwiseConv2D(
+            3,
+            dilation_rate=rate,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.33),
+            name="depthwise",
+        )
+        self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
+        self.pointwise = ConvNorm(filters, 1, batch_norm_decay=batch_norm_decay, name="pointwise")
+
+    def call(self, inputs, training=False):
+        hidden = tf.nn.relu(self.norm(self.depthwise(inputs), training=training))
+        return self.pointwise(hidden, training=training)
 
     def get_config(self):
         return super().get_config() | self._settings

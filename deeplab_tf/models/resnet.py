@@ -15,18 +15,28 @@ from deeplab_tf.models.layers import NAMESPACE, ConvNorm, pad_symmetric
 # Blocks in each stage, and whether they are bottlenecks (He et al. 2016, table 1).
 DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True)}
 # (filters, kernel, stride) of the convolutions before the max pool: v1 as in the paper, v1c with
-# the 7x7 split in three (He et al. 2019, arXiv:1812.01187, "ResNet-C").
-STEMS = {"v1": ((64, 7, 2),), "v1c": ((32, 3, 2), (32, 3, 1), (64, 3, 1))}
+# the 7x7 split in three (He et al. 2019, arXiv:1812.01187, "ResNet-C"), beta wider (official
+# resnet_v1_beta.py).
+STEMS = {
+    "v1": ((64, 7, 2),),
+    "v1c": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
+    "beta": ((64, 3, 2), (64, 3, 1), (128, 3, 1)),
+}
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ResidualBlock(tf.keras.layers.Layer):
     """Basic block (two 3x3) or bottleneck (1x1, 3x3, 1x1); stride and rate act in the first 3x3.
 
+    With `stride_in_1x1` the stride acts in a bottleneck's first 1x1. Without `project` the input
+    itself is added, every `strides`-th cell of it.
+
     The second 3x3 of a basic block is never dilated, as in the ancestors (SSSegmentation and
     mmsegmentation, BasicBlock), whose weights expect it so.
 
-    Returns [B, ceil(H / strides), ceil(W / strides), filters * (4 if bottleneck else 1)].
+    Returns the sum after its ReLU, and its convolutional part alone (where official DeepLab's
+    decoder starts), both [B, ceil(H / strides), ceil(W / strides), filters * (4 if bottleneck
+    else 1)].
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class ResidualBlock(tf.keras.layers.Layer):
         strides: int,
         rate: int,
         project: bool,
+        stride_in_1x1: bool = False,
         batch_norm_decay: float = 0.9,
         **kwargs,
     ):
@@ -47,13 +58,22 @@ class ResidualBlock(tf.keras.layers.Layer):
             "strides": strides,
             "rate": rate,
             "project": project,
+            "stride_in_1x1": stride_in_1x1,
             "batch_norm_decay": batch_norm_decay,
         }
+        self.strides = strides
         norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
         if bottleneck:
             self.convs = [
-                ConvNorm(filters, 1, name="conv1", **norm),
-                ConvNorm(filters, 3, strides=strides, rate=rate, name="conv2", **norm),
+                ConvNorm(filters, 1, strides=strides if stride_in_1x1 else 1, name="conv1", **norm),
+                ConvNorm(
+                    filters,
+                    3,
+                    strides=1 if stride_in_1x1 else strides,
+                    rate=rate,
+                    name="conv2",
+                    **norm,
+                ),
                 ConvNorm(4 * filters, 1, relu=False, name="conv3", **norm),
             ]
         else:
@@ -70,8 +90,11 @@ class ResidualBlock(tf.keras.layers.Layer):
         outputs = inputs
         for conv in self.convs:
             outputs = conv(outputs, training=training)
-        shortcut = self.shortcut(inputs, training=training) if self.shortcut else inputs
-        return tf.nn.relu(outputs + shortcut)
+        if self.shortcut:
+            shortcut = self.shortcut(inputs, training=training)
+        else:
+            shortcut = inputs[:, :: self.strides, :: self.strides]
+        return tf.nn.relu(outputs + shortcut), outputs
 
     def get_config(self):
         return super().get_config() | self._settings
@@ -79,7 +102,11 @@ class ResidualBlock(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ResNet(tf.keras.layers.Layer):
-    """A ResNet without classifier: normalised images [B, H, W, 3] -> {stage: features}."""
+    """A ResNet without classifier: normalised images [B, H, W, 3] -> {stage: features}.
+
+    Beside "stage1" to "stage4" there are "stage1_branch", ...: the convolutional part of a stage's
+    last block but one, which official DeepLab's decoder takes.
+    """
 
     def __init__(
         self,
@@ -88,6 +115,8 @@ class ResNet(tf.keras.layers.Layer):
         stem: str = "v1",
         output_stride: int = 32,
         multi_grid: Sequence[int] = (),
+        stride_placement: str = "first_3x3",
+        stem_padding: str = "symmetric",
         batch_norm_decay: float = 0.9,
         **kwargs,
     ):
@@ -97,6 +126,8 @@ class ResNet(tf.keras.layers.Layer):
             "stem": stem,
             "output_stride": output_stride,
             "multi_grid": list(multi_grid),
+            "stride_placement": stride_placement,
+            "stem_padding": stem_padding,
             "batch_norm_decay": batch_norm_decay,
         }
         self.stem = [
@@ -104,12 +135,14 @@ class ResNet(tf.keras.layers.Layer):
                 filters,
                 kernel,
                 strides=strides,
+                symmetric=stem_padding != "same",
                 batch_norm_decay=batch_norm_decay,
                 name=f"stem{index + 1}",
             )
             for index, (filters, kernel, strides) in enumerate(STEMS[stem])
         ]
         num_blocks, bottleneck = DEPTHS[depth]
+        plan_stages = last_stride_plans if stride_placement == "last_3x3" else stage_plans
         self.blocks = [  # one flat list: Keras does not save layers in nested ones
             ResidualBlock(
                 32 * 2**stage,
@@ -117,11 +150,12 @@ class ResNet(tf.keras.layers.Layer):
                 strides=strides,
                 rate=rate,
                 project=block == 0 and (bottleneck or stage > 1),
+                stride_in_1x1=stride_placement == "first_1x1",
                 batch_norm_decay=batch_norm_decay,
                 name=f"stage{stage}_block{block + 1}",
             )
             for stage, plan in enumerate(
-                stage_plans(num_blocks, output_stride, multi_grid), start=1
+                plan_stages(num_blocks, output_stride, multi_grid), start=1
             )
             for block, (strides, rate) in enumerate(plan)
         ]
@@ -130,12 +164,19 @@ class ResNet(tf.keras.layers.Layer):
         outputs = inputs
         for conv in self.stem:
             outputs = conv(outputs, training=training)
-        # Zeros serve as padding of the maximum: what comes out of a ReLU is never below them.
-        outputs = tf.nn.max_pool2d(pad_symmetric(outputs, [1, 1]), 3, 2, "VALID")
-        features = {}
+        padding = "SAME"
+        if self._settings["stem_padding"] == "symmetric":
+            # Zeros serve as padding of the maximum: what comes out of a ReLU is never below them.
+            outputs, padding = pad_symmetric(outputs, [1, 1]), "VALID"
+        outputs = tf.nn.max_pool2d(outputs, 3, 2, padding)
+        features: dict[str, tf.Tensor] = {}
+        branch = None
         for block in self.blocks:
-            outputs = block(outputs, training=training)
-            features[block.name.split("_")[0]] = outputs
+            stage = block.name.split("_")[0]
+            if stage in features:  # up to the last block but one
+                features[f"{stage}_branch"] = branch
+            outputs, branch = block(outputs, training=training)
+            features[stage] = outputs
         return features
 
     def get_config(self):
@@ -167,4 +208,27 @@ def stage_plans(
         if multi_grid and stage == len(blocks):
             rates = [rate * factor for factor in multi_grid]
         plans.append([(strides, rates[0])] + [(1, later) for later in rates[1:]])
+    return plans
+
+
+def last_stride_plans(
+    blocks: Sequence[int], output_stride: int, multi_grid: Sequence[int] = ()
+) -> list[list[tuple[int, int]]]:
+    """Returns the (stride, rate) of all blocks where the last block of a stage has its stride.
+
+    As in official DeepLab (slim, stack_blocks_dense): stages 1 to 3 end in a stride; once the
+    output stride is reached, it only doubles the rate of what follows.
+
+    Args: as of `stage_plans`.
+    """
+    plans, stride, rate = [], 4, 1
+    for stage, num_blocks in enumerate(blocks, start=1):
+        last = stage == len(blocks)
+        factors = multi_grid if last and multi_grid else [1] * num_blocks
+        plan = [(1, rate * factor) for factor in factors]
+        if not last and stride < output_stride:
+            plan[-1], stride = (2, rate), 2 * stride
+        elif not last:
+            rate *= 2
+        plans.append(plan)
     return plans

@@ -20,7 +20,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab_tf import __version__, config_flags
-from deeplab_tf.config import Experiment, UserError, differences
+from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import DeepLab, build_model
 
@@ -60,7 +60,7 @@ class RunDir:
                 f"--train_logdir={self.path} is the folder of a data set; a run needs its own."
             )
         if flags.is_file():
-            changed = differences(config_flags.parse_flagfile(flags), experiment)
+            changed = config_flags.differences(config_flags.parse_flagfile(flags), experiment)
             if self.dataset().to_json() != info.to_json():
                 changed.append("the data set's classes")
             if changed:

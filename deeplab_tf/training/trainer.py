@@ -12,7 +12,7 @@ from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, build_model
-from deeplab_tf.training import callbacks
+from deeplab_tf.training import callbacks, initialization
 from deeplab_tf.training.optimizers import MomentumSGD
 from deeplab_tf.training.run_dir import RunDir
 from deeplab_tf.training.schedules import PolynomialDecay
@@ -109,6 +109,7 @@ class Trainer:
         last_step = self.experiment.train.training_number_of_steps
         first_step = self.run_dir.restore_newest(self.checkpoint)
         if first_step is None:
+            self._initialize()
             # From here on a run without a checkpoint has lost one.
             self.run_dir.save(self.checkpoint, 0, keep=1)
         elif first_step:
@@ -126,6 +127,19 @@ class Trainer:
             print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
             sys.exit(0 if stop.received == signal.SIGTERM else 130)
         return done
+
+    def _initialize(self) -> None:
+        config = self.experiment.train
+        if config.tf_initial_checkpoint:
+            print(
+                initialization.initialize(
+                    self.model,
+                    config.tf_initial_checkpoint,
+                    last_layers=config.initialize_last_layer,
+                    logits_only=config.last_layers_contain_logits_only,
+                ),
+                flush=True,
+            )
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = self._callbacks(writer, stop)

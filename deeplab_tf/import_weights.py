@@ -1,0 +1,136 @@
+"""Reads other programs' weights.
+
+python -m deeplab_tf.import_weights --source=PATH_OR_URL --output=DIR
+
+DIR then is as a run's folder: eval, vis, predict, export_model and train (as
+--tf_initial_checkpoint) take it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    UserError,
+    require,
+    setting,
+)
+
+# How SSSegmentation scores each data set; `reference/ssseg_deeplabv3.md` sec. 1.
+_RESIZING = {
+    "pascal_voc_seg": (512, 2048),
+    "ade20k": (512, 2048),
+    "cityscapes": (1024, 2048),
+    "pascal_context": (520, 520),
+    "pascal_context_59": (520, 520),
+}
+# Data sets by their number of classes.
+_DATASETS = {
+    19: "cityscapes",
+    21: "pascal_voc_seg",
+    59: "pascal_context_59",
+    60: "pascal_context",
+    150: "ade20k",
+    151: "ade20k_151",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Config):
+    """What is read, and how the network is dilated, which files do not say."""
+
+    source: str = setting(
+        "",
+        "A .pth file, official DeepLab's checkpoint (model.ckpt-N or its .tar.gz), the address of "
+        "one, keras.applications:ResNet50 or ResNet101, or keras_cv:PRESET.",
+    )
+    output: str = setting("", "Folder to write; must not hold a run.")
+    dataset: str = setting(
+        "", "Data set of the classes; empty takes the known one with as many, else numbers them."
+    )
+    output_stride: int = setting(16, "Input pixels per encoder cell.", choices=(8, 16, 32))
+    atrous_rates: tuple[int, ...] = setting(
+        (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
+    )
+    multi_grid: tuple[int, ...] = setting((), "Factors on the last stage's rates.", least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.source), "source", "(empty)", "a path, an address or a model's name")
+        require(bool(self.output), "output", "(empty)", "a path")
+
+
+def main(job: ImportConfig) -> None:
+    """Writes the folder and prints what was loaded, what is new and what was not used."""
+    import tensorflow as tf
+
+    from deeplab_tf.models.deeplab import build_model
+    from deeplab_tf.training.run_dir import RunDir
+    from deeplab_tf.weights import mapping, sources
+
+    run = RunDir(job.output)
+    if run.path.is_dir() and any(run.path.iterdir()):
+        raise UserError(f"--output={job.output} is not empty; give a new folder.")
+    source = sources.read(
+        job.source,
+        output_stride=job.output_stride,
+        atrous_rates=job.atrous_rates,
+        multi_grid=job.multi_grid,
+    )
+    info = _classes(job.dataset, source.num_classes)
+    model = build_model(source.config, num_classes=info.num_classes)
+    kept = () if source.num_classes else ("aspp/", "classifier/")
+    mapping.assign(model, source.arrays, kept=kept)
+    run.open_for_training(_experiment(source, info.name), info)
+    run.save(tf.train.Checkpoint(model=model), 0, keep=1)
+    print(f"{job.source}: {source.kind}, {source.config.model_variant}")
+    print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes of {info.name}")
+    if kept:
+        print("new: ASPP and classifier; the file holds a backbone alone, so train before use")
+    print(f"unused: {', '.join(source.unused) or 'none'}")
+    print("missing: none")
+    print(f"{Path(job.output)} is ready for eval, predict, export_model and train.")
+
+
+def _classes(name: str, num_classes: int):
+    from deeplab_tf.data import catalog
+
+    name = name or _DATASETS.get(num_classes or 21, "")
+    if not name:
+        classes = [
+            catalog.LabelClass(f"class_{i}", (i * 37 % 256,) * 3) for i in range(num_classes)
+        ]
+        return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(classes))
+    info = catalog.load(name, "")
+    if num_classes not in (0, info.num_classes):
+        raise UserError(
+            f"--dataset={name} has {info.num_classes} classes, the weights have {num_classes}."
+        )
+    return info
+
+
+def _experiment(source, dataset: str) -> Experiment:
+    official = source.config.backbone()["stride_placement"] == "last_3x3"
+    low, high = (0, 0) if official else _RESIZING.get(dataset, (0, 0))
+    slide = not official and dataset.startswith("pascal_context")
+    return Experiment(
+        model=source.config,
+        data=DataConfig(dataset=dataset, min_resize_value=low, max_resize_value=high),
+        eval=EvalConfig(
+            inference_mode="slide" if slide else "whole",
+            eval_crop_size=(480, 480) if slide else (),
+            eval_crop_stride=(320, 320) if slide else (),
+        ),
+    )
+
+
+def run() -> None:
+    config_flags.run(main, [ImportConfig], (__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,96 @@
+"""A new run's first weights, from another run or another program; nothing silently in part."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.config_flags import text_of
+from deeplab_tf.models.deeplab import DeepLab
+from deeplab_tf.training import run_dir
+from deeplab_tf.weights import mapping, sources
+from deeplab_tf.weights.mapping import CLASSIFIERS, Source
+
+# Settings that a network may change without its weights losing their meaning.
+_FREE = (
+    "output_stride",
+    "atrous_rates",
+    "multi_grid",
+    "dropout_rate",
+    "batch_norm_decay",
+    "image_pooling_crop_size",
+)
+_OF_BACKBONE = ("model_variant", "stride_placement", "stem_padding", "image_mean", "image_std")
+_HEADS = ("aspp/", "decoder/", *CLASSIFIERS, "auxiliary_head/")
+
+
+def initialize(
+    model: DeepLab, checkpoint: str, *, last_layers: bool = True, logits_only: bool = False
+) -> str:
+    """Loads a run's or another program's weights into a model; returns what was loaded.
+
+    Classifiers of another number of classes stay new, as do the heads of a backbone alone.
+
+    Args:
+      checkpoint: as the setting tf_initial_checkpoint.
+      last_layers: false keeps ASPP, decoder and classifiers new.
+      logits_only: whether then the classifiers alone are kept new.
+    Raises:
+      UserError: if the weights belong to another network, or a variable would be left out.
+    """
+    source = _of_a_run(checkpoint) or sources.read(
+        checkpoint,
+        output_stride=model.config.output_stride,
+        atrous_rates=model.config.aspp_rates(),
+        multi_grid=model.config.multi_grid,
+    )
+    _require_same_network(source, model.config, checkpoint)
+    kept: tuple[str, ...] = ()
+    reasons = []
+    if not source.num_classes:
+        kept, reason = _HEADS, "the file holds a backbone alone"
+        reasons.append(reason)
+    elif not last_layers:
+        kept = CLASSIFIERS if logits_only else _HEADS
+        reasons.append("initialize_last_layer is false")
+    elif source.num_classes != model.num_classes:
+        kept = CLASSIFIERS
+        reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
+    mapping.assign(model, source.arrays, kept=kept)
+    names = mapping.variables_of(model)
+    new = sorted({name.split("/")[0] for name in names if name.startswith(kept or ("\n",))})
+    loaded = len(names) - sum(name.startswith(kept or ("\n",)) for name in names)
+    text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
+    return f"{text}; new: {', '.join(new)} ({'; '.join(reasons)})." if new else f"{text}, all."
+
+
+def _of_a_run(checkpoint: str) -> Source | None:
+    """Reads one of our own runs, or a checkpoint in it."""
+    path = Path(checkpoint)
+    folder = path if path.is_dir() else path.parent
+    if not (folder / run_dir.EXPERIMENT).is_file():
+        return None
+    loaded = run_dir.load(path)
+    arrays = {name: v.numpy() for name, v in mapping.variables_of(loaded.model).items()}
+    return Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
+
+
+def _require_same_network(source: Source, config: ModelConfig, checkpoint: str) -> None:
+    def value_of(settings: ModelConfig, name: str):
+        return settings.backbone().get(name, getattr(settings, name))
+
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
+    if not source.num_classes:
+        names = list(_OF_BACKBONE)
+    other = []
+    for name in names:
+        theirs, ours = value_of(source.config, name), value_of(config, name)
+        same = np.allclose(theirs, ours) if isinstance(theirs, tuple) else theirs == ours
+        if not same:
+            other.append(f"--{name}={text_of(theirs)}")
+    if other:
+        raise UserError(
+            f"--tf_initial_checkpoint={checkpoint} ({source.kind}) is of another network; its "
+            f"weights need: {' '.join(other)}."
+        )

@@ -1,0 +1,130 @@
+"""ImageNet ResNets of keras.applications and keras-cv as backbones.
+
+Both have the stride in a stage's first 1x1 convolution. keras.applications adds biases to its
+convolutions and 1.001e-5 to variances; both are carried into the moving statistics, so that
+inference is equal. Its images are BGR less a mean; the stem's kernel is turned to RGB.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.models.resnet import DEPTHS
+from deeplab_tf.weights.mapping import Source
+
+APPLICATIONS = "keras.applications:"
+KERAS_CV = "keras_cv:"
+_EPSILON = 1e-5  # ours; models/layers.py
+# keras.applications.imagenet_utils, mode "caffe", in RGB order.
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
+
+
+def read(source: str, *, output_stride: int = 16) -> Source:
+    """Loads a published model and maps its weights.
+
+    Args:
+      source: keras.applications:ResNet50, keras.applications:ResNet101, or keras_cv:PRESET such as
+        keras_cv:resnet50_imagenet; downloaded and kept by Keras.
+    Raises:
+      UserError: if there is no such model, or it can not be downloaded.
+    """
+    name = source.split(":", 1)[1]
+    try:
+        if source.startswith(KERAS_CV):
+            from keras_cv.models import ResNetBackbone
+
+            return from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
+        if name not in ("ResNet50", "ResNet101"):
+            raise UserError(f"{source} is unknown; allowed: ResNet50 and ResNet101.")
+        model = getattr(tf.keras.applications, name)(include_top=False, weights="imagenet")
+    except UserError:
+        raise
+    except Exception as error:  # of download code: anything
+        raise UserError(f"{source} could not be loaded: {str(error).splitlines()[0]}.") from None
+    return from_application(model, output_stride=output_stride)
+
+
+def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
+    """Maps a keras.applications ResNet50 or ResNet101, with or without its classifier."""
+    deep = any(layer.name.startswith("conv4_block23") for layer in model.layers)
+
+    def names(ours: str) -> tuple[str, str]:
+        if ours == "stem1":
+            return "conv1_conv", "conv1_bn"
+        block, part = ours.split("/")
+        stage, number = block.removeprefix("stage").split("_block")
+        index = 0 if part == "shortcut" else int(part[-1])
+        theirs = f"conv{int(stage) + 1}_block{number}_{index}"
+        return f"{theirs}_conv", f"{theirs}_bn"
+
+    config = ModelConfig(
+        model_variant=f"resnet_v1_{101 if deep else 50}",
+        stride_placement="first_1x1",
+        output_stride=output_stride,
+        image_mean=_CAFFE_MEAN,
+        image_std=(1.0, 1.0, 1.0),
+    )
+    source = _collect("keras.applications", model, names, config)
+    kernel = source.arrays["backbone/stem1/conv/kernel"]
+    source.arrays["backbone/stem1/conv/kernel"] = kernel[:, :, ::-1]
+    return source
+
+
+def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
+    """Maps a keras-cv ResNetBackbone (version 1) of depth 50 or 101; its images are 0..1 RGB."""
+    layers = {layer.name for layer in model.layers}
+    deep = "v2_stack_2_block23_1_conv" in layers
+
+    def names(ours: str) -> tuple[str, str]:
+        if ours == "stem1":
+            return "conv1_conv", "conv1_bn"
+        block, part = ours.split("/")
+        stage, number = block.removeprefix("stage").split("_block")
+        index = 0 if part == "shortcut" else int(part[-1])
+        theirs = f"v2_stack_{int(stage) - 1}_block{number}_{index}"
+        return f"{theirs}_conv", f"{theirs}_bn"
+
+    config = ModelConfig(
+        model_variant=f"resnet_v1_{101 if deep else 50}",
+        stride_placement="first_1x1",
+        stem_padding="same",
+        output_stride=output_stride,
+        image_mean=(0.0, 0.0, 0.0),
+        image_std=(255.0, 255.0, 255.0),
+    )
+    return _collect("keras-cv", model, names, config)
+
+
+def _collect(
+    kind: str,
+    model: tf.keras.Model,
+    names: Callable[[str], tuple[str, str]],
+    config: ModelConfig,
+) -> Source:
+    arrays, origins, depth = {}, {}, config.backbone()["depth"]
+    parts = ["stem1"]
+    for stage, num_blocks in enumerate(DEPTHS[depth][0], start=1):
+        for block in range(1, num_blocks + 1):
+            inner = ["conv1", "conv2", "conv3", *(["shortcut"] if block == 1 else [])]
+            parts += [f"stage{stage}_block{block}/{part}" for part in inner]
+    for part in parts:
+        conv_name, norm_name = names(part)
+        try:
+            conv, norm = model.get_layer(conv_name), model.get_layer(norm_name)
+        except ValueError as error:
+            raise UserError(f"The {kind} model is no ResNet-{depth}: {error}.") from None
+        kernel, *bias = conv.get_weights()
+        gamma, beta, mean, variance = norm.get_weights()
+        values = {
+            "conv/kernel": kernel,
+            "norm/gamma": gamma,
+            "norm/beta": beta,
+            "norm/moving_mean": mean - bias[0] if bias else mean,
+            "norm/moving_variance": variance + np.float32(norm.epsilon - _EPSILON),
+        }
+        for name, value in values.items():
+            arrays[f"backbone/{part}/{name}"] = value
+            origins[f"backbone/{part}/{name}"] = f"{conv_name if 'conv' in name else norm_name}"
+    return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins)

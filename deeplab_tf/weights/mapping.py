@@ -1,0 +1,95 @@
+"""Arrays of another program -> the variables of a model, all of them or an error."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig, UserError
+
+NORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
+# Variables that belong to the classes of a data set.
+CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a weights file holds, in this package's terms.
+
+    kind: what the file is, for people. config: the network that it belongs to.
+    num_classes: 0 if the file is of a backbone alone.
+    arrays: our variable's name -> its value, in our layout. origins: our variable's name -> the
+    file's name of it. unused: the file's names of what no variable takes.
+    """
+
+    kind: str
+    config: ModelConfig
+    num_classes: int
+    arrays: dict[str, np.ndarray]
+    origins: dict[str, str]
+    unused: list[str] = dataclasses.field(default_factory=list)
+
+
+class Collector:
+    """Gathers a Source's arrays from a file's, and notices what is missing or left over."""
+
+    def __init__(self, file: Mapping[str, np.ndarray], path: str):
+        self._file, self._path = file, path
+        self.arrays: dict[str, np.ndarray] = {}
+        self.origins: dict[str, str] = {}
+
+    def take(
+        self, name: str, origin: str, convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> None:
+        """Takes `origin` of the file for our variable `name`.
+
+        Raises:
+          UserError: if the file lacks it.
+        """
+        if origin not in self._file:
+            raise UserError(f"{self._path} lacks {origin!r}, which {name!r} needs.")
+        self.arrays[name] = convert(np.asarray(self._file[origin]))
+        self.origins[name] = origin
+
+    def unused(self, ignored: tuple[str, ...] = ()) -> list[str]:
+        """Returns the names that nothing took, but for those that end so."""
+        taken = set(self.origins.values())
+        return sorted(n for n in self._file if n not in taken and not n.endswith(ignored))
+
+
+def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
+    """Returns the model's weights by their names; the loss's running mean is none of them."""
+    named = {variable.name.split(":")[0]: variable for variable in model.variables}
+    return {name: variable for name, variable in named.items() if "/" in name}
+
+
+def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tuple[str, ...] = ()):
+    """Gives every variable of the model its array.
+
+    Args:
+      kept: beginnings of the names of variables that keep the values they have.
+    Raises:
+      UserError: naming variables without an array, or with one of another shape; then no variable
+        was changed.
+    """
+    wanted = {n: v for n, v in variables_of(model).items() if not n.startswith(kept or ("\n",))}
+    missing = sorted(set(wanted) - set(arrays))
+    if missing:
+        raise UserError(
+            f"The weights lack {len(missing)} variables of the model: {_some(missing)}."
+        )
+    shapes = [
+        f"{name} is {arrays[name].shape} and not {tuple(variable.shape)}"
+        for name, variable in wanted.items()
+        if arrays[name].shape != tuple(variable.shape)
+    ]
+    if shapes:
+        raise UserError(f"The weights do not fit the model: {_some(shapes)}.")
+    for name, variable in wanted.items():
+        variable.assign(arrays[name])
+
+
+def _some(items: list[str]) -> str:
+    return "; ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

@@ -1,0 +1,188 @@
+"""Checkpoints of Google's official DeepLab (TensorFlow 1), ResNet variants.
+
+Names and layouts: research/deeplab, model.py and core/resnet_v1_beta.py; facts in
+`reference/official_deeplab.md` sec. 2.4 to 2.6. Kernels have our layout already. The official
+projection takes image pooling first, ours takes it last.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.models.resnet import DEPTHS, STEMS
+from deeplab_tf.weights.mapping import NORM, Collector, Source
+
+MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
+_SLOTS = ("Momentum", "Adam", "Adam_1", "ExponentialMovingAverage", "global_step")
+_NORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
+
+
+class Checkpoint(Mapping[str, np.ndarray]):
+    """A TensorFlow 1 checkpoint as name -> array; arrays are read when they are asked for."""
+
+    def __init__(self, prefix: str):
+        try:
+            self._reader = tf.train.load_checkpoint(prefix)
+            self._shapes = self._reader.get_variable_to_shape_map()
+        except (tf.errors.OpError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{prefix} can not be read as a checkpoint: {reason}.") from None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._shapes:
+            raise KeyError(name)
+        return self._reader.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a variable's shape without reading it."""
+        return tuple(self._shapes[name])
+
+
+def recognises(names: Mapping) -> bool:
+    """Whether the names are those of an official checkpoint with a ResNet."""
+    return any(re.match(r"resnet_v1_\d+/block1/unit_1/", name) for name in names)
+
+
+def read(
+    prefix: str,
+    *,
+    output_stride: int = 16,
+    atrous_rates: tuple[int, ...] = (),
+    multi_grid: tuple[int, ...] = (),
+) -> Source:
+    """Reads a checkpoint; rates and multi-grid are not in the file and must be given.
+
+    Args:
+      prefix: path of the checkpoint without its endings.
+      atrous_rates: empty takes 6, 12, 18, scaled to the output stride.
+    Raises:
+      UserError: if it is another network's, or lacks a variable.
+    """
+    file = Checkpoint(prefix)
+    scopes = {name.split("/")[0] for name in file if recognises({name: 0})}
+    depths = [depth for depth in DEPTHS if f"resnet_v1_{depth}" in scopes]
+    if not depths or depths[0] == 18:
+        known = sorted(name.split("/")[0] for name in file)[:1]
+        raise UserError(
+            f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
+            f"{', '.join(known) or 'nothing'}); other backbones can not be imported."
+        )
+    config = _config(file, depths[0], output_stride, atrous_rates, multi_grid, prefix)
+    collector = Collector(file, prefix)
+    num_classes = 0
+    _take_backbone(collector, config)
+    if "concat_projection/weights" in file:
+        _take_head(collector, config)
+        num_classes = file.shape("logits/semantic/weights")[-1]
+    kind = f"official DeepLab, {config.model_variant}"
+    unused = collector.unused(_SLOTS)
+    return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)
+
+
+def _config(file, depth, output_stride, atrous_rates, multi_grid, prefix) -> ModelConfig:
+    beta = f"resnet_v1_{depth}/conv1_1/weights" in file
+    branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
+    if atrous_rates and branches and len(atrous_rates) != len(branches):
+        raise UserError(
+            f"--atrous_rates={','.join(map(str, atrous_rates))} are {len(atrous_rates)} rates, but "
+            f"{prefix} has {len(branches)} atrous branches."
+        )
+    settings = {}
+    if "concat_projection/weights" in file:
+        settings = {
+            "aspp_convs_filters": file.shape("aspp0/weights")[-1],
+            "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
+            "add_image_level_feature": "image_pooling/weights" in file,
+        }
+    detail = "decoder/feature_projection0/weights"
+    if detail in file:
+        separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
+        last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
+        settings |= {
+            "decoder_output_stride": {256: 4, 512: 8, 1024: 16}[file.shape(detail)[2]],
+            "decoder_use_separable_conv": separable,
+            "decoder_filters": file.shape(f"decoder/{last}/weights")[-1],
+        }
+    return ModelConfig(
+        model_variant=f"resnet_v1_{depth}_beta" if beta else f"resnet_v1_{depth}",
+        stride_placement="last_3x3",
+        output_stride=output_stride,
+        atrous_rates=atrous_rates,
+        multi_grid=multi_grid,
+        align_corners=True,
+        batch_norm_decay=0.95,
+        image_mean=(127.5,) * 3 if beta else MEAN,
+        image_std=(127.5,) * 3 if beta else (1.0,) * 3,
+        **settings,
+    )
+
+
+def _take_conv_norm(collector: Collector, ours: str, theirs: str) -> None:
+    collector.take(f"{ours}/conv/kernel", f"{theirs}/weights")
+    _take_norm(collector, f"{ours}/norm", theirs)
+
+
+def _take_norm(collector: Collector, ours: str, theirs: str) -> None:
+    for part, name in NORM.items():
+        collector.take(f"{ours}/{name}", f"{theirs}/BatchNorm/{_NORM[part]}")
+
+
+def _take_separable(collector: Collector, ours: str, theirs: str) -> None:
+    depthwise = f"{theirs}_depthwise"
+    collector.take(f"{ours}/depthwise/depthwise_kernel", f"{depthwise}/depthwise_weights")
+    _take_norm(collector, f"{ours}/depthwise_norm", depthwise)
+    _take_conv_norm(collector, f"{ours}/pointwise", f"{theirs}_pointwise")
+
+
+def _take_backbone(collector: Collector, config: ModelConfig) -> None:
+    backbone = config.backbone()
+    scope = f"resnet_v1_{backbone['depth']}"
+    stem = STEMS[backbone["stem"]]
+    for index in range(1, len(stem) + 1):
+        theirs = f"{scope}/conv1_{index}" if len(stem) > 1 else f"{scope}/conv1"
+        _take_conv_norm(collector, f"backbone/stem{index}", theirs)
+    for stage, num_blocks in enumerate(DEPTHS[backbone["depth"]][0], start=1):
+        for block in range(1, num_blocks + 1):
+            ours = f"backbone/stage{stage}_block{block}"
+            theirs = f"{scope}/block{stage}/unit_{block}/bottleneck_v1"
+            for part in ("conv1", "conv2", "conv3", *(["shortcut"] if block == 1 else [])):
+                _take_conv_norm(collector, f"{ours}/{part}", f"{theirs}/{part}")
+
+
+def _take_head(collector: Collector, config: ModelConfig) -> None:
+    _take_conv_norm(collector, "aspp/branch1", "aspp0")
+    atrous = _take_separable if config.aspp_with_separable_conv else _take_conv_norm
+    for index in range(1, len(config.aspp_rates()) + 1):
+        atrous(collector, f"aspp/branch{index + 1}", f"aspp{index}")
+    _take_conv_norm(collector, "aspp/projection", "concat_projection")
+    if config.add_image_level_feature:
+        _take_conv_norm(collector, "aspp/pooling", "image_pooling")
+        pooling_last = -config.aspp_convs_filters
+        collector.take(
+            "aspp/projection/conv/kernel",
+            "concat_projection/weights",
+            lambda kernel: np.roll(kernel, pooling_last, axis=2),
+        )
+    if config.decoder_output_stride:
+        _take_conv_norm(collector, "decoder/reduction", "decoder/feature_projection0")
+        for index in (1, 2):
+            ours = f"decoder/refinement{index}"
+            if config.decoder_use_separable_conv:
+                _take_separable(collector, ours, f"decoder/decoder_conv{index - 1}")
+            else:
+                theirs = f"decoder/decoder_conv0/decoder_conv0_{index}"
+                _take_conv_norm(collector, ours, theirs)
+    collector.take("classifier/conv/kernel", "logits/semantic/weights")
+    collector.take("classifier/conv/bias", "logits/semantic/biases")

@@ -1,0 +1,236 @@
+"""Weights of SSSegmentation, mmsegmentation, and PyTorch's ImageNet ResNets.
+
+Names and layouts: `reference/ssseg_deeplabv3.md` sec. 4; torchvision's and openmmlab's files have
+the backbone's names without a prefix. PyTorch's kernels are out, in, height, width. Where pooling
+comes first (mmsegmentation), the projection's input channels are rolled to our order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.models.resnet import DEPTHS, STEMS
+from deeplab_tf.weights.mapping import Collector, Source
+
+_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias")
+# Prefix of the backbone and names of the heads' parts in each program; {} is a branch's number.
+_SSSEG: dict[str, Any] = {
+    "backbone": "backbone_net.",
+    "branch": ("aspp_net.parallel_branches.{}.0", "aspp_net.parallel_branches.{}.1"),
+    "pooling": ("aspp_net.global_branch.1", "aspp_net.global_branch.2"),
+    "projection": ("aspp_net.bottleneck.0", "aspp_net.bottleneck.1"),
+    "classifier": "decoder.1",
+    "auxiliary": ("auxiliary_decoder.0", "auxiliary_decoder.1"),
+    "auxiliary_classifier": "auxiliary_decoder.4",
+}
+_MMSEG: dict[str, Any] = {
+    "backbone": "backbone.",
+    "branch": ("decode_head.aspp_modules.{}.conv", "decode_head.aspp_modules.{}.bn"),
+    "pooling": ("decode_head.image_pool.1.conv", "decode_head.image_pool.1.bn"),
+    "projection": ("decode_head.bottleneck.conv", "decode_head.bottleneck.bn"),
+    "classifier": "decode_head.conv_seg",
+    "auxiliary": ("auxiliary_head.convs.0.conv", "auxiliary_head.convs.0.bn"),
+    "auxiliary_classifier": "auxiliary_head.conv_seg",
+}
+_MMSEG_REDUCTION = ("decode_head.c1_bottleneck.conv", "decode_head.c1_bottleneck.bn")
+
+
+def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
+    """Finds the weights in what a .pth file holds: its own, or those under model or state_dict.
+
+    Raises:
+      UserError: if there are none.
+    """
+
+    def is_array(value):
+        return isinstance(value, np.ndarray)
+
+    while isinstance(content, dict) and not any(map(is_array, content.values())):
+        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        if not inner:
+            break
+        content = inner[0]
+    if not isinstance(content, dict) or not any(map(is_array, content.values())):
+        raise UserError(f"{path} holds no state dict (looked under {', '.join(_WRAPPERS)}).")
+    arrays = {}
+    for key, value in content.items():
+        if is_array(value):
+            name = key.removeprefix("module.")  # of torch's DataParallel
+            arrays[name.replace("aspp_net.fuse_layer.", "aspp_net.bottleneck.")] = value
+    return arrays
+
+
+def read(
+    file: Mapping[str, np.ndarray],
+    path: str,
+    *,
+    output_stride: int = 16,
+    atrous_rates: tuple[int, ...] = (),
+    multi_grid: tuple[int, ...] = (),
+) -> Source:
+    """Maps a state dict to a model.
+
+    Args:
+      path: what messages call the file.
+      output_stride, atrous_rates, multi_grid: not in the file; empty rates are 6, 12, 18, scaled.
+    Raises:
+      UserError: if the network is another, or a weight is missing.
+    """
+    names: dict[str, Any] = {"backbone": ""}
+    kind = "ImageNet ResNet (PyTorch)"
+    for program, style in (("SSSegmentation", _SSSEG), ("mmsegmentation", _MMSEG)):
+        if f"{style['classifier']}.weight" in file:
+            names, kind = style, program
+    backbone = _backbone_of(file, names["backbone"], path)
+    settings: dict[str, Any] = {
+        "model_variant": f"resnet_{backbone[1]}_{backbone[0]}",
+        "output_stride": output_stride,
+        "atrous_rates": atrous_rates,
+        "multi_grid": multi_grid,
+    }
+    collector = Collector(file, path)
+    num_classes = 0
+    if names["backbone"]:
+        settings |= _head_of(file, names)
+        num_classes = file[f"{names['classifier']}.weight"].shape[0]
+    config = ModelConfig(**settings)
+    if names["backbone"] and len(config.aspp_rates()) != _count_branches(file, names) - 1:
+        rates = ",".join(map(str, config.aspp_rates()))
+        raise UserError(
+            f"{path} has {_count_branches(file, names) - 1} atrous branches; give as many "
+            f"--atrous_rates, not {rates}."
+        )
+    _take_backbone(collector, names["backbone"], *backbone)
+    if names["backbone"]:
+        _take_heads(collector, names, config)
+    unused = collector.unused(_UNUSED)
+    return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)
+
+
+def _backbone_of(file: Mapping[str, np.ndarray], prefix: str, path: str) -> tuple[int, str]:
+    """Returns depth and stem."""
+    blocks = []
+    for layer in range(1, 5):
+        start = f"{prefix}layer{layer}."
+        numbers = {name[len(start) :].split(".")[0] for name in file if name.startswith(start)}
+        blocks.append(len(numbers))
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in file
+    depths = [d for d, plan in DEPTHS.items() if plan == (tuple(blocks), bottleneck)]
+    stem = "v1c" if f"{prefix}stem.0.weight" in file else "v1"
+    first = file.get(f"{prefix}stem.0.weight" if stem == "v1c" else f"{prefix}conv1.weight")
+    if not depths or first is None or first.shape[0] != STEMS[stem][0][0]:
+        raise UserError(
+            f"{path} holds no ResNet of depth {', '.join(map(str, DEPTHS))} with a 7x7 or a v1c "
+            f"stem that can be imported (blocks found: {blocks})."
+        )
+    return depths[0], stem
+
+
+def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
+    start = names["branch"][0].split("{}")[0]
+    return len({name[len(start) :].split(".")[0] for name in file if name.startswith(start)})
+
+
+def _head_of(file: Mapping[str, np.ndarray], names: dict) -> dict[str, Any]:
+    projection = file[f"{names['projection'][0]}.weight"].shape
+    settings = {
+        "aspp_convs_filters": projection[0],
+        "aspp_projection_kernel_size": projection[2],
+        "add_image_level_feature": f"{names['pooling'][0]}.weight" in file,
+        "aspp_with_separable_conv": "decode_head.aspp_modules.1.depthwise_conv.conv.weight" in file,
+    }
+    auxiliary = file.get(f"{names['auxiliary'][0]}.weight")
+    if auxiliary is not None:
+        settings["auxiliary_filters"] = auxiliary.shape[0]
+    if f"{_MMSEG_REDUCTION[0]}.weight" in file:  # DeepLabV3+
+        settings["decoder_output_stride"] = 4
+        settings["decoder_filters"] = file[
+            "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
+        ].shape[0]
+    return settings
+
+
+def _kernel(array: np.ndarray) -> np.ndarray:
+    return array.transpose(2, 3, 1, 0)
+
+
+def _take_conv_norm(collector: Collector, ours: str, conv: str, norm: str) -> None:
+    collector.take(f"{ours}/conv/kernel", f"{conv}.weight", _kernel)
+    _take_norm(collector, f"{ours}/norm", norm)
+
+
+def _take_norm(collector: Collector, ours: str, norm: str) -> None:
+    for part, name in _NORM.items():
+        collector.take(f"{ours}/{part}", f"{norm}.{name}")
+
+
+def _take_separable(collector: Collector, ours: str, theirs: str) -> None:
+    depthwise = f"{theirs}.depthwise_conv"
+    collector.take(
+        f"{ours}/depthwise/depthwise_kernel",
+        f"{depthwise}.conv.weight",
+        lambda array: array.transpose(2, 3, 0, 1),
+    )
+    _take_norm(collector, f"{ours}/depthwise_norm", f"{depthwise}.bn")
+    pointwise = f"{theirs}.pointwise_conv"
+    _take_conv_norm(collector, f"{ours}/pointwise", f"{pointwise}.conv", f"{pointwise}.bn")
+
+
+def _take_backbone(collector: Collector, prefix: str, depth: int, stem: str) -> None:
+    if stem == "v1":
+        _take_conv_norm(collector, "backbone/stem1", f"{prefix}conv1", f"{prefix}bn1")
+    else:
+        for index in range(3):
+            parts = f"{prefix}stem.{3 * index}", f"{prefix}stem.{3 * index + 1}"
+            _take_conv_norm(collector, f"backbone/stem{index + 1}", *parts)
+    blocks, bottleneck = DEPTHS[depth]
+    for stage, num_blocks in enumerate(blocks, start=1):
+        for block in range(num_blocks):
+            ours = f"backbone/stage{stage}_block{block + 1}"
+            theirs = f"{prefix}layer{stage}.{block}"
+            for conv in range(1, 4 if bottleneck else 3):
+                parts = f"{theirs}.conv{conv}", f"{theirs}.bn{conv}"
+                _take_conv_norm(collector, f"{ours}/conv{conv}", *parts)
+            if block == 0 and (bottleneck or stage > 1):
+                parts = f"{theirs}.downsample.0", f"{theirs}.downsample.1"
+                _take_conv_norm(collector, f"{ours}/shortcut", *parts)
+
+
+def _take_heads(collector: Collector, names: dict, config: ModelConfig) -> None:
+    for index in range(len(config.aspp_rates()) + 1):
+        ours = f"aspp/branch{index + 1}"
+        conv, norm = (name.format(index) for name in names["branch"])
+        if index and config.aspp_with_separable_conv:
+            _take_separable(collector, ours, conv.removesuffix(".conv"))
+        else:
+            _take_conv_norm(collector, ours, conv, norm)
+    _take_conv_norm(collector, "aspp/projection", *names["projection"])
+    if config.add_image_level_feature:
+        _take_conv_norm(collector, "aspp/pooling", *names["pooling"])
+        if names is _MMSEG:
+            collector.take(
+                "aspp/projection/conv/kernel",
+                f"{names['projection'][0]}.weight",
+                lambda array: np.roll(_kernel(array), -config.aspp_convs_filters, axis=2),
+            )
+    if config.decoder_output_stride:
+        _take_conv_norm(collector, "decoder/reduction", *_MMSEG_REDUCTION)
+        for index in (1, 2):
+            theirs = f"decode_head.sep_bottleneck.{index - 1}"
+            _take_separable(collector, f"decoder/refinement{index}", theirs)
+    classifiers = {"classifier": names["classifier"]}
+    if config.auxiliary_filters:
+        _take_conv_norm(collector, "auxiliary_head/conv", *names["auxiliary"])
+        classifiers["auxiliary_head/classifier"] = names["auxiliary_classifier"]
+    for ours, theirs in classifiers.items():
+        collector.take(f"{ours}/conv/kernel", f"{theirs}.weight", _kernel)
+        collector.take(f"{ours}/conv/bias", f"{theirs}.bias")

@@ -1,0 +1,210 @@
+"""Reads PyTorch's .pth files without PyTorch and without running anything that they hold.
+
+A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
+which does more than describe a tensor; every other name is refused (facts:
+`reference/tensorflow_traps.md` sec. 6). Both formats are read: the zip of PyTorch 1.6 and later,
+whose members are <name>/data.pkl and <name>/data/<key>, and the stream of pickles before it.
+"""
+
+import collections
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplab_tf.config import UserError
+
+_DTYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "<u2",  # the upper half of a float32
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_MOST_DEPTH = 50
+
+
+class _RefusedError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    kind: str
+    key: str
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.length * np.dtype(_DTYPES[self.kind]).itemsize
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read(self, content: bytes) -> np.ndarray:
+        """Cuts the tensor out of its storage's bytes; bounds were checked before."""
+        values = np.frombuffer(content, _DTYPES[self.storage.kind])
+        if self.storage.kind == "BFloat16Storage":
+            values = (values.astype("<u4") << 16).view("<f4")
+        steps = [stride * values.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps)
+        return view.copy()
+
+
+def load(path: str | Path) -> Any:
+    """Reads a .pth file: dicts, lists, numbers and text as they are, tensors as numpy arrays.
+
+    bfloat16 becomes float32.
+
+    Raises:
+      UserError: if it is not such a file, is damaged, or wants to call anything else.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _load_zip(archive)
+        with path.open("rb") as file:
+            return _load_legacy(file)
+    except _RefusedError as error:
+        raise UserError(f"{path} was not read: {error}.") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except MemoryError:
+        raise UserError(f"{path} is too large for the memory, or damaged.") from None
+    except Exception as error:  # a damaged pickle raises anything
+        raise UserError(
+            f"{path} is no whole PyTorch file ({type(error).__name__}: {error})."
+        ) from None
+
+
+def _load_zip(archive: zipfile.ZipFile) -> Any:
+    members = {info.filename: info for info in archive.infolist()}
+    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
+        raise _RefusedError("it is a zip file, but not PyTorch's")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
+        raise _RefusedError("it was written on a big-endian machine")
+
+    def content_of(storage: _Storage) -> bytes:
+        info = members.get(f"{folder}data/{storage.key}")
+        if info is None or info.compress_type != zipfile.ZIP_STORED:
+            raise _RefusedError(f"the storage {storage.key!r} is missing or compressed")
+        if info.file_size != storage.nbytes:
+            raise _RefusedError(
+                f"the storage {storage.key!r} has {info.file_size} bytes and not {storage.nbytes}"
+            )
+        return archive.read(info)
+
+    return _resolve(_Unpickler(io.BytesIO(archive.read(pickles[0]))).load(), content_of)
+
+
+def _load_legacy(file: io.BufferedReader) -> Any:
+    if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
+        raise _RefusedError("it is neither a zip file nor PyTorch's older format")
+    if not _Unpickler(file).load()["little_endian"]:
+        raise _RefusedError("it was written on a big-endian machine")
+    unpickler = _Unpickler(file)
+    content = unpickler.load()
+    contents = {}
+    for key in _Unpickler(file).load():
+        storage = unpickler.storages[key]
+        (length,) = struct.unpack("<q", file.read(8))
+        data = file.read(storage.nbytes) if length == storage.length else b""
+        if len(data) != storage.nbytes:
+            raise _RefusedError(f"the storage {key!r} is cut")
+        contents[key] = data
+    return _resolve(content, lambda storage: contents[storage.key])
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds descriptions of tensors, and nothing that is not in its short list."""
+
+    def __init__(self, file):
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _DTYPES:
+            return _StorageType(name)
+        allowed: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): _tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch", "Size"): tuple,
+        }
+        if (module, name) not in allowed:
+            raise _RefusedError(
+                f"it wants to call {module}.{name}, which may do harm; only weights are read. Save "
+                "its state dict alone: torch.save({'state_dict': model.state_dict()}, FILE)"
+            )
+        return allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, _, length, *view = pid
+        proper = isinstance(storage_type, _StorageType) and isinstance(key, str)
+        if kind != "storage" or not proper or not _is_count(length) or any(view):
+            raise _RefusedError(f"it holds an unknown kind of storage: {str(pid)[:80]}")
+        storage = _Storage(storage_type.name, key, length)
+        if self.storages.setdefault(key, storage) != storage:
+            raise _RefusedError(f"the storage {key!r} is described in two ways")
+        return storage
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, _Storage) or not all(map(_is_count, numbers)):
+        raise _RefusedError("it describes a tensor by other things than counts")
+    if len(shape) != len(strides) or len(shape) > 32:
+        raise _RefusedError("a tensor's shape and strides differ in length")
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    cells = math.prod(shape)
+    if cells and (last >= storage.length or cells > storage.length):
+        raise _RefusedError(
+            f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} reaches outside of its "
+            f"storage of {storage.length} values"
+        )
+    return _Tensor(storage, offset if cells else 0, tuple(shape), tuple(strides))
+
+
+def _resolve(value: Any, content_of: Callable[[_Storage], bytes], depth: int = 0) -> Any:
+    """Reads the tensors of a nested structure."""
+    if depth > _MOST_DEPTH:
+        raise _RefusedError("it is nested too deeply")
+    if isinstance(value, _Tensor):
+        return value.read(content_of(value.storage))
+    if isinstance(value, dict):
+        return {key: _resolve(item, content_of, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolve(item, content_of, depth + 1) for item in value]
+    return value

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+import deeplab_tf
+from deeplab_tf import import_weights, predict
+from deeplab_tf.config import UserError
+from deeplab_tf.training.run_dir import RunDir
+from tests.weights import writers
+from tests.weights.test_official import Oracle as OfficialOracle
+from tests.weights.test_ssseg import IMAGES, Oracle
+
+
+def run(source, output, **settings):
+    import_weights.main(
+        import_weights.ImportConfig(source=str(source), output=str(output), **settings)
+    )
+
+
+def write_mmseg(path, classes):
+    oracle = Oracle()
+    oracle.mmseg(IMAGES, 18, "v1", 16, (6, 12), classes, False)
+    oracle.arrays["extra.weight"] = np.zeros(2, np.float32)
+    writers.write_pth(path, {"state_dict": oracle.arrays})
+
+
+@pytest.mark.parametrize(
+    ("classes", "dataset", "resize", "mode"),
+    [
+        (21, "pascal_voc_seg", (512, 2048), "whole"),
+        (19, "cityscapes", (1024, 2048), "whole"),
+        (59, "pascal_context_59", (520, 520), "slide"),
+        (7, "classes_7", (0, 0), "whole"),
+    ],
+)
+def test_a_run_is_written_with_its_classes_and_scoring(
+    tmp_path, capsys, classes, dataset, resize, mode
+):
+    write_mmseg(tmp_path / "m.pth", classes)
+    run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    printed = capsys.readouterr().out
+    assert "mmsegmentation, resnet_v1_18" in printed and "unused: extra.weight" in printed
+    folder = RunDir(tmp_path / "out")
+    experiment = folder.experiment()
+    assert folder.dataset().name == dataset and folder.dataset().num_classes == classes
+    assert (experiment.data.min_resize_value, experiment.data.max_resize_value) == resize
+    assert experiment.eval.inference_mode == mode
+    assert deeplab_tf.load_model(tmp_path / "out").num_classes == classes
+
+
+def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
+    write_mmseg(tmp_path / "m.pth", 7)
+    run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    predict.main(
+        predict.PredictConfig(
+            input=f"{shapes_dir}/images/val/val_0000.jpg",
+            output_dir=str(tmp_path / "predicted"),
+            checkpoint_dir=str(tmp_path / "out"),
+        )
+    )
+    assert (tmp_path / "predicted/index/val_0000.png").is_file()
+
+
+def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path):
+    import tarfile
+
+    oracle = OfficialOracle()
+    oracle.logits(
+        IMAGES, depth=50, beta=True, stride=16, rates=(6, 12, 18), grid=(), separable=True,
+        decoder=(4, "separable"), classes=21,
+    )  # fmt: skip
+    writers.write_tf1_checkpoint(tmp_path / "deeplab/model.ckpt", oracle.arrays)
+    with tarfile.open(tmp_path / "deeplab.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "deeplab", "deeplab")
+    run(tmp_path / "deeplab.tar.gz", tmp_path / "out")
+    experiment = RunDir(tmp_path / "out").experiment()
+    assert experiment.data.min_resize_value == 0 and experiment.model.align_corners
+    assert experiment.model.decoder_output_stride == 4
+
+
+def test_a_backbone_gets_new_heads_and_it_is_said(tmp_path, capsys):
+    oracle = Oracle()
+    oracle.backbone(IMAGES, "", 18, "v1", 16)
+    writers.write_pth(tmp_path / "r.pth", oracle.arrays)
+    run(tmp_path / "r.pth", tmp_path / "out", dataset="camvid")
+    assert "new: ASPP and classifier" in capsys.readouterr().out
+    assert deeplab_tf.load_model(tmp_path / "out").num_classes == 11
+
+
+def test_mistakes_are_one_sentence_and_write_nothing(tmp_path):
+    write_mmseg(tmp_path / "m.pth", 7)
+    with pytest.raises(UserError, match="--dataset=cityscapes has 19 classes, the weights have 7"):
+        run(tmp_path / "m.pth", tmp_path / "out", dataset="cityscapes", atrous_rates=(6, 12))
+    with pytest.raises(UserError, match="has 2 atrous branches"):
+        run(tmp_path / "m.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        run(tmp_path / "m.pth", tmp_path / "full", atrous_rates=(6, 12))

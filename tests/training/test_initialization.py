@@ -1,0 +1,139 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deeplab_tf import import_weights
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.training import initialization
+from deeplab_tf.training.trainer import Trainer
+from deeplab_tf.weights import mapping
+from tests.weights import writers
+from tests.weights.test_ssseg import IMAGES, Oracle, to_ssseg
+
+SETTINGS = {
+    "model_variant": "resnet_v1_18",
+    "atrous_rates": (6, 12),
+    "aspp_convs_filters": 24,
+    "aspp_projection_kernel_size": 3,
+    "auxiliary_filters": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def pth(tmp_path_factory):
+    """A small SSSegmentation file with 7 classes."""
+    oracle = Oracle()
+    oracle.mmseg(IMAGES, 18, "v1", 16, (6, 12), 7, False)
+    path = tmp_path_factory.mktemp("pth") / "s.pth"
+    writers.write_pth(path, {"model": to_ssseg(oracle.arrays, 24)})
+    return path
+
+
+def values(model):
+    return {name: v.numpy() for name, v in mapping.variables_of(model).items()}
+
+
+def changed(before, model):
+    after = values(model)
+    return {n.split("/")[0] for n in before if not np.array_equal(before[n], after[n])}
+
+
+def test_everything_is_loaded_where_the_classes_agree(pth):
+    model = build_model(ModelConfig(**SETTINGS), num_classes=7)
+    before = values(model)
+    said = initialization.initialize(model, str(pth))
+    assert changed(before, model) == {"backbone", "aspp", "classifier", "auxiliary_head"}
+    assert f"{len(before)} variables, all." in said
+
+
+def test_other_classes_replace_the_classifiers_only_and_it_is_said(pth):
+    model = build_model(ModelConfig(**SETTINGS), num_classes=3)
+    before = values(model)
+    said = initialization.initialize(model, str(pth))
+    assert "new: auxiliary_head, classifier (7 classes there, 3 here)" in said
+    after = values(model)
+    for name in before:
+        is_new = "classifier/" in name
+        assert np.array_equal(before[name], after[name]) == is_new, name
+
+
+@pytest.mark.parametrize(
+    ("logits_only", "kept"),
+    [(False, {"aspp", "classifier", "auxiliary_head"}), (True, {"classifier"})],
+)
+def test_last_layers_stay_new_on_demand(pth, logits_only, kept):
+    model = build_model(ModelConfig(**SETTINGS), num_classes=7)
+    before = values(model)
+    said = initialization.initialize(model, str(pth), last_layers=False, logits_only=logits_only)
+    assert changed(before, model) == {"backbone", "aspp", "classifier", "auxiliary_head"} - kept
+    assert "initialize_last_layer is false" in said
+
+
+def test_a_backbone_alone_leaves_the_heads_new(tmp_path):
+    oracle = Oracle()
+    oracle.backbone(IMAGES, "", 18, "v1", 16)
+    writers.write_pth(tmp_path / "r.pth", oracle.arrays)
+    model = build_model(ModelConfig(**SETTINGS), num_classes=7)
+    before = values(model)
+    said = initialization.initialize(model, str(tmp_path / "r.pth"))
+    assert changed(before, model) == {"backbone"} and "the file holds a backbone alone" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"aspp_convs_filters": 8}, "--aspp_convs_filters=24"),
+        ({"auxiliary_filters": 0}, "--auxiliary_filters=16"),
+        ({"image_std": (1.0, 1.0, 1.0)}, "--image_std=58.395,57.12,57.375"),
+        ({"align_corners": True}, "--align_corners=false"),
+        ({"model_variant": "resnet_v1c_18"}, "--model_variant=resnet_v1_18"),
+    ],
+)
+def test_weights_of_another_network_are_refused(pth, settings, needed):
+    model = build_model(ModelConfig(**(SETTINGS | settings)), num_classes=7)
+    before = values(model)
+    with pytest.raises(UserError, match=f"is of another network; its weights need: .*{needed}"):
+        initialization.initialize(model, str(pth))
+    assert changed(before, model) == set()
+
+
+def experiment_with(tiny_experiment, tmp_path, checkpoint, **settings):
+    model = dataclasses.replace(tiny_experiment.model, **SETTINGS)
+    train = dataclasses.replace(
+        tiny_experiment.train,
+        train_logdir=str(tmp_path / f"run_{len(list(tmp_path.iterdir()))}"),
+        tf_initial_checkpoint=str(checkpoint),
+        training_number_of_steps=1,
+        **settings,
+    )
+    return dataclasses.replace(tiny_experiment, model=model, train=train)
+
+
+def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tmp_path, capsys):
+    """With a rate of 0 the weights after a step are those it started from."""
+    imported = tmp_path / "imported"
+    import_weights.main(
+        import_weights.ImportConfig(source=str(pth), output=str(imported), atrous_rates=(6, 12))
+    )
+    expected = build_model(ModelConfig(**SETTINGS), num_classes=7)
+    initialization.initialize(expected, str(pth))
+    still = {"base_learning_rate": 0.0, "weight_decay": 0.0}
+    first = experiment_with(tiny_experiment, tmp_path, pth, **still)
+    Trainer(first).run()
+    run = first.train.train_logdir
+    trainer = Trainer(experiment_with(tiny_experiment, tmp_path, imported, **still))
+    trainer.run()
+    for variable in trainer.model.trainable_variables:
+        name = variable.name.split(":")[0]
+        np.testing.assert_array_equal(variable, mapping.variables_of(expected)[name])
+    for source in (run, f"{run}/model.ckpt-1", imported / "model.ckpt-0"):
+        model = build_model(ModelConfig(**SETTINGS), num_classes=7)
+        assert "(a run): " in initialization.initialize(model, str(source))
+        for variable in model.trainable_variables:
+            name = variable.name.split(":")[0]
+            np.testing.assert_array_equal(variable, mapping.variables_of(expected)[name])
+    assert capsys.readouterr().out.count("Initialised from") == 2
+    Trainer(first).run()  # a resumed run does not start anew
+    assert "Initialised" not in capsys.readouterr().out

@@ -1,0 +1,73 @@
+"""Keras' own ResNets with drawn weights against the backbones they become."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import UserError
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.weights import imagenet, mapping, sources
+
+RNG = np.random.default_rng(0)
+
+
+def draw_weights(model):
+    """Gives statistics and biases values that matter."""
+    for layer in model.layers:
+        values = []
+        for weight in layer.weights:
+            shape = weight.shape
+            if "variance" in weight.name or "gamma" in weight.name:
+                values.append(RNG.uniform(0.7, 1.3, shape))
+            elif len(shape) == 4:
+                values.append(RNG.standard_normal(shape) / np.sqrt(np.prod(shape[:3])))
+            else:
+                values.append(0.1 * RNG.standard_normal(shape))
+        layer.set_weights(values)
+
+
+def backbone_of(source):
+    model = build_model(source.config, num_classes=2)
+    mapping.assign(model, source.arrays, kept=("aspp/", "classifier/"))
+    return lambda images: model._features(images, False)["stage4"].numpy()
+
+
+@pytest.mark.parametrize("size", [(96, 64), (65, 97)])
+def test_keras_applications(size):
+    theirs = tf.keras.applications.ResNet50(include_top=False, weights=None)
+    draw_weights(theirs)
+    images = RNG.uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    prepared = tf.keras.applications.resnet.preprocess_input(images.copy())
+    expected = theirs(prepared).numpy()
+    ours = backbone_of(imagenet.from_application(theirs, output_stride=32))(images)
+    assert np.abs(ours - expected).max() / expected.std() < 5e-4
+
+
+@pytest.mark.parametrize("size", [(96, 64), (65, 97)])
+def test_keras_cv(size):
+    from keras_cv.models import ResNetBackbone
+
+    theirs = ResNetBackbone(
+        stackwise_filters=[64, 128, 256, 512],
+        stackwise_blocks=[3, 4, 6, 3],
+        stackwise_strides=[1, 2, 2, 2],
+        include_rescaling=True,
+    )
+    draw_weights(theirs)
+    images = RNG.uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    expected = theirs(images).numpy()
+    ours = backbone_of(imagenet.from_keras_cv(theirs, output_stride=32))(images)
+    assert np.abs(ours - expected).max() / expected.std() < 5e-4
+
+
+def test_the_depth_is_read_off_the_model():
+    deep = tf.keras.applications.ResNet101(include_top=False, weights=None)
+    source = imagenet.from_application(deep)
+    assert source.config.model_variant == "resnet_v1_101" and source.num_classes == 0
+    with pytest.raises(UserError, match="The keras-cv model is no ResNet-50"):
+        imagenet.from_keras_cv(deep)
+
+
+def test_unknown_models_are_one_sentence():
+    with pytest.raises(UserError, match="VGG16 is unknown; allowed: ResNet50 and ResNet101"):
+        sources.read("keras.applications:VGG16")

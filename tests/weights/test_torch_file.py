@@ -1,0 +1,205 @@
+import collections
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from deeplab_tf.config import UserError
+from deeplab_tf.weights import torch_file
+from tests.weights import writers
+
+RNG = np.random.default_rng(0)
+CONTENT = {
+    "model": {
+        "a.weight": RNG.standard_normal((2, 3, 1, 1)).astype(np.float32),
+        "a.num_batches_tracked": np.array(7, np.int64),
+        "half": RNG.standard_normal(4).astype(np.float16),
+        "empty": np.zeros([0, 3], np.float32),
+        "flags": np.array([True, False]),
+    },
+    "epoch": 3,
+    "names": ["x", ("y", 1.5)],
+}
+
+
+def assert_same(found, expected):
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, np.ndarray):
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        np.testing.assert_array_equal(found, expected)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_both_formats_are_read(tmp_path, legacy):
+    writers.write_pth(tmp_path / "a.pth", CONTENT, legacy=legacy)
+    assert_same(torch_file.load(tmp_path / "a.pth"), CONTENT)
+
+
+def test_views_share_a_storage(tmp_path):
+    whole = np.arange(12, dtype=np.float32)
+    claim = {id(whole): (1, (2, 3), (1, 4))}  # offset, shape, strides, in cells
+    writers.write_pth(tmp_path / "a.pth", {"view": whole}, described=claim)
+    found = torch_file.load(tmp_path / "a.pth")["view"]
+    np.testing.assert_array_equal(found, [[1, 5, 9], [2, 6, 10]])
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        (0, (13,), (1,)),
+        (1, (12,), (1,)),
+        (0, (2, 2), (1, 11)),
+        (0, (10**9, 12), (0, 1)),
+        (-1, (2,), (1,)),
+        (0, (-2,), (1,)),
+        (0, (2,), (-1,)),
+        (0, (2.0,), (1,)),
+        (0, (2, 2), (1,)),
+        (10**30, (1,), (1,)),
+    ],
+)
+def test_tensors_that_reach_outside_of_their_storage_are_refused(tmp_path, claim):
+    whole = np.arange(12, dtype=np.float32)
+    writers.write_pth(tmp_path / "a.pth", {"view": whole}, described={id(whole): claim})
+    with pytest.raises(UserError, match=r"a\.pth was not read: (a tensor|it describes)"):
+        torch_file.load(tmp_path / "a.pth")
+
+
+class Call:
+    """Pickled, it calls a function when it is read."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def with_pickle(path, content, legacy=False):
+    if legacy:
+        with path.open("wb") as file:
+            for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, content):
+                pickle.dump(part, file, protocol=2)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda proof: Call(os.system, f"touch {proof}"), "posix.system"),
+        (lambda proof: Call(eval, f"open({str(proof)!r}, 'w')"), "builtins.eval|__builtin__.eval"),
+        (lambda proof: Call(getattr, os, "environ"), "getattr"),
+        (lambda proof: os.path.join, "posixpath.join"),
+        (lambda proof: Call(np.save, proof, np.zeros(1)), "numpy"),
+        (lambda proof: collections.Counter("ab"), "collections.Counter"),
+    ],
+    ids=["system", "eval", "getattr", "global", "numpy", "class"],
+)
+def test_pickles_that_call_anything_are_refused_and_not_run(tmp_path, call, named, legacy):
+    proof, path = tmp_path / "proof", tmp_path / "evil.pth"
+    try:
+        with_pickle(path, {"model": call(proof)}, legacy)
+    except TypeError:  # modules can not be pickled: name one by hand
+        body = b"\x80\x02cbuiltins\ngetattr\ncos\npath\nX\x04\x00\x00\x00join\x86R."
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", body)
+    with pytest.raises(UserError, match=rf"evil\.pth was not read: it wants to call .*({named})"):
+        torch_file.load(path)
+    assert not proof.exists()
+
+
+def damaged(path, change):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda members: members.update({"archive/data/0": members["archive/data/0"][:-1]}),
+        lambda members: members.pop("archive/data/0"),
+        lambda members: members.update({"archive/byteorder": b"big"}),
+        lambda members: members.update({"archive/data.pkl": members["archive/data.pkl"][:40]}),
+        lambda members: members.pop("archive/data.pkl"),
+        lambda members: members.update({"other/data.pkl": b"."}),
+    ],
+    ids=["cut", "missing", "big-endian", "cut pickle", "no pickle", "two pickles"],
+)
+def test_damaged_zips_are_one_sentence(tmp_path, change):
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, CONTENT)
+    damaged(path, change)
+    with pytest.raises(UserError, match=r"a\.pth (was not read|is no whole PyTorch file)"):
+        torch_file.load(path)
+
+
+@pytest.mark.parametrize("cut", [3, 30, 200, -1])
+def test_damaged_legacy_files_are_one_sentence(tmp_path, cut):
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, CONTENT, legacy=True)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"a\.pth (was not read|is no whole PyTorch file)"):
+        torch_file.load(path)
+
+
+def test_a_legacy_storage_of_another_length_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {"x": np.arange(4, dtype=np.float32)}, legacy=True)
+    content = path.read_bytes()
+    assert content[-24:-16] == struct.pack("<q", 4)
+    path.write_bytes(content[:-24] + struct.pack("<q", 2**60) + content[-16:])
+    with pytest.raises(UserError, match="the storage '0' is cut"):
+        torch_file.load(path)
+
+
+def test_other_files_are_one_sentence(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"no pickle")
+    with pytest.raises(UserError, match="is no whole PyTorch file"):
+        torch_file.load(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="does not exist"):
+        torch_file.load(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_everything_is_as_torch_reads_it(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    base = torch.arange(24, dtype=torch.float32)
+    content = {
+        "model": collections.OrderedDict(
+            whole=base,
+            view=base[3:15].reshape(3, 4).t(),
+            every=base[::5],
+            half=base.half(),
+            brain=(base / 7).bfloat16(),
+            count=torch.tensor(3),
+            flags=base > 4,
+            parameter=torch.nn.Parameter(base.reshape(2, 12)),
+        ),
+        "optimizer": {"state": {0: {"momentum_buffer": base * 2}}, "lr": 0.1},
+    }
+    path = tmp_path / "a.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    found = torch_file.load(path)
+    for name, tensor in content["model"].items():
+        np.testing.assert_array_equal(found["model"][name], tensor.detach().float().numpy())
+    np.testing.assert_array_equal(
+        found["optimizer"]["state"][0]["momentum_buffer"], base.numpy() * 2
+    )
