@@ -18,6 +18,7 @@ PROGRAMS = [
     "deeplab_tf.vis",
     "deeplab_tf.predict",
     "deeplab_tf.export_model",
+    "deeplab_tf.import_weights",
     "deeplab_tf.inspect_data",
     "datasets.build_ade20k_data",
     "datasets.build_cityscapes_data",
@@ -48,7 +49,7 @@ def test_help_answers_without_tensorflow(program):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert f"usage: python -m {program}" in done.stdout and "_dir" in done.stdout
+    assert f"usage: python -m {program}" in done.stdout and "  --" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
 
 
@@ -74,6 +75,11 @@ def test_help_answers_without_tensorflow(program):
             "datasets.build_voc2012_data",
             ["--voc_root=none", "--output_dir=x"],
             "none does not exist; unpack http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        ),
+        (
+            "deeplab_tf.import_weights",
+            ["--source=none.pth", "--output=x"],
+            "none.pth does not exist; allowed: a .pth",
         ),
         ("deeplab_tf.inspect_data", ["--dataset_dir=none"], "There is no dataset.json in"),
         ("deeplab_tf.train", ["run"], "'run' is not a flag"),

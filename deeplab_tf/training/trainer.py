@@ -73,10 +73,12 @@ class Trainer:
         self.strategy = strategy or choose_strategy(config)
         require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
         self.run_dir = RunDir(config.train_logdir)
-        self.run_dir.open_for_training(experiment, self.info)
         tf.keras.utils.set_random_seed(config.seed)
         with self.strategy.scope():
             self.model = self._compiled_model()
+        if not self.run_dir.checkpoint_steps():
+            self._initialize()
+        self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
 
     def _compiled_model(self) -> DeepLab:
@@ -109,7 +111,6 @@ class Trainer:
         last_step = self.experiment.train.training_number_of_steps
         first_step = self.run_dir.restore_newest(self.checkpoint)
         if first_step is None:
-            self._initialize()
             # From here on a run without a checkpoint has lost one.
             self.run_dir.save(self.checkpoint, 0, keep=1)
         elif first_step:

@@ -99,6 +99,16 @@ def test_weights_of_another_network_are_refused(pth, settings, needed):
     assert changed(before, model) == set()
 
 
+def test_a_failed_start_leaves_no_run_behind(pth, tiny_experiment, tmp_path):
+    experiment = dataclasses.replace(
+        tiny_experiment,
+        train=dataclasses.replace(tiny_experiment.train, tf_initial_checkpoint=str(pth)),
+    )
+    with pytest.raises(UserError, match="has 2 atrous branches"):
+        Trainer(experiment)
+    assert not (tmp_path / "run").exists()
+
+
 def experiment_with(tiny_experiment, tmp_path, checkpoint, **settings):
     model = dataclasses.replace(tiny_experiment.model, **SETTINGS)
     train = dataclasses.replace(
