@@ -1,3 +1,5 @@
+import tarfile
+
 import numpy as np
 import pytest
 
@@ -60,9 +62,8 @@ def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
     assert (tmp_path / "predicted/index/val_0000.png").is_file()
 
 
-def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path):
-    import tarfile
-
+def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     oracle = OfficialOracle()
     oracle.logits(
         IMAGES, depth=50, beta=True, stride=16, rates=(6, 12, 18), grid=(), separable=True,

@@ -43,8 +43,8 @@ def serialize(example: EncodedExample) -> bytes:
         "image/segmentation/class/encoded": feature(text=example.label),
         "image/segmentation/class/format": feature(text=b"png"),
     }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # a map's order is not, by itself
+    record = tf.train.Example(features=tf.train.Features(feature=features))
+    return record.SerializeToString(deterministic=True)  # a map's order is not, by itself
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,6 +1,7 @@
 """A new run's first weights, from another run or another program; nothing silently in part."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +62,21 @@ def initialize(
     names = mapping.variables_of(model)
     new = sorted({name.split("/")[0] for name in names if name.startswith(kept or ("\n",))})
     loaded = len(names) - sum(name.startswith(kept or ("\n",)) for name in names)
+    if source.unused:
+        reasons.append(f"unused in the file: {', '.join(source.unused)}")
     text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
-    return f"{text}; new: {', '.join(new)} ({'; '.join(reasons)})." if new else f"{text}, all."
+    text += f"; new: {', '.join(new)}" if new else ", all"
+    return f"{text} ({'; '.join(reasons)})." if reasons else f"{text}."
 
 
 def _of_a_run(checkpoint: str) -> Source | None:
     """Reads one of our own runs, or a checkpoint in it."""
     path = Path(checkpoint)
+    if sources.is_named(checkpoint) or "://" in checkpoint:
+        return None
     folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and not re.fullmatch(r"model\.ckpt-\d+(\.index)?", path.name):
+        return None
     if not (folder / run_dir.EXPERIMENT).is_file():
         return None
     loaded = run_dir.load(path)

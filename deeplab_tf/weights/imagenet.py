@@ -5,6 +5,7 @@ convolutions and 1.001e-5 to variances; both are carried into the moving statist
 inference is equal. Its images are BGR less a mean; the stem's kernel is turned to RGB.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,13 @@ _EPSILON = 1e-5  # ours; models/layers.py
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
-def read(source: str, *, output_stride: int = 16) -> Source:
+def read(
+    source: str,
+    *,
+    output_stride: int = 16,
+    atrous_rates: tuple[int, ...] = (),
+    multi_grid: tuple[int, ...] = (),
+) -> Source:
     """Loads a published model and maps its weights.
 
     Args:
@@ -35,7 +42,11 @@ def read(source: str, *, output_stride: int = 16) -> Source:
         if source.startswith(KERAS_CV):
             from keras_cv.models import ResNetBackbone
 
-            return from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
+            trained = sorted(ResNetBackbone.presets_with_weights)
+            if name not in trained:
+                raise UserError(f"{source} has no weights; allowed: {', '.join(trained)}.")
+            found = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
+            return _dilated(found, atrous_rates, multi_grid)
         if name not in ("ResNet50", "ResNet101"):
             raise UserError(f"{source} is unknown; allowed: ResNet50 and ResNet101.")
         model = getattr(tf.keras.applications, name)(include_top=False, weights="imagenet")
@@ -43,7 +54,13 @@ def read(source: str, *, output_stride: int = 16) -> Source:
         raise
     except Exception as error:  # of download code: anything
         raise UserError(f"{source} could not be loaded: {str(error).splitlines()[0]}.") from None
-    return from_application(model, output_stride=output_stride)
+    found = from_application(model, output_stride=output_stride)
+    return _dilated(found, atrous_rates, multi_grid)
+
+
+def _dilated(source: Source, atrous_rates: tuple[int, ...], multi_grid: tuple[int, ...]) -> Source:
+    config = dataclasses.replace(source.config, atrous_rates=atrous_rates, multi_grid=multi_grid)
+    return dataclasses.replace(source, config=config)
 
 
 def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
@@ -127,4 +144,8 @@ def _collect(
         for name, value in values.items():
             arrays[f"backbone/{part}/{name}"] = value
             origins[f"backbone/{part}/{name}"] = f"{conv_name if 'conv' in name else norm_name}"
-    return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins)
+    taken = {name for part in parts for name in names(part)}
+    unused = [layer.name for layer in model.layers if layer.weights and layer.name not in taken]
+    if any("block" in name for name in unused):
+        raise UserError(f"The {kind} model is no ResNet-{depth}: {unused[0]} is left over.")
+    return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins, unused)

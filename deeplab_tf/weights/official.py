@@ -24,17 +24,22 @@ class Checkpoint(Mapping[str, np.ndarray]):
     """A TensorFlow 1 checkpoint as name -> array; arrays are read when they are asked for."""
 
     def __init__(self, prefix: str):
+        self._prefix = prefix
         try:
             self._reader = tf.train.load_checkpoint(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
-        except (tf.errors.OpError, ValueError) as error:
+        except (tf.errors.OpError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{prefix} can not be read as a checkpoint: {reason}.") from None
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._shapes:
             raise KeyError(name)
-        return self._reader.get_tensor(name)
+        try:
+            return self._reader.get_tensor(name)
+        except (tf.errors.OpError, IndexError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self._prefix} is damaged at {name!r}: {reason}.") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._shapes
@@ -79,6 +84,10 @@ def read(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
             f"{', '.join(known) or 'nothing'}); other backbones can not be imported."
         )
+    needed = ("aspp0/weights", "concat_projection/weights", "logits/semantic/weights")
+    missing = [name for name in needed if name not in file]
+    if 0 < len(missing) < len(needed):
+        raise UserError(f"{prefix} has a head, but lacks {missing[0]!r}; it can not be imported.")
     config = _config(file, depths[0], output_stride, atrous_rates, multi_grid, prefix)
     collector = Collector(file, prefix)
     num_classes = 0
@@ -94,10 +103,11 @@ def read(
 def _config(file, depth, output_stride, atrous_rates, multi_grid, prefix) -> ModelConfig:
     beta = f"resnet_v1_{depth}/conv1_1/weights" in file
     branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
-    if atrous_rates and branches and len(atrous_rates) != len(branches):
+    rates = atrous_rates or (6, 12, 18)
+    if "aspp0/weights" in file and len(rates) != len(branches):
         raise UserError(
-            f"--atrous_rates={','.join(map(str, atrous_rates))} are {len(atrous_rates)} rates, but "
-            f"{prefix} has {len(branches)} atrous branches."
+            f"{prefix} has {len(branches)} atrous branches; give as many --atrous_rates, not "
+            f"{','.join(map(str, rates))}."
         )
     settings = {}
     if "concat_projection/weights" in file:

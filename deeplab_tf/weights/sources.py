@@ -1,7 +1,10 @@
 """One weights source, whatever it is, by its path, address or name."""
 
+import hashlib
 import os
 import re
+import shutil
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ KINDS = (
     "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50 or "
     "ResNet101, or keras_cv:PRESET"
 )
+_HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
 _TARS = (".tar.gz", ".tgz", ".tar")
 
 
@@ -33,16 +37,16 @@ def read(
     Raises:
       UserError: if it is nothing known, is damaged, or its network is another.
     """
-    if source.startswith((imagenet.APPLICATIONS, imagenet.KERAS_CV)):
-        return imagenet.read(source, output_stride=output_stride)
-    path = _download(source) if "://" in source else Path(source)
-    if path.name.endswith(_TARS):
-        path = _unpacked(path)
     settings: dict[str, Any] = {
         "output_stride": output_stride,
         "atrous_rates": atrous_rates,
         "multi_grid": multi_grid,
     }
+    if is_named(source):
+        return imagenet.read(source, **settings)
+    path = _download(source) if "://" in source else Path(source)
+    if path.name.endswith(_TARS):
+        path = _unpacked(path)
     prefix = _checkpoint_at(path)
     if prefix:
         return official.read(prefix, **settings)
@@ -50,6 +54,11 @@ def read(
         content = torch_file.load(path)
         return ssseg.read(ssseg.state_dict(content, str(path)), str(path), **settings)
     raise UserError(f"{source} does not exist; allowed: {KINDS}.")
+
+
+def is_named(source: str) -> bool:
+    """Whether a source is the name of a Keras model, not a path."""
+    return source.startswith((imagenet.APPLICATIONS, imagenet.KERAS_CV))
 
 
 def _checkpoint_at(path: Path) -> str:
@@ -69,18 +78,26 @@ def _cache() -> Path:
 
 
 def _download(url: str) -> Path:
-    """Fetches a file into the user's cache; openmmlab's names end in the start of their SHA-256."""
-    digest = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    """Fetches a file into the user's cache, one folder for each address.
+
+    The names of openmmlab's and PyTorch's files end in the start of their SHA-256.
+    """
+    host, name = urllib.parse.urlsplit(url).netloc, urllib.parse.urlsplit(url).path
+    digest = re.search(r"-([0-9a-f]{8,64})\.\w+$", name) if host in _HASH_IN_NAME else None
     archive = archives.Archive(url, "sha256", digest[1] if digest else "", folder="")
-    return archives.fetch(archive, _cache())
+    return archives.fetch(archive, _cache() / hashlib.sha256(url.encode()).hexdigest()[:16])
 
 
 def _unpacked(path: Path) -> Path:
+    """Unpacks a tar into the user's cache, unless it was, as it is now."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; allowed: {KINDS}.")
-    folder = path.with_name(f".{path.name}-unpacked")
+    state = path.stat()
+    identity = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+    folder = _cache() / hashlib.sha256(identity.encode()).hexdigest()[:16] / "unpacked"
     if not folder.is_dir():
-        building = folder.with_name(folder.name + "-building")
+        building = folder.with_name("unpacking")
+        shutil.rmtree(building, ignore_errors=True)
         archives.unpack(path, building)
         os.rename(building, folder)
     return folder

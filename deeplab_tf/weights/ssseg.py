@@ -51,14 +51,15 @@ def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
       UserError: if there are none.
     """
 
+    inner = content
+    while isinstance(inner, dict):
+        content = inner
+        found = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        inner = found[0] if found else None
+
     def is_array(value):
         return isinstance(value, np.ndarray)
 
-    while isinstance(content, dict) and not any(map(is_array, content.values())):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
-        if not inner:
-            break
-        content = inner[0]
     if not isinstance(content, dict) or not any(map(is_array, content.values())):
         raise UserError(f"{path} holds no state dict (looked under {', '.join(_WRAPPERS)}).")
     arrays = {}
@@ -85,11 +86,23 @@ def read(
     Raises:
       UserError: if the network is another, or a weight is missing.
     """
+    if any(name.startswith("backbone.") for name in file) and multi_grid:
+        raise UserError(
+            "--multi_grid can not be given with mmsegmentation's weights: its multi_grid replaces "
+            "the rates of the last stage, ours multiplies them."
+        )
     names: dict[str, Any] = {"backbone": ""}
     kind = "ImageNet ResNet (PyTorch)"
     for program, style in (("SSSegmentation", _SSSEG), ("mmsegmentation", _MMSEG)):
-        if f"{style['classifier']}.weight" in file:
+        if any(name.startswith(style["backbone"]) for name in file):
             names, kind = style, program
+            needed = (f"{style['classifier']}.weight", f"{style['projection'][0]}.weight")
+            missing = [name for name in needed if name not in file]
+            if missing or not _count_branches(file, names):
+                raise UserError(
+                    f"{path} is {program}'s, but of no DeepLabV3 or V3+ that can be imported "
+                    f"({missing[0] if missing else 'ASPP'} is missing)."
+                )
     backbone = _backbone_of(file, names["backbone"], path)
     settings: dict[str, Any] = {
         "model_variant": f"resnet_{backbone[1]}_{backbone[0]}",

@@ -36,19 +36,26 @@ _DTYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DEPTH = 50
+_MOST_COPIES = 8  # bytes of all tensors for each byte of the storages, which several may share
 
 
 class _RefusedError(Exception):
     pass
 
 
+class _Fixed:
+    def __setstate__(self, state: Any) -> None:
+        # Else a pickle's BUILD could change what was checked.
+        raise _RefusedError("it changes a tensor's description after the fact")
+
+
 @dataclass(frozen=True)
-class _StorageType:
+class _StorageType(_Fixed):
     name: str
 
 
 @dataclass(frozen=True)
-class _Storage:
+class _Storage(_Fixed):
     kind: str
     key: str
     length: int
@@ -59,14 +66,16 @@ class _Storage:
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class _Tensor(_Fixed):
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     def read(self, content: bytes) -> np.ndarray:
-        """Cuts the tensor out of its storage's bytes; bounds were checked before."""
+        """Cuts the tensor out of its storage's bytes, which were counted when it was described."""
+        if len(content) != self.storage.nbytes:
+            raise _RefusedError(f"the storage {self.storage.key!r} is cut")
         values = np.frombuffer(content, _DTYPES[self.storage.kind])
         if self.storage.kind == "BFloat16Storage":
             values = (values.astype("<u4") << 16).view("<f4")
@@ -104,8 +113,9 @@ def load(path: str | Path) -> Any:
 
 def _load_zip(archive: zipfile.ZipFile) -> Any:
     members = {info.filename: info for info in archive.infolist()}
+    total = sum(info.compress_size for info in members.values())
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(pickles) != 1:
+    if len(pickles) != 1 or members[pickles[0]].compress_type != zipfile.ZIP_STORED:
         raise _RefusedError("it is a zip file, but not PyTorch's")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
@@ -121,7 +131,8 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
             )
         return archive.read(info)
 
-    return _resolve(_Unpickler(io.BytesIO(archive.read(pickles[0]))).load(), content_of)
+    content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+    return _Resolver(content_of, total).resolve(content)
 
 
 def _load_legacy(file: io.BufferedReader) -> Any:
@@ -139,11 +150,15 @@ def _load_legacy(file: io.BufferedReader) -> Any:
         if len(data) != storage.nbytes:
             raise _RefusedError(f"the storage {key!r} is cut")
         contents[key] = data
-    return _resolve(content, lambda storage: contents[storage.key])
+    total = sum(map(len, contents.values()))
+    return _Resolver(lambda storage: contents[storage.key], total).resolve(content)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds descriptions of tensors, and nothing that is not in its short list."""
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+    """Builds descriptions of tensors, and nothing that is not in its short list.
+
+    Pickle's version in Python: the one in C lets a small file ask for gigabytes of its memo.
+    """
 
     def __init__(self, file):
         super().__init__(file, encoding="utf-8")
@@ -197,14 +212,32 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
     return _Tensor(storage, offset if cells else 0, tuple(shape), tuple(strides))
 
 
-def _resolve(value: Any, content_of: Callable[[_Storage], bytes], depth: int = 0) -> Any:
-    """Reads the tensors of a nested structure."""
-    if depth > _MOST_DEPTH:
-        raise _RefusedError("it is nested too deeply")
-    if isinstance(value, _Tensor):
-        return value.read(content_of(value.storage))
-    if isinstance(value, dict):
-        return {key: _resolve(item, content_of, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_resolve(item, content_of, depth + 1) for item in value]
-    return value
+class _Resolver:
+    """Reads the tensors of a nested structure, each once however often it occurs."""
+
+    def __init__(self, content_of: Callable[[_Storage], bytes], total: int):
+        self._content_of = content_of
+        self._room = _MOST_COPIES * total
+        self._known: dict[Any, Any] = {}
+
+    def resolve(self, value: Any, depth: int = 0) -> Any:
+        """Returns the value with numpy arrays in place of tensors."""
+        if depth > _MOST_DEPTH:
+            raise _RefusedError("it is nested too deeply")
+        if not isinstance(value, _Tensor | dict | list | tuple):
+            return value
+        key = value if isinstance(value, _Tensor) else id(value)
+        if key not in self._known:
+            self._known[key] = self._read(value, depth)
+        return self._known[key]
+
+    def _read(self, value: Any, depth: int) -> Any:
+        if isinstance(value, _Tensor):
+            array = value.read(self._content_of(value.storage))
+            self._room -= array.nbytes
+            if self._room < 0:
+                raise _RefusedError("its tensors are many times larger than the file")
+            return array
+        if isinstance(value, dict):
+            return {name: self.resolve(item, depth + 1) for name, item in value.items()}
+        return [self.resolve(item, depth + 1) for item in value]

@@ -71,3 +71,8 @@ def test_the_depth_is_read_off_the_model():
 def test_unknown_models_are_one_sentence():
     with pytest.raises(UserError, match="VGG16 is unknown; allowed: ResNet50 and ResNet101"):
         sources.read("keras.applications:VGG16")
+
+
+def test_presets_without_weights_are_refused():
+    with pytest.raises(UserError, match="resnet50 has no weights; allowed: .*resnet50_imagenet"):
+        sources.read("keras_cv:resnet50")

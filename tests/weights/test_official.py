@@ -186,3 +186,27 @@ def test_other_networks_and_damage_are_one_sentence(tmp_path):
     (tmp_path / "y.index").write_bytes(b"damaged")
     with pytest.raises(UserError, match="can not be read as a checkpoint"):
         official.Checkpoint(str(tmp_path / "y"))
+
+
+def test_a_damaged_data_file_names_the_variable(tmp_path):
+    writers.write_tf1_checkpoint(tmp_path / "model.ckpt", backbone_arrays())
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is damaged at 'resnet_v1_50/"):
+        sources.read(str(tmp_path / "model.ckpt"))
+
+
+@pytest.mark.parametrize("gone", ["aspp0/weights", "logits/semantic/weights"])
+def test_half_a_head_is_refused(tmp_path, gone):
+    oracle = Oracle()
+    oracle.logits(
+        tf.zeros([1, 33, 33, 3]), depth=50, beta=True, stride=16, rates=(6, 12), grid=(),
+        separable=False, decoder=None, classes=3,
+    )  # fmt: skip
+    writers.write_tf1_checkpoint(tmp_path / "a" / "model.ckpt", oracle.arrays)
+    with pytest.raises(UserError, match="has 2 atrous branches; give as many --atrous_rates"):
+        sources.read(str(tmp_path / "a"))
+    del oracle.arrays[gone]
+    writers.write_tf1_checkpoint(tmp_path / "b" / "model.ckpt", oracle.arrays)
+    with pytest.raises(UserError, match=f"has a head, but lacks '{gone}'"):
+        sources.read(str(tmp_path / "b"), atrous_rates=(6, 12))

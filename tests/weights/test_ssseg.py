@@ -257,5 +257,11 @@ def test_other_rates_and_other_files_are_one_sentence(tmp_path):
     writers.write_pth(tmp_path / "n.pth", {"epoch": 3})
     with pytest.raises(UserError, match="holds no state dict"):
         sources.read(str(tmp_path / "n.pth"))
+    psp = {n: a for n, a in oracle.arrays.items() if "aspp_modules" not in n}
+    writers.write_pth(tmp_path / "p.pth", {"state_dict": psp})
+    with pytest.raises(UserError, match="is mmsegmentation's, but of no DeepLabV3"):
+        sources.read(str(tmp_path / "p.pth"))
+    with pytest.raises(UserError, match="--multi_grid can not be given with mmsegmentation"):
+        sources.read(str(tmp_path / "m.pth"), atrous_rates=(6, 12), multi_grid=(1, 2))
     with pytest.raises(UserError, match=r"none\.pth does not exist; allowed: a \.pth"):
         sources.read(str(tmp_path / "none.pth"))

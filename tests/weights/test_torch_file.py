@@ -203,3 +203,54 @@ def test_everything_is_as_torch_reads_it(tmp_path, zipped):
     np.testing.assert_array_equal(
         found["optimizer"]["state"][0]["momentum_buffer"], base.numpy() * 2
     )
+
+
+def test_a_description_can_not_be_changed_after_its_check(tmp_path):
+    """Pickle's BUILD sets attributes of what it has made."""
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {"x": np.zeros(1, np.float32)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    content = members["archive/data.pkl"]
+    at = content.rindex(b"R")  # the call that made the tensor
+    build = pickle.dumps({"shape": (1000,)}, protocol=2)[2:-1] + b"b"
+    members["archive/data.pkl"] = content[: at + 1] + build + content[at + 1 :]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match="after the fact"):
+        torch_file.load(path)
+
+
+def test_a_zip_header_that_lies_on_a_size_is_noticed(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {"x": np.zeros(100, np.float32)})
+    read = zipfile.ZipFile.read
+    short = lambda archive, name: read(archive, name)[:4]  # noqa: E731
+    monkeypatch.setattr(
+        zipfile.ZipFile,
+        "read",
+        lambda a, n: short(a, n) if getattr(n, "file_size", 0) == 400 else read(a, n),
+    )
+    with pytest.raises(UserError, match="the storage '0' is cut"):
+        torch_file.load(path)
+
+
+def test_small_files_do_not_become_large(tmp_path):
+    nested: list = ["x"]
+    for _ in range(30):
+        nested = [nested, nested]  # 2^30 leaves
+    with_pickle(tmp_path / "laugh.pth", nested)
+    assert torch_file.load(tmp_path / "laugh.pth")
+    whole = np.zeros(1000, np.float32)
+    writers.write_pth(tmp_path / "many.pth", {"x": [whole] * 5000})
+    found = torch_file.load(tmp_path / "many.pth")["x"]
+    assert len(found) == 5000 and found[0] is found[4999]
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps("x" * 10**7))
+    with pytest.raises(UserError, match="not PyTorch's"):
+        torch_file.load(tmp_path / "bomb.pth")
+    memo = b"\x80\x02X\x01\x00\x00\x00ar\xff\xff\xff\x7f."  # LONG_BINPUT 2^31 - 1
+    with zipfile.ZipFile(tmp_path / "memo.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", memo)
+    assert torch_file.load(tmp_path / "memo.pth") == "a"
