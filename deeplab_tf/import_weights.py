@@ -88,6 +88,11 @@ def main(job: ImportConfig) -> None:
     run.open_for_training(_experiment(source, info.name), info)
     run.save(tf.train.Checkpoint(model=model), 0, keep=1)
     print(f"{job.source}: {source.kind}, {source.config.model_variant}")
+    config = source.config
+    print(
+        f"dilated for output stride {config.output_stride}, ASPP rates {config.aspp_rates()}, "
+        f"multi-grid {config.multi_grid or 'none'}"
+    )
     print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes of {info.name}")
     if kept:
         print("new: ASPP and classifier; the file holds a backbone alone, so train before use")

@@ -46,7 +46,8 @@ def initialize(
         atrous_rates=model.config.aspp_rates(),
         multi_grid=model.config.multi_grid,
     )
-    _require_same_network(source, model.config, checkpoint)
+    backbone_only = not source.num_classes or not (last_layers or logits_only)
+    _require_same_network(source, model.config, checkpoint, backbone_only)
     kept: tuple[str, ...] = ()
     reasons = []
     if not source.num_classes:
@@ -84,12 +85,14 @@ def _of_a_run(checkpoint: str) -> Source | None:
     return Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
 
 
-def _require_same_network(source: Source, config: ModelConfig, checkpoint: str) -> None:
+def _require_same_network(
+    source: Source, config: ModelConfig, checkpoint: str, backbone_only: bool
+) -> None:
     def value_of(settings: ModelConfig, name: str):
         return settings.backbone().get(name, getattr(settings, name))
 
     names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
-    if not source.num_classes:
+    if backbone_only:
         names = list(_OF_BACKBONE)
     other = []
     for name in names:

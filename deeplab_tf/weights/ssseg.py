@@ -113,6 +113,8 @@ def read(
     collector = Collector(file, path)
     num_classes = 0
     if names["backbone"]:
+        if file[f"{names['classifier']}.weight"].shape[0] == 1:
+            raise UserError(f"{path} has one class, by a sigmoid; two or more can be imported.")
         settings |= _head_of(file, names)
         num_classes = file[f"{names['classifier']}.weight"].shape[0]
     config = ModelConfig(**settings)

@@ -1,9 +1,10 @@
 """Reads PyTorch's .pth files without PyTorch and without running anything that they hold.
 
 A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
-which does more than describe a tensor; every other name is refused (facts:
-`reference/tensorflow_traps.md` sec. 6). Both formats are read: the zip of PyTorch 1.6 and later,
-whose members are <name>/data.pkl and <name>/data/<key>, and the stream of pickles before it.
+which does more than describe a tensor; some names of metadata are read as nothing, and every other
+name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both formats are read: the zip of
+PyTorch 1.6 and later, whose members are <name>/data.pkl and <name>/data/<key>, and the stream of
+pickles before it.
 """
 
 import collections
@@ -33,6 +34,25 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+# What training files hold beside weights (numpy's numbers, mmengine's logs): read as nothing.
+_METADATA = {
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("collections", "defaultdict"),
+    ("builtins", "set"),
+    ("__builtin__", "set"),
+    ("builtins", "list"),
+    ("__builtin__", "list"),
+    ("argparse", "Namespace"),
+    ("mmengine.logging.history_buffer", "HistoryBuffer"),
+    ("torch", "device"),
+    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")),
+}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DEPTH = 50
@@ -41,6 +61,18 @@ _MOST_COPIES = 8  # bytes of all tensors for each byte of the storages, which se
 
 class _RefusedError(Exception):
     pass
+
+
+class _Inert:
+    """Stands for metadata that is passed over: takes what a pickle gives it and keeps nothing."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    __setitem__ = append = extend = add = update = __init__
 
 
 class _Fixed:
@@ -167,6 +199,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _StorageType(name)
+        if (module, name) in _METADATA:
+            return _Inert
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor"): _tensor,

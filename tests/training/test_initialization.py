@@ -71,6 +71,14 @@ def test_last_layers_stay_new_on_demand(pth, logits_only, kept):
     assert "initialize_last_layer is false" in said
 
 
+def test_another_head_may_stay_new(pth):
+    settings = SETTINGS | {"aspp_convs_filters": 8, "auxiliary_filters": 0}
+    model = build_model(ModelConfig(**settings), num_classes=3)
+    before = values(model)
+    initialization.initialize(model, str(pth), last_layers=False)
+    assert changed(before, model) == {"backbone"}
+
+
 def test_a_backbone_alone_leaves_the_heads_new(tmp_path):
     oracle = Oracle()
     oracle.backbone(IMAGES, "", 18, "v1", 16)

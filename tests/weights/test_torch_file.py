@@ -194,6 +194,11 @@ def test_everything_is_as_torch_reads_it(tmp_path, zipped):
             parameter=torch.nn.Parameter(base.reshape(2, 12)),
         ),
         "optimizer": {"state": {0: {"momentum_buffer": base * 2}}, "lr": 0.1},
+        "best_miou": np.float64(0.7),
+        "history": np.arange(3),
+        "seen": {1, 2},
+        "kind": [torch.float32, torch.device("cpu"), torch.Size([2, 3])],
+        "meters": collections.defaultdict(list, loss=[1.0]),
     }
     path = tmp_path / "a.pth"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
