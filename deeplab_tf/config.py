@@ -118,6 +118,9 @@ class ModelConfig(Config):
         "Input pixels per cell of the decoder's output (DeepLabV3+); 0 means no decoder.",
         choices=(0, 4, 8, 16),
     )
+    decoder_reduction_filters: int = setting(
+        48, "Channels that the decoder reduces the earlier stage to.", least=1
+    )
     decoder_filters: int = setting(256, "Channels of the decoder's convolutions.", least=1)
     decoder_use_separable_conv: bool = setting(
         True, "Whether the decoder's 3x3 convolutions are depthwise, then pointwise."

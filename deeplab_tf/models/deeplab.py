@@ -49,6 +49,7 @@ class DeepLab(tf.keras.Model):
         if config.decoder_output_stride:
             self.decoder = Decoder(
                 config.decoder_filters,
+                reduction_filters=config.decoder_reduction_filters,
                 separable=config.decoder_use_separable_conv,
                 align_corners=config.align_corners,
                 name="decoder",

@@ -19,13 +19,14 @@ class Decoder(tf.keras.layers.Layer):
     """Joins the context from ASPP with the detail of an earlier stage and refines both.
 
     (DeepLabV3+, Chen et al. 2018, arXiv:1802.02611, sec. 3.2 and 4.1.) The context
-    [B, h, w, C] and the detail [B, H, W, D], reduced to 48 channels, give [B, H, W, filters].
+    [B, h, w, C] and the detail [B, H, W, D], reduced to a few channels, give [B, H, W, filters].
     """
 
     def __init__(
         self,
         filters: int,
         *,
+        reduction_filters: int = 48,
         separable: bool = True,
         align_corners: bool = False,
         batch_norm_decay: float = 0.9,
@@ -34,11 +35,14 @@ class Decoder(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self._settings: dict[str, Any] = {
             "filters": filters,
+            "reduction_filters": reduction_filters,
             "separable": separable,
             "align_corners": align_corners,
             "batch_norm_decay": batch_norm_decay,
         }
-        self.reduction = ConvNorm(48, 1, batch_norm_decay=batch_norm_decay, name="reduction")
+        self.reduction = ConvNorm(
+            reduction_filters, 1, batch_norm_decay=batch_norm_decay, name="reduction"
+        )
         conv = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
         self.refinement = [
             conv(filters, batch_norm_decay=batch_norm_decay, name=f"refinement{index}")

@@ -122,6 +122,7 @@ def _config(file, depth, output_stride, atrous_rates, multi_grid, prefix) -> Mod
         last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
         settings |= {
             "decoder_output_stride": {256: 4, 512: 8, 1024: 16}[file.shape(detail)[2]],
+            "decoder_reduction_filters": file.shape(detail)[-1],
             "decoder_use_separable_conv": separable,
             "decoder_filters": file.shape(f"decoder/{last}/weights")[-1],
         }

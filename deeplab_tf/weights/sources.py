@@ -19,6 +19,7 @@ KINDS = (
     "ResNet101, or keras_cv:PRESET"
 )
 _HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h
 _TARS = (".tar.gz", ".tgz", ".tar")
 
 
@@ -64,13 +65,28 @@ def is_named(source: str) -> bool:
 def _checkpoint_at(path: Path) -> str:
     """Returns a TensorFlow checkpoint's prefix, given by itself, a file of it or its folder."""
     if path.is_dir():
-        found = sorted(path.glob("**/*.index"))
+        found = sorted(path.glob("**/*.index")) or sorted(filter(_is_first_format, _files(path)))
         if len(found) != 1:
             names = ", ".join(file.stem for file in found) or "none"
             raise UserError(f"{path} must hold one TensorFlow checkpoint; it holds: {names}.")
         path = found[0]
+    if _is_first_format(path):
+        return str(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     return name if Path(f"{name}.index").is_file() else ""
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _is_first_format(path: Path) -> bool:
+    """Whether a file is a checkpoint of TensorFlow's first format: one file, a sorted table."""
+    if not path.is_file() or path.suffix == ".index" or path.stat().st_size < len(_TABLE_END):
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(_TABLE_END), os.SEEK_END)
+        return file.read() == _TABLE_END
 
 
 def _cache() -> Path:

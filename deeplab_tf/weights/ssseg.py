@@ -168,6 +168,7 @@ def _head_of(file: Mapping[str, np.ndarray], names: dict) -> dict[str, Any]:
         settings["auxiliary_filters"] = auxiliary.shape[0]
     if f"{_MMSEG_REDUCTION[0]}.weight" in file:  # DeepLabV3+
         settings["decoder_output_stride"] = 4
+        settings["decoder_reduction_filters"] = file[f"{_MMSEG_REDUCTION[0]}.weight"].shape[0]
         settings["decoder_filters"] = file[
             "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
         ].shape[0]

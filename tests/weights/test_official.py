@@ -210,3 +210,17 @@ def test_half_a_head_is_refused(tmp_path, gone):
     writers.write_tf1_checkpoint(tmp_path / "b" / "model.ckpt", oracle.arrays)
     with pytest.raises(UserError, match=f"has a head, but lacks '{gone}'"):
         sources.read(str(tmp_path / "b"), atrous_rates=(6, 12))
+
+
+def test_checkpoints_of_the_first_format_are_read(tmp_path):
+    arrays = backbone_arrays()
+    (tmp_path / "v1").mkdir()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variables = {n: tf.compat.v1.get_variable(n, initializer=a) for n, a in arrays.items()}
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver(variables, write_version=1)
+        saver.save(session, str(tmp_path / "v1/resnet_v1_50.ckpt"), write_meta_graph=False)
+    for path in (tmp_path / "v1", tmp_path / "v1/resnet_v1_50.ckpt"):
+        source = sources.read(str(path))
+        name = "backbone/stage2_block1/conv2/conv/kernel"
+        np.testing.assert_array_equal(source.arrays[name], arrays[source.origins[name]])

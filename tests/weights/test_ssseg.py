@@ -109,7 +109,7 @@ class Oracle:
         x = self.conv(tf.concat(branches, 3), width, 3, *names)
         if plus:
             names = f"{head}.c1_bottleneck.conv", f"{head}.c1_bottleneck.bn"
-            detail = self.conv(stages[0], 48, 1, *names)
+            detail = self.conv(stages[0], 12 if depth == 18 else 48, 1, *names)
             x = tf.concat([tf.image.resize(x, detail.shape[1:3]), detail], 3)
             for index in (0, 1):
                 x = self.separable(x, width, f"{head}.sep_bottleneck.{index}")
@@ -137,6 +137,7 @@ VARIANTS = [
     (50, "v1c", 8, (12, 24, 36), 19, False),
     (50, "v1c", 16, (6, 12, 18), 4, True),
     (18, "v1", 8, (12, 24), 7, False),
+    (18, "v1c", 8, (12, 24, 36), 2, True),
     pytest.param((101, "v1c", 16, (6, 12, 18), 150, False), marks=pytest.mark.slow),
 ]
 
