@@ -255,7 +255,7 @@ from deeplab_tf.data import building, catalog, conversion
 from tests.data import test_building
 
 def slow(pair, coding):
-    time.sleep(0.3)
+    time.sleep(0.1)
     return conversion.encode_pair(pair, coding)
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def experiment_with(tiny_experiment, tmp_path, checkpoint, **settings):
     return dataclasses.replace(tiny_experiment, model=model, train=train)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tmp_path, capsys):
     """With a rate of 0 the weights after a step are those it started from."""
     imported = tmp_path / "imported"

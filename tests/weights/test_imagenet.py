@@ -32,7 +32,7 @@ def backbone_of(source):
     return lambda images: model._features(images, False)["stage4"].numpy()
 
 
-@pytest.mark.parametrize("size", [(96, 64), (65, 97)])
+@pytest.mark.parametrize("size", [(96, 65)])
 def test_keras_applications(size):
     theirs = tf.keras.applications.ResNet50(include_top=False, weights=None)
     draw_weights(theirs)
@@ -43,7 +43,7 @@ def test_keras_applications(size):
     assert np.abs(ours - expected).max() / expected.std() < 5e-4
 
 
-@pytest.mark.parametrize("size", [(96, 64), (65, 97)])
+@pytest.mark.parametrize("size", [(96, 65)])
 def test_keras_cv(size):
     from keras_cv.models import ResNetBackbone
 
