@@ -6,7 +6,6 @@ inference is equal. Its images are BGR less a mean; the stem's kernel is turned 
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -67,15 +66,6 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
     """Maps a keras.applications ResNet50 or ResNet101, with or without its classifier."""
     deep = any(layer.name.startswith("conv4_block23") for layer in model.layers)
 
-    def names(ours: str) -> tuple[str, str]:
-        if ours == "stem1":
-            return "conv1_conv", "conv1_bn"
-        block, part = ours.split("/")
-        stage, number = block.removeprefix("stage").split("_block")
-        index = 0 if part == "shortcut" else int(part[-1])
-        theirs = f"conv{int(stage) + 1}_block{number}_{index}"
-        return f"{theirs}_conv", f"{theirs}_bn"
-
     config = ModelConfig(
         model_variant=f"resnet_v1_{101 if deep else 50}",
         stride_placement="first_1x1",
@@ -83,7 +73,7 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
         image_mean=_CAFFE_MEAN,
         image_std=(1.0, 1.0, 1.0),
     )
-    source = _collect("keras.applications", model, names, config)
+    source = _collect("keras.applications", model, "conv{}", 1, config)
     kernel = source.arrays["backbone/stem1/conv/kernel"]
     source.arrays["backbone/stem1/conv/kernel"] = kernel[:, :, ::-1]
     return source
@@ -94,15 +84,6 @@ def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
     layers = {layer.name for layer in model.layers}
     deep = "v2_stack_2_block23_1_conv" in layers
 
-    def names(ours: str) -> tuple[str, str]:
-        if ours == "stem1":
-            return "conv1_conv", "conv1_bn"
-        block, part = ours.split("/")
-        stage, number = block.removeprefix("stage").split("_block")
-        index = 0 if part == "shortcut" else int(part[-1])
-        theirs = f"v2_stack_{int(stage) - 1}_block{number}_{index}"
-        return f"{theirs}_conv", f"{theirs}_bn"
-
     config = ModelConfig(
         model_variant=f"resnet_v1_{101 if deep else 50}",
         stride_placement="first_1x1",
@@ -111,15 +92,27 @@ def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
         image_mean=(0.0, 0.0, 0.0),
         image_std=(255.0, 255.0, 255.0),
     )
-    return _collect("keras-cv", model, names, config)
+    return _collect("keras-cv", model, "v2_stack_{}", -1, config)
 
 
 def _collect(
     kind: str,
     model: tf.keras.Model,
-    names: Callable[[str], tuple[str, str]],
+    stack: str,
+    first_stack: int,
     config: ModelConfig,
 ) -> Source:
+    """Maps a Keras ResNet; stage 1 is called by `stack` with the number 1 + first_stack."""
+
+    def names(ours: str) -> tuple[str, str]:
+        if ours == "stem1":
+            return "conv1_conv", "conv1_bn"
+        block, part = ours.split("/")
+        stage, number = block.removeprefix("stage").split("_block")
+        index = 0 if part == "shortcut" else int(part[-1])
+        theirs = f"{stack.format(int(stage) + first_stack)}_block{number}_{index}"
+        return f"{theirs}_conv", f"{theirs}_bn"
+
     arrays, origins, depth = {}, {}, config.backbone()["depth"]
     parts = ["stem1"]
     for stage, num_blocks in enumerate(DEPTHS[depth][0], start=1):

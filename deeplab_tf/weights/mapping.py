@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig, UserError
 
-NORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 # Variables that belong to the classes of a data set.
 CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
 

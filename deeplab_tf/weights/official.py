@@ -13,11 +13,10 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.models.resnet import DEPTHS, STEMS
-from deeplab_tf.weights.mapping import NORM, Collector, Source
+from deeplab_tf.weights.mapping import Collector, Source
 
 MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
 _SLOTS = ("Momentum", "Adam", "Adam_1", "ExponentialMovingAverage", "global_step")
-_NORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -146,8 +145,8 @@ def _take_conv_norm(collector: Collector, ours: str, theirs: str) -> None:
 
 
 def _take_norm(collector: Collector, ours: str, theirs: str) -> None:
-    for part, name in NORM.items():
-        collector.take(f"{ours}/{name}", f"{theirs}/BatchNorm/{_NORM[part]}")
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        collector.take(f"{ours}/{name}", f"{theirs}/BatchNorm/{name}")
 
 
 def _take_separable(collector: Collector, ours: str, theirs: str) -> None:

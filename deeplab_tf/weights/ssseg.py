@@ -50,7 +50,6 @@ def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: if there are none.
     """
-
     inner = content
     while isinstance(inner, dict):
         content = inner
