@@ -95,6 +95,9 @@ class ModelConfig(Config):
         "Factors on the rates of the last stage's blocks; empty leaves them as they are.",
         least=1,
     )
+    multi_grid_replaces_rates: bool = setting(
+        False, "Whether multi_grid's numbers are the rates themselves, as in mmsegmentation."
+    )
     atrous_rates: tuple[int, ...] = setting(
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
     )
@@ -194,6 +197,7 @@ class ModelConfig(Config):
             "stem": beta[0] if beta else stem,
             "output_stride": self.output_stride,
             "multi_grid": self.multi_grid,
+            "multi_grid_replaces_rates": self.multi_grid_replaces_rates,
             "stride_placement": placement,
             "stem_padding": self.stem_padding or padding,
         }

@@ -115,6 +115,7 @@ class ResNet(tf.keras.layers.Layer):
         stem: str = "v1",
         output_stride: int = 32,
         multi_grid: Sequence[int] = (),
+        multi_grid_replaces_rates: bool = False,
         stride_placement: str = "first_3x3",
         stem_padding: str = "symmetric",
         batch_norm_decay: float = 0.9,
@@ -126,6 +127,7 @@ class ResNet(tf.keras.layers.Layer):
             "stem": stem,
             "output_stride": output_stride,
             "multi_grid": list(multi_grid),
+            "multi_grid_replaces_rates": multi_grid_replaces_rates,
             "stride_placement": stride_placement,
             "stem_padding": stem_padding,
             "batch_norm_decay": batch_norm_decay,
@@ -143,6 +145,11 @@ class ResNet(tf.keras.layers.Layer):
         ]
         num_blocks, bottleneck = DEPTHS[depth]
         plan_stages = last_stride_plans if stride_placement == "last_3x3" else stage_plans
+        plans = plan_stages(num_blocks, output_stride, multi_grid)
+        if multi_grid and multi_grid_replaces_rates:
+            plans[-1] = [
+                (strides, rate) for (strides, _), rate in zip(plans[-1], multi_grid, strict=True)
+            ]
         self.blocks = [  # one flat list: Keras does not save layers in nested ones
             ResidualBlock(
                 32 * 2**stage,
@@ -154,9 +161,7 @@ class ResNet(tf.keras.layers.Layer):
                 batch_norm_decay=batch_norm_decay,
                 name=f"stage{stage}_block{block + 1}",
             )
-            for stage, plan in enumerate(
-                plan_stages(num_blocks, output_stride, multi_grid), start=1
-            )
+            for stage, plan in enumerate(plans, start=1)
             for block, (strides, rate) in enumerate(plan)
         ]
 

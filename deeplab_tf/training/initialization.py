@@ -40,22 +40,24 @@ def initialize(
     Raises:
       UserError: if the weights belong to another network, or a variable would be left out.
     """
+    backbone_only = not (last_layers or logits_only)
     source = _of_a_run(checkpoint) or sources.read(
         checkpoint,
         output_stride=model.config.output_stride,
         atrous_rates=model.config.aspp_rates(),
         multi_grid=model.config.multi_grid,
+        backbone_only=backbone_only,
     )
-    backbone_only = not source.num_classes or not (last_layers or logits_only)
+    backbone_only = backbone_only or not source.num_classes
     _require_same_network(source, model.config, checkpoint, backbone_only)
     kept: tuple[str, ...] = ()
     reasons = []
-    if not source.num_classes:
-        kept, reason = _HEADS, "the file holds a backbone alone"
-        reasons.append(reason)
-    elif not last_layers:
-        kept = CLASSIFIERS if logits_only else _HEADS
+    if not last_layers:
+        kept = _HEADS if backbone_only else CLASSIFIERS
         reasons.append("initialize_last_layer is false")
+    elif not source.num_classes:
+        kept = _HEADS
+        reasons.append("the file holds a backbone alone")
     elif source.num_classes != model.num_classes:
         kept = CLASSIFIERS
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
@@ -63,7 +65,7 @@ def initialize(
     names = mapping.variables_of(model)
     new = sorted({name.split("/")[0] for name in names if name.startswith(kept or ("\n",))})
     loaded = len(names) - sum(name.startswith(kept or ("\n",)) for name in names)
-    if source.unused:
+    if source.unused and (last_layers or logits_only):
         reasons.append(f"unused in the file: {', '.join(source.unused)}")
     text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
     text += f"; new: {', '.join(new)}" if new else ", all"

@@ -5,8 +5,10 @@ Names and layouts: research/deeplab, model.py and core/resnet_v1_beta.py; facts 
 projection takes image pooling first, ours takes it last.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +18,7 @@ from deeplab_tf.models.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
 
 MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
+_DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}  # by the feature's channels
 _SLOTS = ("Momentum", "Adam", "Adam_1", "ExponentialMovingAverage", "global_step")
 
 
@@ -65,12 +68,14 @@ def read(
     output_stride: int = 16,
     atrous_rates: tuple[int, ...] = (),
     multi_grid: tuple[int, ...] = (),
+    backbone_only: bool = False,
 ) -> Source:
     """Reads a checkpoint; rates and multi-grid are not in the file and must be given.
 
     Args:
       prefix: path of the checkpoint without its endings.
       atrous_rates: empty takes 6, 12, 18, scaled to the output stride.
+      backbone_only: leaves out the head.
     Raises:
       UserError: if it is another network's, or lacks a variable.
     """
@@ -83,15 +88,17 @@ def read(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
             f"{', '.join(known) or 'nothing'}); other backbones can not be imported."
         )
+    config = _backbone_config(file, depths[0], output_stride, atrous_rates, multi_grid)
     needed = ("aspp0/weights", "concat_projection/weights", "logits/semantic/weights")
     missing = [name for name in needed if name not in file]
-    if 0 < len(missing) < len(needed):
+    has_head = not backbone_only and len(missing) < len(needed)
+    if has_head and missing:
         raise UserError(f"{prefix} has a head, but lacks {missing[0]!r}; it can not be imported.")
-    config = _config(file, depths[0], output_stride, atrous_rates, multi_grid, prefix)
     collector = Collector(file, prefix)
     num_classes = 0
     _take_backbone(collector, config)
-    if "concat_projection/weights" in file:
+    if has_head:
+        config = dataclasses.replace(config, **_head_settings(file, config, prefix))
         _take_head(collector, config)
         num_classes = file.shape("logits/semantic/weights")[-1]
     kind = f"official DeepLab, {config.model_variant}"
@@ -99,32 +106,8 @@ def read(
     return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)
 
 
-def _config(file, depth, output_stride, atrous_rates, multi_grid, prefix) -> ModelConfig:
+def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> ModelConfig:
     beta = f"resnet_v1_{depth}/conv1_1/weights" in file
-    branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
-    rates = atrous_rates or (6, 12, 18)
-    if "aspp0/weights" in file and len(rates) != len(branches):
-        raise UserError(
-            f"{prefix} has {len(branches)} atrous branches; give as many --atrous_rates, not "
-            f"{','.join(map(str, rates))}."
-        )
-    settings = {}
-    if "concat_projection/weights" in file:
-        settings = {
-            "aspp_convs_filters": file.shape("aspp0/weights")[-1],
-            "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
-            "add_image_level_feature": "image_pooling/weights" in file,
-        }
-    detail = "decoder/feature_projection0/weights"
-    if detail in file:
-        separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
-        last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
-        settings |= {
-            "decoder_output_stride": {256: 4, 512: 8, 1024: 16}[file.shape(detail)[2]],
-            "decoder_reduction_filters": file.shape(detail)[-1],
-            "decoder_use_separable_conv": separable,
-            "decoder_filters": file.shape(f"decoder/{last}/weights")[-1],
-        }
     return ModelConfig(
         model_variant=f"resnet_v1_{depth}_beta" if beta else f"resnet_v1_{depth}",
         stride_placement="last_3x3",
@@ -135,8 +118,43 @@ def _config(file, depth, output_stride, atrous_rates, multi_grid, prefix) -> Mod
         batch_norm_decay=0.95,
         image_mean=(127.5,) * 3 if beta else MEAN,
         image_std=(127.5,) * 3 if beta else (1.0,) * 3,
-        **settings,
     )
+
+
+def _head_settings(file: Checkpoint, config: ModelConfig, prefix: str) -> dict[str, Any]:
+    branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
+    if not branches:
+        raise UserError(
+            f"{prefix} was trained without atrous_rates: its ASPP has no atrous branch; a network "
+            "without one can not be imported."
+        )
+    if len(config.aspp_rates()) != len(branches):
+        raise UserError(
+            f"{prefix} has {len(branches)} atrous branches; give as many --atrous_rates, not "
+            f"{','.join(map(str, config.aspp_rates()))}."
+        )
+    settings = {
+        "aspp_convs_filters": file.shape("aspp0/weights")[-1],
+        "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
+        "add_image_level_feature": "image_pooling/weights" in file,
+    }
+    detail = "decoder/feature_projection0/weights"
+    if detail in file:
+        separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
+        last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
+        stride = _DECODER_STRIDES.get(file.shape(detail)[2])
+        if not stride or "decoder/feature_projection1/weights" in file:
+            raise UserError(
+                f"{prefix} has a decoder on a feature of {file.shape(detail)[2]} channels, or on "
+                f"several; only one on a ResNet stage ({_DECODER_STRIDES}) can be imported."
+            )
+        settings |= {
+            "decoder_output_stride": stride,
+            "decoder_reduction_filters": file.shape(detail)[-1],
+            "decoder_use_separable_conv": separable,
+            "decoder_filters": file.shape(f"decoder/{last}/weights")[-1],
+        }
+    return settings
 
 
 def _take_conv_norm(collector: Collector, ours: str, theirs: str) -> None:

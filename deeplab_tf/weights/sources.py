@@ -29,12 +29,14 @@ def read(
     output_stride: int = 16,
     atrous_rates: tuple[int, ...] = (),
     multi_grid: tuple[int, ...] = (),
+    backbone_only: bool = False,
 ) -> Source:
     """Reads weights of another program.
 
     Args:
       source: a path, an http(s) address, or the name of a published Keras model.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which files do not say.
+      backbone_only: leaves out the heads, whatever they are.
     Raises:
       UserError: if it is nothing known, is damaged, or its network is another.
     """
@@ -50,10 +52,11 @@ def read(
         path = _unpacked(path)
     prefix = _checkpoint_at(path)
     if prefix:
-        return official.read(prefix, **settings)
+        return official.read(prefix, backbone_only=backbone_only, **settings)
     if path.is_file():
         content = torch_file.load(path)
-        return ssseg.read(ssseg.state_dict(content, str(path)), str(path), **settings)
+        arrays = ssseg.state_dict(content, str(path))
+        return ssseg.read(arrays, str(path), backbone_only=backbone_only, **settings)
     raise UserError(f"{source} does not exist; allowed: {KINDS}.")
 
 

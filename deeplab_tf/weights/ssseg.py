@@ -76,25 +76,24 @@ def read(
     output_stride: int = 16,
     atrous_rates: tuple[int, ...] = (),
     multi_grid: tuple[int, ...] = (),
+    backbone_only: bool = False,
 ) -> Source:
     """Maps a state dict to a model.
 
     Args:
       path: what messages call the file.
       output_stride, atrous_rates, multi_grid: not in the file; empty rates are 6, 12, 18, scaled.
+      backbone_only: leaves out the heads, whatever they are.
     Raises:
       UserError: if the network is another, or a weight is missing.
     """
-    if any(name.startswith("backbone.") for name in file) and multi_grid:
-        raise UserError(
-            "--multi_grid can not be given with mmsegmentation's weights: its multi_grid replaces "
-            "the rates of the last stage, ours multiplies them."
-        )
     names: dict[str, Any] = {"backbone": ""}
     kind = "ImageNet ResNet (PyTorch)"
     for program, style in (("SSSegmentation", _SSSEG), ("mmsegmentation", _MMSEG)):
         if any(name.startswith(style["backbone"]) for name in file):
             names, kind = style, program
+            if backbone_only:
+                break
             needed = (f"{style['classifier']}.weight", f"{style['projection'][0]}.weight")
             missing = [name for name in needed if name not in file]
             if missing or not _count_branches(file, names):
@@ -108,23 +107,25 @@ def read(
         "output_stride": output_stride,
         "atrous_rates": atrous_rates,
         "multi_grid": multi_grid,
+        "multi_grid_replaces_rates": bool(multi_grid) and names is _MMSEG,
     }
     collector = Collector(file, path)
     num_classes = 0
-    if names["backbone"]:
-        if file[f"{names['classifier']}.weight"].shape[0] == 1:
+    has_head = bool(names["backbone"]) and not backbone_only
+    if has_head:
+        num_classes = file[f"{names['classifier']}.weight"].shape[0]
+        if num_classes == 1:
             raise UserError(f"{path} has one class, by a sigmoid; two or more can be imported.")
         settings |= _head_of(file, names)
-        num_classes = file[f"{names['classifier']}.weight"].shape[0]
     config = ModelConfig(**settings)
-    if names["backbone"] and len(config.aspp_rates()) != _count_branches(file, names) - 1:
+    if has_head and len(config.aspp_rates()) != _count_branches(file, names) - 1:
         rates = ",".join(map(str, config.aspp_rates()))
         raise UserError(
             f"{path} has {_count_branches(file, names) - 1} atrous branches; give as many "
             f"--atrous_rates, not {rates}."
         )
     _take_backbone(collector, names["backbone"], *backbone)
-    if names["backbone"]:
+    if has_head:
         _take_heads(collector, names, config)
     unused = collector.unused(_UNUSED)
     return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)

@@ -230,7 +230,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
+    # The rest: requires_grad, backward_hooks and, seldom, {"neg": ..., "conj": ...}.
+    if len(rest) > 2 and rest[2]:
+        raise _RefusedError(f"a tensor is to be changed on being read: {str(rest[2])[:80]}")
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(map(_is_count, numbers)):
         raise _RefusedError("it describes a tensor by other things than counts")
@@ -238,7 +241,12 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
         raise _RefusedError("a tensor's shape and strides differ in length")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     cells = math.prod(shape)
-    if cells and (last >= storage.length or cells > storage.length):
+    if cells > storage.length > last >= 0:
+        raise _RefusedError(
+            f"a tensor of shape {tuple(shape)} repeats the {storage.length} values of its storage "
+            "(torch's expand); save its contiguous() copy"
+        )
+    if cells and last >= storage.length:
         raise _RefusedError(
             f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} reaches outside of its "
             f"storage of {storage.length} values"

@@ -71,9 +71,11 @@ def test_last_layers_stay_new_on_demand(pth, logits_only, kept):
     assert "initialize_last_layer is false" in said
 
 
-def test_another_head_may_stay_new(pth):
-    settings = SETTINGS | {"aspp_convs_filters": 8, "auxiliary_filters": 0}
-    model = build_model(ModelConfig(**settings), num_classes=3)
+@pytest.mark.parametrize(
+    "head", [{"aspp_convs_filters": 8, "auxiliary_filters": 0}, {"atrous_rates": (3, 6, 9)}]
+)
+def test_another_head_may_stay_new(pth, head):
+    model = build_model(ModelConfig(**(SETTINGS | head)), num_classes=3)
     before = values(model)
     initialization.initialize(model, str(pth), last_layers=False)
     assert changed(before, model) == {"backbone"}

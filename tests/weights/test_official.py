@@ -212,6 +212,27 @@ def test_half_a_head_is_refused(tmp_path, gone):
         sources.read(str(tmp_path / "b"), atrous_rates=(6, 12))
 
 
+def test_heads_of_other_kinds_are_refused_but_their_backbone_is_read(tmp_path):
+    oracle = Oracle()
+    oracle.logits(
+        tf.zeros([1, 33, 33, 3]), depth=50, beta=True, stride=16, rates=(), grid=(),
+        separable=False, decoder=None, classes=3,
+    )  # fmt: skip
+    writers.write_tf1_checkpoint(tmp_path / "a" / "model.ckpt", oracle.arrays)
+    with pytest.raises(UserError, match="its ASPP has no atrous branch"):
+        sources.read(str(tmp_path / "a"))
+    source = sources.read(str(tmp_path / "a"), backbone_only=True)
+    assert source.num_classes == 0 and all(name.startswith("backbone/") for name in source.arrays)
+
+    arrays = oracle.arrays | {
+        "aspp1/weights": np.zeros([3, 3, 2048, 32], "f"),
+        "decoder/feature_projection0/weights": np.zeros([1, 1, 2048, 48], "f"),
+    }
+    writers.write_tf1_checkpoint(tmp_path / "b" / "model.ckpt", arrays)
+    with pytest.raises(UserError, match="a decoder on a feature of 2048 channels"):
+        sources.read(str(tmp_path / "b"), atrous_rates=(6,))
+
+
 def test_checkpoints_of_the_first_format_are_read(tmp_path):
     arrays = backbone_arrays()
     (tmp_path / "v1").mkdir()

@@ -44,7 +44,7 @@ class Oracle:
         x = (x - mean) / tf.sqrt(variance + 1e-5) * gamma + beta
         return tf.nn.relu(x) if relu else x
 
-    def backbone(self, images, prefix, depth, stem, output_stride):
+    def backbone(self, images, prefix, depth, stem, output_stride, multi_grid=()):
         x = images - np.float32([123.675, 116.28, 103.53])
         x = x / np.float32([58.395, 57.12, 57.375])
         if stem == "v1c":
@@ -64,6 +64,8 @@ class Oracle:
                 rate = rates[layer - 1]
                 if block == 0 and rate > 1:
                     rate //= 2  # contract_dilation
+                if layer == 4 and multi_grid:
+                    rate = multi_grid[block]  # mmseg/models/utils/res_layer.py: not a factor
                 x = self.block(
                     x, 32 * 2**layer, f"{prefix}layer{layer}.{block}", stride, rate, depth
                 )
@@ -91,8 +93,9 @@ class Oracle:
         x = self.conv(x, x.shape[-1], 3, *names, rate=rate, groups=True)
         return self.conv(x, filters, 1, f"{pointwise}.conv", f"{pointwise}.bn")
 
-    def mmseg(self, images, depth, stem, output_stride, rates, classes, plus, width=24):
-        stages = self.backbone(images, "backbone.", depth, stem, output_stride)
+    def mmseg(self, images, depth, stem, output_stride, rates, classes, plus, grid=()):
+        width = 24
+        stages = self.backbone(images, "backbone.", depth, stem, output_stride, grid)
         x, head = stages[3], "decode_head"
         pooled = tf.reduce_mean(x, [1, 2], keepdims=True)
         names = f"{head}.image_pool.1.conv", f"{head}.image_pool.1.bn"
@@ -127,6 +130,17 @@ class Oracle:
 
 
 IMAGES = np.random.default_rng(1).uniform(0, 255, (1, 64, 81, 3)).astype(np.float32)
+
+
+def test_multi_grid_of_mmsegmentation_replaces_the_rates(tmp_path):
+    oracle = Oracle()
+    expected, _ = oracle.mmseg(IMAGES, 50, "v1c", 16, (6, 12), 5, False, grid=(1, 2, 4))
+    writers.write_pth(tmp_path / "m.pth", {"state_dict": oracle.arrays})
+    settings = {"atrous_rates": (6, 12), "multi_grid": (1, 2, 4)}
+    source = sources.read(str(tmp_path / "m.pth"), **settings)
+    model = build_model(source.config, num_classes=5)
+    mapping.assign(model, source.arrays)
+    assert error_of(model(IMAGES)["logits"].numpy(), expected.numpy()) < 5e-4
 
 
 def error_of(ours, expected):
@@ -262,7 +276,5 @@ def test_other_rates_and_other_files_are_one_sentence(tmp_path):
     writers.write_pth(tmp_path / "p.pth", {"state_dict": psp})
     with pytest.raises(UserError, match="is mmsegmentation's, but of no DeepLabV3"):
         sources.read(str(tmp_path / "p.pth"))
-    with pytest.raises(UserError, match="--multi_grid can not be given with mmsegmentation"):
-        sources.read(str(tmp_path / "m.pth"), atrous_rates=(6, 12), multi_grid=(1, 2))
     with pytest.raises(UserError, match=r"none\.pth does not exist; allowed: a \.pth"):
         sources.read(str(tmp_path / "none.pth"))

@@ -67,6 +67,7 @@ def test_views_share_a_storage(tmp_path):
         (0, (2.0,), (1,)),
         (0, (2, 2), (1,)),
         (10**30, (1,), (1,)),
+        (0, (12,), (1,), {"neg": True}),
     ],
 )
 def test_tensors_that_reach_outside_of_their_storage_are_refused(tmp_path, claim):

@@ -48,9 +48,10 @@ class _Pickler(pickle.Pickler):
         storage = _Storage(STORAGES[str(obj.dtype)], str(len(self.storages)), whole)
         self.storages.append(storage)
         strides = tuple(step // whole.itemsize for step in whole.strides)[: obj.ndim]
-        offset, shape, strides = self.described.get(id(obj), (0, obj.shape, strides))
+        offset, shape, strides, *metadata = self.described.get(id(obj), (0, obj.shape, strides))
         rebuild = self.modules["torch._utils"]._rebuild_tensor_v2
-        return rebuild, (storage, offset, shape, strides, False, collections.OrderedDict())
+        hooks = collections.OrderedDict()
+        return rebuild, (storage, offset, shape, strides, False, hooks, *metadata)
 
 
 def _torch_modules():
@@ -72,7 +73,8 @@ def write_pth(path: Path, content, *, described=None, legacy: bool = False) -> N
     """Writes what torch.save(content, path) writes for dicts of arrays.
 
     Args:
-      described: id of an array -> the (offset, shape, strides) that the file claims for it.
+      described: id of an array -> the (offset, shape, strides) that the file claims for it, and
+        optionally its metadata.
       legacy: the format of PyTorch before 1.6.
     """
     modules, saved = _torch_modules(), dict(sys.modules)
