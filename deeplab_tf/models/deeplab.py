@@ -72,6 +72,7 @@ class DeepLab(tf.keras.Model):
         self._auxiliary_loss_weight = 0.4
         self._fine_tune_batch_norm = True
         self._seed = 0
+        self._recompute_stages = 0
 
     def call(self, images, training=False, seed=None, update_batch_norm=True):
         """Returns the logits.
@@ -107,7 +108,7 @@ class DeepLab(tf.keras.Model):
     def _features(self, images, training):
         images = tf.cast(images, self.compute_dtype)
         normalized = (images - self.config.image_mean) / self.config.image_std
-        return self.backbone(normalized, training=training)
+        return self.backbone(normalized, training=training, recompute_stages=self._recompute_stages)
 
     def compile(
         self,
@@ -117,6 +118,7 @@ class DeepLab(tf.keras.Model):
         auxiliary_loss_weight: float = 0.4,
         fine_tune_batch_norm: bool = True,
         seed: int = 0,
+        recompute_stages: int = 0,
         **kwargs,
     ):
         """Sets how `fit` trains.
@@ -127,12 +129,14 @@ class DeepLab(tf.keras.Model):
           auxiliary_loss_weight: weight of the auxiliary head's loss.
           fine_tune_batch_norm: whether batch normalisation uses and updates batch statistics.
           seed: seed of dropout.
+          recompute_stages: as of `ResNet.call`.
         """
         super().compile(optimizer=optimizer, **kwargs)
         self._ignore_label = ignore_label
         self._auxiliary_loss_weight = auxiliary_loss_weight
         self._fine_tune_batch_norm = fine_tune_batch_norm
         self._seed = seed
+        self._recompute_stages = recompute_stages
 
     @property
     def metrics(self):

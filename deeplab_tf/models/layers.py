@@ -5,12 +5,11 @@ Padding is decided here and nowhere else: a convolution or pooling with a stride
 front of even-sized inputs and shift every feature map. Without a stride both rules agree.
 """
 
-import functools
-import logging
-
+import numpy as np
 import tensorflow as tf
 
-NAMESPACE = "deeplab_tf"
+from deeplab_tf.models import convolution
+from deeplab_tf.models.convolution import NAMESPACE
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -22,18 +21,11 @@ class AtrousConv2D(tf.keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        rates = self.dilation_rate
-        padding = "SAME"
-        if max(self.strides) > 1:
-            inputs = pad_symmetric(
-                inputs, [(k - 1) * r // 2 for k, r in zip(self.kernel_size, rates, strict=True)]
-            )
-            padding = "VALID"
-        if max(rates) > 1 and not direct_atrous_gradient_works():
-            return tf.nn.convolution(
-                inputs, kernel, strides=self.strides, padding=padding, dilations=rates
-            )
-        return tf.nn.conv2d(inputs, kernel, self.strides, padding, dilations=rates)
+        if max(self.strides) == 1:
+            kernel = tf.convert_to_tensor(kernel)
+            return convolution.conv2d(inputs, kernel, rate=self.dilation_rate[0])
+        inputs = pad_symmetric(inputs, [(k - 1) // 2 for k in self.kernel_size])
+        return tf.nn.conv2d(inputs, kernel, self.strides, "VALID")
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = tf.TensorShape(input_shape).as_list()
@@ -49,32 +41,6 @@ def pad_symmetric(inputs: tf.Tensor, cells: list[int]) -> tf.Tensor:
     if not any(cells):
         return inputs
     return tf.pad(inputs, [[0, 0], [cells[0], cells[0]], [cells[1], cells[1]], [0, 0]])
-
-
-@functools.cache
-def direct_atrous_gradient_works() -> bool:
-    """Whether tf.nn.conv2d can differentiate by its kernel at rates above 1 on this machine.
-
-    False on CPUs without oneDNN (or with TF_ENABLE_ONEDNN_OPTS=0); then atrous convolutions take
-    the slower form through space-to-batch. Found out once per process, by trying.
-    """
-    with tf.init_scope():
-        try:
-            tf.raw_ops.Conv2DBackpropFilter(  # a tape would not record inside of init_scope
-                input=tf.ones([1, 5, 5, 1]),
-                filter_sizes=[3, 3, 1, 1],
-                out_backprop=tf.ones([1, 5, 5, 1]),
-                strides=[1, 1, 1, 1],
-                padding="SAME",
-                dilations=[1, 2, 2, 1],
-            )
-        except tf.errors.InvalidArgumentError:
-            logging.getLogger(NAMESPACE).warning(
-                "Direct atrous convolutions can not be trained here (oneDNN is off); "
-                "the slower space-to-batch form is used."
-            )
-            return False
-    return True
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -237,3 +203,41 @@ def resize_bilinear(
     if align_corners:
         return tf.compat.v1.image.resize_bilinear(inputs, size, align_corners=True)
     return tf.image.resize(inputs, size, method="bilinear", antialias=False)
+
+
+def interpolation_matrix(cells: int, size: int, *, align_corners: bool = False) -> tf.Tensor:
+    """Returns `resize_bilinear` along one axis as a matrix, float32 [size, cells]."""
+    places = np.arange(size, dtype=np.float64)
+    if align_corners:
+        places = places * ((cells - 1) / max(size - 1, 1))
+    else:
+        places = ((places + 0.5) * (cells / size) - 0.5).clip(0, cells - 1)
+    distances = np.abs(places[:, np.newaxis] - np.arange(cells))
+    return tf.constant(np.maximum(1 - distances, 0), tf.float32)
+
+
+def recomputed(function, layers: list[tf.keras.layers.Layer]):
+    """Returns `function`, whose inner results are computed again when its gradient is wanted.
+
+    The moving averages of the layers' batch normalisation are updated the first time only.
+    """
+    norms = [
+        part
+        for layer in layers
+        for part in layer._flatten_layers()
+        if isinstance(part, tf.keras.layers.BatchNormalization)
+    ]
+    called = False
+
+    def run(inputs):
+        nonlocal called
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0 if called else norm.momentum
+        called = True
+        outputs = function(inputs)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return outputs
+
+    return tf.recompute_grad(run)

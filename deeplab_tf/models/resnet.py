@@ -5,12 +5,13 @@ so a stride does not name one. Stage 1 has stride 4; later ones halve the size u
 stride is reached and are dilated from there.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.models.layers import NAMESPACE, ConvNorm, pad_symmetric
+from deeplab_tf.models.layers import NAMESPACE, ConvNorm, pad_symmetric, recomputed
 
 # Blocks in each stage, and whether they are bottlenecks (He et al. 2016, table 1).
 DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True)}
@@ -165,24 +166,42 @@ class ResNet(tf.keras.layers.Layer):
             for block, (strides, rate) in enumerate(plan)
         ]
 
-    def call(self, inputs, training=False):
-        outputs = inputs
-        for conv in self.stem:
+    def call(self, inputs, training=False, recompute_stages=0):
+        """Returns the features.
+
+        Args:
+          recompute_stages: how many of the stem and the stages, from the first, are computed
+            again for their gradients, instead of being kept in memory until then.
+        """
+
+        def part(number, function, layers):
+            function = functools.partial(function, layers, training=training)
+            again = training and number < recompute_stages
+            return recomputed(function, layers) if again else function
+
+        features: dict[str, tf.Tensor] = {}
+        outputs = part(0, self._run_stem, self.stem)(inputs)
+        for stage in range(1, 5):
+            blocks = [block for block in self.blocks if block.name.startswith(f"stage{stage}_")]
+            outputs, branch = part(stage, self._run_blocks, blocks)(outputs)
+            features |= {f"stage{stage}": outputs, f"stage{stage}_branch": branch}
+        return features
+
+    def _run_blocks(self, blocks, outputs, training):
+        branches = []
+        for block in blocks:
+            outputs, branch = block(outputs, training=training)
+            branches.append(branch)
+        return outputs, branches[-2]
+
+    def _run_stem(self, convs, outputs, training):
+        for conv in convs:
             outputs = conv(outputs, training=training)
         padding = "SAME"
         if self._settings["stem_padding"] == "symmetric":
             # Zeros serve as padding of the maximum: what comes out of a ReLU is never below them.
             outputs, padding = pad_symmetric(outputs, [1, 1]), "VALID"
-        outputs = tf.nn.max_pool2d(outputs, 3, 2, padding)
-        features: dict[str, tf.Tensor] = {}
-        branch = None
-        for block in self.blocks:
-            stage = block.name.split("_")[0]
-            if stage in features:  # up to the last block but one
-                features[f"{stage}_branch"] = branch
-            outputs, branch = block(outputs, training=training)
-            features[stage] = outputs
-        return features
+        return tf.nn.max_pool2d(outputs, 3, 2, padding)
 
     def get_config(self):
         return super().get_config() | self._settings

@@ -103,6 +103,7 @@ class Trainer:
             auxiliary_loss_weight=config.auxiliary_loss_weight,
             fine_tune_batch_norm=config.fine_tune_batch_norm,
             seed=config.seed,
+            recompute_stages=config.recompute_stages,
         )
         return model
 

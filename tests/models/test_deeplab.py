@@ -96,6 +96,26 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
         np.testing.assert_allclose(alone, shared, rtol=1e-3, atol=2e-5)
 
 
+def test_recomputed_stages_change_nothing_but_memory():
+    config = ModelConfig(model_variant="resnet_v1c_18", atrous_rates=(1, 2), aspp_convs_filters=8)
+    images, labels = (
+        tf.random.uniform([2, 64, 48, 3], maxval=255),
+        tf.ones([2, 64, 48, 1], tf.int32),
+    )
+    results = []
+    for stages in (0, 5):
+        tf.keras.utils.set_random_seed(3)
+        model = build_model(config, num_classes=3)
+        model.compile(tf.keras.optimizers.SGD(0.1), recompute_stages=stages)
+        step = tf.function(model.train_step)
+        for _ in range(2):
+            step((images, labels))
+        results.append({variable.name: variable.numpy() for variable in model.variables})
+    assert any("moving_variance" in name for name in results[0])
+    for name, kept in results[0].items():
+        np.testing.assert_allclose(results[1][name], kept, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
     model = build_model(CONFIG, num_classes=3)
     before = {v.name + str(i): v.numpy() for i, v in enumerate(model.variables)}

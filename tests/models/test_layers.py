@@ -55,7 +55,8 @@ def test_convolutions_pad_symmetrically(size, kernel, stride, rate):
 def test_atrous_convolutions_train_without_onednn():
     code = """
 import numpy as np, tensorflow as tf
-from deeplab_tf.models.layers import AtrousConv2D, direct_atrous_gradient_works
+from deeplab_tf.models.convolution import direct_atrous_gradient_works
+from deeplab_tf.models.layers import AtrousConv2D
 print(direct_atrous_gradient_works())
 layer = AtrousConv2D(4, 3, dilation_rate=2, padding="same", kernel_initializer="ones")
 images = tf.reshape(tf.range(2 * 9 * 8 * 3, dtype=tf.float32), [2, 9, 8, 3]) / 100

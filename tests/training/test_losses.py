@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.training import losses
 from deeplab_tf.training.losses import cross_entropy
 
 
@@ -43,3 +44,33 @@ def test_logits_are_enlarged_to_the_labels():
     assert float(total) == pytest.approx(
         2 * np.log1p(np.exp(-4)) + 2 * np.log1p(np.exp(-2)), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1])
+def test_bands_of_rows_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
+    monkeypatch.setattr(losses, "_BAND_BYTES", band_bytes)
+    rng = np.random.default_rng(0)
+    logits = tf.constant(30 * rng.standard_normal([2, 4, 3, 7]), tf.float32)
+    labels = tf.constant(rng.integers(0, 7, [2, 23, 19]), tf.int32)
+    weights = tf.constant(rng.uniform(-1, 1, labels.shape), tf.float32)
+
+    def whole(logits):
+        resize = {False: tf.image.resize, True: tf.compat.v1.image.resize_bilinear}[align_corners]
+        settings = {"align_corners": True} if align_corners else {}
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=labels, logits=resize(logits, [23, 19], **settings)
+        )
+
+    def in_bands(logits):
+        return losses.pixel_losses(logits, labels, align_corners=align_corners)
+
+    results = []
+    for function in (whole, in_bands):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            found = function(logits)
+            total = tf.reduce_sum(found * weights)
+        results.append((found.numpy(), tape.gradient(total, logits).numpy()))
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,141 @@
+"""Convolutions on the CPU, each of whose three products takes the fastest of equal forms.
+
+A convolution without stride is trained by three products: outputs, gradient of the inputs,
+gradient of the kernel. Each can be one call of the library ("direct"), or one matrix product for
+each cell of the kernel ("taps"): a tap multiplies the window of the inputs that it meets inside
+of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work.
+
+The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN;
+`benchmarks/convolution_forms.py` prints it for another): taps win for the kernel's gradient from
+rate 4 on (1.2 to 3 times) and for undilated kernels of 2,048 input channels or more (1.1 to 1.4
+times), and for the outputs from rate 6 on (0.9 to 1.6 times); the direct form is best for the
+inputs' gradient. On GPUs, for sizes unknown when the graph is made and where oneDNN is off
+everything is direct.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+NAMESPACE = "deeplab_tf"
+_OUTPUT_TAPS_FROM_RATE = 6
+_KERNEL_TAPS_FROM_RATE = 4
+_KERNEL_TAPS_FROM_CHANNELS = 2048
+
+
+def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int = 1) -> tf.Tensor:
+    """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd."""
+    if rate > 1 and not direct_atrous_gradient_works():
+        return tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
+    output_taps, kernel_taps = _forms(inputs, kernel, rate)
+    if not (output_taps or kernel_taps):
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=rate)
+
+    @tf.custom_gradient
+    def product(inputs, kernel):
+        def gradients(upstream):
+            settings = {
+                "strides": [1, 1, 1, 1],
+                "padding": "SAME",
+                "dilations": [1, rate, rate, 1],
+            }
+            input_gradient = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **settings
+            )
+            if kernel_taps:
+                return input_gradient, kernel_gradient_by_taps(inputs, kernel, upstream, rate)
+            return input_gradient, tf.raw_ops.Conv2DBackpropFilter(
+                input=inputs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **settings
+            )
+
+        if output_taps:
+            return outputs_by_taps(inputs, kernel, rate), gradients
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=rate), gradients
+
+    return product(inputs, kernel)
+
+
+def _forms(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> tuple[bool, bool]:
+    """Returns whether outputs and kernel gradient are computed by taps."""
+    known = None not in inputs.shape[1:3]
+    if not known or kernel.shape[0] == 1 or tf.config.list_logical_devices("GPU"):
+        return False, False
+    wide = kernel.shape[2] >= _KERNEL_TAPS_FROM_CHANNELS
+    return rate >= _OUTPUT_TAPS_FROM_RATE, rate >= _KERNEL_TAPS_FROM_RATE or wide
+
+
+def outputs_by_taps(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> tf.Tensor:
+    """Computes `conv2d` as a sum of matrix products; height and width must be known."""
+    _, height, width, channels = inputs.shape
+    terms = []
+    for tap, (top, bottom, down), (left, right, across) in _taps(inputs, kernel, rate):
+        window = inputs[:, top + down : bottom + down, left + across : right + across]
+        flat = tf.matmul(tf.reshape(window, [-1, channels]), kernel[tap])
+        term = tf.reshape(flat, [-1, bottom - top, right - left, kernel.shape[3]])
+        around = [[0, 0], [top, height - bottom], [left, width - right], [0, 0]]
+        terms.append(tf.pad(term, around))
+    return tf.add_n(terms)
+
+
+def kernel_gradient_by_taps(
+    inputs: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, rate: int
+) -> tf.Tensor:
+    """Computes the gradient of `conv2d` by its kernel; height and width must be known."""
+    size, _, channels, filters = kernel.shape
+    terms = dict.fromkeys(
+        ((i, j) for i in range(size) for j in range(size)),
+        tf.zeros([channels, filters], kernel.dtype),
+    )
+    for tap, (top, bottom, down), (left, right, across) in _taps(inputs, kernel, rate):
+        window = inputs[:, top + down : bottom + down, left + across : right + across]
+        met = upstream[:, top:bottom, left:right]
+        terms[tap] = tf.matmul(
+            tf.reshape(window, [-1, channels]), tf.reshape(met, [-1, filters]), transpose_a=True
+        )
+    return tf.reshape(tf.stack(list(terms.values())), kernel.shape)
+
+
+def _taps(
+    inputs: tf.Tensor, kernel: tf.Tensor, rate: int
+) -> Iterator[tuple[tuple[int, int], tuple[int, int, int], tuple[int, int, int]]]:
+    """Yields a tap's place in the kernel and, for rows and columns, where it meets the map.
+
+    Rows start to stop (exclusive) of the outputs meet the inputs at an offset. Taps that meet
+    nothing are left out.
+    """
+    spans = []
+    for cells, size in zip(inputs.shape[1:3], kernel.shape[:2], strict=True):
+        offsets = [(place - size // 2) * rate for place in range(size)]
+        spans.append([(max(0, -d), min(cells, cells - d), d) for d in offsets])
+    for i, rows in enumerate(spans[0]):
+        for j, columns in enumerate(spans[1]):
+            if rows[0] < rows[1] and columns[0] < columns[1]:
+                yield (i, j), rows, columns
+
+
+@functools.cache
+def direct_atrous_gradient_works() -> bool:
+    """Whether tf.nn.conv2d can differentiate by its kernel at rates above 1 on this machine.
+
+    False on CPUs without oneDNN (or with TF_ENABLE_ONEDNN_OPTS=0); then atrous convolutions take
+    the slower form through space-to-batch. Found out once per process, by trying.
+    """
+    with tf.init_scope():
+        try:
+            tf.raw_ops.Conv2DBackpropFilter(  # a tape would not record inside of init_scope
+                input=tf.ones([1, 5, 5, 1]),
+                filter_sizes=[3, 3, 1, 1],
+                out_backprop=tf.ones([1, 5, 5, 1]),
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+                dilations=[1, 2, 2, 1],
+            )
+        except tf.errors.InvalidArgumentError:
+            logging.getLogger(NAMESPACE).warning(
+                "Direct atrous convolutions can not be trained here (oneDNN is off); "
+                "the slower space-to-batch form is used."
+            )
+            return False
+    return True
