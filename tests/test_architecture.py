@@ -38,7 +38,16 @@ LAYERS = [
         "training.initialization",
         "training.trainer",
     ],
-    ["train", "eval", "vis", "export_model", "predict", "inspect_data", "import_weights"],
+    [
+        "train",
+        "eval",
+        "vis",
+        "export_model",
+        "predict",
+        "inspect_data",
+        "import_weights",
+        "benchmark",
+    ],
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL = {  # exceptions within a level: who may import whom

@@ -32,6 +32,12 @@ class BuilderConfig(Config):
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
     num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
     num_processes: int = setting(0, "Processes that decode and encode; 0 takes all cores.", least=0)
+    verify: str = setting(
+        "full",
+        "full decodes and checks every image and mask; header trusts files that need no change and "
+        "reads only their sizes.",
+        choices=("full", "header"),
+    )
     skip_bad: bool = setting(
         False, "Whether files that can not be converted are left out and listed, not fatal."
     )
@@ -102,7 +108,7 @@ def build(
     coding: conversion.MaskCoding,
 ) -> None:
     """Converts all splits; those already converted from the same files are left alone."""
-    encode = functools.partial(conversion.encode_pair, coding=coding)
+    encode = functools.partial(conversion.encode_pair, coding=coding, verify=config.verify)
     for split, pairs in splits.items():
         published = info.splits.get(split)
         if published not in (None, len(pairs)):

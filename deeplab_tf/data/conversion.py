@@ -1,7 +1,7 @@
 """Raw image and mask files -> what a record holds, on all cores and without TensorFlow.
 
-Every image and mask is fully decoded: header checks alone let cut JPEGs through. Masks become
-8-bit index PNGs, whose values are train ids or the ignored label.
+Every image and mask is fully decoded, unless the user trusts them: header checks alone let cut
+JPEGs through. Masks become 8-bit index PNGs, whose values are train ids or the ignored label.
 """
 
 import collections
@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplab_tf.config import UserError
 
-CONVERSION = 1  # counts up when the same files may become other records
+CONVERSION = 2  # counts up when the same files may become other records
 _EXIF_ORIENTATION = 0x0112
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
@@ -106,16 +107,18 @@ class FilePair:
     mask_path: Path | None
 
 
-def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
+def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
-    The image's bytes are kept as they are when TensorFlow decodes them to the same pixels.
+    The bytes of both are kept as they are when TensorFlow decodes them to the same pixels.
     An image that its EXIF data turns is turned unless only the unturned one has the mask's size.
 
+    Args:
+      verify: "full", or "header": files that are kept as they are are not decoded.
     Raises:
       UserError: naming the file that is unreadable, out of the class list, or of another size.
     """
-    image, content = _open(pair.image_path)
+    image, content = _open(pair.image_path, decode=verify == "full")
     _require_image_mode(image, pair.image_path)
     source = hashlib.sha256(content)
     upright = _upright(image)
@@ -123,8 +126,7 @@ def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
     if pair.mask_path:
         mask_content = _read(pair.mask_path)
         source.update(mask_content)
-        mask = read_mask(pair.mask_path, coding, mask_content)
-        size = (mask.shape[1], mask.shape[0])
+        label, size = _encoded_mask(pair.mask_path, coding, mask_content, verify)
         if upright.size != size:
             upright = image
         if upright.size != size:
@@ -132,7 +134,6 @@ def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
                 f"{pair.image_path} is {image.width}x{image.height} but its mask {pair.mask_path} "
                 f"is {size[0]}x{size[1]}; they must have the same size."
             )
-        label = _png(Image.fromarray(mask))
     stored, image_format = (
         content,
         _STORED_FORMATS.get(image.format or "", ""),
@@ -148,6 +149,25 @@ def encode_pair(pair: FilePair, coding: MaskCoding) -> EncodedExample:
         label=label,
         source=source.digest(),
     )
+
+
+def _encoded_mask(
+    path: Path, coding: MaskCoding, content: bytes, verify: str
+) -> tuple[bytes, tuple[int, int]]:
+    """Returns a mask of train ids as a PNG, and its width and height."""
+    stored = None
+    if path.suffix != ".mat":
+        stored, _ = _open(path, content, decode=False)
+        if stored.format != "PNG" or stored.mode != "L" or content[24] != 8:
+            stored = None
+    if stored and verify == "header" and not coding.index_map:
+        return content, stored.size
+    mask = read_mask(path, coding, content)
+    if stored and np.array_equal(mask, np.asarray(stored)):
+        return content, stored.size
+    # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
+    label = _png(Image.fromarray(mask), compress_level=1, compress_type=zlib.Z_RLE)
+    return label, (mask.shape[1], mask.shape[0])
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -265,14 +285,17 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} can not be read: {error.strerror}.") from None
 
 
-def _open(path: Path, content: bytes | None = None) -> tuple[Image.Image, bytes]:
+def _open(
+    path: Path, content: bytes | None = None, *, decode: bool = True
+) -> tuple[Image.Image, bytes]:
     content = _read(path) if content is None else content
     try:
         image = Image.open(io.BytesIO(content))
         pictures = getattr(image, "n_frames", 1)
         if pictures > 1 and image.format != "MPO":  # a JPEG, then a preview or a second view
             raise UserError(f"{path} holds {pictures} pictures; one is allowed.")
-        image.load()
+        if decode:
+            image.load()
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -282,9 +305,9 @@ def _open(path: Path, content: bytes | None = None) -> tuple[Image.Image, bytes]
     return image, content
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, **settings: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", **settings)
     return buffer.getvalue()
 
 

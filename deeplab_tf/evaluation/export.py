@@ -15,7 +15,7 @@ LABELS = "labels.csv"
 
 
 class ServingModule(tf.Module):
-    """What a server runs: one function, the variables it reads, and the class table."""
+    """What a server runs: one function with its weights in it, and the class table."""
 
     def __init__(self, predictor: Predictor, class_table: Path):
         super().__init__()
@@ -29,7 +29,6 @@ class ServingModule(tf.Module):
 
         signature = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
         self.serve = tf.function(serve, input_signature=signature)
-        self.used_variables = list(self.serve.get_concrete_function().graph.variables)
         self.class_table = tf.saved_model.Asset(str(class_table))
 
 
@@ -59,9 +58,10 @@ def export(predictor: Predictor, info: DatasetInfo, export_dir: Path, *, version
         writer.writerow(["index", "name", "r", "g", "b"])
         for index, label_class in enumerate(info.classes):
             writer.writerow([index, label_class.name, *label_class.color])
-    module = ServingModule(predictor, class_table)
     model = building / "model"
-    tf.saved_model.save(module, str(model), signatures={"serving_default": module.serve})
+    with predictor.model.folded():  # saving traces the function
+        module = ServingModule(predictor, class_table)
+        tf.saved_model.save(module, str(model), signatures={"serving_default": module.serve})
     os.rename(model, target)
     shutil.rmtree(building)
     return target

@@ -1,5 +1,6 @@
 """DeepLab: backbone, ASPP and classifier as one Keras model that knows its own loss."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -95,6 +96,18 @@ class DeepLab(tf.keras.Model):
     def infer(self, images):
         """Returns the logits of `call` alone, without computing the auxiliary head."""
         return self.classifier(self._context(self._features(images, False), False))
+
+    @contextlib.contextmanager
+    def folded(self):
+        """Inference that is traced inside has constants for weights, and no normalisation."""
+        layers = [layer for layer in self.submodules if hasattr(layer, "fold")]
+        for layer in layers:
+            layer.fold()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.folded = None
 
     def _context(self, features, training):
         context = self.aspp(features["stage4"], training=training)

@@ -74,6 +74,29 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
         return tf.cast(outputs, inputs.dtype)
 
 
+def folded_weights(
+    kernel: tf.Variable, norm: tf.keras.layers.BatchNormalization
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multiplies a batch normalisation's inference into the convolution before it.
+
+    Servers pack constant weights once, and nothing is left of the normalisation but an addition,
+    which fuses (`reference/performance.md`: 1.27 times as fast on a CPU).
+
+    Args:
+      kernel: [h, w, C, D], or of a depthwise convolution [h, w, C, 1].
+    Returns:
+      The new kernel and a bias.
+    """
+    gamma, beta, mean, variance = (
+        value.numpy().astype(np.float64)
+        for value in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    depthwise = "depthwise" in kernel.name.rsplit("/", 1)[-1]
+    new_kernel = kernel.numpy() * (scale[:, np.newaxis] if depthwise else scale)
+    return new_kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
 def batch_norm(decay: float, *, name: str) -> tf.keras.layers.BatchNormalization:
     """Returns batch normalisation over all replicas of the strategy in force."""
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -124,9 +147,18 @@ class ConvNorm(tf.keras.layers.Layer):
             name="conv",
         )
         self.norm = batch_norm(batch_norm_decay, name="norm")
+        self.folded: tuple[np.ndarray, np.ndarray] | None = None  # in place of the variables
+
+    def fold(self):
+        """Fixes the weights for inference."""
+        self.folded = folded_weights(self.conv.kernel, self.norm)
 
     def call(self, inputs, training=False):
-        outputs = self.norm(self.conv(inputs), training=training)
+        if self.folded and not training:
+            kernel, bias = map(tf.constant, self.folded)
+            outputs = tf.nn.bias_add(self.conv.convolution_op(inputs, kernel), bias)
+        else:
+            outputs = self.norm(self.conv(inputs), training=training)
         return tf.nn.relu(outputs) if self.relu else outputs
 
     def get_config(self):
@@ -153,10 +185,21 @@ class SeparableConvNorm(tf.keras.layers.Layer):
         )
         self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
         self.pointwise = ConvNorm(filters, 1, batch_norm_decay=batch_norm_decay, name="pointwise")
+        self.folded: tuple[np.ndarray, np.ndarray] | None = None
+
+    def fold(self):
+        """Fixes the weights of the depthwise part for inference."""
+        self.folded = folded_weights(self.depthwise.depthwise_kernel, self.norm)
 
     def call(self, inputs, training=False):
-        hidden = tf.nn.relu(self.norm(self.depthwise(inputs), training=training))
-        return self.pointwise(hidden, training=training)
+        if self.folded and not training:
+            kernel, bias = map(tf.constant, self.folded)
+            rates = self.depthwise.dilation_rate
+            hidden = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=rates)
+            hidden = tf.nn.bias_add(hidden, bias)
+        else:
+            hidden = self.norm(self.depthwise(inputs), training=training)
+        return self.pointwise(tf.nn.relu(hidden), training=training)
 
     def get_config(self):
         return super().get_config() | self._settings

@@ -120,6 +120,33 @@ def test_deep_images_are_refused(tmp_path):
         encode_pair(pair(tmp_path, deep, suffix="png"), CODING)
 
 
+def test_masks_that_need_no_change_keep_their_bytes(tmp_path):
+    files = pair(tmp_path, noise())
+    # One bit more than the writer's own choice of compression, so that a copy is recognised.
+    Image.open(files.mask_path).save(files.mask_path, compress_level=0)
+    stored = files.mask_path.read_bytes()
+    assert encode_pair(files, CODING).label == stored
+    swapped = MaskCoding(2, 255, index_map=(1, 0))
+    label = encode_pair(files, swapped).label
+    assert label != stored
+    np.testing.assert_array_equal(decoded(label), np.ones([30, 40]))
+
+
+def test_headers_alone_are_checked_on_demand(tmp_path):
+    files = pair(tmp_path, noise())
+    content = files.image_path.read_bytes()
+    files.image_path.write_bytes(content[: len(content) // 2])  # a cut image passes
+    example = encode_pair(files, CODING, verify="header")
+    assert example.image == files.image_path.read_bytes()
+    assert example.label == files.mask_path.read_bytes()
+    assert (example.height, example.width) == (30, 40)
+    with pytest.raises(UserError, match="must have the same size"):
+        encode_pair(pair(tmp_path, noise(), mask_size=(41, 30)), CODING, verify="header")
+    files.image_path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no image of a known format"):
+        encode_pair(files, CODING, verify="header")
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_masks_of_few_grey_bits_are_refused(tmp_path, bits):
     """Pillow and OpenCV stretch their values to 0..255: 1 of 4 bits would be read as 17."""

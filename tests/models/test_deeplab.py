@@ -127,3 +127,30 @@ def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
             assert same, variable.name
         elif "gamma" in variable.name and "aspp" in variable.name:
             assert not same, variable.name
+
+
+def test_folded_weights_give_the_same_logits():
+    config = ModelConfig(
+        model_variant="resnet_v1c_18",
+        atrous_rates=(1, 2),
+        aspp_convs_filters=8,
+        aspp_with_separable_conv=True,
+        decoder_output_stride=4,
+        decoder_filters=8,
+        decoder_reduction_filters=4,
+    )
+    model = build_model(config, num_classes=3)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:  # batch normalisation that does something
+        if variable.shape.rank == 1:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    images = tf.constant(rng.uniform(0, 255, (1, 45, 60, 3)), tf.float32)
+    expected = model.infer(images).numpy()
+    function = tf.function(model.infer, [tf.TensorSpec([None, None, None, 3])])
+    with model.folded():
+        graph = function.get_concrete_function().graph
+    found = function(images).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+    assert not graph.variables
+    assert not {op.type for op in graph.get_operations()} & {"FusedBatchNormV3", "ReadVariableOp"}
+    np.testing.assert_array_equal(model.infer(images), expected)  # it is as before

@@ -1,0 +1,72 @@
+"""Evaluation of a split (read, predict, count) against the time of the model alone, in turns.
+
+    python -m benchmarks.evaluation --dataset_dir=records/camvid --eval_split=val
+
+The network is SSSegmentation's R50 at output stride 16, untrained; whole images at native size.
+"""
+
+import time
+from dataclasses import dataclass
+
+from benchmarks import pairs
+from deeplab_tf import config_flags
+from deeplab_tf.config import Config, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Config):
+    """What is evaluated, and how often."""
+
+    dataset_dir: str = setting("", "Folder with records.")
+    eval_split: str = setting("val", "Split.")
+    pairs: int = setting(5, "Measurements of each program.", least=1)
+    worker: str = setting("", "What this process measures.", choices=("", "evaluation", "model"))
+
+
+def main(config: EvaluationConfig) -> None:
+    if config.worker:
+        work(config)
+        return
+    records = [f"--dataset_dir={config.dataset_dir}", f"--eval_split={config.eval_split}"]
+    programs = [
+        pairs.Program(worker, pairs.ours("evaluation", *records, f"--worker={worker}"))
+        for worker in ("evaluation", "model")
+    ]
+    ratio = pairs.compare(programs, pairs=config.pairs)
+    print(f"over the model's own time: {100 * (1 / ratio - 1):.1f} %")
+    print(f"ratio: {ratio:.3f}")
+
+
+def work(config: EvaluationConfig) -> None:
+    """Evaluates the split, or predicts its images from memory, on demand."""
+    from deeplab_tf.config import ModelConfig
+    from deeplab_tf.data import catalog, pipeline, records
+    from deeplab_tf.evaluation import evaluator
+    from deeplab_tf.evaluation.predictor import Predictor
+    from deeplab_tf.models.deeplab import build_model
+
+    info = catalog.load("", config.dataset_dir)
+    table = records.open_split(config.dataset_dir, config.eval_split, info)
+    settings = {"aspp_convs_filters": 512, "aspp_projection_kernel_size": 3}
+    model = build_model(ModelConfig(**settings), num_classes=info.num_classes)
+    predictor = Predictor(model)
+    batches = []
+    if config.worker == "model":
+        classes = {"num_classes": info.num_classes, "ignore_label": info.ignore_label}
+        batches = [batch.images for batch in pipeline.eval_batches(table, batch_size=1, **classes)]
+
+    def measure():
+        start = time.perf_counter()
+        if config.worker == "model":
+            for images in batches:
+                predictor.labels(images)
+        else:
+            evaluator.evaluate(predictor, table, info, split=config.eval_split)
+        seconds = time.perf_counter() - start
+        return {"images/s": len(table) / seconds, "peak MiB": pairs.peak_mib()}
+
+    pairs.serve(measure)
+
+
+if __name__ == "__main__":
+    config_flags.run(main, [EvaluationConfig], (__doc__ or "").strip())

@@ -1,0 +1,112 @@
+"""Two programs measured in turns, each in a process of its own that lives through all turns.
+
+A program is a script that ends in `serve(measure)`; each line on its standard input asks for one
+measurement, which it prints as one line of JSON. Nothing but the standard library is imported, so
+that programs of other environments can use it.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
+
+
+def serve(measure: Callable[[], dict]) -> None:
+    """Measures once for each line on standard input."""
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
+
+
+def peak_mib() -> float:
+    """Returns the most memory this process has held so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Program:
+    """A running program; its measurements' figures are kept by name."""
+
+    def __init__(self, title: str, command: Sequence[str], **environment: str):
+        self.title = title
+        self.figures: dict[str, list[float]] = {}
+        self._process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
+        )
+
+    def measure(self, *, counted: bool = True) -> None:
+        """Asks for one measurement and waits for it; raises SystemExit if the program died."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.title} stopped with status {self._process.wait()}.")
+        for name, value in json.loads(line).items():
+            if counted:
+                self.figures.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.figures[name])
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def ours(script: str, *arguments: str) -> list[str]:
+    """Returns the command of a script of this folder in our environment."""
+    return [sys.executable, "-m", f"benchmarks.{script}", *arguments]
+
+
+def peer(script: str, *arguments: str) -> list[str]:
+    """Returns the command of a script in peers/, in the peers' environment."""
+    if not PEERS.exists():
+        sys.exit(f"{PEERS} does not exist; `make bench` makes the peers' environment.")
+    return [str(PEERS), "-m", f"benchmarks.peers.{script}", *arguments]
+
+
+def compare(
+    programs: Sequence[Program],
+    *,
+    pairs: int,
+    rate: str = "images/s",
+    limits: Sequence[Program] = (),
+) -> float:
+    """Measures all programs in turns and prints their medians.
+
+    The first turn, in which programs compile, is not counted.
+
+    Args:
+      limits: programs that are measured in the same turns but not compared.
+    Returns:
+      The first program's rate over that of the fastest other: the median over the turns.
+    """
+    for turn in range(pairs + 1):
+        for program in [*programs, *limits]:
+            program.measure(counted=turn > 0)
+    for program in [*programs, *limits]:
+        print(f"{program.title}:")
+        for name, values in program.figures.items():
+            print(
+                f"    {name} {statistics.median(values):.4g} "
+                f"({min(values):.4g} to {max(values):.4g})"
+            )
+    first, *others = programs
+    best = max(others, key=lambda program: program.median(rate))
+    ratios = [a / b for a, b in zip(first.figures[rate], best.figures[rate], strict=True)]
+    for program in [*programs, *limits]:
+        program.close()
+    return statistics.median(ratios)
