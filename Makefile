@@ -4,7 +4,12 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test check slow clean
+PEERS := benchmarks/.venv
+CAMVID := ../shared/camvid
+RECORDS := runs/benchmark/camvid
+
+.PHONY: demo test check slow clean bench bench-train bench-inference bench-convert bench-eval \
+	bench-start
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -33,6 +38,38 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy deeplab_tf datasets
 	$(BIN)/python -m pytest -m "not slow"
+
+# One line of the README's table of speeds each; CAMVID=... names the folder with its images.
+bench: bench-train bench-inference bench-convert bench-eval bench-start
+
+bench-train: $(INSTALLED) $(PEERS)/installed
+	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
+	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=8
+	$(BIN)/python -m benchmarks.training_step --depth=101 --output_stride=16
+
+bench-inference: $(INSTALLED) $(PEERS)/installed
+	$(BIN)/python -m benchmarks.inference --depth=50 --output_stride=16
+	$(BIN)/python -m benchmarks.inference --depth=101 --output_stride=8
+
+bench-convert: $(INSTALLED)
+	$(BIN)/python -m benchmarks.conversion --images_dir=$(CAMVID)/images/train \
+		--masks_dir=$(CAMVID)/labels/train
+
+bench-eval: $(INSTALLED) $(RECORDS)/dataset.json
+	$(BIN)/python -m benchmarks.evaluation --dataset_dir=$(RECORDS)
+
+bench-start: $(INSTALLED) $(RECORDS)/dataset.json
+	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)
+
+$(RECORDS)/dataset.json: $(INSTALLED)
+	$(BIN)/python -m datasets.build_folder_data --images_dir=$(CAMVID)/images \
+		--masks_dir=$(CAMVID)/labels --class_list=deeplab_tf/data/labels/camvid.csv \
+		--output_dir=$(RECORDS)
+
+$(PEERS)/installed: benchmarks/requirements.txt
+	@sh .ci/make_venv $(PEERS) $(PYTHON)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@sh .ci/make_venv $(VENV) $(PYTHON)

@@ -5,6 +5,7 @@
 The network is SSSegmentation's R50 at output stride 16, untrained; whole images at native size.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ class EvaluationConfig(Config):
 
     dataset_dir: str = setting("", "Folder with records.")
     eval_split: str = setting("val", "Split.")
+    num_images: int = setting(12, "Images of it that are predicted in a measurement.", least=1)
     pairs: int = setting(5, "Measurements of each program.", least=1)
     worker: str = setting("", "What this process measures.", choices=("", "evaluation", "model"))
 
@@ -27,7 +29,9 @@ def main(config: EvaluationConfig) -> None:
     if config.worker:
         work(config)
         return
-    records = [f"--dataset_dir={config.dataset_dir}", f"--eval_split={config.eval_split}"]
+    records = [
+        f"--{name}={getattr(config, name)}" for name in ("dataset_dir", "eval_split", "num_images")
+    ]
     programs = [
         pairs.Program(worker, pairs.ours("evaluation", *records, f"--worker={worker}"))
         for worker in ("evaluation", "model")
@@ -46,7 +50,12 @@ def work(config: EvaluationConfig) -> None:
     from deeplab_tf.models.deeplab import build_model
 
     info = catalog.load("", config.dataset_dir)
-    table = records.open_split(config.dataset_dir, config.eval_split, info)
+    whole = records.open_split(config.dataset_dir, config.eval_split, info)
+    table = dataclasses.replace(
+        whole,
+        file_index=whole.file_index[: config.num_images],
+        offsets=whole.offsets[: config.num_images],
+    )
     settings = {"aspp_convs_filters": 512, "aspp_projection_kernel_size": 3}
     model = build_model(ModelConfig(**settings), num_classes=info.num_classes)
     predictor = Predictor(model)

@@ -1,10 +1,8 @@
-"""Start: from the command line to the end of the first training step, and what of it is ours.
+"""Start: from the command line to the end of the first training step.
 
     python -m benchmarks.start --dataset_dir=records/camvid
 
-R50, output stride 16. Ours is the rest after importing TensorFlow, building Keras' variables, and
-tracing and running the first step. There is no peer; the last line is the limit of 25 s over the
-median.
+R50, output stride 16. There is no peer; the last line is 25 s over the median.
 """
 
 import re

@@ -4,6 +4,7 @@ python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DI
 """
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main(job: PredictConfig) -> None:
     from deeplab_tf.data.conversion import read_image
     from deeplab_tf.evaluation import report
 
+    if job.export_dir:  # its weights never change, so the CPU's library may pack them once
+        os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     labels_of, classes = _open_model(job)
     colors = [label_class.color for label_class in classes]
     from PIL import Image

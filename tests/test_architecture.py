@@ -13,6 +13,7 @@ LAYERS = [
     ["data.catalog", "models.layers", "config_flags", "data.conversion", "data.archives"],
     [
         "data.records",
+        "data.workers",
         "data.transforms",
         "data.photometric",
         "models.resnet",

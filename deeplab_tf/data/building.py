@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from deeplab_tf import __version__
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data import catalog, conversion
+from deeplab_tf.data import catalog, conversion, workers
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
 
 
@@ -31,7 +31,7 @@ class BuilderConfig(Config):
 
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
     num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
-    num_processes: int = setting(0, "Processes that decode and encode; 0 takes all cores.", least=0)
+    num_processes: int = setting(0, "Workers that decode and encode; 0 takes all cores.", least=0)
     verify: str = setting(
         "full",
         "full decodes and checks every image and mask; header trusts files that need no change and "
@@ -145,7 +145,7 @@ def convert_split(
       output_dir: created if need be; other splits in it stay as they are.
       info: the data set's classes and published split sizes.
       num_shards: wanted number of shards; fewer when there are fewer images.
-      num_processes, skip_bad: as in `conversion.encode_all`.
+      num_processes, skip_bad: as in `workers.encode_all`.
     Raises:
       UserError: naming the file that can not be converted, or that is there twice; or if
         dataset.json in output_dir describes other classes.
@@ -164,7 +164,7 @@ def convert_split(
             return
         building = output_dir / f".{split}-building"
         encode_left = functools.partial(
-            conversion.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
+            workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
         )
         _write_shards(building, parts, sources, encode_left, split, skip_bad)
         entry = _publish(building, output_dir, info, manifest, split, num_shards, source)

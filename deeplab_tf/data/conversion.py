@@ -4,18 +4,12 @@ Every image and mask is fully decoded, unless the user trusts them: header check
 JPEGs through. Masks become 8-bit index PNGs, whose values are train ids or the ignored label.
 """
 
-import collections
-import concurrent.futures.process
 import functools
 import hashlib
 import io
-import multiprocessing
-import os
-import signal
-import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +33,6 @@ _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
-_CHUNK = 4  # pairs that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -155,19 +148,22 @@ def _encoded_mask(
     path: Path, coding: MaskCoding, content: bytes, verify: str
 ) -> tuple[bytes, tuple[int, int]]:
     """Returns a mask of train ids as a PNG, and its width and height."""
-    stored = None
     if path.suffix != ".mat":
-        stored, _ = _open(path, content, decode=False)
-        if stored.format != "PNG" or stored.mode != "L" or content[24] != 8:
-            stored = None
-    if stored and verify == "header" and not coding.index_map:
-        return content, stored.size
+        trusted = verify == "header" and not coding.index_map
+        image, _ = _open(path, content, decode=not trusted)
+        plain = image.format == "PNG" and image.mode == "L" and content[24] == 8
+        if plain and (trusted or _is_coded(image, coding)):
+            return content, image.size
     mask = read_mask(path, coding, content)
-    if stored and np.array_equal(mask, np.asarray(stored)):
-        return content, stored.size
     # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
     label = _png(Image.fromarray(mask), compress_level=1, compress_type=zlib.Z_RLE)
     return label, (mask.shape[1], mask.shape[0])
+
+
+def _is_coded(mask: Image.Image, coding: MaskCoding) -> bool:
+    """Whether all values of a grey mask are train ids already."""
+    found = np.flatnonzero(mask.histogram())
+    return bool((coding.train_ids[found] == found).all())
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -309,80 +305,6 @@ def _png(image: Image.Image, **settings: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", **settings)
     return buffer.getvalue()
-
-
-def encode_all(
-    pairs: Sequence[FilePair],
-    encode: Callable[[FilePair], EncodedExample],
-    *,
-    num_processes: int = 0,
-    skip_bad: bool = False,
-) -> Iterator[EncodedExample | BadFile]:
-    """Encodes pairs in their order on several processes.
-
-    Args:
-      pairs: what to encode.
-      encode: picklable function of one pair, such as functools.partial(encode_pair, coding=...).
-      num_processes: 0 takes one for each core.
-      skip_bad: yields a BadFile in place of a pair that can not be encoded.
-    Raises:
-      UserError: of the first pair that can not be encoded, without `skip_bad`.
-    """
-    encode_some = functools.partial(_encode_some, encode=encode, skip_bad=skip_bad)
-    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
-    num_processes = min(num_processes or os.cpu_count() or 1, len(chunks))
-    if num_processes <= 1:
-        for pair in pairs:
-            yield from encode_some([pair])
-        return
-    # Spawned, not forked: the parent may hold TensorFlow's threads, which a fork would break.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        num_processes, mp_context=context, initializer=_live_with_parent
-    ) as pool:
-        # A bounded queue: whole data sets of encoded images do not fit into memory.
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(encode_some, chunk))
-                if len(waiting) >= 4 * num_processes:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise UserError(
-                "A converting process was killed, probably for lack of memory; give a smaller "
-                "--num_processes. The same command goes on where this one stopped."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _live_with_parent() -> None:
-    """Leaves Ctrl-C to the parent process, and ends this one when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in processes of a pool alone
-
-    def follow():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _encode_some(
-    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample], skip_bad: bool
-) -> list[EncodedExample | BadFile]:
-    outcomes: list[EncodedExample | BadFile] = []
-    for pair in pairs:
-        try:
-            outcomes.append(encode(pair))
-        except UserError as error:
-            if not skip_bad:
-                raise
-            outcomes.append(BadFile(pair.name, str(error)))
-    return outcomes
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:

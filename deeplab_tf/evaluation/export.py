@@ -15,10 +15,11 @@ LABELS = "labels.csv"
 
 
 class ServingModule(tf.Module):
-    """What a server runs: one function with its weights in it, and the class table."""
+    """What a server runs: one function, the variables it reads, and the class table."""
 
-    def __init__(self, predictor: Predictor, class_table: Path):
+    def __init__(self, predictor: Predictor, class_table: Path, variables: list[tf.Variable]):
         super().__init__()
+        self.used_variables = variables
 
         def serve(images):
             # First of all: a tensor of another rank would abort the server's process
@@ -59,8 +60,8 @@ def export(predictor: Predictor, info: DatasetInfo, export_dir: Path, *, version
         for index, label_class in enumerate(info.classes):
             writer.writerow([index, label_class.name, *label_class.color])
     model = building / "model"
-    with predictor.model.folded():  # saving traces the function
-        module = ServingModule(predictor, class_table)
+    with predictor.model.folded() as variables:  # saving traces the function
+        module = ServingModule(predictor, class_table, variables)
         tf.saved_model.save(module, str(model), signatures={"serving_default": module.serve})
     os.rename(model, target)
     shutil.rmtree(building)

@@ -99,12 +99,12 @@ class DeepLab(tf.keras.Model):
 
     @contextlib.contextmanager
     def folded(self):
-        """Inference that is traced inside has constants for weights, and no normalisation."""
+        """Inference that is traced inside has no normalisation; yields its variables."""
         layers = [layer for layer in self.submodules if hasattr(layer, "fold")]
         for layer in layers:
             layer.fold()
         try:
-            yield
+            yield [variable for layer in layers for variable in layer.folded]
         finally:
             for layer in layers:
                 layer.folded = None

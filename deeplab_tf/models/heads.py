@@ -80,11 +80,11 @@ class Classifier(tf.keras.layers.Layer):
 
     def fold(self):
         """Fixes the weights for inference."""
-        self.folded = (self.conv.kernel.numpy(), self.conv.bias.numpy())
+        self.folded = (self.conv.kernel, self.conv.bias)
 
     def call(self, inputs, training=False, seed=None):
         if self.folded and not training:
-            kernel, bias = map(tf.constant, self.folded)
+            kernel, bias = map(tf.convert_to_tensor, self.folded)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), bias)
         return tf.cast(self.conv(self.dropout(inputs, training=training, seed=seed)), tf.float32)
 

@@ -76,11 +76,10 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
 
 def folded_weights(
     kernel: tf.Variable, norm: tf.keras.layers.BatchNormalization
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[tf.Variable, tf.Variable]:
     """Multiplies a batch normalisation's inference into the convolution before it.
 
-    Servers pack constant weights once, and nothing is left of the normalisation but an addition,
-    which fuses (`reference/performance.md`: 1.27 times as fast on a CPU).
+    Nothing is left of the normalisation but an addition, which fuses with the convolution.
 
     Args:
       kernel: [h, w, C, D], or of a depthwise convolution [h, w, C, 1].
@@ -94,7 +93,16 @@ def folded_weights(
     scale = gamma / np.sqrt(variance + norm.epsilon)
     depthwise = "depthwise" in kernel.name.rsplit("/", 1)[-1]
     new_kernel = kernel.numpy() * (scale[:, np.newaxis] if depthwise else scale)
-    return new_kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+    return fixed(new_kernel), fixed(beta - mean * scale)
+
+
+def fixed(values: np.ndarray) -> tf.Variable:
+    """Returns a variable that is not trained, float32.
+
+    Weights are no constants of the graph: each of the many copies of a graph that loading makes
+    would hold them again, 5 GB for ResNet-50.
+    """
+    return tf.Variable(values, trainable=False, dtype=tf.float32)
 
 
 def batch_norm(decay: float, *, name: str) -> tf.keras.layers.BatchNormalization:
@@ -147,7 +155,7 @@ class ConvNorm(tf.keras.layers.Layer):
             name="conv",
         )
         self.norm = batch_norm(batch_norm_decay, name="norm")
-        self.folded: tuple[np.ndarray, np.ndarray] | None = None  # in place of the variables
+        self.folded: tuple[tf.Variable, tf.Variable] | None = None  # in place of the variables
 
     def fold(self):
         """Fixes the weights for inference."""
@@ -155,7 +163,7 @@ class ConvNorm(tf.keras.layers.Layer):
 
     def call(self, inputs, training=False):
         if self.folded and not training:
-            kernel, bias = map(tf.constant, self.folded)
+            kernel, bias = map(tf.convert_to_tensor, self.folded)
             outputs = tf.nn.bias_add(self.conv.convolution_op(inputs, kernel), bias)
         else:
             outputs = self.norm(self.conv(inputs), training=training)
@@ -185,7 +193,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
         )
         self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
         self.pointwise = ConvNorm(filters, 1, batch_norm_decay=batch_norm_decay, name="pointwise")
-        self.folded: tuple[np.ndarray, np.ndarray] | None = None
+        self.folded: tuple[tf.Variable, tf.Variable] | None = None
 
     def fold(self):
         """Fixes the weights of the depthwise part for inference."""
@@ -193,7 +201,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
 
     def call(self, inputs, training=False):
         if self.folded and not training:
-            kernel, bias = map(tf.constant, self.folded)
+            kernel, bias = map(tf.convert_to_tensor, self.folded)
             rates = self.depthwise.dilation_rate
             hidden = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=rates)
             hidden = tf.nn.bias_add(hidden, bias)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import building, catalog, conversion, records
+from deeplab_tf.data import building, catalog, conversion, records, workers
 from deeplab_tf.data.conversion import FilePair
 
 INFO = catalog.DatasetInfo(
@@ -105,13 +105,13 @@ def test_an_interrupted_build_goes_on_with_the_shards_that_are_not_done(
     assert not list((tmp_path / "out").rglob("*.part"))
     pairs[5].image_path.write_bytes(good)
     seen = []
-    encode_all = conversion.encode_all
+    encode_all = workers.encode_all
 
     def spy(pairs, *args, **settings):
         seen.extend(pair.name for pair in pairs)
         return encode_all(pairs, *args, **settings)
 
-    monkeypatch.setattr(conversion, "encode_all", spy)
+    monkeypatch.setattr(workers, "encode_all", spy)
     convert(pairs, tmp_path / "out", num_processes=1)
     assert seen == ["n4", "n5"] and "2 of 3 shards are done already" in capsys.readouterr().out
     convert(pairs, tmp_path / "whole", num_processes=1)

@@ -1,0 +1,105 @@
+"""Inference of one image: our exported SavedModel against PyTorch, onnxruntime and OpenVINO.
+
+    python -m benchmarks.inference --depth=50 --output_stride=16
+
+The network is SSSegmentation's, untrained; every program returns labels and probabilities at the
+image's size.
+"""
+
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import pairs
+from deeplab_tf import config_flags
+from deeplab_tf.config import Config, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig(Config):
+    """What is predicted, and how often."""
+
+    depth: int = setting(50, "Depth of the v1c ResNet.", choices=(50, 101))
+    output_stride: int = setting(16, "Output stride.", choices=(8, 16))
+    crop_size: int = setting(512, "Height and width of the image.")
+    num_classes: int = setting(21, "Classes.")
+    calls: int = setting(4, "Images in a measurement, after one that is not timed.", least=1)
+    pairs: int = setting(5, "Measurements of each program.", least=1)
+    export: str = setting("", "Folder to export the network to; then nothing is measured.")
+    worker: str = setting("", "Folder of this program's SavedModel, if it is the one measured.")
+
+
+def main(config: InferenceConfig) -> None:
+    if config.export:
+        export(config)
+        return
+    if config.worker:
+        work(config)
+        return
+    names = ("depth", "output_stride", "crop_size", "num_classes", "calls")
+    shared = [f"--{name}={getattr(config, name)}" for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        exporting = pairs.ours("inference", *shared, f"--export={folder}/ours")
+        subprocess.run(exporting, cwd=pairs.ROOT, check=True)
+        programs = [
+            pairs.Program(
+                "ours",
+                pairs.ours("inference", *shared, f"--worker={folder}/ours"),
+                TF_ONEDNN_ASSUME_FROZEN_WEIGHTS="1",
+            )
+        ]
+        for name in ("torch", "onnxruntime", "openvino"):
+            own = Path(folder) / name
+            own.mkdir()
+            command = pairs.peer("inference", *shared, f"--program={name}", f"--folder={own}")
+            programs.append(pairs.Program(name, command))
+        ratio = pairs.compare(programs, pairs=config.pairs)
+    print(f"ratio: {ratio:.3f}")
+
+
+def export(config: InferenceConfig) -> None:
+    """Exports the network, untrained."""
+    from deeplab_tf.config import ModelConfig
+    from deeplab_tf.data.catalog import DatasetInfo, LabelClass
+    from deeplab_tf.evaluation import export as saved_model
+    from deeplab_tf.evaluation.predictor import Predictor
+    from deeplab_tf.models.deeplab import build_model
+
+    model = build_model(
+        ModelConfig(
+            model_variant=f"resnet_v1c_{config.depth}",
+            output_stride=config.output_stride,
+            aspp_convs_filters=512,
+            aspp_projection_kernel_size=3,
+        ),
+        num_classes=config.num_classes,
+    )
+    classes = tuple(LabelClass(str(index), (0, 0, 0)) for index in range(config.num_classes))
+    info = DatasetInfo(name="benchmark", classes=classes)
+    saved_model.export(Predictor(model), info, Path(config.export), version=1)
+
+
+def work(config: InferenceConfig) -> None:
+    """Calls the SavedModel's signature on demand."""
+    import numpy as np
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(f"{config.worker}/1").signatures["serving_default"]
+    shape = (1, config.crop_size, config.crop_size, 3)
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, shape), tf.uint8)
+
+    def measure():
+        serve(images=images)["labels"].numpy()
+        start = time.perf_counter()
+        for _ in range(config.calls):
+            serve(images=images)["labels"].numpy()
+        rate = config.calls / (time.perf_counter() - start)
+        return {"images/s": rate, "peak MiB": pairs.peak_mib()}
+
+    pairs.serve(measure)
+
+
+if __name__ == "__main__":
+    config_flags.run(main, [InferenceConfig], (__doc__ or "").strip())

@@ -1,0 +1,96 @@
+"""The peers' inference of one image: torch.compile, onnxruntime and OpenVINO on one network.
+
+In float32. All enlarge the logits to the image and return labels and probabilities, as ours does.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks import pairs
+from benchmarks.peers.model import DeepLabV3
+
+
+class Labels(torch.nn.Module):
+    """RGB in 0..255 -> labels and probabilities at the image's size."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
+
+    def forward(self, images):
+        logits = self.model((images - self.mean) / self.std)
+        size = images.shape[2:]
+        logits = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits.argmax(1), logits.softmax(1)
+
+
+def with_torch(model, images, folder):
+    compiled = torch.compile(model.to(memory_format=torch.channels_last))
+    images = torch.from_numpy(images).to(memory_format=torch.channels_last)
+    return lambda: compiled(images)
+
+
+def onnx_file(model, images, folder):
+    path = folder / "model.onnx"
+    torch.onnx.export(model, (torch.from_numpy(images),), str(path), dynamo=False)
+    return str(path)
+
+
+def with_onnxruntime(model, images, folder):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    session = onnxruntime.InferenceSession(onnx_file(model, images, folder), options)
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: images})
+
+
+def with_openvino(model, images, folder):
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        openvino.convert_model(onnx_file(model, images, folder)),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},  # by default bfloat16 where the CPU has it
+    )
+    return lambda: compiled(images)
+
+
+PROGRAMS = {"torch": with_torch, "onnxruntime": with_onnxruntime, "openvino": with_openvino}
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--program", choices=PROGRAMS)
+parser.add_argument("--depth", type=int)
+parser.add_argument("--output_stride", type=int)
+parser.add_argument("--crop_size", type=int)
+parser.add_argument("--num_classes", type=int)
+parser.add_argument("--calls", type=int)
+parser.add_argument("--folder", type=Path)
+args = parser.parse_args()
+
+torch.manual_seed(0)
+network = Labels(DeepLabV3(args.depth, args.output_stride, args.num_classes)).eval()
+rng = np.random.default_rng(0)
+picture = rng.uniform(0, 255, (1, 3, args.crop_size, args.crop_size)).astype(np.float32)
+with torch.inference_mode():
+    call = PROGRAMS[args.program](network, picture, args.folder)
+
+
+def measure():
+    with torch.inference_mode():
+        call()
+        start = time.perf_counter()
+        for _ in range(args.calls):
+            call()
+        seconds = time.perf_counter() - start
+    return {"images/s": args.calls / seconds, "peak MiB": pairs.peak_mib()}
+
+
+pairs.serve(measure)

@@ -1,0 +1,100 @@
+"""Raw files are encoded by several workers at a time, threads or processes."""
+
+import collections
+import concurrent.futures.process
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
+
+_CHUNK = 4  # pairs that a worker takes at a time
+
+
+def encode_all(
+    pairs: Sequence[FilePair],
+    encode: Callable[[FilePair], EncodedExample],
+    *,
+    num_processes: int = 0,
+    skip_bad: bool = False,
+) -> Iterator[EncodedExample | BadFile]:
+    """Encodes pairs in their order, several at a time.
+
+    Args:
+      pairs: what to encode.
+      encode: picklable function of one pair, such as functools.partial(encode_pair, coding=...).
+      num_processes: workers; 0 takes one for each core.
+      skip_bad: yields a BadFile in place of a pair that can not be encoded.
+    Raises:
+      UserError: of the first pair that can not be encoded, without `skip_bad`.
+    """
+    encode_some = functools.partial(_encode_some, encode=encode, skip_bad=skip_bad)
+    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
+    num_processes = min(num_processes or os.cpu_count() or 1, len(chunks))
+    if num_processes <= 1:
+        for pair in pairs:
+            yield from encode_some([pair])
+        return
+    with _pool(pairs, num_processes) as pool:
+        # A bounded queue: whole data sets of encoded images do not fit into memory.
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(encode_some, chunk))
+                if len(waiting) >= 4 * num_processes:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "A converting process was killed, probably for lack of memory; give a smaller "
+                "--num_processes. The same command goes on where this one stopped."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(pairs: Sequence[FilePair], workers: int) -> concurrent.futures.Executor:
+    """Returns threads, which start at once; or processes, where Python itself does much.
+
+    Pillow and zlib let other threads run while they decode; the reader of .mat files does not.
+    """
+    if not any(pair.mask_path and pair.mask_path.suffix == ".mat" for pair in pairs):
+        return concurrent.futures.ThreadPoolExecutor(workers)
+    # Spawned, not forked: the parent may hold TensorFlow's threads, which a fork would break.
+    return concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_live_with_parent,
+    )
+
+
+def _live_with_parent() -> None:
+    """Leaves Ctrl-C to the parent process, and ends this one when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in processes of a pool alone
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _encode_some(
+    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample], skip_bad: bool
+) -> list[EncodedExample | BadFile]:
+    outcomes: list[EncodedExample | BadFile] = []
+    for pair in pairs:
+        try:
+            outcomes.append(encode(pair))
+        except UserError as error:
+            if not skip_bad:
+                raise
+            outcomes.append(BadFile(pair.name, str(error)))
+    return outcomes
