@@ -88,6 +88,7 @@ def tiny_experiment(records_dir, tmp_path) -> Experiment:
             log_steps=1,
             save_interval_steps=2,
             summary_images=1,
+            recompute_stages=0,  # traces in half the time
         ),
         eval=EvalConfig(),
     )

@@ -5,11 +5,15 @@ Padding is decided here and nowhere else: a convolution or pooling with a stride
 front of even-sized inputs and shift every feature map. Without a stride both rules agree.
 """
 
+import threading
+
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.models import convolution
 from deeplab_tf.models.convolution import NAMESPACE
+
+_thread = threading.local()  # recomputes: whether this thread traces what `recomputed` repeats
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -66,7 +70,8 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
         mean = average(values)
         variance = average(tf.square(values - mean))
         unbiased = variance * count / tf.maximum(count - 1, 1)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+        moments = [(self.moving_mean, mean), (self.moving_variance, unbiased)]
+        for moving, value in [] if getattr(_thread, "recomputes", False) else moments:
             moving.assign(self.momentum * moving + (1 - self.momentum) * tf.stop_gradient(value))
         outputs = tf.nn.batch_normalization(
             values, mean, variance, self.beta, self.gamma, self.epsilon
@@ -276,8 +281,8 @@ def recomputed(function, layers: list[tf.keras.layers.Layer]):
         part
         for layer in layers
         for part in layer._flatten_layers()
-        if isinstance(part, tf.keras.layers.BatchNormalization)
-    ]
+        if type(part) is tf.keras.layers.BatchNormalization
+    ]  # those of several replicas look at _thread: replicas are traced in threads of their own
     called = False
 
     def run(inputs):
@@ -285,8 +290,9 @@ def recomputed(function, layers: list[tf.keras.layers.Layer]):
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 1.0 if called else norm.momentum
-        called = True
+        _thread.recomputes, called = called, True
         outputs = function(inputs)
+        _thread.recomputes = False
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         return outputs
