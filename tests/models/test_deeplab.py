@@ -74,6 +74,7 @@ def test_it_trains_alone_in_a_notebook():
     assert model.predict(IMAGES, verbose=0)["logits"].shape == (4, 5, 7, 3)
 
 
+@pytest.mark.slow
 def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
     """Replicas with unequal numbers of ignored pixels give the loss and weights of one."""
     labels = LABELS.copy()
