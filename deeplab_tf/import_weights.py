@@ -94,6 +94,7 @@ def main(job: ImportConfig) -> None:
         f"multi-grid {config.multi_grid or 'none'}"
     )
     print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes of {info.name}")
+    print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")
     if kept:
         print("new: ASPP and classifier; the file holds a backbone alone, so train before use")
     print(f"unused: {', '.join(source.unused) or 'none'}")

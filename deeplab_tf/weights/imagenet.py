@@ -76,6 +76,7 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
     source = _collect("keras.applications", model, "conv{}", 1, config)
     kernel = source.arrays["backbone/stem1/conv/kernel"]
     source.arrays["backbone/stem1/conv/kernel"] = kernel[:, :, ::-1]
+    source.converted.add("backbone/stem1/conv/kernel")
     return source
 
 
@@ -114,6 +115,7 @@ def _collect(
         return f"{theirs}_conv", f"{theirs}_bn"
 
     arrays, origins, depth = {}, {}, config.backbone()["depth"]
+    converted = set()
     parts = ["stem1"]
     for stage, num_blocks in enumerate(DEPTHS[depth][0], start=1):
         for block in range(1, num_blocks + 1):
@@ -134,6 +136,8 @@ def _collect(
             "norm/moving_mean": mean - bias[0] if bias else mean,
             "norm/moving_variance": variance + np.float32(norm.epsilon - _EPSILON),
         }
+        adjusted = {"norm/moving_variance"} | ({"norm/moving_mean"} if bias else set())
+        converted |= {f"backbone/{part}/{name}" for name in adjusted}
         for name, value in values.items():
             arrays[f"backbone/{part}/{name}"] = value
             origins[f"backbone/{part}/{name}"] = f"{conv_name if 'conv' in name else norm_name}"
@@ -141,4 +145,4 @@ def _collect(
     unused = [layer.name for layer in model.layers if layer.weights and layer.name not in taken]
     if any("block" in name for name in unused):
         raise UserError(f"The {kind} model is no ResNet-{depth}: {unused[0]} is left over.")
-    return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins, unused)
+    return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins, unused, converted)

@@ -20,7 +20,8 @@ class Source:
     kind: what the file is, for people. config: the network that it belongs to.
     num_classes: 0 if the file is of a backbone alone.
     arrays: our variable's name -> its value, in our layout. origins: our variable's name -> the
-    file's name of it. unused: the file's names of what no variable takes.
+    file's name of it. unused: the file's names of what no variable takes. converted: our names of
+    the values that are not the file's own, but transposed, reordered or adjusted.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Source:
     arrays: dict[str, np.ndarray]
     origins: dict[str, str]
     unused: list[str] = dataclasses.field(default_factory=list)
+    converted: set[str] = dataclasses.field(default_factory=set)
 
 
 class Collector:
@@ -38,6 +40,7 @@ class Collector:
         self._file, self._path = file, path
         self.arrays: dict[str, np.ndarray] = {}
         self.origins: dict[str, str] = {}
+        self.converted: set[str] = set()
 
     def take(
         self, name: str, origin: str, convert: Callable[[np.ndarray], np.ndarray] = np.asarray
@@ -51,11 +54,16 @@ class Collector:
             raise UserError(f"{self._path} lacks {origin!r}, which {name!r} needs.")
         self.arrays[name] = convert(np.asarray(self._file[origin]))
         self.origins[name] = origin
+        if convert is not np.asarray:
+            self.converted.add(name)
 
-    def unused(self, ignored: tuple[str, ...] = ()) -> list[str]:
-        """Returns the names that nothing took, but for those that end so."""
+    def source(
+        self, kind: str, config: ModelConfig, num_classes: int, *, ignored: tuple[str, ...]
+    ) -> Source:
+        """Returns what was taken; names that end in one of `ignored` do not count as unused."""
         taken = set(self.origins.values())
-        return sorted(n for n in self._file if n not in taken and not n.endswith(ignored))
+        unused = sorted(n for n in self._file if n not in taken and not n.endswith(ignored))
+        return Source(kind, config, num_classes, self.arrays, self.origins, unused, self.converted)
 
 
 def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:

@@ -102,8 +102,7 @@ def read(
         _take_head(collector, config)
         num_classes = file.shape("logits/semantic/weights")[-1]
     kind = f"official DeepLab, {config.model_variant}"
-    unused = collector.unused(_SLOTS)
-    return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)
+    return collector.source(kind, config, num_classes, ignored=_SLOTS)
 
 
 def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> ModelConfig:

@@ -127,8 +127,7 @@ def read(
     _take_backbone(collector, names["backbone"], *backbone)
     if has_head:
         _take_heads(collector, names, config)
-    unused = collector.unused(_UNUSED)
-    return Source(kind, config, num_classes, collector.arrays, collector.origins, unused)
+    return collector.source(kind, config, num_classes, ignored=_UNUSED)
 
 
 def _backbone_of(file: Mapping[str, np.ndarray], prefix: str, path: str) -> tuple[int, str]:
