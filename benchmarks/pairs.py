@@ -24,10 +24,13 @@ def serve(measure: Callable[[], dict]) -> None:
 
 
 def peak_mib() -> float:
-    """Returns the most memory this process has held so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Returns the most memory this process and its present children have held so far."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    peaks = []
+    for process in ["self", *children]:
+        status = Path(f"/proc/{process}/status").read_text()
+        peaks.append(int(status.split("VmHWM:")[1].split()[0]))  # KiB
+    return sum(peaks) / 1024
 
 
 class Program:

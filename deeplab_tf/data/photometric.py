@@ -16,18 +16,7 @@ BRIGHTNESS_DELTA = 32.0
 CONTRAST_RANGE = (0.5, 1.5)
 SATURATION_RANGE = (0.5, 1.5)
 HUE_DELTA = 18  # units of 2 degrees
-# OpenCV's fixed-point reciprocals of 0..255; that of 0 is never used for more than a zero.
-_FRACTION_BITS = 12
-_HUE_STEP, _SATURATION_STEP = (
-    np.rint(np.concatenate([[0], (whole << _FRACTION_BITS) / np.arange(1, 256)])).astype(np.int32)
-    for whole in (30, 255)  # 180 units / 6 sectors; full saturation
-)
-
-# Which of the levels (highest, lowest, falling, rising) red, green and blue have in the six
-# sectors of the circle of hues that starts at blue.
-_LEVELS_OF_SECTOR = np.array(
-    [[1, 3, 0], [1, 0, 2], [3, 0, 1], [0, 2, 1], [0, 1, 3], [2, 1, 0]], np.int32
-)
+_FRACTION = 1 << 12  # OpenCV's fixed-point numbers; here in float32, which holds them exactly
 
 
 def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
@@ -91,7 +80,7 @@ def _rgb_to_hsv(image):
     Its integer arithmetic is followed to the bit (OpenCV, color_hsv.simd.hpp): a hue rounded the
     other way is off by 2 degrees, which is up to 8 grey levels.
     """
-    blue, green, red = tf.unstack(tf.cast(image, tf.int32), axis=-1)
+    blue, green, red = (tf.cast(plane, tf.float32) for plane in tf.unstack(image, axis=-1))
     value = tf.maximum(tf.maximum(red, green), blue)
     spread = value - tf.minimum(tf.minimum(red, green), blue)
     position = tf.where(
@@ -99,13 +88,14 @@ def _rgb_to_hsv(image):
         green - blue,
         tf.where(tf.equal(value, green), blue - red + 2 * spread, red - green + 4 * spread),
     )
-    half = 1 << (_FRACTION_BITS - 1)
-    hue = tf.bitwise.right_shift(position * tf.gather(_HUE_STEP, spread) + half, _FRACTION_BITS)
+    hue = _fixed_point_quotient(position, spread, whole=30)  # 180 units / 6 sectors
     hue = tf.where(hue < 0, hue + 180, hue)
-    saturation = tf.bitwise.right_shift(
-        spread * tf.gather(_SATURATION_STEP, value) + half, _FRACTION_BITS
-    )
-    return tuple(tf.cast(channel, tf.float32) for channel in (hue, saturation, value))
+    return hue, _fixed_point_quotient(spread, value, whole=255), value
+
+
+def _fixed_point_quotient(numerator, denominator, *, whole):
+    reciprocal = tf.round(whole * _FRACTION / tf.maximum(denominator, 1))
+    return tf.floor((numerator * reciprocal + _FRACTION / 2) * (1 / _FRACTION))
 
 
 def _hsv_to_rgb(hue, saturation, value):
@@ -115,18 +105,22 @@ def _hsv_to_rgb(hue, saturation, value):
     here, and truncates; the last pixels of a row, which its blocks of 32 leave over, it rounds.
     """
     sixth = hue * np.float32(6 / 180)
-    sector = tf.floor(sixth)
-    past = sixth - sector
-    saturation, value = saturation * np.float32(1 / 255), value * np.float32(1 / 255)
+    # How much of the saturation each channel loses: all, none, or a share on the slopes between.
+    shares = (
+        tf.maximum(3 - sixth, sixth - 5),
+        tf.maximum(1 - sixth, sixth - 3),
+        tf.minimum(sixth - 1, 5 - sixth),
+    )
+    value = value * np.float32(1 / 255)
+    saturation = tf.cast(saturation * np.float32(1 / 255), tf.float64)
 
-    def lowered(share):
-        product = tf.cast(saturation, tf.float64) * tf.cast(share, tf.float64)
-        return value * tf.cast(1.0 - product, tf.float32)
+    def level(share):
+        lost = saturation * tf.cast(tf.clip_by_value(share, 0, 1), tf.float64)
+        return value * tf.cast(1 - lost, tf.float32)
 
-    levels = tf.stack([value, value * (1.0 - saturation), lowered(past), lowered(1.0 - past)], -1)
-    order = tf.gather(_LEVELS_OF_SECTOR, tf.cast(sector, tf.int32))
-    colors = tf.gather(levels, order, batch_dims=2) * 255.0
+    # Scaled behind the stack: before it, the graph optimizer would merge 255 with 1 / 255.
+    levels = tf.stack([level(share) for share in shares]) * 255
     width = tf.shape(hue)[1]
     left_over = tf.range(width) >= width // 32 * 32
-    colors = tf.where(left_over[:, tf.newaxis], tf.round(colors), tf.floor(colors))
-    return tf.cast(colors, tf.uint8)
+    levels = tf.where(left_over, tf.round(levels), tf.floor(levels))
+    return tf.cast(tf.transpose(levels, [1, 2, 0]), tf.uint8)

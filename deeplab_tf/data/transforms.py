@@ -8,6 +8,7 @@ A window (where a crop lies in the resized image) is drawn once and cut from ima
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop: the last draw is kept whatever it holds
@@ -74,19 +75,51 @@ def nearest_cells(
 def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
     """Cuts a window out of a label, [H, W, 1], resizing no more of it than the window."""
     source = tf.shape(label)
-    for axis in (0, 1):
-        cells = nearest_cells(
-            source[axis], window.size[axis], window.offset[axis], window.shape[axis]
-        )
-        label = tf.gather(label, cells, axis=axis)
-    return tf.cond(window.flip, lambda: tf.reverse(label, [1]), lambda: label)
+    rows, columns = (
+        nearest_cells(source[axis], window.size[axis], window.offset[axis], window.shape[axis])
+        for axis in (0, 1)
+    )
+    columns = tf.cond(window.flip, lambda: tf.reverse(columns, [0]), lambda: columns)
+    # Both gather whole rows, which is fast; cells one by one take longer than two transpositions.
+    transposed = tf.transpose(tf.gather(label[..., 0], rows))
+    return tf.transpose(tf.gather(transposed, columns))[..., tf.newaxis]
 
 
 def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
-    """Cuts a window out of an image, uint8 [H, W, 3]."""
-    resized = resize_image(image, window.size)
-    cut = tf.slice(resized, tf.concat([window.offset, [0]], 0), tf.concat([window.shape, [3]], 0))
+    """Cuts a window out of an image, uint8 [H, W, 3].
+
+    Either the whole image is resized or, at twice the time a pixel, the window alone.
+    """
+    whole, part = (tf.reduce_prod(shape) for shape in (window.size, window.shape))
+    cut = tf.cond(
+        whole < 2 * part,
+        lambda: _window_of_resized(image, window),
+        lambda: _resized_window(image, window),
+    )
     return tf.cond(window.flip, lambda: tf.reverse(cut, [1]), lambda: cut)
+
+
+def _window_of_resized(image, window):
+    resized = resize_image(image, window.size)
+    return tf.slice(resized, [*tf.unstack(window.offset), 0], [*tf.unstack(window.shape), 3])
+
+
+def _resized_window(image, window):
+    source = tf.shape(image)[:2]
+    step = tf.cast(source, tf.float64) / tf.cast(window.size, tf.float64)
+    corners = tf.stack([window.offset, window.offset + window.shape - 1])
+    places = (tf.cast(corners, tf.float64) + 0.5) * step - 0.5
+    begin, last = tf.unstack(tf.cast(tf.floor(places), tf.int32))
+    begin, end = tf.maximum(begin, 0), tf.minimum(last + 2, source)
+    part = tf.slice(image, [*tf.unstack(begin), 0], [*tf.unstack(end - begin), 3])
+    part = tf.cast(part, tf.float32)
+    # The border repeated once: tf.pad in its symmetric mode takes ten times as long.
+    part = tf.concat([part[:1], part, part[-1:]], axis=0)
+    part = tf.concat([part[:, :1], part, part[:, -1:]], axis=1)
+    shares = (places - tf.cast(begin, tf.float64) + 1) / tf.cast(end - begin + 1, tf.float64)
+    box = tf.reshape(tf.cast(shares, tf.float32), [1, 4])
+    cut = tf.image.crop_and_resize(part[tf.newaxis], box, [0], window.shape)[0]
+    return tf.cast(tf.round(cut), tf.uint8)
 
 
 def random_scale(
@@ -105,7 +138,7 @@ def random_scale(
     return min_scale_factor + tf.floor(uniform * (steps + 1)) * scale_factor_step_size
 
 
-def random_window(
+def random_crop(
     label: tf.Tensor,
     *,
     seed: tf.Tensor,
@@ -117,8 +150,8 @@ def random_window(
     scale_factor_step_size: float,
     one_category_max_ratio: float,
     ignore_label: int,
-) -> Window:
-    """Draws scale, place and mirroring of a training crop.
+) -> tuple[Window, tf.Tensor]:
+    """Draws scale, place and mirroring of a training crop, and cuts it out of the label.
 
     A crop whose commonest class fills `one_category_max_ratio` of its valid pixels, or which
     holds a single class, is drawn anew, up to 10 times in all (1 or more: never).
@@ -128,7 +161,7 @@ def random_window(
       seed: int64 [2]; everything drawn follows from it.
       crop_size: height and width; smaller images give smaller windows.
     Returns:
-      The window; mirrored with probability one half.
+      The window, mirrored with probability one half, and what it holds of the label.
     """
     draws = tf.random.stateless_uniform([2 + 2 * MAX_CROP_DRAWS], seed)
     scale = random_scale(
@@ -147,26 +180,26 @@ def random_window(
     offsets = tf.reshape(draws[2:], [MAX_CROP_DRAWS, 2]) * tf.cast(size - shape + 1, tf.float32)
     offsets = tf.minimum(tf.cast(offsets, tf.int32), size - shape)
 
-    def at(draw):
-        return Window(size, offsets[draw], shape, tf.constant(False))
+    def window(draw):
+        return Window(size, offsets[draw], shape, draws[1] < 0.5)
 
-    def is_uniform(draw):
-        crop = cut_label(label, at(draw))
-        return _is_uniform(crop, one_category_max_ratio, ignore_label)
+    def is_refused(draw, crop):
+        uniform = _is_uniform(crop, one_category_max_ratio, ignore_label)
+        return (draw < MAX_CROP_DRAWS - 1) & uniform
 
-    draw = tf.constant(0)
+    draw, crop = tf.constant(0), cut_label(label, window(0))
     if one_category_max_ratio < 1:
-        draw = tf.while_loop(
-            lambda draw: (draw < MAX_CROP_DRAWS - 1) and is_uniform(draw),
-            lambda draw: (draw + 1,),
-            [draw],
-        )[0]
-    return at(draw)._replace(flip=draws[1] < 0.5)
+        draw, crop = tf.while_loop(
+            is_refused,
+            lambda draw, _: (draw + 1, cut_label(label, window(draw + 1))),
+            (draw, crop),
+        )
+    return window(draw), crop
 
 
 def _is_uniform(label: tf.Tensor, max_ratio: float, ignore_label: int) -> tf.Tensor:
-    values = tf.cast(tf.reshape(label, [-1]), tf.int32)
-    counts = tf.math.bincount(tf.boolean_mask(values, values != ignore_label), minlength=1)
+    counts = tf.math.bincount(tf.cast(tf.reshape(label, [-1]), tf.int32), minlength=256)
+    counts *= tf.constant(np.arange(256) != ignore_label, tf.int32)
     # Compared as a quotient in double precision, as numpy does in the ancestor.
     share = tf.cast(tf.reduce_max(counts), tf.float64) / tf.cast(tf.reduce_sum(counts), tf.float64)
     several = tf.math.count_nonzero(counts) > 1
@@ -185,7 +218,11 @@ def pad_centred(tensor: tf.Tensor, *, size: tuple[int, ...], value: tuple | int)
     before = (tf.constant(size) - shape[:2]) // 2
     after = tf.constant(size) - shape[:2] - before
     paddings = tf.stack([[before[0], after[0]], [before[1], after[1]], [0, 0]])
-    inside = tf.pad(tf.ones(tf.concat([shape[:2], [1]], 0), tf.bool), paddings)
-    padded = tf.where(inside, tf.pad(tensor, paddings), tf.constant(value, tensor.dtype))
+
+    def pad():
+        inside = tf.pad(tf.ones(tf.concat([shape[:2], [1]], 0), tf.bool), paddings)
+        return tf.where(inside, tf.pad(tensor, paddings), tf.constant(value, tensor.dtype))
+
+    padded = tf.cond(tf.reduce_all(tf.equal(shape[:2], size)), lambda: tensor, pad)
     padded.set_shape([*size, tensor.shape[-1]])
     return padded

@@ -66,7 +66,7 @@ def resize(image, label, base, ratio):
 
 
 def geometry(image, label, name, draws):
-    """Resize, RandomCrop, RandomFlip, Padding, with the 22 draws of `random_window`."""
+    """Resize, RandomCrop, RandomFlip, Padding, with the 22 draws of `random_crop`."""
     crop_size, base = CONFIGS[name]
     image, label = resize(image, label, base, 0.5 + 1.5 * float(draws[0]))
     shape = np.minimum(label.shape, crop_size)
@@ -189,7 +189,7 @@ def test_accepted_crops_are_distributed_as_the_oracles():
         return place
 
     def window_place(number):
-        window = transforms.random_window(
+        window, _ = transforms.random_crop(
             tf.constant(label[..., np.newaxis]),
             seed=tf.stack([tf.constant(9, tf.int64), number]),
             crop_size=(40, 40),

@@ -113,7 +113,7 @@ def test_padding_is_centred_and_keeps_the_image():
     np.testing.assert_array_equal(padded, np.broadcast_to(np.float32(MEAN), padded.shape))
 
 
-def window(label, number, **settings):
+def random_crop(label, number, **settings):
     defaults = {
         "crop_size": (32, 32),
         "min_resize_value": 0,
@@ -124,7 +124,7 @@ def window(label, number, **settings):
         "one_category_max_ratio": 1.0,
         "ignore_label": IGNORE,
     }
-    return transforms.random_window(tf.constant(label), seed=seed(number), **defaults | settings)
+    return transforms.random_crop(tf.constant(label), seed=seed(number), **defaults | settings)
 
 
 def test_crops_dominated_by_one_class_are_drawn_anew():
@@ -134,7 +134,7 @@ def test_crops_dominated_by_one_class_are_drawn_anew():
     for ratio in (1.0, 0.75):
         mixed = 0
         for number in range(150):
-            crop = transforms.cut_label(label, window(label, number, one_category_max_ratio=ratio))
+            _, crop = random_crop(label, number, one_category_max_ratio=ratio)
             mixed += 0.25 < (crop.numpy() == 1).mean() < 0.75
         shares.append(mixed / 150)
     # Of the 289 places, the 15 with 9..23 columns right of the border are strictly inside 1/4..3/4:
@@ -145,13 +145,13 @@ def test_crops_dominated_by_one_class_are_drawn_anew():
 
 def test_a_label_of_ignored_pixels_still_gives_a_crop():
     label = np.full([40, 40, 1], IGNORE, np.uint8)
-    crop = transforms.cut_label(label, window(label, 0, one_category_max_ratio=0.75)).numpy()
-    assert crop.shape == (32, 32, 1) and (crop == IGNORE).all()
+    _, crop = random_crop(label, 0, one_category_max_ratio=0.75)
+    assert crop.shape == (32, 32, 1) and (crop.numpy() == IGNORE).all()
 
 
 def test_half_of_the_windows_are_mirrored_and_all_places_occur():
     label = np.zeros([40, 34, 1], np.uint8)
-    windows = [window(label, number) for number in range(300)]
+    windows = [random_crop(label, number)[0] for number in range(300)]
     assert np.mean([bool(w.flip) for w in windows]) == pytest.approx(0.5, abs=0.1)
     assert {int(w.offset[0]) for w in windows} == set(range(9))
     assert {int(w.offset[1]) for w in windows} == set(range(3))
