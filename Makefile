@@ -8,8 +8,8 @@ PEERS := benchmarks/.venv
 CAMVID := ../shared/camvid
 RECORDS := runs/benchmark/camvid
 
-.PHONY: demo test check slow clean bench bench-train bench-inference bench-convert bench-eval \
-	bench-start
+.PHONY: demo test check slow clean bench bench-train bench-inference bench-input bench-convert \
+	bench-eval bench-start
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -40,7 +40,7 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 # One line of the README's table of speeds each; CAMVID=... names the folder with its images.
-bench: bench-train bench-inference bench-convert bench-eval bench-start
+bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
@@ -50,6 +50,10 @@ bench-train: $(INSTALLED) $(PEERS)/installed
 bench-inference: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.inference --depth=50 --output_stride=16
 	$(BIN)/python -m benchmarks.inference --depth=101 --output_stride=8
+
+bench-input: $(INSTALLED) $(PEERS)/installed
+	$(BIN)/python -m benchmarks.input_pipeline --images_dir=$(CAMVID)/images/train \
+		--masks_dir=$(CAMVID)/labels/train
 
 bench-convert: $(INSTALLED)
 	$(BIN)/python -m benchmarks.conversion --images_dir=$(CAMVID)/images/train \

@@ -68,7 +68,7 @@ def enlarge(config: InputConfig, folder: Path) -> None:
             pixels = np.asarray(Image.open(source))
             rows, columns = (
                 np.pad(np.arange(cells), (0, size - cells), "symmetric")
-                for cells, size in zip(pixels.shape, (HEIGHT, WIDTH))
+                for cells, size in zip(pixels.shape[:2], (HEIGHT, WIDTH), strict=True)
             )
             Image.fromarray(pixels[rows][:, columns]).save(folder / target, quality=QUALITY)
     (folder / "classes.csv").write_text(

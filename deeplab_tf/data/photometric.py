@@ -6,7 +6,8 @@ The ancestor's PhotoMetricDistortion (SSSegmentation, from SSD, Liu et al. 2016)
 ancestor hands BGR images to a conversion from RGB: red and blue are exchanged around it, which
 leaves saturation alone and turns the hue the other way.
 
-Images are uint8 [H, W, 3], RGB.
+The steps are compiled by XLA, which fuses each conversion into one loop over planes of colour:
+about ten times as fast as TensorFlow's operations one by one.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ HUE_DELTA = 18  # units of 2 degrees
 _FRACTION = 1 << 12  # OpenCV's fixed-point numbers; here in float32, which holds them exactly
 
 
-def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+def distort(image: tf.Tensor, *, seed: tf.Tensor, max_size: tuple[int, ...]) -> tf.Tensor:
     """Distorts brightness, contrast, saturation and hue, each with probability one half.
 
     Contrast comes after brightness or last, with equal probability.
@@ -27,8 +28,23 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
     Args:
       image: uint8 [H, W, 3], RGB.
       seed: int64 [2].
+      max_size: height and width that no image exceeds; steps are compiled once for each.
+    Returns:
+      float32 [H, W, 3], whole numbers in 0..255.
     """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    planes = tf.stack(tf.unstack(image, axis=-1))
+    paddings = [[0, 0], [0, max_size[0] - height], [0, max_size[1] - width]]
+    full = (height == max_size[0]) & (width == max_size[1])
+    planes = tf.cond(full, lambda: planes, lambda: tf.pad(planes, paddings))
+    planes.set_shape([3, *max_size])
     draws = tf.random.stateless_uniform([9], seed)
+    distorted = tf.cast(_distort_planes(planes, width, draws), tf.float32)
+    return tf.transpose(distorted[:, :height, :width], [1, 2, 0])
+
+
+@tf.function(jit_compile=True)
+def _distort_planes(planes, width, draws):
     happens = draws[:4] < 0.5
     contrast_first = draws[4] < 0.5
     delta = _between(draws[5], -BRIGHTNESS_DELTA, BRIGHTNESS_DELTA)
@@ -36,11 +52,14 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
     saturation = _between(draws[7], *SATURATION_RANGE)
     shift = tf.cast(draws[8] * (2 * HUE_DELTA), tf.int32) - HUE_DELTA
 
-    image = _maybe(happens[0], lambda x: scale_and_shift(x, 1.0, delta), image)
-    image = _maybe(happens[1] & contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image)
-    image = _maybe(happens[2], lambda x: scale_saturation(x, saturation), image)
-    image = _maybe(happens[3], lambda x: shift_hue(x, shift), image)
-    return _maybe(happens[1] & ~contrast_first, lambda x: scale_and_shift(x, contrast, 0.0), image)
+    def maybe(condition, function, planes):
+        return tf.cond(condition, lambda: function(planes), lambda: planes)
+
+    planes = maybe(happens[0], lambda x: scale_and_shift(x, 1.0, delta), planes)
+    planes = maybe(happens[1] & contrast_first, lambda x: scale_and_shift(x, contrast, 0), planes)
+    planes = maybe(happens[2], lambda x: scale_saturation(x, saturation, width), planes)
+    planes = maybe(happens[3], lambda x: shift_hue(x, shift, width), planes)
+    return maybe(happens[1] & ~contrast_first, lambda x: scale_and_shift(x, contrast, 0), planes)
 
 
 def scale_and_shift(
@@ -50,29 +69,34 @@ def scale_and_shift(
     return tf.cast(tf.clip_by_value(tf.cast(image, tf.float32) * factor + delta, 0, 255), tf.uint8)
 
 
-def scale_saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-    """Multiplies the 8-bit saturation, clipping and truncating it."""
-    hue, saturation, value = _rgb_to_hsv(image)
-    saturation = tf.floor(tf.minimum(saturation * factor, 255.0))
-    return _hsv_to_rgb(hue, saturation, value)
+def scale_saturation(planes: tf.Tensor, factor: tf.Tensor | float, width: tf.Tensor) -> tf.Tensor:
+    """Multiplies the 8-bit saturation, clipping and truncating it.
+
+    Args:
+      planes: uint8 [3, H, W], RGB.
+      width: how many columns are the image's; OpenCV treats its last ones differently.
+    """
+    hue, saturation, value = _rgb_to_hsv(planes)
+    saturation = tf.floor(tf.minimum(saturation * factor, 255))
+    return _hsv_to_rgb(hue, saturation, value, width)
 
 
-def shift_hue(image: tf.Tensor, shift: tf.Tensor | int) -> tf.Tensor:
-    """Turns the hue back by `shift` units of 2 degrees, towards red from green."""
-    hue, saturation, value = _rgb_to_hsv(image)
-    hue = tf.math.floormod(hue + tf.cast(shift, tf.float32), 180.0)
-    return _hsv_to_rgb(hue, saturation, value)
+def shift_hue(planes: tf.Tensor, shift: tf.Tensor | int, width: tf.Tensor) -> tf.Tensor:
+    """Turns the hue back by `shift`, -180..180 units of 2 degrees, towards red from green.
+
+    The other arguments are those of `scale_saturation`.
+    """
+    hue, saturation, value = _rgb_to_hsv(planes)
+    hue += tf.cast(shift, tf.float32)
+    hue = tf.where(hue < 0, hue + 180, tf.where(hue >= 180, hue - 180, hue))
+    return _hsv_to_rgb(hue, saturation, value, width)
 
 
 def _between(uniform, low, high):
     return low + uniform * (high - low)
 
 
-def _maybe(condition, function, image):
-    return tf.cond(condition, lambda: function(image), lambda: image)
-
-
-def _rgb_to_hsv(image):
+def _rgb_to_hsv(planes):
     """Returns OpenCV's 8-bit hue (0..179), saturation and value of (blue, green, red).
 
     All are whole-valued float32 [H, W].
@@ -80,7 +104,7 @@ def _rgb_to_hsv(image):
     Its integer arithmetic is followed to the bit (OpenCV, color_hsv.simd.hpp): a hue rounded the
     other way is off by 2 degrees, which is up to 8 grey levels.
     """
-    blue, green, red = (tf.cast(plane, tf.float32) for plane in tf.unstack(image, axis=-1))
+    blue, green, red = tf.unstack(tf.cast(planes, tf.float32))
     value = tf.maximum(tf.maximum(red, green), blue)
     spread = value - tf.minimum(tf.minimum(red, green), blue)
     position = tf.where(
@@ -98,13 +122,14 @@ def _fixed_point_quotient(numerator, denominator, *, whole):
     return tf.floor((numerator * reciprocal + _FRACTION / 2) * (1 / _FRACTION))
 
 
-def _hsv_to_rgb(hue, saturation, value):
-    """Inverts `_rgb_to_hsv` as OpenCV does, to the bit; returns uint8 [H, W, 3].
+def _hsv_to_rgb(hue, saturation, value, width):
+    """Inverts `_rgb_to_hsv` as OpenCV does, to the bit; returns uint8 [3, H, W].
 
-    (On x86 with AVX2.) It multiplies and subtracts in one rounding, which double precision does
-    here, and truncates; the last pixels of a row, which its blocks of 32 leave over, it rounds.
+    (On x86 with AVX2.) It multiplies and subtracts in one rounding, as XLA does, and truncates;
+    the last pixels of a row, which its blocks of 32 leave over, it rounds.
     """
-    sixth = hue * np.float32(6 / 180)
+    # The minimum changes nothing, but parts a product and differences that XLA would round once.
+    sixth = tf.minimum(hue * np.float32(6 / 180), 6)
     # How much of the saturation each channel loses: all, none, or a share on the slopes between.
     shares = (
         tf.maximum(3 - sixth, sixth - 5),
@@ -112,15 +137,11 @@ def _hsv_to_rgb(hue, saturation, value):
         tf.minimum(sixth - 1, 5 - sixth),
     )
     value = value * np.float32(1 / 255)
-    saturation = tf.cast(saturation * np.float32(1 / 255), tf.float64)
+    saturation = saturation * np.float32(1 / 255)
+    left_over = tf.range(tf.shape(hue)[1]) >= width // 32 * 32
 
     def level(share):
-        lost = saturation * tf.cast(tf.clip_by_value(share, 0, 1), tf.float64)
-        return value * tf.cast(1 - lost, tf.float32)
+        exact = value * (1 - saturation * tf.clip_by_value(share, 0, 1)) * 255
+        return tf.cast(tf.where(left_over, tf.round(exact), tf.floor(exact)), tf.uint8)
 
-    # Scaled behind the stack: before it, the graph optimizer would merge 255 with 1 / 255.
-    levels = tf.stack([level(share) for share in shares]) * 255
-    width = tf.shape(hue)[1]
-    left_over = tf.range(width) >= width // 32 * 32
-    levels = tf.where(left_over, tf.round(levels), tf.floor(levels))
-    return tf.cast(tf.transpose(levels, [1, 2, 0]), tf.uint8)
+    return tf.stack([level(share) for share in shares])

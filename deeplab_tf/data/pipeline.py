@@ -88,7 +88,8 @@ def augment(
     )
     image = transforms.cut_image(image, window)
     if config.photometric_distortion:
-        image = photometric.distort(image, seed=seed + tf.constant([1 << 32, 0], tf.int64))
+        other = seed + tf.constant([1 << 32, 0], tf.int64)
+        image = photometric.distort(image, seed=other, max_size=crop_size)
     image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
     label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
     return image, label
