@@ -67,11 +67,13 @@ class ASPP(tf.keras.layers.Layer):
 
     def _pool(self, inputs):
         window = self._settings["pooling_window"]
-        mean = functools.partial(tf.reduce_mean, inputs, axis=[1, 2], keepdims=True)
+        features = tf.cast(inputs, tf.float32)  # thousands of cells are too many for half precision
+        mean = functools.partial(tf.reduce_mean, features, axis=[1, 2], keepdims=True)
         if not window:
-            return mean()
+            return tf.cast(mean(), inputs.dtype)
         fits = tf.reduce_all(tf.shape(inputs)[1:3] >= window)
-        return tf.cond(fits, lambda: tf.nn.avg_pool2d(inputs, window, 1, "VALID"), mean)
+        pooled = tf.cond(fits, lambda: tf.nn.avg_pool2d(features, window, 1, "VALID"), mean)
+        return tf.cast(pooled, inputs.dtype)
 
     def _enlarge(self, pooled, shape):
         if not self._settings["pooling_window"]:

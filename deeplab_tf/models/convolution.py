@@ -5,11 +5,10 @@ gradient of the kernel. Each can be one call of the library ("direct"), or one m
 each cell of the kernel ("taps"): a tap multiplies the window of the inputs that it meets inside
 of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work.
 
-The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN;
-`benchmarks/convolution_forms.py` prints it for another): taps win for the kernel's gradient from
-rate 4 on (1.2 to 3 times) and for undilated kernels of 2,048 input channels or more (1.1 to 1.4
-times), and for the outputs from rate 6 on (0.9 to 1.6 times); the direct form is best for the
-inputs' gradient. On GPUs, for sizes unknown when the graph is made and where oneDNN is off
+The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN):
+taps win for the kernel's gradient from rate 4 on (1.2 to 3 times) and for undilated kernels of
+2,048 input channels or more (1.1 to 1.4 times), and for the outputs from rate 6 on (0.9 to 1.6
+times); the direct form is best for the inputs' gradient. On GPUs, for sizes unknown when the graph is made and where oneDNN is off
 everything is direct.
 """
 
@@ -27,7 +26,7 @@ _KERNEL_TAPS_FROM_CHANNELS = 2048
 
 def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int = 1) -> tf.Tensor:
     """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd."""
-    if rate > 1 and not direct_atrous_gradient_works():
+    if rate > 1 and not direct_atrous_gradient_works(inputs.dtype):
         return tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
     output_taps, kernel_taps = _forms(inputs, kernel, rate)
     if not (output_taps or kernel_taps):
@@ -116,26 +115,27 @@ def _taps(
 
 
 @functools.cache
-def direct_atrous_gradient_works() -> bool:
+def direct_atrous_gradient_works(dtype: tf.DType = tf.float32) -> bool:
     """Whether tf.nn.conv2d can differentiate by its kernel at rates above 1 on this machine.
 
-    False on CPUs without oneDNN (or with TF_ENABLE_ONEDNN_OPTS=0); then atrous convolutions take
-    the slower form through space-to-batch. Found out once per process, by trying.
+    False on CPUs for float16, and without oneDNN (or with TF_ENABLE_ONEDNN_OPTS=0); then atrous
+    convolutions take the slower form through space-to-batch. Found out once per process, by trying.
     """
     with tf.init_scope():
         try:
             tf.raw_ops.Conv2DBackpropFilter(  # a tape would not record inside of init_scope
-                input=tf.ones([1, 5, 5, 1]),
+                input=tf.ones([1, 5, 5, 1], dtype),
                 filter_sizes=[3, 3, 1, 1],
-                out_backprop=tf.ones([1, 5, 5, 1]),
+                out_backprop=tf.ones([1, 5, 5, 1], dtype),
                 strides=[1, 1, 1, 1],
                 padding="SAME",
                 dilations=[1, 2, 2, 1],
             )
         except tf.errors.InvalidArgumentError:
             logging.getLogger(NAMESPACE).warning(
-                "Direct atrous convolutions can not be trained here (oneDNN is off); "
-                "the slower space-to-batch form is used."
+                "Direct atrous convolutions can not be trained here in %s; the slower "
+                "space-to-batch form is used.",
+                dtype.name,
             )
             return False
     return True

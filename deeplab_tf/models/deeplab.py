@@ -9,7 +9,7 @@ import tensorflow as tf
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.aspp import ASPP
 from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
-from deeplab_tf.models.layers import NAMESPACE
+from deeplab_tf.models.layers import NAMESPACE, compiled
 from deeplab_tf.models.resnet import ResNet
 from deeplab_tf.training import losses
 
@@ -119,8 +119,9 @@ class DeepLab(tf.keras.Model):
         return self.decoder(context, detail=features[detail], training=training)
 
     def _features(self, images, training):
-        images = tf.cast(images, self.compute_dtype)
+        images = tf.cast(images, tf.float32)
         normalized = (images - self.config.image_mean) / self.config.image_std
+        normalized = tf.cast(normalized, self.compute_dtype)
         return self.backbone(normalized, training=training, recompute_stages=self._recompute_stages)
 
     def compile(
@@ -159,17 +160,20 @@ class DeepLab(tf.keras.Model):
         images, labels = data
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self._seed, tf.int64), step])
-        with tf.GradientTape() as tape:
-            outputs = self(
-                images, training=True, seed=seed, update_batch_norm=self._fine_tune_batch_norm
-            )
-            loss = self.segmentation_loss(outputs, labels)
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        with compiled(self.jit_compile):
+            with tf.GradientTape() as tape:
+                outputs = self(
+                    images, training=True, seed=seed, update_batch_norm=self._fine_tune_batch_norm
+                )
+                loss = self.segmentation_loss(outputs, labels)
+            self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         return self._track(loss) | {"learning_rate": self.optimizer.learning_rate}
 
     def test_step(self, data):
         images, labels = data
-        return self._track(self.segmentation_loss(self(images, training=False), labels))
+        with compiled(self.jit_compile):
+            loss = self.segmentation_loss(self(images, training=False), labels)
+        return self._track(loss)
 
     def segmentation_loss(self, outputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
         """Returns this replica's part of the loss; the parts of all replicas add up to it.

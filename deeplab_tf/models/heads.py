@@ -74,6 +74,7 @@ class Classifier(tf.keras.layers.Layer):
             num_classes,
             1,
             kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            dtype=tf.float32,  # whatever the precision of the features
             name="conv",
         )
         self.folded: tuple | None = None
@@ -86,7 +87,7 @@ class Classifier(tf.keras.layers.Layer):
         if self.folded and not training:
             kernel, bias = map(tf.convert_to_tensor, self.folded)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), bias)
-        return tf.cast(self.conv(self.dropout(inputs, training=training, seed=seed)), tf.float32)
+        return self.conv(self.dropout(inputs, training=training, seed=seed))
 
     def get_config(self):
         return super().get_config() | self._settings

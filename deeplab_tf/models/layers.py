@@ -5,7 +5,9 @@ Padding is decided here and nowhere else: a convolution or pooling with a stride
 front of even-sized inputs and shift every feature map. Without a stride both rules agree.
 """
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,8 @@ import tensorflow as tf
 from deeplab_tf.models import convolution
 from deeplab_tf.models.convolution import NAMESPACE
 
-_thread = threading.local()  # recomputes: whether this thread traces what `recomputed` repeats
+# Whether this thread traces what `recomputed` repeats (recomputes), or for XLA (compiles).
+_thread = threading.local()
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -256,20 +259,44 @@ def resize_bilinear(
     Args:
       align_corners: whether corner pixel centres coincide (official DeepLab) or image borders do.
     """
+    inputs = tf.cast(inputs, tf.float32)
+    if getattr(_thread, "compiles", False):
+        for axis, equation in enumerate(("bhwc,Hh->bHwc", "bhwc,Ww->bhWc")):
+            cells = tf.shape(inputs)[axis + 1]
+            matrix = interpolation_matrix(cells, size[axis], align_corners=align_corners)
+            inputs = tf.einsum(equation, inputs, matrix)
+        return inputs
     if align_corners:
-        return tf.compat.v1.image.resize_bilinear(inputs, size, align_corners=True)
+        return tf.raw_ops.ResizeBilinear(images=inputs, size=size, align_corners=True)
     return tf.image.resize(inputs, size, method="bilinear", antialias=False)
 
 
-def interpolation_matrix(cells: int, size: int, *, align_corners: bool = False) -> tf.Tensor:
+def interpolation_matrix(
+    cells: int | tf.Tensor, size: int | tf.Tensor, *, align_corners: bool = False
+) -> tf.Tensor:
     """Returns `resize_bilinear` along one axis as a matrix, float32 [size, cells]."""
-    places = np.arange(size, dtype=np.float64)
+    whole, count = tf.cast(size, tf.float64), tf.cast(cells, tf.float64)
+    places = tf.cast(tf.range(size), tf.float64)
     if align_corners:
-        places = places * ((cells - 1) / max(size - 1, 1))
+        places *= (count - 1) / tf.maximum(whole - 1, 1)
     else:
-        places = ((places + 0.5) * (cells / size) - 0.5).clip(0, cells - 1)
-    distances = np.abs(places[:, np.newaxis] - np.arange(cells))
-    return tf.constant(np.maximum(1 - distances, 0), tf.float32)
+        places = tf.clip_by_value((places + 0.5) * (count / whole) - 0.5, 0, count - 1)
+    distances = tf.abs(places[:, tf.newaxis] - tf.cast(tf.range(cells), tf.float64))
+    return tf.cast(tf.maximum(1 - distances, 0), tf.float32)
+
+
+@contextlib.contextmanager
+def compiled(by_xla: bool) -> Iterator[None]:
+    """What is traced inside resizes by matrix products if `by_xla`.
+
+    XLA's own bilinear resizing is wrong for most sizes (github.com/tensorflow/tensorflow/issues
+    120242): up to the whole range of the values off.
+    """
+    _thread.compiles = by_xla
+    try:
+        yield
+    finally:
+        _thread.compiles = False
 
 
 def recomputed(function, layers: list[tf.keras.layers.Layer]):

@@ -1,0 +1,88 @@
+"""Half precision and XLA against plain float32: the same training, within their rounding."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.training.optimizers import MomentumSGD
+
+SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
+    "model_variant": "resnet_v1c_18",
+    "aspp_convs_filters": 16,
+    "aspp_with_separable_conv": True,
+    "decoder_output_stride": 4,
+    "decoder_filters": 16,
+    "auxiliary_filters": 8,
+    "dropout_rate": 0.0,
+}
+
+
+@contextlib.contextmanager
+def policy(name):
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
+def trained(weights, *, steps=1, precision="float32", **settings):
+    """Returns the initial weights, the mean loss, how far training moved them, and the model."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (8, 49, 65, 3)).astype(np.float32)
+    labels = rng.integers(0, 5, (8, 49, 65, 1)).astype(np.int32)
+    with policy(precision):
+        model = build_model(ModelConfig(**SETTINGS), num_classes=5)
+        if weights:
+            model.set_weights(weights)
+        before = [variable.numpy() for variable in model.trainable_variables]
+        weights = model.get_weights()
+        # Batch statistics of these tiny maps would enlarge every rounding a hundredfold.
+        model.compile(MomentumSGD(0.001, momentum=0.9), fine_tune_batch_norm=False, **settings)
+        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(2, True)
+        model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0)
+    moved = [new.numpy() - old for new, old in zip(model.trainable_variables, before, strict=True)]
+    loss = float(model.loss_tracker.result())  # their mean
+    return weights, loss, np.concatenate([part.ravel() for part in moved]), model
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return trained(None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "jit_compile", "bound"),
+    [
+        pytest.param("float32", True, 0.01, marks=pytest.mark.slow),
+        ("mixed_bfloat16", False, 0.5),
+        pytest.param("mixed_bfloat16", True, 0.5, marks=pytest.mark.slow),
+        ("mixed_float16", False, 0.1),
+    ],
+)
+def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bound):
+    weights, loss, moved, _ = plain
+    _, other_loss, other_moved, model = trained(
+        weights, precision=precision, jit_compile=jit_compile
+    )
+    assert other_loss == pytest.approx(loss, rel=bound / 50)
+    error = np.linalg.norm(other_moved - moved) / np.linalg.norm(moved)
+    print(precision, jit_compile, other_loss, loss, error)
+    assert error < bound
+    outputs = model(np.zeros([1, 33, 33, 3], np.float32))
+    assert {value.dtype for value in outputs.values()} == {tf.float32}
+    assert {variable.dtype for variable in model.trainable_variables} == {tf.float32}
+    scaled = isinstance(model.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+    assert scaled == (precision == "mixed_float16")
+
+
+def test_several_steps_in_one_call_train_the_same():
+    weights, loss, moved, _ = trained(None, steps=4)
+    _, other_loss, other_moved, _ = trained(weights, steps=4, steps_per_execution=3)  # 3 and 1
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(other_moved, moved, atol=1e-4 * np.abs(moved).max())

@@ -1,0 +1,80 @@
+"""The benchmark that users run, and the peers that ours are compared with."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deeplab_tf import benchmark
+from deeplab_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
+from deeplab_tf.models.deeplab import build_model
+from tests.trees import ROOT
+
+PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
+
+
+def test_operations_are_those_counted_by_hand():
+    config = ModelConfig(
+        model_variant="resnet_v1_18",
+        aspp_convs_filters=8,
+        atrous_rates=(2,),
+        add_image_level_feature=False,
+        auxiliary_filters=4,
+    )
+    model = build_model(config, num_classes=3)
+    stem = 32 * 32 * 7 * 7 * 3 * 64
+    first = 16 * 16 * 4 * 9 * 64 * 64
+    second = 8 * 8 * (9 * 64 * 128 + 3 * 9 * 128 * 128 + 64 * 128)
+    third = 4 * 4 * (9 * 128 * 256 + 3 * 9 * 256 * 256 + 128 * 256)
+    fourth = 4 * 4 * (9 * 256 * 512 + 3 * 9 * 512 * 512 + 256 * 512)
+    aspp = 4 * 4 * (512 * 8 + 9 * 512 * 8 + 2 * 8 * 8)
+    heads = 4 * 4 * (8 * 3 + 9 * 256 * 4 + 4 * 3)
+    expected = 2 * (stem + first + second + third + fourth + aspp + heads)
+    assert benchmark.forward_flops(model, 64, 64) == expected
+
+
+def test_it_prints_the_figures_of_a_run(records_dir, capsys):
+    benchmark.main(
+        benchmark.BenchmarkConfig(benchmark_steps=2, warmup_steps=1),
+        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
+        DataConfig(dataset_dir=str(records_dir), train_crop_size=(33, 33)),
+        TrainConfig(train_batch_size=2, recompute_stages=0),
+        EvalConfig(),
+    )
+    text = capsys.readouterr().out
+    figures = {
+        name: float(value)
+        for name, value in re.findall(r"^([a-z ]+): ([\d.e+]+) ", text, flags=re.MULTILINE)
+    }
+    assert set(figures) == {
+        "parameters",
+        "forward",
+        "training",
+        "peak memory of the process",
+        "waiting for input",
+    }
+    assert all(value > 0 for name, value in figures.items() if name != "waiting for input")
+    assert 0 <= figures["waiting for input"] <= 100
+
+
+def test_the_peers_network_gives_the_golden_logits(shared):
+    if not PEERS.exists():
+        pytest.skip(f"{PEERS} is not here; `make bench` makes it")
+    code = """
+import json, sys
+import numpy as np, torch
+sys.path.insert(0, sys.argv[1])
+import rule
+from benchmarks.peers.model import DeepLabV3
+name = "ssseg_r50_os16_c150"
+shapes = json.load(open(f"{sys.argv[1]}/{name}_keys.json"))
+model = DeepLabV3(depth=50, output_stride=16, classes=150).eval()
+weights = {key: torch.from_numpy(rule.array(key, shape)) for key, shape in shapes.items()}
+own = model.state_dict()
+renamed = dict(zip(own, (weights[key] for key in sorted(weights))))
+"""
+    done = subprocess.run([PEERS, "-c", code, shared / "golden"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0
