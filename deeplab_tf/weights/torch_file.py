@@ -1,10 +1,10 @@
 """Reads PyTorch's .pth files without PyTorch and without running anything that they hold.
 
 A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
-which does more than describe a tensor; some names of metadata, and their attributes, are read as nothing;
-every other name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both formats are read:
-the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and <name>/data/<key>, and the
-stream of pickles before it.
+which does more than describe a tensor; some names of metadata, and attributes of these, are read as
+nothing, and every other name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both
+formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
+<name>/data/<key>, and the stream of pickles before it.
 """
 
 import collections
