@@ -46,7 +46,7 @@ class ImportConfig(Config):
     source: str = setting(
         "",
         "A .pth file, official DeepLab's checkpoint (model.ckpt-N or its .tar.gz), the address of "
-        "one, keras.applications:ResNet50 or ResNet101, or keras_cv:PRESET.",
+        "one, keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET.",
     )
     output: str = setting("", "Folder to write; must not hold a run.")
     dataset: str = setting(

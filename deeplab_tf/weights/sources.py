@@ -15,8 +15,8 @@ from deeplab_tf.weights.mapping import Source
 
 KINDS = (
     "a .pth or .pt file (SSSegmentation, mmsegmentation, torchvision, openmmlab), an official "
-    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50 or "
-    "ResNet101, or keras_cv:PRESET"
+    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50, "
+    "ResNet101 or ResNet152, or keras_cv:PRESET"
 )
 _HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h

@@ -9,7 +9,13 @@ from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.weights import mapping, sources, ssseg
 from tests.weights import writers
 
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 class Oracle:
@@ -73,12 +79,12 @@ class Oracle:
         return stages
 
     def block(self, x, width, name, stride, rate, depth):
-        out = width if depth == 18 else 4 * width
+        out = width if depth < 50 else 4 * width
         shortcut = x
         if x.shape[-1] != out or stride > 1:
             parts = f"{name}.downsample.0", f"{name}.downsample.1"
             shortcut = self.conv(x, out, 1, *parts, stride, relu=False)
-        if depth == 18:
+        if depth < 50:
             x = self.conv(x, width, 3, f"{name}.conv1", f"{name}.bn1", stride, rate)
             x = self.conv(x, width, 3, f"{name}.conv2", f"{name}.bn2", relu=False)
         else:
@@ -112,7 +118,7 @@ class Oracle:
         x = self.conv(tf.concat(branches, 3), width, 3, *names)
         if plus:
             names = f"{head}.c1_bottleneck.conv", f"{head}.c1_bottleneck.bn"
-            detail = self.conv(stages[0], 12 if depth == 18 else 48, 1, *names)
+            detail = self.conv(stages[0], 12 if depth < 50 else 48, 1, *names)
             x = tf.concat([tf.image.resize(x, detail.shape[1:3]), detail], 3)
             for index in (0, 1):
                 x = self.separable(x, width, f"{head}.sep_bottleneck.{index}")
@@ -223,7 +229,16 @@ def test_ssseg_files_in_all_their_forms(tmp_path, wrapping):
     assert error_of(model(IMAGES)["logits"].numpy(), logits.numpy()) < 5e-4
 
 
-@pytest.mark.parametrize(("depth", "stem"), [(18, "v1"), (50, "v1"), (50, "v1c")])
+@pytest.mark.parametrize(
+    ("depth", "stem"),
+    [
+        (18, "v1"),
+        (34, "v1"),
+        (50, "v1"),
+        (50, "v1c"),
+        pytest.param(152, "v1", marks=pytest.mark.slow),
+    ],
+)
 def test_imagenet_backbones_of_pytorch(tmp_path, depth, stem):
     oracle = Oracle()
     features = oracle.backbone(IMAGES, "", depth, stem, 16)
