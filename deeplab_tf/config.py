@@ -8,7 +8,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-RESNET_DEPTHS = (18, 50, 101)
+RESNET_DEPTHS = (18, 34, 50, 101, 152)
+_BASIC = ("_18", "_34")  # variants whose blocks have no 1x1 convolutions
 MODEL_VARIANTS = (
     *(f"resnet_{stem}_{depth}" for stem in ("v1", "v1c") for depth in RESNET_DEPTHS),
     "resnet_v1_50_beta",
@@ -169,7 +170,6 @@ class ModelConfig(Config):
             self.multi_grid,
             f"empty, or {last_stage} factors, one for each block of the last stage",
         )
-
         pooling = self.image_pooling_crop_size
         require(len(pooling) in (0, 2), "image_pooling_crop_size", pooling, "height,width")
         require(
@@ -178,8 +178,8 @@ class ModelConfig(Config):
             self.decoder_output_stride,
             f"less than output_stride ({self.output_stride})",
         )
-        if self.model_variant.endswith(("_18", "_beta")):
-            allowed = "first_3x3" if self.model_variant.endswith("_18") else "last_3x3"
+        if self.model_variant.endswith((*_BASIC, "_beta")):
+            allowed = "first_3x3" if self.model_variant.endswith(_BASIC) else "last_3x3"
             require(
                 self.stride_placement in ("", allowed),
                 "stride_placement",

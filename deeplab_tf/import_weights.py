@@ -6,6 +6,9 @@ DIR then is as a run's folder: eval, vis, predict, export_model and train (as
 --tf_initial_checkpoint) take it.
 """
 
+import dataclasses
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +49,7 @@ class ImportConfig(Config):
     source: str = setting(
         "",
         "A .pth file, official DeepLab's checkpoint (model.ckpt-N or its .tar.gz), the address of "
-        "one, keras.applications:ResNet50 or ResNet101, or keras_cv:PRESET.",
+        "one, keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET.",
     )
     output: str = setting("", "Folder to write; must not hold a run.")
     dataset: str = setting(
@@ -57,6 +60,12 @@ class ImportConfig(Config):
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
     )
     multi_grid: tuple[int, ...] = setting((), "Factors on the last stage's rates.", least=1)
+    image_pooling_crop_size: tuple[int, ...] = setting(
+        (),
+        "Window of official DeepLab's image pooling, pixels: height,width; empty pools the whole "
+        "image.",
+        least=1,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,24 +78,22 @@ def main(job: ImportConfig) -> None:
     import tensorflow as tf
 
     from deeplab_tf.models.deeplab import build_model
-    from deeplab_tf.training.run_dir import RunDir
     from deeplab_tf.weights import mapping, sources
 
-    run = RunDir(job.output)
-    if run.path.is_dir() and any(run.path.iterdir()):
-        raise UserError(f"--output={job.output} is not empty; give a new folder.")
+    _require_free(job.output)
     source = sources.read(
         job.source,
         output_stride=job.output_stride,
         atrous_rates=job.atrous_rates,
         multi_grid=job.multi_grid,
     )
+    if job.image_pooling_crop_size:
+        source = _with_pooling_window(source, job)
     info = _classes(job.dataset, source.num_classes)
     model = build_model(source.config, num_classes=info.num_classes)
     kept = () if source.num_classes else ("aspp/", "classifier/")
     mapping.assign(model, source.arrays, kept=kept)
-    run.open_for_training(_experiment(source, info.name), info)
-    run.save(tf.train.Checkpoint(model=model), 0, keep=1)
+    _write(job.output, tf.train.Checkpoint(model=model), _experiment(source, info.name), info)
     print(f"{job.source}: {source.kind}, {source.config.model_variant}")
     config = source.config
     print(
@@ -100,6 +107,50 @@ def main(job: ImportConfig) -> None:
     print(f"unused: {', '.join(source.unused) or 'none'}")
     print("missing: none")
     print(f"{Path(job.output)} is ready for eval, predict, export_model and train.")
+
+
+def _require_free(output: str) -> None:
+    path = Path(output)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--output={output} can not be a folder: {place} is a file.")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"--output={output} is not empty; give a new folder.")
+
+
+def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
+    """Writes the folder, whole or not at all."""
+    from deeplab_tf.training import run_dir
+
+    path = Path(output).resolve()
+    building = path.with_name(f".{path.name}-importing")
+    shutil.rmtree(building, ignore_errors=True)
+    run = run_dir.RunDir(building)
+    try:
+        run.open_for_training(experiment, info)
+        run.write(checkpoint, 0)
+        os.rename(building, path)
+    except run_dir.WRITE_FAULTS as error:
+        raise UserError(
+            f"--output={output} could not be written ({run_dir.reason_of(error)}); nothing was "
+            "left behind, give another place or make room."
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _with_pooling_window(source, job: ImportConfig):
+    if not _is_official(source):
+        raise UserError(
+            f"--image_pooling_crop_size={config_flags.text_of(job.image_pooling_crop_size)} is for "
+            f"official DeepLab's checkpoints; {job.source} ({source.kind}) is imported without."
+        )
+    config = dataclasses.replace(source.config, image_pooling_crop_size=job.image_pooling_crop_size)
+    return dataclasses.replace(source, config=config)
+
+
+def _is_official(source) -> bool:
+    return source.config.backbone()["stride_placement"] == "last_3x3"
 
 
 def _classes(name: str, num_classes: int):
@@ -120,7 +171,7 @@ def _classes(name: str, num_classes: int):
 
 
 def _experiment(source, dataset: str) -> Experiment:
-    official = source.config.backbone()["stride_placement"] == "last_3x3"
+    official = _is_official(source)
     low, high = (0, 0) if official else _RESIZING.get(dataset, (0, 0))
     slide = not official and dataset.startswith("pascal_context")
     return Experiment(

@@ -1,3 +1,4 @@
+import resource
 import tarfile
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
     assert (tmp_path / "predicted/index/val_0000.png").is_file()
 
 
-def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeypatch):
+def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     oracle = OfficialOracle()
     oracle.logits(
@@ -72,10 +73,12 @@ def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeyp
     writers.write_tf1_checkpoint(tmp_path / "deeplab/model.ckpt", oracle.arrays)
     with tarfile.open(tmp_path / "deeplab.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "deeplab", "deeplab")
-    run(tmp_path / "deeplab.tar.gz", tmp_path / "out")
+    run(tmp_path / "deeplab.tar.gz", tmp_path / "out", image_pooling_crop_size=(513, 513))
+    assert ": official DeepLab, resnet_v1_50_beta\n" in capsys.readouterr().out
     experiment = RunDir(tmp_path / "out").experiment()
     assert experiment.data.min_resize_value == 0 and experiment.model.align_corners
     assert experiment.model.decoder_output_stride == 4
+    assert experiment.model.image_pooling_crop_size == (513, 513)
 
 
 def test_a_backbone_gets_new_heads_and_it_is_said(tmp_path, capsys):
@@ -93,8 +96,35 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path):
         run(tmp_path / "m.pth", tmp_path / "out", dataset="cityscapes", atrous_rates=(6, 12))
     with pytest.raises(UserError, match="has 2 atrous branches"):
         run(tmp_path / "m.pth", tmp_path / "out")
+    with pytest.raises(UserError, match=r"is for official .*m\.pth \(mmsegmentation\) is imported"):
+        run(
+            tmp_path / "m.pth",
+            tmp_path / "out",
+            atrous_rates=(6, 12),
+            image_pooling_crop_size=(513, 513),
+        )
     assert not (tmp_path / "out").exists()
+    for output in ("m.pth", "m.pth/out"):
+        with pytest.raises(UserError, match=r"can not be a folder: .*m\.pth is a file"):
+            run(tmp_path / "m.pth", tmp_path / output)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         run(tmp_path / "m.pth", tmp_path / "full", atrous_rates=(6, 12))
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    """The system allows no file of more than 1 MB, as if the disk were full."""
+    write_mmseg(tmp_path / "m.pth", 7)
+    (tmp_path / "out").mkdir()  # empty: as good as none
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"out could not be written \(File too large\)"):
+            run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pth", "out"]
+    run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pth", "out"]
+    assert deeplab_tf.load_model(tmp_path / "out").num_classes == 7

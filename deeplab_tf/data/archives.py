@@ -10,6 +10,7 @@ import stat
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -62,7 +63,7 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+        return PurePosixPath(urllib.parse.urlsplit(self.url).path).name
 
     def help(self, flag: str) -> str:
         """Returns what to do when the folder given by a flag is not there."""
@@ -108,9 +109,11 @@ def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> Non
         shutil.rmtree(building, ignore_errors=True)
 
 
-def fetch(archive: Archive, folder: Path, *, mirror: str = "") -> Path:
+def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "") -> Path:
     """Downloads an archive into a folder, continuing an interrupted download; returns its path.
 
+    Args:
+      advice: what else the user can do if it fails; empty is about the builders' flags.
     Raises:
       UserError: if the server can not be reached, or the file's size or hash is not the published.
     """
@@ -119,34 +122,30 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "") -> Path:
         return path
     url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
     if not url.lower().startswith(("http://", "https://")) or not url.isascii() or " " in url:
-        raise _no_address(url)
+        raise no_address(url)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
+    advice = advice or f"fetch the file by hand to {path}, or give another --download_mirror"
     continued = partial.is_file()
-    _fetch(url, partial, archive.size)
+    _fetch(url, partial, archive.size, advice)
     problem = _difference(partial, archive)
     if problem and continued:  # what was there may have been the start of another file
         partial.unlink()
-        _fetch(url, partial, archive.size)
+        _fetch(url, partial, archive.size, advice)
         problem = _difference(partial, archive)
     if problem:
         partial.unlink()
-        raise UserError(f"What {url} sent {problem}, so it was deleted; {_by_hand(partial)}")
+        raise UserError(f"What {url} sent {problem}, so it was deleted; {advice}.")
     os.replace(partial, path)
     return path
 
 
-def _by_hand(partial: Path) -> str:
-    return (
-        f"fetch the file by hand to {partial.with_suffix('')}, or give another --download_mirror."
-    )
-
-
-def _no_address(url: str) -> UserError:
+def no_address(url: str) -> UserError:
+    """Returns the error that says what an address must be like."""
     return UserError(f"{url} is not an address of the web; give one with http:// or https://.")
 
 
-def _fetch(url: str, partial: Path, size: int) -> None:
+def _fetch(url: str, partial: Path, size: int, advice: str) -> None:
     """Downloads what is left of a file, in several attempts if need be."""
     for attempt in range(_ATTEMPTS):
         try:
@@ -155,11 +154,11 @@ def _fetch(url: str, partial: Path, size: int) -> None:
         except _NETWORK_FAULTS as error:
             code = getattr(error, "code", 0)
             if code and code not in _PASSING_ANSWERS:
-                raise UserError(f"{url} answers {code}; {_by_hand(partial)}") from None
+                raise UserError(f"{url} answers {code}; {advice}.") from None
             if attempt == _ATTEMPTS - 1:
                 raise UserError(
                     f"{url} can not be fetched: {error}; the same command goes on where it "
-                    f"stopped. Otherwise {_by_hand(partial)}"
+                    f"stopped. Otherwise {advice}."
                 ) from None
             time.sleep(2**attempt)
 
@@ -170,7 +169,7 @@ def _download(url: str, partial: Path, size: int) -> None:
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except (ValueError, http.client.InvalidURL):
-        raise _no_address(url) from None
+        raise no_address(url) from None
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send
             return

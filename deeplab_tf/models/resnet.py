@@ -14,7 +14,13 @@ import tensorflow as tf
 from deeplab_tf.models.layers import NAMESPACE, ConvNorm, pad_symmetric, recomputed
 
 # Blocks in each stage, and whether they are bottlenecks (He et al. 2016, table 1).
-DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True)}
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
 # (filters, kernel, stride) of the convolutions before the max pool: v1 as in the paper, v1c with
 # the 7x7 split in three (He et al. 2019, arXiv:1812.01187, "ResNet-C"), beta wider (official
 # resnet_v1_beta.py).

@@ -18,6 +18,7 @@ _FREE = (
     "output_stride",
     "atrous_rates",
     "multi_grid",
+    "multi_grid_replaces_rates",
     "dropout_rate",
     "batch_norm_decay",
     "image_pooling_crop_size",

@@ -33,6 +33,7 @@ EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 # What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
 _DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
+WRITE_FAULTS = (tf.errors.OpError, OSError)
 
 log = logging.getLogger("deeplab_tf")
 
@@ -111,19 +112,23 @@ class RunDir:
           UserError: if it can not be written; earlier checkpoints stay.
         """
         try:
-            checkpoint.write(self.prefix(step))
-            # For tf.train.latest_checkpoint in people's own scripts; nothing here reads it.
-            state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
-            write_atomically(self.path / "checkpoint", state)
-        except (tf.errors.OpError, OSError) as error:
+            self.write(checkpoint, step)
+        except WRITE_FAULTS as error:
             self._remove_unfinished()
             whole = [f"model.ckpt-{old}" for old in self.checkpoint_steps() if old != step]
             last = whole[-1] if whole else "none"
             raise UserError(
                 f"The checkpoint of step {step} could not be written to {self.path} "
-                f"({str(error).splitlines()[0]}); the last whole one is {last}."
+                f"({reason_of(error)}); the last whole one is {last}."
             ) from None
         self.prune(keep=keep, also={step})
+
+    def write(self, checkpoint: tf.train.Checkpoint, step: int) -> None:
+        """Writes a checkpoint; raises one of WRITE_FAULTS if it can not."""
+        checkpoint.write(self.prefix(step))
+        # For tf.train.latest_checkpoint in people's own scripts; nothing here reads it.
+        state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
+        write_atomically(self.path / "checkpoint", state)
 
     def prune(self, *, keep: int, also: Iterable[int] = ()) -> None:
         """Deletes all checkpoints but the newest `keep`, the best, and those of `also`."""
@@ -279,6 +284,11 @@ def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
 def _warn_of_damage(step: int, error: Exception) -> None:
     reason = str(error).splitlines()[0]
     log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", step, reason)
+
+
+def reason_of(fault: Exception) -> str:
+    """Returns what one of WRITE_FAULTS says, without TensorFlow's names of its own parts."""
+    return re.sub(r"^{{.*}} .*; | \[Op:\w+\]$", "", str(fault).splitlines()[0])
 
 
 def write_atomically(path: Path, text: str) -> None:

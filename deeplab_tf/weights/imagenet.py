@@ -6,6 +6,7 @@ inference is equal. Its images are BGR less a mean; the stem's kernel is turned 
 """
 
 import dataclasses
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,7 @@ def read(
     """Loads a published model and maps its weights.
 
     Args:
-      source: keras.applications:ResNet50, keras.applications:ResNet101, or keras_cv:PRESET such as
+      source: keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET such as
         keras_cv:resnet50_imagenet; downloaded and kept by Keras.
     Raises:
       UserError: if there is no such model, or it can not be downloaded.
@@ -46,8 +47,8 @@ def read(
                 raise UserError(f"{source} has no weights; allowed: {', '.join(trained)}.")
             found = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
             return _dilated(found, atrous_rates, multi_grid)
-        if name not in ("ResNet50", "ResNet101"):
-            raise UserError(f"{source} is unknown; allowed: ResNet50 and ResNet101.")
+        if name not in ("ResNet50", "ResNet101", "ResNet152"):
+            raise UserError(f"{source} is unknown; allowed: ResNet50, ResNet101 and ResNet152.")
         model = getattr(tf.keras.applications, name)(include_top=False, weights="imagenet")
     except UserError:
         raise
@@ -63,11 +64,9 @@ def _dilated(source: Source, atrous_rates: tuple[int, ...], multi_grid: tuple[in
 
 
 def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
-    """Maps a keras.applications ResNet50 or ResNet101, with or without its classifier."""
-    deep = any(layer.name.startswith("conv4_block23") for layer in model.layers)
-
+    """Maps a keras.applications ResNet50, 101 or 152, with or without its classifier."""
     config = ModelConfig(
-        model_variant=f"resnet_v1_{101 if deep else 50}",
+        model_variant=f"resnet_v1_{_depth_of(model, 'conv4_block')}",
         stride_placement="first_1x1",
         output_stride=output_stride,
         image_mean=_CAFFE_MEAN,
@@ -81,12 +80,9 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
 
 
 def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
-    """Maps a keras-cv ResNetBackbone (version 1) of depth 50 or 101; its images are 0..1 RGB."""
-    layers = {layer.name for layer in model.layers}
-    deep = "v2_stack_2_block23_1_conv" in layers
-
+    """Maps a keras-cv ResNetBackbone (version 1) of bottlenecks; its images are 0..1 RGB."""
     config = ModelConfig(
-        model_variant=f"resnet_v1_{101 if deep else 50}",
+        model_variant=f"resnet_v1_{_depth_of(model, 'v2_stack_2_block')}",
         stride_placement="first_1x1",
         stem_padding="same",
         output_stride=output_stride,
@@ -94,6 +90,13 @@ def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
         image_std=(255.0, 255.0, 255.0),
     )
     return _collect("keras-cv", model, "v2_stack_{}", -1, config)
+
+
+def _depth_of(model: tf.keras.Model, block: str) -> int:
+    """Returns the depth by the number of the third stage's blocks; 50 where it says none."""
+    found = [re.fullmatch(rf"{block}\d+_1_conv", layer.name) for layer in model.layers]
+    depths = {blocks[2]: depth for depth, (blocks, bottleneck) in DEPTHS.items() if bottleneck}
+    return depths.get(len(list(filter(None, found))), 50)
 
 
 def _collect(

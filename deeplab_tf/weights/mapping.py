@@ -1,6 +1,7 @@
 """Arrays of another program -> the variables of a model, all of them or an error."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -48,22 +49,58 @@ class Collector:
         """Takes `origin` of the file for our variable `name`.
 
         Raises:
-          UserError: if the file lacks it.
+          UserError: if the file lacks it, or it can not be converted.
         """
         if origin not in self._file:
             raise UserError(f"{self._path} lacks {origin!r}, which {name!r} needs.")
-        self.arrays[name] = convert(np.asarray(self._file[origin]))
+        array = np.asarray(self._file[origin])
+        try:
+            self.arrays[name] = convert(array)
+        except ValueError:  # numpy's, of arrays with too few or too many axes
+            raise UserError(
+                f"{self._path} holds {origin!r} with the shape {array.shape}, which {name!r} can "
+                "not have."
+            ) from None
         self.origins[name] = origin
         if convert is not np.asarray:
             self.converted.add(name)
 
+    def shape(self, origin: str, rank: int) -> tuple[int, ...]:
+        """Returns the shape of `origin`, which must have `rank` axes.
+
+        Raises:
+          UserError: if the file lacks it, or it has other axes.
+        """
+        if origin not in self._file:
+            raise UserError(f"{self._path} lacks {origin!r}; it can not be imported.")
+        shape = np.shape(self._file[origin])
+        if len(shape) != rank:
+            raise UserError(
+                f"{self._path} holds {origin!r} with the shape {shape}; {rank} axes are needed."
+            )
+        return shape
+
     def source(
-        self, kind: str, config: ModelConfig, num_classes: int, *, ignored: tuple[str, ...]
+        self, kind: str, config: ModelConfig, num_classes: int, *, own: str, ignored: str
     ) -> Source:
-        """Returns what was taken; names that end in one of `ignored` do not count as unused."""
+        """Returns what was taken.
+
+        Args:
+          own: pattern that the names of the network's weights begin with; all must be taken, or
+            the network is another that happens to hold this one's names.
+          ignored: pattern of whole names that need not be taken, nor be told of.
+        Raises:
+          UserError: if a weight of the network is left over.
+        """
         taken = set(self.origins.values())
-        unused = sorted(n for n in self._file if n not in taken and not n.endswith(ignored))
-        return Source(kind, config, num_classes, self.arrays, self.origins, unused, self.converted)
+        left = sorted(n for n in self._file if n not in taken and not re.fullmatch(ignored, n))
+        extra = [name for name in left if re.match(own, name)]
+        if extra:
+            raise UserError(
+                f"{self._path} is of another network than can be imported: {len(extra)} of its "
+                f"weights have no place ({_some(extra)})."
+            )
+        return Source(kind, config, num_classes, self.arrays, self.origins, left, self.converted)
 
 
 def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:

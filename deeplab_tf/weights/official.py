@@ -19,7 +19,11 @@ from deeplab_tf.weights.mapping import Collector, Source
 
 MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
 _DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}  # by the feature's channels
-_SLOTS = ("Momentum", "Adam", "Adam_1", "ExponentialMovingAverage", "global_step")
+_DEPTHS = (50, 101)
+_OF_TRAINING = r"(.*/)?(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage|global_step)"
+# Scopes of the network's weights: the backbone's less its ImageNet classifier, and the heads'.
+_BACKBONE = r"resnet_v1_\d+/(?!logits/|mean_rgb$)"
+_HEADS = r"aspp\d|image_pooling|concat_projection|decoder/|logits/"
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -52,10 +56,6 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._shapes)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a variable's shape without reading it."""
-        return tuple(self._shapes[name])
-
 
 def recognises(names: Mapping) -> bool:
     """Whether the names are those of an official checkpoint with a ResNet."""
@@ -81,8 +81,14 @@ def read(
     """
     file = Checkpoint(prefix)
     scopes = {name.split("/")[0] for name in file if recognises({name: 0})}
-    depths = [depth for depth in DEPTHS if f"resnet_v1_{depth}" in scopes]
-    if not depths or depths[0] == 18:
+    depths = [depth for depth in _DEPTHS if f"resnet_v1_{depth}" in scopes]
+    if "_CHECKPOINTABLE_OBJECT_GRAPH" in file:
+        raise UserError(
+            f"{prefix} is a checkpoint of TensorFlow 2, such as this package's own, and not "
+            "official DeepLab's; a run's folder needs no import: eval, predict, export_model and "
+            "train (--tf_initial_checkpoint) take it as it is."
+        )
+    if not depths:
         known = sorted(name.split("/")[0] for name in file)[:1]
         raise UserError(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
@@ -98,11 +104,12 @@ def read(
     num_classes = 0
     _take_backbone(collector, config)
     if has_head:
-        config = dataclasses.replace(config, **_head_settings(file, config, prefix))
+        settings = _head_settings(file, collector, config, prefix)
+        config = dataclasses.replace(config, **settings)
         _take_head(collector, config)
-        num_classes = file.shape("logits/semantic/weights")[-1]
-    kind = f"official DeepLab, {config.model_variant}"
-    return collector.source(kind, config, num_classes, ignored=_SLOTS)
+        num_classes = collector.shape("logits/semantic/weights", 4)[-1]
+    own = _BACKBONE if backbone_only else f"{_BACKBONE}|{_HEADS}"
+    return collector.source("official DeepLab", config, num_classes, own=own, ignored=_OF_TRAINING)
 
 
 def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> ModelConfig:
@@ -120,7 +127,9 @@ def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> Mo
     )
 
 
-def _head_settings(file: Checkpoint, config: ModelConfig, prefix: str) -> dict[str, Any]:
+def _head_settings(
+    file: Checkpoint, collector: Collector, config: ModelConfig, prefix: str
+) -> dict[str, Any]:
     branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
     if not branches:
         raise UserError(
@@ -133,27 +142,37 @@ def _head_settings(file: Checkpoint, config: ModelConfig, prefix: str) -> dict[s
             f"{','.join(map(str, config.aspp_rates()))}."
         )
     settings = {
-        "aspp_convs_filters": file.shape("aspp0/weights")[-1],
+        "aspp_convs_filters": collector.shape("aspp0/weights", 4)[-1],
         "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
         "add_image_level_feature": "image_pooling/weights" in file,
     }
-    detail = "decoder/feature_projection0/weights"
-    if detail in file:
-        separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
-        last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
-        stride = _DECODER_STRIDES.get(file.shape(detail)[2])
-        if not stride or "decoder/feature_projection1/weights" in file:
-            raise UserError(
-                f"{prefix} has a decoder on a feature of {file.shape(detail)[2]} channels, or on "
-                f"several; only one on a ResNet stage ({_DECODER_STRIDES}) can be imported."
-            )
-        settings |= {
-            "decoder_output_stride": stride,
-            "decoder_reduction_filters": file.shape(detail)[-1],
-            "decoder_use_separable_conv": separable,
-            "decoder_filters": file.shape(f"decoder/{last}/weights")[-1],
-        }
+    if "decoder/feature_projection0/weights" in file:
+        settings |= _decoder_settings(file, collector, prefix)
     return settings
+
+
+def _decoder_settings(file: Checkpoint, collector: Collector, prefix: str) -> dict[str, Any]:
+    features = {m[0] for m in (re.match(r"decoder/feature_projection\w+", n) for n in file) if m}
+    width, filters = collector.shape("decoder/feature_projection0/weights", 4)[2:]
+    if len(features) > 1 or width not in _DECODER_STRIDES:
+        found = "several features" if len(features) > 1 else f"a feature of {width} channels"
+        raise UserError(
+            f"{prefix} has a decoder on {found}; only one on a single ResNet stage "
+            f"({', '.join(map(str, _DECODER_STRIDES))} channels) can be imported."
+        )
+    if any(re.match(r"decoder/decoder_(split_sep_conv0|conv0/weights)", name) for name in file):
+        raise UserError(
+            f"{prefix} has a decoder that adds its features (--decoder_use_sum_merge); only one "
+            "that concatenates them can be imported."
+        )
+    separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
+    last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
+    return {
+        "decoder_output_stride": _DECODER_STRIDES[width],
+        "decoder_reduction_filters": filters,
+        "decoder_use_separable_conv": separable,
+        "decoder_filters": collector.shape(f"decoder/{last}/weights", 4)[-1],
+    }
 
 
 def _take_conv_norm(collector: Collector, ours: str, theirs: str) -> None:

@@ -1,10 +1,13 @@
 """One weights source, whatever it is, by its path, address or name."""
 
+import contextlib
+import glob
 import hashlib
 import os
 import re
 import shutil
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,8 @@ from deeplab_tf.weights.mapping import Source
 
 KINDS = (
     "a .pth or .pt file (SSSegmentation, mmsegmentation, torchvision, openmmlab), an official "
-    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50 or "
-    "ResNet101, or keras_cv:PRESET"
+    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50, "
+    "ResNet101 or ResNet152, or keras_cv:PRESET"
 )
 _HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h
@@ -48,16 +51,16 @@ def read(
     if is_named(source):
         return imagenet.read(source, **settings)
     path = _download(source) if "://" in source else Path(source)
-    if path.name.endswith(_TARS):
-        path = _unpacked(path)
-    prefix = _checkpoint_at(path)
+    with _deleted_if_unreadable(path, source):
+        if path.name.endswith(_TARS):
+            path = _unpacked(path)
+        prefix = _checkpoint_at(path, source)
+        if not prefix and not path.is_file():
+            raise UserError(f"{source} does not exist; allowed: {KINDS}.")
+        arrays = {} if prefix else ssseg.state_dict(torch_file.load(path), str(path))
     if prefix:
         return official.read(prefix, backbone_only=backbone_only, **settings)
-    if path.is_file():
-        content = torch_file.load(path)
-        arrays = ssseg.state_dict(content, str(path))
-        return ssseg.read(arrays, str(path), backbone_only=backbone_only, **settings)
-    raise UserError(f"{source} does not exist; allowed: {KINDS}.")
+    return ssseg.read(arrays, str(path), backbone_only=backbone_only, **settings)
 
 
 def is_named(source: str) -> bool:
@@ -65,22 +68,41 @@ def is_named(source: str) -> bool:
     return source.startswith((imagenet.APPLICATIONS, imagenet.KERAS_CV))
 
 
-def _checkpoint_at(path: Path) -> str:
+@contextlib.contextmanager
+def _deleted_if_unreadable(path: Path, source: str) -> Iterator[None]:
+    """Deletes a download that is no weights file, or it would be met again at every call."""
+    try:
+        yield
+    except UserError as error:
+        if "://" not in source:
+            raise
+        path.unlink(missing_ok=True)
+        raise UserError(f"What {source} sent was deleted: {error}") from None
+
+
+def _checkpoint_at(path: Path, source: str) -> str:
     """Returns a TensorFlow checkpoint's prefix, given by itself, a file of it or its folder."""
     if path.is_dir():
         found = sorted(path.glob("**/*.index")) or sorted(filter(_is_first_format, _files(path)))
         if len(found) != 1:
-            names = ", ".join(file.stem for file in found) or "none"
-            raise UserError(f"{path} must hold one TensorFlow checkpoint; it holds: {names}.")
+            whole = [file.stem for file in found] or [file.name for file in _files(path)[:3]]
+            raise UserError(
+                f"{source} must hold one TensorFlow checkpoint with its .index file; it holds: "
+                f"{', '.join(whole) or 'nothing'}."
+            )
         path = found[0]
     if _is_first_format(path):
         return str(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
-    return name if Path(f"{name}.index").is_file() else ""
+    if Path(f"{name}.index").is_file():
+        return name
+    if list(Path(name).parent.glob(f"{glob.escape(Path(name).name)}.data-?????-of-?????")):
+        raise UserError(f"{source} lacks {name}.index, without which a checkpoint can not be read.")
+    return ""
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _is_first_format(path: Path) -> bool:
@@ -101,10 +123,19 @@ def _download(url: str) -> Path:
 
     The names of openmmlab's and PyTorch's files end in the start of their SHA-256.
     """
-    host, name = urllib.parse.urlsplit(url).netloc, urllib.parse.urlsplit(url).path
-    digest = re.search(r"-([0-9a-f]{8,64})\.\w+$", name) if host in _HASH_IN_NAME else None
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise archives.no_address(url) from None
+    known = parts.netloc in _HASH_IN_NAME
+    digest = re.search(r"-([0-9a-f]{8,64})\.\w+$", parts.path) if known else None
     archive = archives.Archive(url, "sha256", digest[1] if digest else "", folder="")
-    return archives.fetch(archive, _cache() / hashlib.sha256(url.encode()).hexdigest()[:16])
+    if archive.file_name in ("", ".."):
+        raise UserError(f"{url} is the address of no file; give one that ends in a file's name.")
+    folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    return archives.fetch(
+        archive, folder, advice="fetch the file by hand and give its path in place of the address"
+    )
 
 
 def _unpacked(path: Path) -> Path:

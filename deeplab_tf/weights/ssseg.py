@@ -5,6 +5,7 @@ the backbone's names without a prefix. PyTorch's kernels are out, in, height, wi
 comes first (mmsegmentation), the projection's input channels are rolled to our order.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,13 @@ _NORM = {
     "moving_variance": "running_var",
 }
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-_UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias")
+_IGNORED = r".*num_batches_tracked|(backbone\.|backbone_net\.|head\.)?fc\.(weight|bias)"
 # Prefix of the backbone and names of the heads' parts in each program; {} is a branch's number.
+# own: what the names of the network's weights begin with, apart from the backbone's.
 _SSSEG: dict[str, Any] = {
+    "program": "SSSegmentation",
     "backbone": "backbone_net.",
+    "own": r"aspp_net\.|decoder\.|auxiliary_decoder\.",
     "branch": ("aspp_net.parallel_branches.{}.0", "aspp_net.parallel_branches.{}.1"),
     "pooling": ("aspp_net.global_branch.1", "aspp_net.global_branch.2"),
     "projection": ("aspp_net.bottleneck.0", "aspp_net.bottleneck.1"),
@@ -33,7 +37,9 @@ _SSSEG: dict[str, Any] = {
     "auxiliary_classifier": "auxiliary_decoder.4",
 }
 _MMSEG: dict[str, Any] = {
+    "program": "mmsegmentation",
     "backbone": "backbone.",
+    "own": r"decode_head\.|auxiliary_head\.",
     "branch": ("decode_head.aspp_modules.{}.conv", "decode_head.aspp_modules.{}.bn"),
     "pooling": ("decode_head.image_pool.1.conv", "decode_head.image_pool.1.bn"),
     "projection": ("decode_head.bottleneck.conv", "decode_head.bottleneck.bn"),
@@ -56,14 +62,14 @@ def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
         found = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
         inner = found[0] if found else None
 
-    def is_array(value):
-        return isinstance(value, np.ndarray)
+    def is_weight(key, value):
+        return isinstance(key, str) and isinstance(value, np.ndarray)
 
-    if not isinstance(content, dict) or not any(map(is_array, content.values())):
+    if not isinstance(content, dict) or not any(is_weight(*item) for item in content.items()):
         raise UserError(f"{path} holds no state dict (looked under {', '.join(_WRAPPERS)}).")
     arrays = {}
     for key, value in content.items():
-        if is_array(value):
+        if is_weight(key, value):
             name = key.removeprefix("module.")  # of torch's DataParallel
             arrays[name.replace("aspp_net.fuse_layer.", "aspp_net.bottleneck.")] = value
     return arrays
@@ -87,36 +93,23 @@ def read(
     Raises:
       UserError: if the network is another, or a weight is missing.
     """
-    names: dict[str, Any] = {"backbone": ""}
-    kind = "ImageNet ResNet (PyTorch)"
-    for program, style in (("SSSegmentation", _SSSEG), ("mmsegmentation", _MMSEG)):
-        if any(name.startswith(style["backbone"]) for name in file):
-            names, kind = style, program
-            if backbone_only:
-                break
-            needed = (f"{style['classifier']}.weight", f"{style['projection'][0]}.weight")
-            missing = [name for name in needed if name not in file]
-            if missing or not _count_branches(file, names):
-                raise UserError(
-                    f"{path} is {program}'s, but of no DeepLabV3 or V3+ that can be imported "
-                    f"({missing[0] if missing else 'ASPP'} is missing)."
-                )
-    backbone = _backbone_of(file, names["backbone"], path)
+    names = _names_in(file, path, backbone_only)
+    collector = Collector(file, path)
+    depth, stem = _backbone_of(file, collector, names["backbone"], path)
     settings: dict[str, Any] = {
-        "model_variant": f"resnet_{backbone[1]}_{backbone[0]}",
+        "model_variant": f"resnet_{stem}_{depth}",
         "output_stride": output_stride,
         "atrous_rates": atrous_rates,
         "multi_grid": multi_grid,
         "multi_grid_replaces_rates": bool(multi_grid) and names is _MMSEG,
     }
-    collector = Collector(file, path)
     num_classes = 0
-    has_head = bool(names["backbone"]) and not backbone_only
+    has_head = "classifier" in names and not backbone_only
     if has_head:
-        num_classes = file[f"{names['classifier']}.weight"].shape[0]
+        num_classes = collector.shape(f"{names['classifier']}.weight", 4)[0]
         if num_classes == 1:
             raise UserError(f"{path} has one class, by a sigmoid; two or more can be imported.")
-        settings |= _head_of(file, names)
+        settings |= _head_of(file, collector, names)
     config = ModelConfig(**settings)
     if has_head and len(config.aspp_rates()) != _count_branches(file, names) - 1:
         rates = ",".join(map(str, config.aspp_rates()))
@@ -124,13 +117,48 @@ def read(
             f"{path} has {_count_branches(file, names) - 1} atrous branches; give as many "
             f"--atrous_rates, not {rates}."
         )
-    _take_backbone(collector, names["backbone"], *backbone)
+    _take_backbone(collector, names["backbone"], depth, stem)
+    own = re.escape(names["backbone"]) or r"(conv1|bn1|stem|layer\d+)\."
     if has_head:
         _take_heads(collector, names, config)
-    return collector.source(kind, config, num_classes, ignored=_UNUSED)
+        own += f"|{names['own']}"
+    return collector.source(names["program"], config, num_classes, own=own, ignored=_IGNORED)
 
 
-def _backbone_of(file: Mapping[str, np.ndarray], prefix: str, path: str) -> tuple[int, str]:
+def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) -> dict[str, Any]:
+    """Returns the names of the program that wrote the file."""
+
+    def holds(start: str) -> bool:
+        return any(name.startswith(start) for name in file)
+
+    if holds("backbone_net."):
+        names = _SSSEG
+    elif holds("decode_head."):
+        names = _MMSEG
+    else:
+        backbone = "backbone." if holds("backbone.") else ""
+        heads = [n for n in file if not (n.startswith(backbone) or re.fullmatch(_IGNORED, n))]
+        if heads and not backbone_only:
+            raise UserError(
+                f"{path} has a head that can not be imported ({heads[0]}); its backbone can start "
+                f"a training: --tf_initial_checkpoint={path} --initialize_last_layer=false."
+            )
+        return {"program": "ImageNet ResNet (PyTorch)", "backbone": backbone}
+    if backbone_only:
+        return names
+    needed = (f"{names['classifier']}.weight", f"{names['projection'][0]}.weight")
+    missing = [name for name in needed if name not in file]
+    if missing or not _count_branches(file, names):
+        raise UserError(
+            f"{path} is {names['program']}'s, but of no DeepLabV3 or V3+ that can be imported "
+            f"({missing[0] if missing else 'ASPP'} is missing)."
+        )
+    return names
+
+
+def _backbone_of(
+    file: Mapping[str, np.ndarray], collector: Collector, prefix: str, path: str
+) -> tuple[int, str]:
     """Returns depth and stem."""
     blocks = []
     for layer in range(1, 5):
@@ -140,8 +168,8 @@ def _backbone_of(file: Mapping[str, np.ndarray], prefix: str, path: str) -> tupl
     bottleneck = f"{prefix}layer1.0.conv3.weight" in file
     depths = [d for d, plan in DEPTHS.items() if plan == (tuple(blocks), bottleneck)]
     stem = "v1c" if f"{prefix}stem.0.weight" in file else "v1"
-    first = file.get(f"{prefix}stem.0.weight" if stem == "v1c" else f"{prefix}conv1.weight")
-    if not depths or first is None or first.shape[0] != STEMS[stem][0][0]:
+    first = f"{prefix}stem.0.weight" if stem == "v1c" else f"{prefix}conv1.weight"
+    if not depths or first not in file or collector.shape(first, 4)[0] != STEMS[stem][0][0]:
         raise UserError(
             f"{path} holds no ResNet of depth {', '.join(map(str, DEPTHS))} with a 7x7 or a v1c "
             f"stem that can be imported (blocks found: {blocks})."
@@ -154,23 +182,22 @@ def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
     return len({name[len(start) :].split(".")[0] for name in file if name.startswith(start)})
 
 
-def _head_of(file: Mapping[str, np.ndarray], names: dict) -> dict[str, Any]:
-    projection = file[f"{names['projection'][0]}.weight"].shape
+def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) -> dict[str, Any]:
+    filters, _, kernel_size, _ = collector.shape(f"{names['projection'][0]}.weight", 4)
     settings = {
-        "aspp_convs_filters": projection[0],
-        "aspp_projection_kernel_size": projection[2],
+        "aspp_convs_filters": filters,
+        "aspp_projection_kernel_size": kernel_size,
         "add_image_level_feature": f"{names['pooling'][0]}.weight" in file,
         "aspp_with_separable_conv": "decode_head.aspp_modules.1.depthwise_conv.conv.weight" in file,
     }
-    auxiliary = file.get(f"{names['auxiliary'][0]}.weight")
-    if auxiliary is not None:
-        settings["auxiliary_filters"] = auxiliary.shape[0]
-    if f"{_MMSEG_REDUCTION[0]}.weight" in file:  # DeepLabV3+
+    auxiliary, reduction = f"{names['auxiliary'][0]}.weight", f"{_MMSEG_REDUCTION[0]}.weight"
+    if auxiliary in file:
+        settings["auxiliary_filters"] = collector.shape(auxiliary, 4)[0]
+    if reduction in file:  # DeepLabV3+
+        last = "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
         settings["decoder_output_stride"] = 4
-        settings["decoder_reduction_filters"] = file[f"{_MMSEG_REDUCTION[0]}.weight"].shape[0]
-        settings["decoder_filters"] = file[
-            "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
-        ].shape[0]
+        settings["decoder_reduction_filters"] = collector.shape(reduction, 4)[0]
+        settings["decoder_filters"] = collector.shape(last, 4)[0]
     return settings
 
 

@@ -1,10 +1,10 @@
 """Reads PyTorch's .pth files without PyTorch and without running anything that they hold.
 
 A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
-which does more than describe a tensor; some names of metadata are read as nothing, and every other
-name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both formats are read: the zip of
-PyTorch 1.6 and later, whose members are <name>/data.pkl and <name>/data/<key>, and the stream of
-pickles before it.
+which does more than describe a tensor; some names of metadata, and attributes of these, are read as
+nothing, and every other name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both
+formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
+<name>/data/<key>, and the stream of pickles before it.
 """
 
 import collections
@@ -73,6 +73,20 @@ class _Inert:
         pass
 
     __setitem__ = append = extend = add = update = __init__
+
+
+def _harmful(call: str) -> _RefusedError:
+    return _RefusedError(
+        f"it wants to call {call}, which may do harm; only weights are read. Save its state dict "
+        "alone: torch.save({'state_dict': model.state_dict()}, FILE)"
+    )
+
+
+def _attribute(owner: Any, *_: Any) -> _Inert:
+    """Stands for getattr, by which protocol 2 names a class's method (mmengine's logs do)."""
+    if owner is not _Inert and not isinstance(owner, _Inert):
+        raise _harmful("getattr on what is no metadata")
+    return _Inert()
 
 
 class _Fixed:
@@ -150,8 +164,9 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
     if len(pickles) != 1 or members[pickles[0]].compress_type != zipfile.ZIP_STORED:
         raise _RefusedError("it is a zip file, but not PyTorch's")
     folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
-        raise _RefusedError("it was written on a big-endian machine")
+    order = members.get(f"{folder}byteorder")
+    if order and (order.compress_type != zipfile.ZIP_STORED or archive.read(order) != b"little"):
+        raise _RefusedError("its byteorder is not 'little'; a big-endian machine wrote it")
 
     def content_of(storage: _Storage) -> bytes:
         info = members.get(f"{folder}data/{storage.key}")
@@ -168,6 +183,8 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
 
 
 def _load_legacy(file: io.BufferedReader) -> Any:
+    if not file.peek(1).startswith(pickle.PROTO):
+        raise _RefusedError(f"it begins with {file.peek(8)[:8]!r} and is no file of PyTorch's")
     if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
         raise _RefusedError("it is neither a zip file nor PyTorch's older format")
     if not _Unpickler(file).load()["little_endian"]:
@@ -201,6 +218,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
             return _StorageType(name)
         if (module, name) in _METADATA:
             return _Inert
+        if name == "getattr" and module in ("builtins", "__builtin__"):
+            return _attribute
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -209,10 +228,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
             ("torch", "Size"): tuple,
         }
         if (module, name) not in allowed:
-            raise _RefusedError(
-                f"it wants to call {module}.{name}, which may do harm; only weights are read. Save "
-                "its state dict alone: torch.save({'state_dict': model.state_dict()}, FILE)"
-            )
+            raise _harmful(f"{module}.{name}")
         return allowed[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -261,6 +277,9 @@ class _Resolver:
         self._content_of = content_of
         self._room = _MOST_COPIES * total
         self._known: dict[Any, Any] = {}
+        # The storage read last: tensors that share one follow each other.
+        self._storage: _Storage | None = None
+        self._content = b""
 
     def resolve(self, value: Any, depth: int = 0) -> Any:
         """Returns the value with numpy arrays in place of tensors."""
@@ -275,7 +294,10 @@ class _Resolver:
 
     def _read(self, value: Any, depth: int) -> Any:
         if isinstance(value, _Tensor):
-            array = value.read(self._content_of(value.storage))
+            if value.storage != self._storage:
+                self._content = self._content_of(value.storage)
+                self._storage = value.storage
+            array = value.read(self._content)
             self._room -= array.nbytes
             if self._room < 0:
                 raise _RefusedError("its tensors are many times larger than the file")

@@ -5,16 +5,21 @@ import tensorflow as tf
 from deeplab_tf.models.resnet import DEPTHS, STEMS, ResNet, stage_plans
 
 # Learned parameters without classifier. v1: torchvision's published counts less its last layer
-# (11,689,512 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000). v1c: its stem has
-# 864 + 64 + 9,216 + 64 + 18,432 + 128 = 28,768 in place of 9,408 + 128 = 9,536, so 19,232 more;
-# the counts of 50 and 101 stand also in reference/ssseg_deeplabv3.md sec. 4.
+# (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000;
+# 60,192,808 - 2,049,000). v1c: its stem has 864 + 64 + 9,216 + 64 + 18,432 + 128 = 28,768 in place
+# of 9,408 + 128 = 9,536, so 19,232 more; the counts of 50 and 101 stand also in
+# reference/ssseg_deeplabv3.md sec. 4.
 PARAMETERS = {
     ("v1", 18): 11_176_512,
+    ("v1", 34): 21_284_672,
     ("v1", 50): 23_508_032,
     ("v1", 101): 42_500_160,
+    ("v1", 152): 58_143_808,
     ("v1c", 18): 11_195_744,
+    ("v1c", 34): 21_303_904,
     ("v1c", 50): 23_527_264,
     ("v1c", 101): 42_519_392,
+    ("v1c", 152): 58_163_040,
     # beta: 103,296 more in the stem, and 128 channels into the first block: 64 * 64 + 64 * 256.
     ("beta", 50): 23_508_032 + 103_296 + 20_480,
     ("beta", 101): 42_500_160 + 103_296 + 20_480,
@@ -22,11 +27,17 @@ PARAMETERS = {
 
 
 def test_every_backbone_has_a_parameter_count():
-    known = {(stem, depth) for stem in STEMS for depth in DEPTHS} - {("beta", 18)}
-    assert set(PARAMETERS) == known
+    known = {(stem, depth) for stem in STEMS for depth in DEPTHS}
+    assert set(PARAMETERS) == known - {("beta", depth) for depth in (18, 34, 152)}
 
 
-@pytest.mark.parametrize(("stem", "depth"), PARAMETERS)
+@pytest.mark.parametrize(
+    ("stem", "depth"),
+    [
+        pytest.param(stem, depth, marks=[pytest.mark.slow] * (stem == "v1c" and depth > 100))
+        for stem, depth in PARAMETERS
+    ],
+)
 def test_parameters_equal_the_published_count(stem, depth):
     model = ResNet(depth, stem=stem)
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 33, 33, 3]))

@@ -60,16 +60,21 @@ def test_keras_cv(size):
     assert np.abs(ours - expected).max() / expected.std() < 5e-4
 
 
-def test_the_depth_is_read_off_the_model():
-    deep = tf.keras.applications.ResNet101(include_top=False, weights=None)
+@pytest.mark.parametrize("depth", [101, pytest.param(152, marks=pytest.mark.slow)])
+def test_the_depth_is_read_off_the_model(depth):
+    deep = getattr(tf.keras.applications, f"ResNet{depth}")(include_top=False, weights=None)
     source = imagenet.from_application(deep)
-    assert source.config.model_variant == "resnet_v1_101" and source.num_classes == 0
+    assert source.config.model_variant == f"resnet_v1_{depth}" and source.num_classes == 0
+    # The moving statistics are no parameters, Keras' biases have become part of them.
+    ours = [array for name, array in source.arrays.items() if "moving" not in name]
+    theirs = [w for w in deep.trainable_weights if "conv/bias" not in w.name]
+    assert sum(array.size for array in ours) == sum(np.prod(w.shape) for w in theirs)
     with pytest.raises(UserError, match="The keras-cv model is no ResNet-50"):
         imagenet.from_keras_cv(deep)
 
 
 def test_unknown_models_are_one_sentence():
-    with pytest.raises(UserError, match="VGG16 is unknown; allowed: ResNet50 and ResNet101"):
+    with pytest.raises(UserError, match="VGG16 is unknown; allowed: ResNet50, ResNet101 and"):
         sources.read("keras.applications:VGG16")
 
 

@@ -245,3 +245,58 @@ def test_checkpoints_of_the_first_format_are_read(tmp_path):
         source = sources.read(str(path))
         name = "backbone/stage2_block1/conv2/conv/kernel"
         np.testing.assert_array_equal(source.arrays[name], arrays[source.origins[name]])
+
+
+@pytest.fixture(scope="module")
+def plus():
+    """The variables of a small DeepLabV3+."""
+    oracle = Oracle()
+    oracle.logits(
+        tf.zeros([1, 33, 33, 3]), depth=50, beta=True, stride=16, rates=(6, 12, 18), grid=(),
+        separable=True, decoder=(4, "separable"), classes=3,
+    )  # fmt: skip
+    return oracle.arrays
+
+
+@pytest.mark.parametrize(
+    ("gone", "extra", "message"),
+    [
+        ("", "decoder/feature_projection0_1/weights", "a decoder on several features"),
+        ("", "decoder/feature_projection1/weights", "a decoder on several features"),
+        ("decoder/decoder_conv", "decoder/decoder_conv0/weights", "decoder_use_sum_merge"),
+        (
+            "decoder/decoder_conv",
+            "decoder/decoder_split_sep_conv0_depthwise/depthwise_weights",
+            "decoder_use_sum_merge",
+        ),
+        ("decoder/decoder_conv0_pointwise", "x", "lacks 'decoder/decoder_conv0_pointwise/weights'"),
+        ("aspp0/weights", "aspp0/weights", r"'aspp0/weights' with the shape \(\); 4 axes"),
+        ("", "decoder/decoder_conv2_pointwise/weights", "1 of its weights have no place"),
+        ("", "resnet_v1_50/block1/unit_1/se/weights", "1 of its weights have no place"),
+    ],
+)
+def test_networks_that_can_not_be_imported_are_one_sentence(
+    plus, monkeypatch, gone, extra, message
+):
+    arrays = {n: a for n, a in plus.items() if not n.startswith(gone or "\n")}
+    arrays[extra] = np.zeros((), "f")
+    monkeypatch.setattr(official, "Checkpoint", lambda prefix: arrays)
+    with pytest.raises(UserError, match=f"^model.ckpt .*{message}"):
+        official.read("model.ckpt")
+
+
+def test_what_training_or_imagenet_left_is_no_weight_of_the_network(plus, monkeypatch):
+    zero = np.zeros((), "f")
+    training = {f"{name}/Momentum": zero for name in plus} | {"global_step": zero}
+    imagenet = {"resnet_v1_50/logits/weights": zero, "resnet_v1_50/mean_rgb": zero}
+    monkeypatch.setattr(official, "Checkpoint", lambda prefix: plus | training | imagenet)
+    assert official.read("model.ckpt").unused == sorted(imagenet)
+    other_head = {"decoder/feature_projection0_1/weights": zero}
+    monkeypatch.setattr(official, "Checkpoint", lambda prefix: plus | other_head)
+    assert official.read("model.ckpt", backbone_only=True).num_classes == 0
+
+
+def test_checkpoints_of_tensorflow_2_are_called_so(tmp_path):
+    tf.train.Checkpoint(a=tf.Variable(1.0)).write(str(tmp_path / "model.ckpt-0"))
+    with pytest.raises(UserError, match="is a checkpoint of TensorFlow 2, such as this package's"):
+        sources.read(str(tmp_path))

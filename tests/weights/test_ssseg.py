@@ -6,10 +6,16 @@ import tensorflow as tf
 
 from deeplab_tf.config import UserError
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.weights import mapping, sources
+from deeplab_tf.weights import mapping, sources, ssseg
 from tests.weights import writers
 
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 class Oracle:
@@ -73,12 +79,12 @@ class Oracle:
         return stages
 
     def block(self, x, width, name, stride, rate, depth):
-        out = width if depth == 18 else 4 * width
+        out = width if depth < 50 else 4 * width
         shortcut = x
         if x.shape[-1] != out or stride > 1:
             parts = f"{name}.downsample.0", f"{name}.downsample.1"
             shortcut = self.conv(x, out, 1, *parts, stride, relu=False)
-        if depth == 18:
+        if depth < 50:
             x = self.conv(x, width, 3, f"{name}.conv1", f"{name}.bn1", stride, rate)
             x = self.conv(x, width, 3, f"{name}.conv2", f"{name}.bn2", relu=False)
         else:
@@ -112,7 +118,7 @@ class Oracle:
         x = self.conv(tf.concat(branches, 3), width, 3, *names)
         if plus:
             names = f"{head}.c1_bottleneck.conv", f"{head}.c1_bottleneck.bn"
-            detail = self.conv(stages[0], 12 if depth == 18 else 48, 1, *names)
+            detail = self.conv(stages[0], 12 if depth < 50 else 48, 1, *names)
             x = tf.concat([tf.image.resize(x, detail.shape[1:3]), detail], 3)
             for index in (0, 1):
                 x = self.separable(x, width, f"{head}.sep_bottleneck.{index}")
@@ -223,7 +229,16 @@ def test_ssseg_files_in_all_their_forms(tmp_path, wrapping):
     assert error_of(model(IMAGES)["logits"].numpy(), logits.numpy()) < 5e-4
 
 
-@pytest.mark.parametrize(("depth", "stem"), [(18, "v1"), (50, "v1"), (50, "v1c")])
+@pytest.mark.parametrize(
+    ("depth", "stem"),
+    [
+        (18, "v1"),
+        (34, "v1"),
+        (50, "v1"),
+        (50, "v1c"),
+        pytest.param(152, "v1", marks=pytest.mark.slow),
+    ],
+)
 def test_imagenet_backbones_of_pytorch(tmp_path, depth, stem):
     oracle = Oracle()
     features = oracle.backbone(IMAGES, "", depth, stem, 16)
@@ -278,3 +293,77 @@ def test_other_rates_and_other_files_are_one_sentence(tmp_path):
         sources.read(str(tmp_path / "p.pth"))
     with pytest.raises(UserError, match=r"none\.pth does not exist; allowed: a \.pth"):
         sources.read(str(tmp_path / "none.pth"))
+
+
+@pytest.fixture(scope="module")
+def plus():
+    """The state dict of a small DeepLabV3+ of mmsegmentation."""
+    oracle = Oracle()
+    oracle.mmseg(IMAGES, 18, "v1c", 16, (6, 12, 18), 5, True)
+    return oracle.arrays
+
+
+ZERO = np.zeros((), "f")
+
+
+@pytest.mark.parametrize(
+    ("gone", "extra", "left"),
+    [
+        ("nothing", "backbone.layer4.0.conv2.conv_offset.weight", r"1 of its .*conv_offset"),
+        ("nothing", "backbone.layer3.0.context_block1.conv_mask.bias", r"1 of its .*context_block"),
+        ("nothing", "auxiliary_head.convs.1.conv.weight", r"1 of its .*convs\.1\.conv"),
+        ("c1_bottleneck", "extra.weight", r"20 of its weights .*sep_bottleneck.* and 17 more"),
+    ],
+)
+def test_weights_of_the_network_that_have_no_place_are_refused(plus, gone, extra, left):
+    arrays = {n: a for n, a in plus.items() if gone not in n} | {extra: ZERO}
+    with pytest.raises(UserError, match=f"m.pth is of another network .*{left}"):
+        ssseg.read(arrays, "m.pth")
+
+
+def test_a_backbone_alone_is_asked_for_its_own_weights_only(plus):
+    head = {n: a for n, a in plus.items() if "c1_bottleneck" not in n}
+    source = ssseg.read(head | {"backbone.fc.weight": ZERO}, "m.pth", backbone_only=True)
+    assert all(name.startswith("backbone/") for name in source.arrays)
+    bare = {n.removeprefix("backbone."): a for n, a in plus.items() if n.startswith("backbone.")}
+    for arrays in (plus | {"backbone.layer1.0.se.fc.weight": ZERO}, bare | {"layer5.0.bias": ZERO}):
+        with pytest.raises(UserError, match="is of another network"):
+            ssseg.read(arrays, "m.pth", backbone_only=True)
+
+
+def test_other_programs_heads_are_not_taken_for_mmsegmentations(plus):
+    backbone = {n: a for n, a in plus.items() if n.startswith("backbone.")}
+    source = ssseg.read(backbone | {"head.fc.weight": ZERO}, "m.pth")  # mmpretrain's
+    assert (source.kind, source.num_classes) == ("ImageNet ResNet (PyTorch)", 0)
+    torchvision = backbone | {"classifier.0.convs.0.0.weight": ZERO}
+    with pytest.raises(UserError, match=r"a head that can not be imported \(classifier\.0\."):
+        ssseg.read(torchvision, "m.pth")
+    assert ssseg.read(torchvision, "m.pth", backbone_only=True).origins == source.origins
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("backbone.stem.0.weight", ZERO, r"'backbone\.stem\.0\.weight' with the shape \(\)"),
+        ("backbone.layer1.0.conv1.weight", np.zeros((4, 3), "f"), r"the shape \(4, 3\), which '"),
+        ("decode_head.conv_seg.weight", ZERO, r"the shape \(\); 4 axes are needed"),
+        ("decode_head.conv_seg.bias", None, r"lacks 'decode_head\.conv_seg\.bias'"),
+        ("decode_head.bottleneck.conv.weight", np.zeros(4, "f"), r"the shape \(4,\); 4 axes"),
+        ("decode_head.c1_bottleneck.conv.weight", np.zeros((2, 2), "f"), r"shape \(2, 2\); 4 axes"),
+        ("decode_head.sep_bottleneck.0.pointwise_conv.conv.weight", None, "lacks 'decode_head.sep"),
+        ("auxiliary_head.convs.0.conv.weight", ZERO, r"the shape \(\); 4 axes are needed"),
+        ("decode_head.aspp_modules.1.depthwise_conv.conv.weight", ZERO, r"shape \(\), which 'aspp"),
+    ],
+)
+def test_odd_shapes_are_one_sentence(plus, name, value, message):
+    arrays = {n: a for n, a in plus.items() if n != name}
+    arrays |= {} if value is None else {name: value}
+    with pytest.raises(UserError, match=f"^m.pth .*{message}"):
+        ssseg.read(arrays, "m.pth")
+
+
+def test_only_what_has_a_name_is_a_weight():
+    odd = {1: ZERO, (2, 3): ZERO}
+    with pytest.raises(UserError, match="holds no state dict"):
+        ssseg.state_dict(odd, "m.pth")
+    assert list(ssseg.state_dict(odd | {"a": ZERO}, "m.pth")) == ["a"]

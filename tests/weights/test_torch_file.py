@@ -2,6 +2,8 @@ import collections
 import os
 import pickle
 import struct
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -54,6 +56,29 @@ def test_views_share_a_storage(tmp_path):
     np.testing.assert_array_equal(found, [[1, 5, 9], [2, 6, 10]])
 
 
+def test_a_storage_that_many_tensors_share_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {str(n): np.full(4, n, np.float32) for n in range(5, 9)})
+    key = b"X\x01\x00\x00\x00%d"  # how the pickle writes a text of one character
+
+    def share(members):
+        for n in range(1, 4):
+            content = members["archive/data.pkl"].replace(key % n, key % 0)
+            members["archive/data.pkl"] = content
+
+    damaged(path, share)
+    names = []
+    read = zipfile.ZipFile.read
+    monkeypatch.setattr(
+        zipfile.ZipFile,
+        "read",
+        lambda a, n: names.append(getattr(n, "filename", n)) or read(a, n),
+    )
+    found = torch_file.load(path)
+    assert all((array == 5).all() for array in found.values()) and len(found) == 4
+    assert names.count("archive/data/0") == 1 and "archive/data/1" not in names
+
+
 @pytest.mark.parametrize(
     "claim",
     [
@@ -103,12 +128,14 @@ def with_pickle(path, content, legacy=False):
     [
         (lambda proof: Call(os.system, f"touch {proof}"), "posix.system"),
         (lambda proof: Call(eval, f"open({str(proof)!r}, 'w')"), "builtins.eval|__builtin__.eval"),
-        (lambda proof: Call(getattr, os, "environ"), "getattr"),
+        (lambda proof: Call(getattr, os, "environ"), "os.path"),
+        (lambda proof: Call(getattr, collections.OrderedDict, "fromkeys"), "getattr"),
+        (lambda proof: Call(getattr, {}, "clear"), "getattr"),
         (lambda proof: os.path.join, "posixpath.join"),
         (lambda proof: Call(np.save, proof, np.zeros(1)), "numpy"),
         (lambda proof: collections.Counter("ab"), "collections.Counter"),
     ],
-    ids=["system", "eval", "getattr", "global", "numpy", "class"],
+    ids=["system", "eval", "getattr", "getattr2", "getattr3", "global", "numpy", "class"],
 )
 def test_pickles_that_call_anything_are_refused_and_not_run(tmp_path, call, named, legacy):
     proof, path = tmp_path / "proof", tmp_path / "evil.pth"
@@ -121,6 +148,34 @@ def test_pickles_that_call_anything_are_refused_and_not_run(tmp_path, call, name
     with pytest.raises(UserError, match=rf"evil\.pth was not read: it wants to call .*({named})"):
         torch_file.load(path)
     assert not proof.exists()
+
+
+class HistoryBuffer:
+    """As mmengine's: its state names methods, which protocol 2 writes as calls of getattr."""
+
+    def __getstate__(self):
+        return {"log": np.arange(3.0), "methods": {"min": HistoryBuffer.min}}
+
+    def min(self):
+        pass
+
+
+def test_logs_of_mmengine_do_not_hinder(tmp_path, monkeypatch):
+    name = "mmengine.logging.history_buffer"
+    module = types.ModuleType(name)
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
+    monkeypatch.setitem(sys.modules, "mmengine.logging", types.ModuleType("mmengine.logging"))
+    monkeypatch.setitem(sys.modules, name, module)
+    for part in (HistoryBuffer, HistoryBuffer.min):
+        monkeypatch.setattr(part, "__module__", name)
+    logs = collections.OrderedDict({"train/loss": HistoryBuffer()})
+    assert b"getattr" in pickle.dumps(logs, protocol=2)
+    weights = {"a.weight": np.ones([2], np.float32)}
+    writers.write_pth(tmp_path / "m.pth", {"message_hub": logs, "state_dict": weights})
+    found = torch_file.load(tmp_path / "m.pth")
+    assert list(found["message_hub"]) == ["train/loss"]
+    assert_same(found["state_dict"], weights)
 
 
 def damaged(path, change):
@@ -173,7 +228,7 @@ def test_a_legacy_storage_of_another_length_is_refused(tmp_path):
 
 def test_other_files_are_one_sentence(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no pickle")
-    with pytest.raises(UserError, match="is no whole PyTorch file"):
+    with pytest.raises(UserError, match="begins with b'no pickl' and is no file of PyTorch's"):
         torch_file.load(tmp_path / "a.pth")
     with pytest.raises(UserError, match="does not exist"):
         torch_file.load(tmp_path / "b.pth")
@@ -256,6 +311,11 @@ def test_small_files_do_not_become_large(tmp_path):
         archive.writestr("archive/data.pkl", pickle.dumps("x" * 10**7))
     with pytest.raises(UserError, match="not PyTorch's"):
         torch_file.load(tmp_path / "bomb.pth")
+    with zipfile.ZipFile(tmp_path / "order.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}), zipfile.ZIP_STORED)
+        archive.writestr("archive/byteorder", "little")  # compressed, it could be of any size
+    with pytest.raises(UserError, match="its byteorder is not 'little'"):
+        torch_file.load(tmp_path / "order.pth")
     memo = b"\x80\x02X\x01\x00\x00\x00ar\xff\xff\xff\x7f."  # LONG_BINPUT 2^31 - 1
     with zipfile.ZipFile(tmp_path / "memo.pth", "w") as archive:
         archive.writestr("archive/data.pkl", memo)

@@ -1,0 +1,78 @@
+"""Where a file comes from, and what is said of files that are none of weights."""
+
+import tarfile
+
+import pytest
+
+from deeplab_tf.config import UserError
+from deeplab_tf.weights import sources
+from tests.data.test_archives import server  # noqa: F401  (a fixture)
+from tests.weights import writers
+from tests.weights.test_ssseg import IMAGES, Oracle
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def packed(path, *files):
+    with tarfile.open(path, "w:gz") as tar:
+        for file in files:
+            tar.add(file, file.name)
+
+
+def files_in(folder):
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_page_in_place_of_a_file_does_not_stay(server, tmp_path, cache):  # noqa: F811
+    oracle = Oracle()
+    oracle.backbone(IMAGES, "", 18, "v1", 16)
+    writers.write_pth(tmp_path / "r.pth", oracle.arrays)
+    server.files["r.pth"] = b"<!DOCTYPE html><html>Please log in.</html>"
+    with pytest.raises(UserError, match=r"^What http.*r\.pth sent was deleted: .*'<!DOCTYP'"):
+        sources.read(f"{server.url}/r.pth")
+    assert files_in(cache) == []
+    server.files["r.pth"] = (tmp_path / "r.pth").read_bytes()
+    assert sources.read(f"{server.url}/r.pth").config.model_variant == "resnet_v1_18"
+    with pytest.raises(UserError, match="--multi_grid=1,2,4"):  # a mistake that is not the file's
+        sources.read(f"{server.url}/r.pth", multi_grid=(1, 2, 4))
+    assert files_in(cache) == ["r.pth"]
+
+
+def test_a_query_is_no_part_of_the_name(server, tmp_path, cache):  # noqa: F811
+    name = "m.tar.gz?download=1"
+    packed(tmp_path / "m.tar.gz")
+    server.files[name] = (tmp_path / "m.tar.gz").read_bytes()
+    with pytest.raises(UserError, match=r"m\.tar\.gz\?download=1 must hold one TensorFlow check"):
+        sources.read(f"{server.url}/{name}")
+    assert files_in(cache) == []
+
+
+def test_a_download_that_fails_says_what_can_be_done_here(server):  # noqa: F811
+    with pytest.raises(UserError, match=r"answers 404; fetch the file by hand and give its path"):
+        sources.read(f"{server.url}/none.pth")
+    for address in ("http://[bad/x.pth", "ftp://host/x.pth", "http://host/", "http://host/.."):
+        with pytest.raises(UserError, match="address of (the web|no file)"):
+            sources.read(address)
+
+
+def test_what_lacks_or_is_no_checkpoint_is_named(tmp_path):
+    part = tmp_path / "a/model.ckpt-5.data-00000-of-00001"
+    part.parent.mkdir()
+    part.write_bytes(b"cells")
+    for source in (part, tmp_path / "a/model.ckpt-5"):
+        with pytest.raises(UserError, match=r"lacks .*/a/model\.ckpt-5\.index, without which"):
+            sources.read(str(source))
+    with pytest.raises(UserError, match=r"/a must hold .*; it holds: model\.ckpt-5\.data-00000-of"):
+        sources.read(str(part.parent))
+    (tmp_path / "x.pth").write_bytes(b"x")
+    for files, held in (((), "nothing"), ((tmp_path / "x.pth",), r"x\.pth")):
+        packed(tmp_path / "m.tar.gz", *files)
+        with pytest.raises(UserError, match=rf"^{tmp_path}/m\.tar\.gz must .* it holds: {held}\."):
+            sources.read(str(tmp_path / "m.tar.gz"))
+    (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+    with pytest.raises(UserError, match=r"x\.h5 was not read: it begins with b'.x89HDF"):
+        sources.read(str(tmp_path / "x.h5"))
