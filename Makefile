@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+# Tracing graphs takes most of the tests' time, and one core.
+PARALLEL := --numprocesses=2 --dist=loadfile
 INSTALLED := $(VENV)/installed
 
 PEERS := benchmarks/.venv
@@ -28,16 +30,16 @@ demo: $(INSTALLED)
 	@echo "SavedModel $(RUN)/export, its prediction $(RUN)/predict, scores $(RUN)/eval/results.json."
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy deeplab_tf datasets
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 # One line of the README's table of speeds each; CAMVID=... names the folder with its images.
 bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start

@@ -31,7 +31,6 @@ class InputConfig(Config):
     num_images: int = setting(400, "Examples made in a measurement.", least=1)
     batch_size: int = setting(8, "Examples in a batch.", least=1)
     pairs: int = setting(5, "Measurements of each program.", least=1)
-    photometric_distortion: bool = setting(True, "Whether ours distorts colours.")
     worker: str = setting("", "Folder of the records that this process reads.")
 
 
@@ -42,9 +41,8 @@ def main(config: InputConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         enlarge(config, Path(folder))
         batch = [f"--num_images={config.num_images}", f"--batch_size={config.batch_size}"]
-        distort = f"--photometric_distortion={config.photometric_distortion}"
         folders = [f"--images_dir={folder}/images/train", f"--masks_dir={folder}/masks/train"]
-        command = pairs.ours("input_pipeline", *batch, distort, f"--worker={folder}/records")
+        command = pairs.ours("input_pipeline", *batch, f"--worker={folder}/records")
         programs = [
             pairs.Program("ours", command),
             pairs.Program("DataLoader", pairs.peer("input_pipeline", *folders, *batch)),
@@ -67,7 +65,7 @@ def enlarge(config: InputConfig, folder: Path) -> None:
         ):
             pixels = np.asarray(Image.open(source))
             rows, columns = (
-                np.pad(np.arange(cells), (0, size - cells), "symmetric")
+                np.pad(np.arange(cells), (0, max(size - cells, 0)), "symmetric")[:size]
                 for cells, size in zip(pixels.shape[:2], (HEIGHT, WIDTH), strict=True)
             )
             Image.fromarray(pixels[rows][:, columns]).save(folder / target, quality=QUALITY)
@@ -97,7 +95,7 @@ def work(config: InputConfig) -> None:
         max_resize_value=2048,
         scale_factor_step_size=0,
         one_category_max_ratio=0.75,
-        photometric_distortion=config.photometric_distortion,
+        photometric_distortion=True,
     )
     batches = pipeline.train_batches(
         table,

@@ -5,8 +5,10 @@ measurement, which it prints as one line of JSON. Nothing but the standard libra
 that programs of other environments can use it.
 """
 
+import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -24,12 +26,16 @@ def serve(measure: Callable[[], dict]) -> None:
 
 
 def peak_mib() -> float:
-    """Returns the most memory this process and its present children have held so far."""
+    """Returns the most memory this process and its present children have held so far.
+
+    Pages that several of them share count in each.
+    """
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     peaks = []
     for process in ["self", *children]:
-        status = Path(f"/proc/{process}/status").read_text()
-        peaks.append(int(status.split("VmHWM:")[1].split()[0]))  # KiB
+        status = Path(f"/proc/{process}/status")
+        with contextlib.suppress(OSError):  # a child may have ended
+            peaks += [int(n) for n in re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())]
     return sum(peaks) / 1024
 
 

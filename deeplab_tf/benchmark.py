@@ -19,7 +19,7 @@ from deeplab_tf.config import Config, DataConfig, EvalConfig, ModelConfig, Train
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """How often is measured."""
+    """How often is measured; steps are run one by one, whatever steps_per_execution is."""
 
     benchmark_steps: int = setting(10, "Steps timed.", least=1)
     warmup_steps: int = setting(2, "Steps before them: the first traces the graph.", least=1)
@@ -61,9 +61,11 @@ def main(
     import tensorflow as tf
 
     from deeplab_tf.models.deeplab import build_model
+    from deeplab_tf.models.layers import dtype_policy
 
     num_classes, batches = _input(data, model, train, job)
-    network = build_model(model, num_classes=num_classes)
+    with dtype_policy(train.dtype_policy):
+        network = build_model(model, num_classes=num_classes)
     flops = forward_flops(network, *data.train_crop_size)
     parameters = sum(variable.shape.num_elements() for variable in network.trainable_variables)
     print(f"{model.model_variant}, output stride {model.output_stride}, {num_classes} classes")
@@ -112,8 +114,11 @@ def _step(network, train: TrainConfig):
         optimizer,
         fine_tune_batch_norm=train.fine_tune_batch_norm,
         recompute_stages=train.recompute_stages,
+        jit_compile=train.jit_compile,
     )
-    compiled = tf.function(lambda images, labels: network.train_step((images, labels)))
+    compiled = tf.function(
+        lambda images, labels: network.train_step((images, labels)), jit_compile=train.jit_compile
+    )
     return lambda images, labels: compiled(images, labels)["loss"].numpy()
 
 

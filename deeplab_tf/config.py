@@ -8,6 +8,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from deeplab_tf.settings import Config, UserError, require, setting
+
+__all__ = ["Config", "UserError", "require", "setting"]  # for those who add their own settings
+
 RESNET_DEPTHS = (18, 34, 50, 101, 152)
 _BASIC = ("_18", "_34")  # variants whose blocks have no 1x1 convolutions
 MODEL_VARIANTS = (
@@ -15,53 +19,6 @@ MODEL_VARIANTS = (
     "resnet_v1_50_beta",
     "resnet_v1_101_beta",
 )
-
-
-class UserError(Exception):
-    """A mistake the user can mend; entry points print its one sentence and exit with status 1."""
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple = (),
-    least: float | None = None,
-    may_change: bool = False,
-) -> Any:
-    """Returns a dataclass field that `config_flags` can turn into a flag.
-
-    Args:
-      default: default value; its type is the setting's type.
-      help: one sentence for `--help`.
-      choices: allowed values; empty allows all.
-      least: smallest allowed number.
-      may_change: whether a resumed run may use another value: true for what changes neither
-        the model nor the sequence of its weights.
-    """
-    metadata = {"help": help, "choices": choices, "least": least, "may_change": may_change}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-class Config:
-    """Base of the settings groups: checks choices and bounds on construction."""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            choices, least = field.metadata["choices"], field.metadata["least"]
-            if choices and value not in choices:
-                require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
-            if least is not None:
-                numbers = value if isinstance(value, tuple) else (value,)
-                require(all(n >= least for n in numbers), field.name, value, f"{least} or more")
-
-
-def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Raises UserError naming the setting, what was given and what is allowed."""
-    if not condition:
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +268,21 @@ class TrainConfig(Config):
         choices=(0, 1, 2, 3, 4, 5),
         may_change=True,
     )
+    dtype_policy: str = setting(
+        "float32",
+        "Keras' policy of precision in training; half precision pays on GPUs and keeps weights, "
+        "statistics, logits and loss in float32. eval and export compute in float32.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    jit_compile: bool = setting(
+        False, "Whether XLA compiles the training step; slower on CPUs.", may_change=True
+    )
+    steps_per_execution: int = setting(
+        1,
+        "Steps run in one call; log, save and eval_interval_steps must be multiples of it.",
+        least=1,
+        may_change=True,
+    )
     seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
     distribution_strategy: str = setting(
         "mirrored",
@@ -335,6 +307,10 @@ class TrainConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+        together = self.steps_per_execution
+        for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
+            allowed = f"a divisor of {name} ({getattr(self, name)})"
+            require(getattr(self, name) % together == 0, "steps_per_execution", together, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom (0 is the lowest); a module may import those below it only. `config` here
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
-    ["config", "models.convolution"],
+    ["settings", "models.convolution"],
+    ["config"],
     ["data.catalog", "models.layers", "config_flags", "data.conversion", "data.archives"],
     [
         "data.records",

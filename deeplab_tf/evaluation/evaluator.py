@@ -61,14 +61,8 @@ def evaluate(
     """
     classes, ignore_label = info.num_classes, info.ignore_label
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None, None, 3], tf.uint8),
-            tf.TensorSpec([None, None, None, 1], tf.uint8),
-        ]
-    )
-    def count(images, labels):
-        predictions = predictor.labels(images)
+    @tf.function(reduce_retracing=True)
+    def count(labels, predictions):
         return metrics.confusion_matrix(
             labels[..., 0], predictions, num_classes=classes, ignore_label=ignore_label
         )
@@ -79,7 +73,7 @@ def evaluate(
         table, batch_size=batch_size, num_classes=classes, ignore_label=ignore_label
     )
     for batch in batches:
-        matrix += count(batch.images, batch.labels).numpy()
+        matrix += count(batch.labels, predictor.labels(batch.images)).numpy()
         seen.update(batch.names)
         progress(len(batch.names))
     _require_each_once(seen, len(table), split)

@@ -5,11 +5,11 @@ gradient of the kernel. Each can be one call of the library ("direct"), or one m
 each cell of the kernel ("taps"): a tap multiplies the window of the inputs that it meets inside
 of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work.
 
-The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN):
-taps win for the kernel's gradient from rate 4 on (1.2 to 3 times) and for undilated kernels of
-2,048 input channels or more (1.1 to 1.4 times), and for the outputs from rate 6 on (0.9 to 1.6
-times); the direct form is best for the inputs' gradient. On GPUs, for sizes unknown when the graph is made and where oneDNN is off
-everything is direct.
+The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN): taps
+win for the kernel's gradient from rate 4 on (1.2 to 3 times) and for undilated kernels of 2,048
+input channels or more (1.1 to 1.4 times), and for the outputs from rate 6 on (0.9 to 1.6 times);
+the direct form is best for the inputs' gradient. On GPUs, for sizes unknown when the graph is made
+and where oneDNN is off everything is direct.
 """
 
 import functools

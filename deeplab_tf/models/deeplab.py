@@ -175,6 +175,10 @@ class DeepLab(tf.keras.Model):
             loss = self.segmentation_loss(self(images, training=False), labels)
         return self._track(loss)
 
+    def predict_step(self, data):
+        with compiled(self.jit_compile):
+            return super().predict_step(data)
+
     def segmentation_loss(self, outputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
         """Returns this replica's part of the loss; the parts of all replicas add up to it.
 

@@ -86,6 +86,7 @@ class Classifier(tf.keras.layers.Layer):
     def call(self, inputs, training=False, seed=None):
         if self.folded and not training:
             kernel, bias = map(tf.convert_to_tensor, self.folded)
+            inputs = tf.cast(inputs, tf.float32)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), bias)
         return self.conv(self.dropout(inputs, training=training, seed=seed))
 

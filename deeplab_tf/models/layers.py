@@ -171,7 +171,7 @@ class ConvNorm(tf.keras.layers.Layer):
 
     def call(self, inputs, training=False):
         if self.folded and not training:
-            kernel, bias = map(tf.convert_to_tensor, self.folded)
+            kernel, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
             outputs = tf.nn.bias_add(self.conv.convolution_op(inputs, kernel), bias)
         else:
             outputs = self.norm(self.conv(inputs), training=training)
@@ -209,7 +209,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
 
     def call(self, inputs, training=False):
         if self.folded and not training:
-            kernel, bias = map(tf.convert_to_tensor, self.folded)
+            kernel, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
             rates = self.depthwise.dilation_rate
             hidden = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=rates)
             hidden = tf.nn.bias_add(hidden, bias)
@@ -292,11 +292,23 @@ def compiled(by_xla: bool) -> Iterator[None]:
     XLA's own bilinear resizing is wrong for most sizes (github.com/tensorflow/tensorflow/issues
     120242): up to the whole range of the values off.
     """
+    before = getattr(_thread, "compiles", False)
     _thread.compiles = by_xla
     try:
         yield
     finally:
-        _thread.compiles = False
+        _thread.compiles = before
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Layers that are made inside compute in Keras' precision `name`."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
 
 
 def recomputed(function, layers: list[tf.keras.layers.Layer]):

@@ -1,6 +1,7 @@
 """What Keras and TensorFlow Addons lack: step-counted logging, saving, validation and stopping.
 
-`step` is always the number of steps done, which is what the optimizer counts.
+`step` is always the number of steps done, which is what the optimizer counts (with those that loss
+scaling leaves out).
 """
 
 import datetime
@@ -16,17 +17,20 @@ from deeplab_tf.training.run_dir import RunDir
 
 
 class StepCallback(tf.keras.callbacks.Callback):
-    """Calls `on_step(step, logs)` after each training step; `step` counts over resumed runs."""
+    """Calls `on_step(step, logs)` after each call of training steps.
+
+    `step` counts over resumed runs.
+    """
 
     def __init__(self):
         super().__init__()
-        self.step = 0
+        self.step = self._first = 0
 
     def on_train_begin(self, logs=None):
-        self.step = int(self.model.optimizer.iterations.numpy())
+        self.step = self._first = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
+        self.step = self._first + batch + 1  # `batch` is the last of this call
         self.on_step(self.step, logs or {})
 
     def on_step(self, step: int, logs: dict) -> None:
@@ -68,18 +72,21 @@ class TrainingLog(StepCallback):
         self._run, self._writer = run, writer
         self._log_steps, self._batch_size, self._last_step = log_steps, batch_size, last_step
         self._print_lines = print_lines
-        self._steps, self._seconds, self._began = 0, 0.0, 0.0
+        self._logged, self._seconds, self._began = 0, 0.0, 0.0
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._logged = self.step
 
     def on_train_batch_begin(self, batch, logs=None):
         self._began = time.monotonic()
 
     def on_step(self, step, logs):
-        self._steps += 1
         self._seconds += time.monotonic() - self._began
         if step % self._log_steps and step != self._last_step:
             return
-        seconds = self._seconds / self._steps
-        self._steps, self._seconds = 0, 0.0
+        seconds = self._seconds / (step - self._logged)
+        self._logged, self._seconds = step, 0.0
         entry = {
             "loss": float(logs["loss"]),
             "learning_rate": float(logs["learning_rate"]),
@@ -211,6 +218,9 @@ def progress_bar(batch_size: int, last_step: int) -> tf.keras.callbacks.Callback
 
         def on_batch_end(self, batch, logs=None):
             self.latest = dict(logs or {})
+            skipped = batch - self.steps_so_far  # steps run in one call with the last
+            self.steps_so_far += skipped
+            self.steps_to_update += skipped
             super().on_batch_end(batch, self.latest)
 
         def on_epoch_end(self, epoch, logs=None):

@@ -18,7 +18,6 @@ _FREE = (
     "output_stride",
     "atrous_rates",
     "multi_grid",
-    "multi_grid_replaces_rates",
     "dropout_rate",
     "batch_norm_decay",
     "image_pooling_crop_size",
@@ -95,6 +94,8 @@ def _require_same_network(
         return settings.backbone().get(name, getattr(settings, name))
 
     names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
+    if not source.config.multi_grid:
+        names.remove("multi_grid_replaces_rates")
     if backbone_only:
         names = list(_OF_BACKBONE)
     other = []

@@ -12,6 +12,7 @@ from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.models.layers import dtype_policy
 from deeplab_tf.training import callbacks, initialization
 from deeplab_tf.training.optimizers import MomentumSGD
 from deeplab_tf.training.run_dir import RunDir
@@ -74,7 +75,7 @@ class Trainer:
         require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
         self.run_dir = RunDir(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
-        with self.strategy.scope():
+        with self.strategy.scope(), dtype_policy(config.dtype_policy):
             self.model = self._compiled_model()
         if not self.run_dir.checkpoint_steps():
             self._initialize()
@@ -104,6 +105,8 @@ class Trainer:
             fine_tune_batch_norm=config.fine_tune_batch_norm,
             seed=config.seed,
             recompute_stages=config.recompute_stages,
+            jit_compile=config.jit_compile,
+            steps_per_execution=config.steps_per_execution,
         )
         return model
 
@@ -144,17 +147,23 @@ class Trainer:
             )
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
-        steps = self._callbacks(writer, stop)
+        steps = [*self._callbacks(writer, stop), stop]
         for callback in steps:
             if isinstance(callback, callbacks.Validation):
                 callback.catch_up(first_step)
+        together = self.experiment.train.steps_per_execution
+        if first_step % together:
+            raise UserError(
+                f"--steps_per_execution={together} does not divide {first_step}, the step that "
+                "this run continues at; give a number that does, such as 1."
+            )
         if first_step < last_step:
             self.model.fit(
                 self.batches(first_step, last_step),
                 epochs=1,
                 steps_per_epoch=last_step - first_step,
                 verbose=0,
-                callbacks=[*steps, stop],
+                callbacks=steps,
             )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.layers import AtrousConv2D, ChannelDropout, ConvNorm, resize_bilinear
+from deeplab_tf.models.layers import (
+    AtrousConv2D,
+    ChannelDropout,
+    ConvNorm,
+    compiled,
+    resize_bilinear,
+)
 from tests.conftest import two_replicas
 
 
@@ -134,3 +140,18 @@ def test_resize_bilinear_follows_the_corner_rule():
     np.testing.assert_allclose(corners, [0, 1, 2, 3])  # 3 cells from corner to corner
     borders = resize_bilinear(ramp, [1, 4]).numpy().ravel()
     np.testing.assert_allclose(borders, [0, 0.75, 2.25, 3])  # centres at -1/4, 1/4, 3/4, 5/4
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("cells", "size"), [((4, 5), (13, 17)), ((1, 6), (7, 1)), ((9, 8), (4, 8))]
+)
+def test_resizing_under_xla_is_that_without(cells, size, align_corners):
+    inputs = draw(2, *cells, 3)
+
+    def resize(inputs):
+        return resize_bilinear(inputs, tf.constant(size), align_corners=align_corners)
+
+    with compiled(by_xla=True):
+        result = tf.function(resize, jit_compile=True)(inputs)
+    np.testing.assert_allclose(result, tf.function(resize)(inputs), atol=1e-5)

@@ -1,13 +1,12 @@
 """Half precision and XLA against plain float32: the same training, within their rounding."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.models.layers import dtype_policy
 from deeplab_tf.training.optimizers import MomentumSGD
 
 SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
@@ -21,22 +20,12 @@ SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
 }
 
 
-@contextlib.contextmanager
-def policy(name):
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(name)
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
-
-
 def trained(weights, *, steps=1, precision="float32", **settings):
     """Returns the initial weights, the mean loss, how far training moved them, and the model."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (8, 49, 65, 3)).astype(np.float32)
     labels = rng.integers(0, 5, (8, 49, 65, 1)).astype(np.int32)
-    with policy(precision):
+    with dtype_policy(precision):
         model = build_model(ModelConfig(**SETTINGS), num_classes=5)
         if weights:
             model.set_weights(weights)
@@ -62,7 +51,7 @@ def plain():
         pytest.param("float32", True, 0.01, marks=pytest.mark.slow),
         ("mixed_bfloat16", False, 0.5),
         pytest.param("mixed_bfloat16", True, 0.5, marks=pytest.mark.slow),
-        ("mixed_float16", False, 0.1),
+        pytest.param("mixed_float16", False, 0.1, marks=pytest.mark.slow),
     ],
 )
 def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bound):
@@ -72,7 +61,6 @@ def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bou
     )
     assert other_loss == pytest.approx(loss, rel=bound / 50)
     error = np.linalg.norm(other_moved - moved) / np.linalg.norm(moved)
-    print(precision, jit_compile, other_loss, loss, error)
     assert error < bound
     outputs = model(np.zeros([1, 33, 33, 3], np.float32))
     assert {value.dtype for value in outputs.values()} == {tf.float32}
@@ -81,6 +69,7 @@ def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bou
     assert scaled == (precision == "mixed_float16")
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call_train_the_same():
     weights, loss, moved, _ = trained(None, steps=4)
     _, other_loss, other_moved, _ = trained(weights, steps=4, steps_per_execution=3)  # 3 and 1

@@ -109,14 +109,20 @@ def test_weights_of_another_network_are_refused(pth, settings, needed):
     assert changed(before, model) == set()
 
 
-def test_multi_grid_may_change_with_its_meaning(tmp_path):
+def test_multi_grid_means_what_it_means_in_the_file(tmp_path):
     oracle = Oracle()
     oracle.mmseg(IMAGES, 18, "v1", 16, (6, 12), 7, False, grid=(1, 2))
     writers.write_pth(tmp_path / "m.pth", {"state_dict": oracle.arrays})
-    for replaces in (False, True):
-        settings = SETTINGS | {"multi_grid": (1, 2), "multi_grid_replaces_rates": replaces}
-        model = build_model(ModelConfig(**settings), num_classes=7)
-        assert "variables, all." in initialization.initialize(model, str(tmp_path / "m.pth"))
+
+    def initialize(**settings):
+        model = build_model(ModelConfig(**(SETTINGS | settings)), num_classes=7)
+        return initialization.initialize(model, str(tmp_path / "m.pth"))
+
+    assert "variables, all." in initialize(multi_grid=(1, 2), multi_grid_replaces_rates=True)
+    with pytest.raises(UserError, match="need: --multi_grid_replaces_rates=true"):
+        initialize(multi_grid=(1, 2))
+    for meaning in (False, True):  # of nothing
+        assert "variables, all." in initialize(multi_grid_replaces_rates=meaning)
 
 
 def test_a_failed_start_leaves_no_run_behind(pth, tiny_experiment, tmp_path):

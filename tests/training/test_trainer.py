@@ -1,5 +1,6 @@
 """Runs from start to end: what they write, and that they continue exactly."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -15,7 +16,8 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
 from deeplab_tf.data import records
-from deeplab_tf.training import run_dir
+from deeplab_tf.models.deeplab import DeepLab
+from deeplab_tf.training import callbacks, run_dir
 from deeplab_tf.training.trainer import Trainer, require_even_batch
 from tests.conftest import two_replicas
 
@@ -60,34 +62,39 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-def test_interrupted_runs_continue_exactly(tiny_experiment, tmp_path):
-    """SIGTERM in one run, kill -9 in another: their last weights are those of a whole run.
+@pytest.mark.parametrize(
+    ("ending", "awaited"),
+    [
+        (signal.SIGTERM, "metrics.jsonl"),
+        pytest.param(signal.SIGKILL, "model.ckpt-2.index", marks=pytest.mark.slow),
+    ],
+)
+def test_interrupted_runs_continue_exactly(tiny_experiment, tmp_path, ending, awaited):
+    """Their last weights are those of a whole run.
 
     Validations fall between the saves, so that checkpoints of both kinds are resumed from.
     """
     settings = {"eval_interval_steps": 1, "save_interval_steps": 3}
-    straight = change(tiny_experiment, "train", train_logdir=str(tmp_path / "straight"), **settings)
-    Trainer(straight).run()
-    for name, awaited in (("terminated", "metrics.jsonl"), ("killed", "model.ckpt-2.index")):
-        folder = tmp_path / name
-        folder.mkdir()
-        experiment = change(straight, "train", train_logdir=str(folder / "run"))
-        process = start(experiment, folder)
-        wait_for(folder / "run" / awaited, process)
-        process.send_signal(signal.SIGTERM if name == "terminated" else signal.SIGKILL)
-        output = process.communicate(timeout=120)[0]
-        if name == "terminated":
-            assert process.returncode == 0 and "the same command continues" in output
-        again = start(experiment, folder)
-        output = again.communicate(timeout=300)[0]
-        assert again.returncode == 0, output
-        assert "Continuing" in output and "at step 4 of 4" in output
-        assert_same_weights(tmp_path / "straight", folder / "run")
-        histories = []
-        for run in (tmp_path / "straight", folder / "run"):
-            lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-            histories.append([(e["step"], e.get("loss"), e.get("miou")) for e in lines])
-        assert len(histories[0]) == 8 and histories[0] == histories[1]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    experiment = change(tiny_experiment, "train", train_logdir=str(whole), **settings)
+    Trainer(experiment).run()
+    experiment = change(experiment, "train", train_logdir=str(run))
+    process = start(experiment, tmp_path)
+    wait_for(run / awaited, process)
+    process.send_signal(ending)
+    output = process.communicate(timeout=120)[0]
+    if ending == signal.SIGTERM:
+        assert process.returncode == 0 and "the same command continues" in output
+    again = start(experiment, tmp_path)
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    assert "Continuing" in output and "at step 4 of 4" in output
+    assert_same_weights(whole, run)
+    histories = []
+    for folder in (whole, run):
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        histories.append([(e["step"], e.get("loss"), e.get("miou")) for e in lines])
+    assert len(histories[0]) == 8 and histories[0] == histories[1]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_experiment):
@@ -113,11 +120,31 @@ def test_a_batch_of_one_is_refused_where_it_leaves_no_statistics(tiny_experiment
         Trainer(change(tiny_experiment, "train", train_batch_size=1))
 
 
-def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment):
+@pytest.fixture
+def traces(monkeypatch):
+    """Counts how often the functions that graphs are made of are traced."""
+    counts = collections.Counter()
+
+    def counted(name):
+        function = getattr(DeepLab, name)
+
+        def wrapper(self, *args):
+            counts[name] += 1
+            return function(self, *args)
+
+        return wrapper
+
+    for name in ("train_step", "infer"):
+        monkeypatch.setattr(DeepLab, name, counted(name))
+    return counts
+
+
+def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment, traces):
     experiment = change(
         tiny_experiment, "train", eval_interval_steps=2, keep_checkpoints=1, save_interval_steps=1
     )
     assert Trainer(experiment).run() == 4
+    assert traces == {"train_step": 1, "infer": 1}  # though crops and images differ in size
     run = run_dir.RunDir(experiment.train.train_logdir)
     assert run.experiment() == experiment
     entries = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
@@ -135,6 +162,67 @@ def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment):
         assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == step
     assert json.loads((run.path / "environment.json").read_text())["tensorflow"] == tf.__version__
     assert list(run.path.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path, traces):
+    logs = []
+    for together in (1, 3):
+        settings = {"training_number_of_steps": 7, "log_steps": 3, "save_interval_steps": 3}
+        folder = tmp_path / str(together)
+        experiment = change(
+            tiny_experiment,
+            "train",
+            train_logdir=str(folder),
+            steps_per_execution=together,
+            **settings,
+        )
+        assert Trainer(experiment).run() == 7
+        assert run_dir.RunDir(folder).checkpoint_steps() == [0, 3, 6, 7]
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+    for one, other in zip(*logs, strict=True):
+        assert one["step"] == other["step"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert traces["train_step"] == 2  # once a run
+
+
+def interrupt_at(monkeypatch, last):
+    """Ends a run at a step before its saves and validations, as a signal in a validation does."""
+    on_step = callbacks.TrainingLog.on_step
+
+    def interrupted(self, step, logs):
+        if step == last:
+            raise callbacks.Interrupted
+        on_step(self, step, logs)
+
+    monkeypatch.setattr(callbacks.TrainingLog, "on_step", interrupted)
+
+
+def test_a_run_goes_on_in_calls_that_meet_its_intervals(tiny_experiment, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    Trainer(change(tiny_experiment, "train", save_interval_steps=1)).run()
+    several = {"steps_per_execution": 4, "log_steps": 4, "save_interval_steps": 4}
+    with pytest.raises(UserError, match="steps_per_execution=4 does not divide 2, .* such as 1"):
+        Trainer(change(tiny_experiment, "train", **several)).run()
+
+
+@pytest.mark.slow
+def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch):
+    half = change(tiny_experiment, "train", dtype_policy="mixed_float16")
+    whole, parts = (
+        change(half, "train", train_logdir=str(tmp_path / name)) for name in ("whole", "parts")
+    )
+    Trainer(whole).run()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        Trainer(parts).run()
+    assert run_dir.RunDir(tmp_path / "parts").checkpoint_steps() == [0, 2]
+    trainer = Trainer(parts)
+    assert trainer.run() == 4
+    assert trainer.model.compute_dtype == "float16"
+    assert any("current_loss_scale" in name for name in weights(tmp_path / "parts"))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
