@@ -6,6 +6,7 @@ step s reads exactly what it would have read, whatever the parallelism, without 
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -53,8 +54,11 @@ def train_batches(
 
     first, last = first_step * batch_size, last_step * batch_size
     order = _shuffled_order(len(table), first=first, last=last, seed=seed)
-    examples = order.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    examples = order.map(example, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+    batches = examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # it leaves all to one core in some runs
+    return batches.with_options(options)
 
 
 def augment(
