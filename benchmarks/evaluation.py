@@ -43,11 +43,10 @@ def main(config: EvaluationConfig) -> None:
 
 def work(config: EvaluationConfig) -> None:
     """Evaluates the split, or predicts its images from memory, on demand."""
-    from deeplab_tf.config import ModelConfig
+    from benchmarks import network
     from deeplab_tf.data import catalog, pipeline, records
     from deeplab_tf.evaluation import evaluator
     from deeplab_tf.evaluation.predictor import Predictor
-    from deeplab_tf.models.deeplab import build_model
 
     info = catalog.load("", config.dataset_dir)
     whole = records.open_split(config.dataset_dir, config.eval_split, info)
@@ -56,9 +55,7 @@ def work(config: EvaluationConfig) -> None:
         file_index=whole.file_index[: config.num_images],
         offsets=whole.offsets[: config.num_images],
     )
-    settings = {"aspp_convs_filters": 512, "aspp_projection_kernel_size": 3}
-    model = build_model(ModelConfig(**settings), num_classes=info.num_classes)
-    predictor = Predictor(model)
+    predictor = Predictor(network.ssseg(50, 16, info.num_classes))
     batches = []
     if config.worker == "model":
         classes = {"num_classes": info.num_classes, "ignore_label": info.ignore_label}

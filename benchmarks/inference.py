@@ -61,21 +61,12 @@ def main(config: InferenceConfig) -> None:
 
 def export(config: InferenceConfig) -> None:
     """Exports the network, untrained."""
-    from deeplab_tf.config import ModelConfig
+    from benchmarks import network
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass
     from deeplab_tf.evaluation import export as saved_model
     from deeplab_tf.evaluation.predictor import Predictor
-    from deeplab_tf.models.deeplab import build_model
 
-    model = build_model(
-        ModelConfig(
-            model_variant=f"resnet_v1c_{config.depth}",
-            output_stride=config.output_stride,
-            aspp_convs_filters=512,
-            aspp_projection_kernel_size=3,
-        ),
-        num_classes=config.num_classes,
-    )
+    model = network.ssseg(config.depth, config.output_stride, config.num_classes)
     classes = tuple(LabelClass(str(index), (0, 0, 0)) for index in range(config.num_classes))
     info = DatasetInfo(name="benchmark", classes=classes)
     saved_model.export(Predictor(model), info, Path(config.export), version=1)

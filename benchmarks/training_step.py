@@ -59,21 +59,11 @@ def work(config: StepConfig) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from benchmarks import network
     from deeplab_tf.benchmark import forward_flops
-    from deeplab_tf.config import ModelConfig
-    from deeplab_tf.models.deeplab import build_model
     from deeplab_tf.training.optimizers import MomentumSGD
 
-    model = build_model(
-        ModelConfig(
-            model_variant=f"resnet_v1c_{config.depth}",
-            output_stride=config.output_stride,
-            aspp_convs_filters=512,
-            aspp_projection_kernel_size=3,
-            auxiliary_filters=512,
-        ),
-        num_classes=config.num_classes,
-    )
+    model = network.ssseg(config.depth, config.output_stride, config.num_classes, auxiliary=True)
     optimizer = MomentumSGD(0.01, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer, recompute_stages=config.recompute_stages)
     flops = 3 * forward_flops(model, config.crop_size, config.crop_size)
