@@ -60,6 +60,11 @@ class ImportConfig(Config):
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
     )
     multi_grid: tuple[int, ...] = setting((), "Factors on the last stage's rates.", least=1)
+    align_corners: bool = setting(
+        False,
+        "Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files do; "
+        "official DeepLab's always does.",
+    )
     image_pooling_crop_size: tuple[int, ...] = setting(
         (),
         "Window of official DeepLab's image pooling, pixels: height,width; empty pools the whole "
@@ -89,6 +94,9 @@ def main(job: ImportConfig) -> None:
     )
     if job.image_pooling_crop_size:
         source = _with_pooling_window(source, job)
+    if job.align_corners:
+        config = dataclasses.replace(source.config, align_corners=True)
+        source = dataclasses.replace(source, config=config)
     info = _classes(job.dataset, source.num_classes)
     model = build_model(source.config, num_classes=info.num_classes)
     kept = () if source.num_classes else ("aspp/", "classifier/")
@@ -96,9 +104,10 @@ def main(job: ImportConfig) -> None:
     _write(job.output, tf.train.Checkpoint(model=model), _experiment(source, info.name), info)
     print(f"{job.source}: {source.kind}, {source.config.model_variant}")
     config = source.config
+    corners = "aligned" if config.align_corners else "not aligned"
     print(
         f"dilated for output stride {config.output_stride}, ASPP rates {config.aspp_rates()}, "
-        f"multi-grid {config.multi_grid or 'none'}"
+        f"multi-grid {config.multi_grid or 'none'}, corners {corners}"
     )
     print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes of {info.name}")
     print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")

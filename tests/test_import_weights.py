@@ -3,10 +3,12 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import import_weights, predict
 from deeplab_tf.config import UserError
+from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.training.run_dir import RunDir
 from tests.weights import writers
 from tests.weights.test_official import Oracle as OfficialOracle
@@ -128,3 +130,17 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pth", "out"]
     assert deeplab_tf.load_model(tmp_path / "out").num_classes == 7
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_corners_are_aligned_where_asked(tmp_path, asked):
+    write_mmseg(tmp_path / "m.pth", 7)
+    run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12), align_corners=asked)
+    model = deeplab_tf.load_model(tmp_path / "out")
+    images = IMAGES.astype(np.uint8)
+    cells = tf.nn.softmax(model(images.astype(np.float32))["logits"])[:, -2:, -2:]
+    pixels = Predictor(model).probabilities(images)[:, -2:, -2:]
+    # Aligned, the last pixel is the last cell and the one before it already is mixed.
+    np.testing.assert_allclose(pixels[:, -1, -1], cells[:, -1, -1], atol=1e-5)
+    flat = np.allclose(pixels[:, -2, -2], cells[:, -1, -1], atol=1e-5)
+    assert flat != asked
