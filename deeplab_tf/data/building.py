@@ -31,7 +31,11 @@ class BuilderConfig(Config):
 
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
     num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
-    num_processes: int = setting(0, "Workers that decode and encode; 0 takes all cores.", least=0)
+    num_processes: int = setting(
+        0,
+        "Workers that decode and encode; 0 takes all cores, or one to read headers alone.",
+        least=0,
+    )
     verify: str = setting(
         "full",
         "full decodes and checks every image and mask; header trusts files that need no change and "
@@ -145,12 +149,17 @@ def convert_split(
       output_dir: created if need be; other splits in it stay as they are.
       info: the data set's classes and published split sizes.
       num_shards: wanted number of shards; fewer when there are fewer images.
-      num_processes, skip_bad: as in `workers.encode_all`.
+      num_processes: workers; 0 takes one for each core, or one where headers alone are read: that
+        is Python's own work, which threads only hold up.
+      skip_bad: as in `workers.encode_all`.
     Raises:
       UserError: naming the file that can not be converted, or that is there twice; or if
         dataset.json in output_dir describes other classes.
     """
     _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
+    coding = encode.keywords["coding"]
+    if encode.keywords.get("verify") == "header" and not coding.index_map:
+        num_processes = num_processes or 1
     num_shards = min(num_shards, len(pairs))
     bounds = [len(pairs) * shard // num_shards for shard in range(num_shards + 1)]
     parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]

@@ -17,6 +17,10 @@ import tensorflow as tf
 from deeplab_tf.config import DataConfig, UserError
 from deeplab_tf.data import photometric, records, transforms
 
+# Converting Python control flow, of which tensors decide none here, costs seconds at each start.
+_plain_python = tf.autograph.experimental.do_not_convert
+
+_CORES = os.cpu_count() or 1
 _BAD_RECORD = "bad record"  # marks the errors that name it
 _UNDECODED = re.compile(r"(jpeg::Uncompress|JPEG|PNG|decode|Unknown image)", re.IGNORECASE)
 
@@ -40,6 +44,7 @@ def train_batches(
       labels: int32 [batch, height, width, 1], padded with `ignore_label`.
     """
 
+    @_plain_python
     def example(position, index):
         record = records.parse(table.read(index))
         label = _checked(record, num_classes, ignore_label)
@@ -54,10 +59,14 @@ def train_batches(
 
     first, last = first_step * batch_size, last_step * batch_size
     order = _shuffled_order(len(table), first=first, last=last, seed=seed)
-    examples = order.map(example, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
-    batches = examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
+    return _untuned(examples.batch(batch_size, drop_remainder=True).prefetch(2))
+
+
+def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Turns off tf.data's tuning of parallelism: in some runs it leaves all to one core."""
     options = tf.data.Options()
-    options.autotune.enabled = False  # it leaves all to one core in some runs
+    options.autotune.enabled = False
     return batches.with_options(options)
 
 
@@ -103,6 +112,7 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
     """Yields (position, record index) for positions first..last, each epoch a new permutation."""
     first_epoch = first // num_records
 
+    @_plain_python
     def epoch_order(epoch):
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         everything = tf.range(num_records, dtype=tf.int64)
@@ -186,14 +196,13 @@ def eval_batches(
       UserError: naming a record whose label is not one.
     """
 
+    @_plain_python
     def example(serialized):
         record = records.parse(serialized)
         label = _checked(record, num_classes, ignore_label, labelled=labelled)
         return record["name"], record["image"], label
 
-    serialized = tf.data.Dataset.range(len(table)).map(
-        table.read, num_parallel_calls=tf.data.AUTOTUNE
-    )
+    serialized = tf.data.Dataset.range(len(table)).map(table.read, num_parallel_calls=_CORES)
     if batch_size > 1:  # encoded records wait for others of their size; decoded ones would not fit
         grouped = serialized.group_by_window(
             key_func=_size_key,
@@ -204,14 +213,15 @@ def eval_batches(
         grouped = serialized.batch(1)
     kinds = (tf.string, tf.uint8, tf.uint8)
     batches = grouped.map(
-        lambda group: tf.map_fn(example, group, fn_output_signature=kinds),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        _plain_python(lambda group: tf.map_fn(example, group, fn_output_signature=kinds)),
+        num_parallel_calls=_CORES,
     )
     with explained_record_errors():
-        for names, images, labels in batches.prefetch(2).as_numpy_iterator():
+        for names, images, labels in _untuned(batches.prefetch(2)).as_numpy_iterator():
             yield EvalBatch([name.decode() for name in names], images, labels)
 
 
+@_plain_python
 def _size_key(serialized):
     height_width = records.parse_size(serialized)
     return height_width[0] * (1 << 32) + height_width[1]

@@ -13,6 +13,9 @@ from deeplab_tf.models.layers import NAMESPACE, compiled
 from deeplab_tf.models.resnet import ResNet
 from deeplab_tf.training import losses
 
+# Converting Python control flow, of which tensors decide none here, costs seconds at each start.
+_plain_python = tf.autograph.experimental.do_not_convert
+
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class DeepLab(tf.keras.Model):
@@ -93,6 +96,7 @@ class DeepLab(tf.keras.Model):
             )
         return outputs
 
+    @_plain_python
     def infer(self, images):
         """Returns the logits of `call` alone, without computing the auxiliary head."""
         return self.classifier(self._context(self._features(images, False), False))
@@ -156,6 +160,7 @@ class DeepLab(tf.keras.Model):
     def metrics(self):
         return [self.loss_tracker]
 
+    @_plain_python
     def train_step(self, data):
         images, labels = data
         step = tf.cast(self.optimizer.iterations, tf.int64)
@@ -217,6 +222,7 @@ class DeepLab(tf.keras.Model):
         return cls(ModelConfig(**values), num_classes=config["num_classes"], name=config["name"])
 
 
+@_plain_python
 def build_model(config: ModelConfig | None = None, *, num_classes: int) -> DeepLab:
     """Builds DeepLab with its variables created.
 
