@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
     ["settings", "models.convolution"],
+    ["train_config"],
     ["config"],
     ["data.catalog", "models.layers", "config_flags", "data.conversion", "data.archives"],
     [

@@ -1,0 +1,93 @@
+"""Settings of training: optimisation, precision, distribution, and what a run writes when."""
+
+from dataclasses import dataclass
+
+from deeplab_tf.settings import Config, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Optimisation, and what a run writes when."""
+
+    train_logdir: str = setting(
+        "", "The run's folder: settings, checkpoints, logs.", may_change=True
+    )
+    train_batch_size: int = setting(8, "Images in a step, over all replicas.", least=1)
+    training_number_of_steps: int = setting(30000, "Steps in the whole run.", least=1)
+    optimizer: str = setting(
+        "sgd",
+        "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
+        "kernels only and doubled gradients for biases (official DeepLab).",
+        choices=("sgd", "momentum"),
+    )
+    base_learning_rate: float = setting(1e-4, "Learning rate of the first step.", least=0)
+    end_learning_rate: float = setting(0.0, "Learning rate that the polynomial decays to.", least=0)
+    learning_power: float = setting(0.9, "Power of the polynomial decay.", least=0)
+    momentum: float = setting(0.9, "Momentum.", least=0)
+    weight_decay: float = setting(4e-5, "Weight decay.", least=0)
+    auxiliary_loss_weight: float = setting(0.4, "Weight of the auxiliary head's loss.", least=0)
+    fine_tune_batch_norm: bool = setting(
+        True, "Whether batch normalisation uses and updates batch statistics while training."
+    )
+    tf_initial_checkpoint: str = setting(
+        "",
+        "Weights a new run starts from: a run's folder or checkpoint, official DeepLab's "
+        "checkpoint, a .pth file, keras.applications:NAME or keras_cv:PRESET.",
+        may_change=True,
+    )
+    initialize_last_layer: bool = setting(
+        True, "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too."
+    )
+    last_layers_contain_logits_only: bool = setting(
+        False, "Whether initialize_last_layer=false is about the classifiers alone."
+    )
+    recompute_stages: int = setting(
+        3,
+        "Parts of the backbone, counted from the stem on, computed again for their gradients; each "
+        "saves memory and costs 1 to 2 % of the speed.",
+        choices=(0, 1, 2, 3, 4, 5),
+        may_change=True,
+    )
+    dtype_policy: str = setting(
+        "float32",
+        "Keras' policy of precision in training; half precision pays on GPUs and keeps weights, "
+        "statistics, logits and loss in float32. eval and export compute in float32.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    jit_compile: bool = setting(
+        False, "Whether XLA compiles the training step; slower on CPUs.", may_change=True
+    )
+    steps_per_execution: int = setting(
+        1,
+        "Steps run in one call; log, save and eval_interval_steps must be multiples of it.",
+        least=1,
+        may_change=True,
+    )
+    seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
+    distribution_strategy: str = setting(
+        "mirrored",
+        "mirrored uses all visible GPUs (one device without any); one_device the first.",
+        choices=("mirrored", "one_device"),
+        may_change=True,
+    )
+    log_steps: int = setting(
+        10, "Steps between lines of the log and TensorBoard.", least=1, may_change=True
+    )
+    save_interval_steps: int = setting(1000, "Steps between checkpoints.", least=1, may_change=True)
+    keep_checkpoints: int = setting(
+        5, "Newest checkpoints kept; the best one is kept beside them.", least=1, may_change=True
+    )
+    eval_interval_steps: int = setting(
+        0, "Steps between validations on eval_split; 0 never validates.", least=0, may_change=True
+    )
+    summary_images: int = setting(
+        2, "Example pictures written to TensorBoard at each checkpoint.", least=0, may_change=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+        together = self.steps_per_execution
+        for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
+            allowed = f"a divisor of {name} ({getattr(self, name)})"
+            require(getattr(self, name) % together == 0, "steps_per_execution", together, allowed)
