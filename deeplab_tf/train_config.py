@@ -66,8 +66,18 @@ class TrainConfig(Config):
     seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
     distribution_strategy: str = setting(
         "mirrored",
-        "mirrored uses all visible GPUs (one device without any); one_device the first.",
-        choices=("mirrored", "one_device"),
+        "mirrored uses all GPUs of --num_gpus (the CPU without any); one_device the first; "
+        "multi_worker_mirrored those of all hosts that the environment variable TF_CONFIG names.",
+        choices=("mirrored", "one_device", "multi_worker_mirrored"),
+        may_change=True,
+    )
+    num_gpus: int = setting(
+        -1, "GPUs used on each host; -1 takes all, 0 the CPU.", least=-1, may_change=True
+    )
+    worker_timeout_secs: int = setting(
+        600,
+        "Seconds that a worker waits for another before it gives up; longer than a validation.",
+        least=1,
         may_change=True,
     )
     log_steps: int = setting(

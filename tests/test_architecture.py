@@ -12,7 +12,14 @@ LAYERS = [
     ["settings", "models.convolution"],
     ["train_config"],
     ["config"],
-    ["data.catalog", "models.layers", "config_flags", "data.conversion", "data.archives"],
+    [
+        "data.catalog",
+        "models.layers",
+        "config_flags",
+        "distribution",
+        "data.conversion",
+        "data.archives",
+    ],
     [
         "data.records",
         "data.workers",

@@ -36,12 +36,19 @@ def train_batches(
     num_classes: int,
     ignore_label: int,
     image_mean: tuple[float, ...],
+    replicas: int = 1,
+    workers: int = 1,
+    worker: int = 0,
 ) -> tf.data.Dataset:
     """Returns the batches of steps first_step..last_step (exclusive).
 
+    Args:
+      batch_size: images in a step, of all replicas.
+      replicas: parts that each step's images come in, in their order.
+      workers, worker: of each step's parts, only the worker's equal share comes.
     Yields:
-      images: float32 [batch, height, width, 3], RGB 0..255, padded with `image_mean`.
-      labels: int32 [batch, height, width, 1], padded with `ignore_label`.
+      images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
+      labels: int32 [part, height, width, 1], padded with `ignore_label`.
     """
 
     @_plain_python
@@ -59,8 +66,11 @@ def train_batches(
 
     first, last = first_step * batch_size, last_step * batch_size
     order = _shuffled_order(len(table), first=first, last=last, seed=seed)
+    if workers > 1:
+        share = batch_size // workers
+        order = order.filter(lambda position, _: position % batch_size // share == worker)
     examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
-    return _untuned(examples.batch(batch_size, drop_remainder=True).prefetch(2))
+    return _untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -6,6 +6,7 @@ training and not as a slightly worse result. Shards of the official package, whi
 dataset.json, are read too.
 """
 
+import dataclasses
 import re
 import struct
 from dataclasses import dataclass
@@ -118,6 +119,12 @@ class RecordTable:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def share(self, index: int, count: int) -> "RecordTable":
+        """Returns each `count`-th record from the `index`-th on: one worker's share."""
+        return dataclasses.replace(
+            self, file_index=self.file_index[index::count], offsets=self.offsets[index::count]
+        )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
         """Returns the serialized record at `index` (scalar), inside or outside of tf.data."""

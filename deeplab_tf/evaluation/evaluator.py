@@ -1,6 +1,7 @@
 """Scores a split: every image exactly once, at the labels' native resolution."""
 
 import collections
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from deeplab_tf.config import UserError
 from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.distribution import Workers
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.predictor import Predictor
 
@@ -51,41 +53,85 @@ def evaluate(
     split: str,
     batch_size: int = 1,
     progress: Callable[[int], None] = lambda images: None,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Predicts all records of a split and counts its pixels.
 
     Args:
       progress: called with the number of images of each batch done.
+      workers: the hosts and replicas that share the images, all of which call this; by default
+        this process and the strategy in force.
     Raises:
       UserError: if an image was seen twice or not at all, or has a label outside the class list.
     """
     classes, ignore_label = info.num_classes, info.ignore_label
-
-    @tf.function(reduce_retracing=True)
-    def count(labels, predictions):
-        return metrics.confusion_matrix(
-            labels[..., 0], predictions, num_classes=classes, ignore_label=ignore_label
-        )
-
+    workers = workers or Workers.of(tf.distribute.get_strategy())
+    count = _counter(predictor, workers, num_classes=classes, ignore_label=ignore_label)
     matrix = np.zeros([classes, classes], np.int64)
     seen: collections.Counter[str] = collections.Counter()
     batches = pipeline.eval_batches(
-        table, batch_size=batch_size, num_classes=classes, ignore_label=ignore_label
+        table.share(workers.index, workers.count),
+        batch_size=batch_size,
+        num_classes=classes,
+        ignore_label=ignore_label,
     )
-    for batch in batches:
-        matrix += count(batch.labels, predictor.labels(batch.images)).numpy()
-        seen.update(batch.names)
-        progress(len(batch.names))
-    _require_each_once(seen, len(table), split)
+    while group := list(itertools.islice(batches, workers.local_replicas)):
+        matrix += count(group)
+        for batch in group:
+            seen.update(batch.names)
+            progress(len(batch.names))
+    matrix = workers.total(matrix)
+    _require_each_once(seen, int(workers.total(seen.total())), len(table), split)
     return Evaluation(split, len(table), matrix, metrics.scores(matrix))
 
 
-def _require_each_once(seen: collections.Counter, expected: int, split: str) -> None:
-    twice = [name for name, times in seen.items() if times > 1]
-    if twice or seen.total() != expected:
-        problem = (
-            f"{twice[0]!r} more than once" if twice else f"{seen.total()} of {expected} images"
+def _counter(
+    predictor: Predictor, workers: Workers, *, num_classes: int, ignore_label: int
+) -> Callable[[list[pipeline.EvalBatch]], np.ndarray]:
+    """Returns a function of one batch for each replica, to their confusion matrix."""
+
+    def counted(labels, predictions):
+        return metrics.confusion_matrix(
+            labels[..., 0], predictions, num_classes=num_classes, ignore_label=ignore_label
         )
+
+    if workers.strategy.num_replicas_in_sync == 1:
+        count_alone = tf.function(counted, reduce_retracing=True)
+        return lambda group: count_alone(group[0].labels, predictor.labels(group[0].images)).numpy()
+
+    replicas = workers.local_replicas
+    # Traced once for all sizes: a new size must not cost a new trace.
+    signature = [
+        [tf.TensorSpec([None, None, None, channels], tf.uint8)] * replicas for channels in (3, 1)
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def predict_and_count(images, labels):
+        def in_replica():
+            context = tf.distribute.get_replica_context()
+            own = tf.get_static_value(context.replica_id_in_sync_group) % replicas
+            return counted(labels[own], predictor.predict(images[own])[0])
+
+        return tf.add_n(
+            workers.strategy.experimental_local_results(workers.strategy.run(in_replica))
+        )
+
+    def count(group):
+        images = [batch.images for batch in group]
+        labels = [batch.labels for batch in group]
+        # No replica may be without an image: convolutions of none give wrong shapes on CPUs.
+        idle = replicas - len(group)
+        images += [images[0]] * idle
+        labels += [np.full_like(labels[0], ignore_label)] * idle
+        return predict_and_count(images, labels).numpy()
+
+    return count
+
+
+def _require_each_once(seen: collections.Counter, total: int, expected: int, split: str) -> None:
+    twice = [name for name, times in seen.items() if times > 1]
+    if twice or total != expected:
+        problem = f"{twice[0]!r} more than once" if twice else f"{total} of {expected} images"
         raise UserError(
             f"The split {split!r} gave {problem}; scores count every image exactly once. "
             "Build the data set again."

@@ -72,6 +72,7 @@ class DeepLab(tf.keras.Model):
                 **norm,
             )
         self.loss_tracker = tf.keras.metrics.Mean(name="loss")
+        self.distribute_reduction_method = "first"  # what a step returns is equal on all replicas
         self._ignore_label = 255
         self._auxiliary_loss_weight = 0.4
         self._fine_tune_batch_norm = True

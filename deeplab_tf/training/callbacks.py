@@ -9,10 +9,13 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.config import UserError
+from deeplab_tf.distribution import Workers
 from deeplab_tf.training.run_dir import RunDir
 
 
@@ -162,12 +165,16 @@ class Interrupted(Exception):
 
 
 class StopOnSignal(StepCallback):
-    """Ends training after the step in progress when SIGINT or SIGTERM arrives."""
+    """Ends training after the step in progress when SIGINT or SIGTERM arrives.
 
-    def __init__(self):
+    All workers stop at the same step, whichever of them a signal reaches.
+    """
+
+    def __init__(self, workers: Workers):
         super().__init__()
+        self._workers = workers
         self.received: signal.Signals | None = None
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -184,12 +191,15 @@ class StopOnSignal(StepCallback):
         signal.signal(number, self._previous[number])
 
     def on_step(self, step, logs):
-        if self.received:
+        numbers = np.zeros(self._workers.count, np.int32)
+        numbers[self._workers.index] = self.received or 0
+        if highest := self._workers.total(numbers).max():
+            self.received = signal.Signals(highest)
             self.model.stop_training = True
 
     def check(self, *_) -> None:
-        """Raises Interrupted once a signal has arrived."""
-        if self.received:
+        """Raises Interrupted once a signal has arrived, where no other worker waits for this."""
+        if self.received and self._workers.count == 1:
             raise Interrupted
 
 

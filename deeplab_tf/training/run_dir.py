@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,20 @@ class RunDir:
             )
         return None
 
+    def restore(self, checkpoint: tf.train.Checkpoint, step: int) -> None:
+        """Restores the checkpoint of one step.
+
+        Raises:
+          UnreadableCheckpointError: if it is not there or damaged.
+        """
+        try:
+            checkpoint.read(self.prefix(step)).assert_existing_objects_matched()
+        except _DAMAGE as error:
+            raise UnreadableCheckpointError(
+                f"{self.prefix(step)} can not be read ({reason_of(error)}); all workers must see "
+                "the chief's --train_logdir."
+            ) from None
+
     def _remove_unfinished(self) -> None:
         for leftover in self.path.glob("model.ckpt-*_temp"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -209,6 +224,35 @@ class RunDir:
     def note_best(self) -> None:
         """Writes best.json, which tells people what `best` tells programs."""
         write_atomically(self.path / BEST, json.dumps(self.best()) + "\n")
+
+
+class FollowersRunDir(RunDir):
+    """A run's folder as the workers beside the chief see it: they read it and write nothing.
+
+    Saving takes part in gathering the values, and throws its own copy away.
+    """
+
+    def open_for_training(self, experiment, info):
+        pass
+
+    def save(self, checkpoint, step, *, keep):
+        self.write(checkpoint, step)
+
+    def write(self, checkpoint, step):
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.write(f"{folder}/model.ckpt-{step}")
+
+    def prune(self, *, keep, also=()):
+        pass
+
+    def record(self, entry):
+        pass
+
+    def forget_after(self, step):
+        pass
+
+    def note_best(self):
+        pass
 
 
 @dataclass(frozen=True)

@@ -7,39 +7,17 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import Experiment, TrainConfig, UserError
+from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.data import catalog, pipeline, records
+from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.models.layers import dtype_policy
 from deeplab_tf.training import callbacks, initialization
 from deeplab_tf.training.optimizers import MomentumSGD
-from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
 from deeplab_tf.training.schedules import PolynomialDecay
-
-
-def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
-    """Returns the strategy of --distribution_strategy for the GPUs at hand, else for the CPU.
-
-    Raises:
-      UserError: if the batch can not be shared equally.
-    """
-    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
-    if config.distribution_strategy == "mirrored" and len(gpus) > 1:
-        require_even_batch(config.train_batch_size, len(gpus))
-        return tf.distribute.MirroredStrategy(gpus)
-    return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
-
-
-def require_even_batch(batch_size: int, replicas: int) -> None:
-    """Raises UserError unless every replica gets the same number of images."""
-    if batch_size % replicas:
-        near = max(1, round(batch_size / replicas)) * replicas
-        raise UserError(
-            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas; "
-            f"the nearest that can is {near}."
-        )
 
 
 def _require_batch_statistics(experiment: Experiment) -> None:
@@ -73,11 +51,13 @@ class Trainer:
         _require_batch_statistics(experiment)
         self.strategy = strategy or choose_strategy(config)
         require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
-        self.run_dir = RunDir(config.train_logdir)
+        self.workers = Workers.of(self.strategy)
+        kind = RunDir if self.workers.is_chief else FollowersRunDir
+        self.run_dir = kind(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
         with self.strategy.scope(), dtype_policy(config.dtype_policy):
             self.model = self._compiled_model()
-        if not self.run_dir.checkpoint_steps():
+        if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
             self._initialize()
         self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
@@ -113,25 +93,36 @@ class Trainer:
     def run(self) -> int:
         """Trains up to the last step, or until a signal; returns the number of steps done."""
         last_step = self.experiment.train.training_number_of_steps
-        first_step = self.run_dir.restore_newest(self.checkpoint)
-        if first_step is None:
-            # From here on a run without a checkpoint has lost one.
-            self.run_dir.save(self.checkpoint, 0, keep=1)
-        elif first_step:
-            print(f"Continuing {self.run_dir.path} at step {first_step}.", flush=True)
-        first_step = first_step or 0
+        first_step = self._restore()
         self.run_dir.forget_after(first_step)
-        writer = tf.summary.create_file_writer(str(self.run_dir.path))
-        stop = callbacks.StopOnSignal()
+        writer = tf.summary.create_noop_writer()
+        if self.workers.is_chief:
+            writer = tf.summary.create_file_writer(str(self.run_dir.path))
+        stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
-        with stop, interrupted, pipeline.explained_record_errors():
+        with stop, interrupted, pipeline.explained_record_errors(), self.workers.explained_loss():
             self._fit(first_step, last_step, writer, stop)
         writer.close()
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
             print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
-            sys.exit(0 if stop.received == signal.SIGTERM else 130)
+            sys.exit(130 if stop.received == signal.SIGINT else 0)
         return done
+
+    def _restore(self) -> int:
+        """Restores the newest checkpoint on all workers, or saves the first; returns its step."""
+        step = None
+        if self.workers.is_chief:
+            step = self.run_dir.restore_newest(self.checkpoint)
+        step = self.workers.of_chief(-1 if step is None else step)
+        if step < 0:
+            # From here on a run without a checkpoint has lost one.
+            self.run_dir.save(self.checkpoint, 0, keep=1)
+        elif not self.workers.is_chief:
+            self.run_dir.restore(self.checkpoint, step)
+        if step > 0:
+            print(f"Continuing {self.run_dir.path} at step {step}.", flush=True)
+        return max(step, 0)
 
     def _initialize(self) -> None:
         config = self.experiment.train
@@ -167,8 +158,23 @@ class Trainer:
             )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
-        """Returns the training batches of steps first_step..last_step (exclusive)."""
-        batches = pipeline.train_batches(
+        """Returns the training batches of steps first_step..last_step (exclusive).
+
+        Each replica of a worker takes one part of a step's images after the other.
+        """
+        workers = self.workers
+        return self.strategy.distribute_datasets_from_function(
+            lambda _: self._examples(
+                first_step,
+                last_step,
+                replicas=self.strategy.num_replicas_in_sync,
+                workers=workers.count,
+                worker=workers.index,
+            )
+        )
+
+    def _examples(self, first_step: int, last_step: int, **share: int) -> tf.data.Dataset:
+        return pipeline.train_batches(
             self.train_table,
             self.experiment.data,
             batch_size=self.experiment.train.train_batch_size,
@@ -178,10 +184,8 @@ class Trainer:
             num_classes=self.info.num_classes,
             ignore_label=self.info.ignore_label,
             image_mean=self.experiment.model.image_mean,
+            **share,
         )
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return batches.with_options(options)
 
     def _callbacks(
         self, writer: tf.summary.SummaryWriter, stop: callbacks.StopOnSignal
@@ -189,7 +193,7 @@ class Trainer:
         config = self.experiment.train
         last_step = config.training_number_of_steps
         bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and self.workers.is_chief:
             bar = callbacks.progress_bar(config.train_batch_size, last_step)
         training_log = callbacks.TrainingLog(
             self.run_dir,
@@ -197,7 +201,7 @@ class Trainer:
             log_steps=config.log_steps,
             batch_size=config.train_batch_size,
             last_step=last_step,
-            print_lines=bar is None,
+            print_lines=bar is None and self.workers.is_chief,
         )
         predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
         saver = callbacks.Saver(
@@ -223,16 +227,22 @@ class Trainer:
     def _saving(self, writer, predictor: Predictor):
         config = self.experiment.train
         images, labels = [], []
-        if config.summary_images:
-            first, second = next(iter(self.batches(0, 1)))
+        if config.summary_images and self.workers.is_chief:
+            first, second = next(iter(self._examples(0, 1)))
             images = np.round(first[: config.summary_images].numpy()).astype(np.uint8)
             labels = second[: config.summary_images].numpy()[..., 0]
+
+        @tf.function(autograph=False)
+        def predict(images):
+            # Inside a replica: outside, each moving average would be gathered from all hosts.
+            labels = self.strategy.run(lambda: predictor.predict(images)[0])
+            return self.strategy.experimental_local_results(labels)[0]
 
         def save(step: int) -> None:
             self._require_finite_weights(step)
             self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
             if len(images):
-                predicted = predictor.labels(images).numpy()
+                predicted = predict(images).numpy()
                 colors = self.info.colors
                 strips = [
                     report.strip(image, [report.colorize(label, colors) for label in pair])
@@ -265,6 +275,7 @@ class Trainer:
                 split=evaluation.eval_split,
                 batch_size=evaluation.eval_batch_size,
                 progress=stop.check,
+                workers=self.workers,
             )
             self.run_dir.record(result.to_json(self.info, step))
             self.run_dir.note_best()
@@ -272,6 +283,8 @@ class Trainer:
             with writer.as_default(step=step):
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
-            print(f"step {step}  {evaluation.eval_split} mIoU {result.scores.miou:.4f}", flush=True)
+            if self.workers.is_chief:
+                miou = f"{result.scores.miou:.4f}"
+                print(f"step {step}  {evaluation.eval_split} mIoU {miou}", flush=True)
 
         return validate

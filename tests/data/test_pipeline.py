@@ -20,17 +20,18 @@ def table(records_dir):
     return records.open_split(records_dir, "train", catalog.load("shapes", records_dir))
 
 
-def batches(table, first, last, *, seed=0, num_classes=7):
+def batches(table, first, last, *, seed=0, num_classes=7, batch_size=2, **share):
     dataset = pipeline.train_batches(
         table,
         CONFIG,
-        batch_size=2,
+        batch_size=batch_size,
         first_step=first,
         last_step=last,
         seed=seed,
         num_classes=num_classes,
         ignore_label=255,
         image_mean=MEAN,
+        **share,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in dataset]
 
@@ -143,3 +144,20 @@ def test_another_failure_is_not_mistaken_for_a_bad_label(table, tmp_path):
     )
     with pytest.raises(tf.errors.DataLossError), pipeline.explained_record_errors():
         batches(damaged, 0, 1)
+
+
+def test_the_shares_of_workers_make_up_each_batch(table):
+    whole = batches(table, 1, 4, batch_size=4)  # across the end of an epoch of 9
+    shares = [
+        batches(table, 1, 4, batch_size=4, replicas=4, workers=2, worker=worker)
+        for worker in (0, 1)
+    ]
+    parts = [
+        part for step in range(3) for share in shares for part in share[2 * step : 2 * step + 2]
+    ]
+    assert all(len(images) == 1 for images, _ in parts) and len(parts) == 12
+    joined = [
+        tuple(np.concatenate(kind) for kind in zip(*parts[4 * step : 4 * step + 4], strict=True))
+        for step in range(3)
+    ]
+    assert_equal(joined, whole)

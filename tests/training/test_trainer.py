@@ -16,9 +16,10 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
 from deeplab_tf.data import records
+from deeplab_tf.distribution import require_even_batch
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import callbacks, run_dir
-from deeplab_tf.training.trainer import Trainer, require_even_batch
+from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas
 
 

@@ -1,0 +1,185 @@
+"""Which devices and hosts share a run, and what they must agree on.
+
+One process is one worker: a host with one or several replicas of the model. All workers run the
+same command; TF_CONFIG tells them of each other. Only the first, the chief, writes files.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.config import TrainConfig, UserError, require
+
+# What collectives raise once a worker is gone: at once, after a heartbeat, or after the timeout.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+
+class LostWorkerError(UserError):
+    """Another worker has ended or no longer answers."""
+
+
+def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
+    """Returns the strategy of --distribution_strategy on --num_gpus GPUs, else on the CPU.
+
+    With several hosts it must be called before any TensorFlow operation, and waits for all hosts;
+    one that does not come ends the process after --worker_timeout_secs.
+
+    Raises:
+      UserError: if there are not so many GPUs, the batch can not be shared equally, or TF_CONFIG
+        does not describe the hosts.
+    """
+    workers, _ = _cluster()
+    if config.distribution_strategy == "multi_worker_mirrored":
+        _use_gpus(config.num_gpus)
+        return _connected(config)
+    if workers > 1:
+        raise UserError(
+            f"TF_CONFIG names {workers} workers, but --distribution_strategy="
+            f"{config.distribution_strategy} trains on one host; give multi_worker_mirrored, or "
+            "unset TF_CONFIG."
+        )
+    _use_gpus(config.num_gpus)
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if config.distribution_strategy == "mirrored" and len(gpus) > 1:
+        require_even_batch(config.train_batch_size, len(gpus))
+        return tf.distribute.MirroredStrategy(gpus)
+    return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
+
+
+def require_even_batch(batch_size: int, replicas: int) -> None:
+    """Raises UserError unless every replica gets the same number of images."""
+    if batch_size % replicas:
+        near = max(1, round(batch_size / replicas)) * replicas
+        raise UserError(
+            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas; "
+            f"the nearest that can is {near}."
+        )
+
+
+def _use_gpus(number: int) -> None:
+    found = tf.config.list_physical_devices("GPU")
+    allowed = f"0 to {len(found)}, the GPUs that TensorFlow sees, or -1 for all"
+    require(number <= len(found), "num_gpus", number, allowed)
+    if 0 <= number < len(found):
+        tf.config.set_visible_devices(found[:number], "GPU")
+
+
+def _cluster() -> tuple[int, int]:
+    """Returns the number of workers in TF_CONFIG and which of them this process is."""
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return 1, 0
+    try:
+        content = json.loads(text)
+        hosts = [*content["cluster"].get("chief", []), *content["cluster"].get("worker", [])]
+        kind, index = content["task"]["type"], int(content["task"]["index"])
+        if kind not in ("chief", "worker") or not 0 <= index < len(content["cluster"][kind]):
+            raise ValueError(f"the task is {kind} {index}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"TF_CONFIG can not be used ({type(error).__name__}: {error}); it must read like "
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
+            '"index": 0}}.'
+        ) from None
+    before = len(content["cluster"].get("chief", [])) if kind == "worker" else 0
+    return len(hosts), before + index
+
+
+def _connected(config: TrainConfig) -> tf.distribute.Strategy:
+    """Waits for the other hosts; TensorFlow itself would wait for ever, deaf to SIGTERM."""
+    workers, worker = _cluster()
+    if not os.environ.get("TF_CONFIG"):
+        raise UserError(
+            "--distribution_strategy=multi_worker_mirrored needs the environment variable "
+            "TF_CONFIG, which names all hosts and this process' place among them."
+        )
+
+    patience = config.worker_timeout_secs
+    print(
+        f"Worker {worker} waits for the other {workers - 1} of TF_CONFIG, and ends if one has not "
+        f"come after {patience} s; start all of them, with their ports open to each other.",
+        flush=True,
+    )
+    # A timer of Python's own would not run: TensorFlow keeps the interpreter's lock.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=tf.distribute.experimental.CommunicationOptions(
+                    timeout_seconds=patience
+                )
+            )
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process' place among the workers of a strategy; on one host it is the only one."""
+
+    strategy: tf.distribute.Strategy
+    count: int
+    index: int
+
+    @classmethod
+    def of(cls, strategy: tf.distribute.Strategy) -> "Workers":
+        """Returns the workers of the strategy that `choose_strategy` made."""
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return cls(strategy, *(_cluster() if several else (1, 0)))
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the worker that writes the run's files."""
+        return self.index == 0
+
+    @property
+    def local_replicas(self) -> int:
+        """Replicas of the model in this process."""
+        return self.strategy.num_replicas_in_sync // self.count
+
+    def total(self, values: np.ndarray | int) -> np.ndarray:
+        """Adds up the values of all workers, each of which must call this at the same point."""
+        if self.count == 1:
+            return np.asarray(values)
+        parts = [np.asarray(values), *[np.zeros_like(values)] * (self.local_replicas - 1)]
+        return self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self.spread(parts), axis=None
+        ).numpy()
+
+    def of_chief(self, value: int) -> int:
+        """Returns the chief's value on all workers, each of which must call this."""
+        return int(self.total(value if self.is_chief else 0))
+
+    def spread(self, values: Sequence[Any]) -> Any:
+        """Gives each replica of this process one of the values."""
+        first = self.index * self.local_replicas
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.convert_to_tensor(values[context.replica_id_in_sync_group - first])
+        )
+
+    @contextlib.contextmanager
+    def explained_loss(self) -> Iterator[None]:
+        """Turns the failure of a collective into a LostWorkerError."""
+        try:
+            yield
+        except _LOST as error:
+            if self.count == 1:
+                raise
+            raise LostWorkerError(
+                f"Worker {self.index} of {self.count} lost contact with another "
+                f"({type(error).__name__}); see why that one ended, then start all workers again "
+                "with the same command: they continue from the newest checkpoint."
+            ) from None

@@ -1,0 +1,215 @@
+"""Replicas and hosts that share a run, as processes of their own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf import config_flags, distribution
+from deeplab_tf.config import TrainConfig, UserError
+from deeplab_tf.training import run_dir
+from tests.training.test_trainer import change
+
+PATIENCE = 200  # seconds until a process that should have ended is killed
+
+
+def write_flags(experiment, path, **values):
+    experiment = change(experiment, "train", train_logdir=str(path), **values)
+    flagfile = path.with_suffix(".flags")
+    flagfile.write_text(config_flags.flagfile_text(experiment))
+    return flagfile
+
+
+def on_replicas(task, flagfile, replicas):
+    command = [sys.executable, "-m", "tests.training.replicas", task, str(flagfile), str(replicas)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+class Hosts:
+    """Two workers of one run on this machine, as `python -m deeplab_tf.train` starts them."""
+
+    def __init__(self, flagfile):
+        sockets = [socket.socket() for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        for one in sockets:
+            one.close()
+        command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}"]
+        command.append("--distribution_strategy=multi_worker_mirrored")
+        self.workers = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ
+                | {
+                    "TF_CPP_MIN_LOG_LEVEL": "3",
+                    "TF_CONFIG": json.dumps(
+                        {
+                            "cluster": {"worker": hosts},
+                            "task": {"type": "worker", "index": index},
+                        }
+                    ),
+                },
+            )
+            for index in range(2)
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for worker in self.workers:
+            worker.kill()  # SIGTERM is not heard by a worker that waits for another
+            worker.wait()
+
+    def outcome(self):
+        """Returns the exit statuses and what was printed."""
+        printed = [worker.communicate(timeout=PATIENCE)[0] for worker in self.workers]
+        return [worker.returncode for worker in self.workers], printed
+
+
+def weights(folder, step):
+    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).prefix(step))
+    names = [name for name in reader.get_variable_to_shape_map() if "loss_tracker" not in name]
+    return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def assert_alike(folder, other, step):
+    """Equal but for rounding, which now and then turns a ReLU's sign."""
+    found, expected = weights(folder, step), weights(other, step)
+    assert found.keys() == expected.keys() and len(found) > 100
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-2, atol=2e-4, err_msg=name)
+    np.testing.assert_allclose(losses(folder), losses(other), rtol=1e-4)
+
+
+@pytest.fixture
+def experiment(tiny_experiment):
+    return change(tiny_experiment, "train", train_batch_size=8)
+
+
+def test_two_hosts_train_like_one_process(experiment, tmp_path):
+    settings = {"eval_interval_steps": 4}
+    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
+    with Hosts(write_flags(experiment, tmp_path / "two", **settings)) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [0, 0], printed
+    assert "step 4/4" in printed[0] and "val mIoU" in printed[0]
+    assert "loss" in printed[0] and "loss" not in printed[1]  # the chief's to say
+    assert_alike(tmp_path / "two", tmp_path / "one", 4)
+    names = {path.name.split(".")[0] for path in (tmp_path / "two").iterdir()}
+    assert names == {path.name.split(".")[0] for path in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_ends_ends_the_job_and_both_continue_exactly(experiment, tmp_path, kill):
+    settings = {"training_number_of_steps": 60, "save_interval_steps": 5}
+    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
+    flagfile = write_flags(experiment, tmp_path / "two", **settings)
+    with Hosts(flagfile) as hosts:
+        saved = tmp_path / "two" / "model.ckpt-5.index"
+        deadline = time.monotonic() + PATIENCE
+        while not saved.is_file():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        hosts.workers[1].send_signal(kill)
+        start = time.monotonic()
+        statuses, printed = hosts.outcome()
+        assert time.monotonic() - start < 60  # a bound, not a measurement
+    if kill == signal.SIGTERM:
+        assert statuses == [0, 0] and "Stopped and saved at step" in printed[0], printed
+    else:
+        assert statuses == [1, -signal.SIGKILL], printed
+        assert "Worker 0 of 2 lost contact with another" in printed[0]
+        assert "Traceback" not in printed[0]
+    with Hosts(flagfile) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [0, 0] and "Continuing" in printed[0], printed
+    found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert len(found) == len(expected) == 60
+    np.testing.assert_allclose(found[:8], expected[:8], rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=2e-2)  # rounding grows over 60 steps
+
+
+@pytest.mark.slow
+def test_four_replicas_train_like_one(experiment, tmp_path):
+    for replicas in (1, 4):
+        on_replicas("train", write_flags(experiment, tmp_path / f"on_{replicas}"), replicas)
+    assert_alike(tmp_path / "on_4", tmp_path / "on_1", 4)
+
+
+def test_three_replicas_count_as_one(experiment, tmp_path):
+    flagfile = write_flags(experiment, tmp_path / "run", training_number_of_steps=1)
+    on_replicas("train", flagfile, 1)
+    matrices = [
+        json.loads(on_replicas("score", flagfile, replicas).splitlines()[-1])
+        for replicas in (1, 2, 3)  # of 9 images of several sizes
+    ]
+    assert np.sum(matrices[0]) > 0
+    assert matrices[0] == matrices[1] == matrices[2]
+
+
+def test_a_missing_host_ends_the_wait(experiment, tmp_path):
+    flagfile = write_flags(experiment, tmp_path / "run", worker_timeout_secs=3)
+    with Hosts(flagfile) as hosts:
+        hosts.workers[1].kill()
+        statuses, printed = hosts.outcome()
+    assert statuses[0] == 1
+    assert "Worker 0 waits for the other 1 of TF_CONFIG" in printed[0]
+    assert "ends if one has not come after 3 s" in printed[0] and "Traceback" not in printed[0]
+    assert not (tmp_path / "run").exists()
+
+
+CLUSTER = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "strategy", "message"),
+    [
+        ("{", "multi_worker_mirrored", "TF_CONFIG can not be used"),
+        ('{"cluster": {}}', "mirrored", "TF_CONFIG can not be used"),
+        (
+            json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
+            "multi_worker_mirrored",
+            "the task is worker 2",
+        ),
+        (
+            json.dumps({"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}}),
+            "multi_worker_mirrored",
+            "TF_CONFIG can not be used",
+        ),
+        (
+            json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}}),
+            "mirrored",
+            "TF_CONFIG names 2 workers, but --distribution_strategy=mirrored",
+        ),
+        ("", "multi_worker_mirrored", "needs the environment variable TF_CONFIG"),
+    ],
+)
+def test_wrong_descriptions_of_the_hosts_are_one_sentence(monkeypatch, text, strategy, message):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=message):
+        distribution.choose_strategy(TrainConfig(distribution_strategy=strategy))
+
+
+def test_gpus_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="num_gpus"):
+        distribution.choose_strategy(TrainConfig(num_gpus=2))
