@@ -25,6 +25,39 @@ class TrainConfig(Config):
     learning_power: float = setting(0.9, "Power of the polynomial decay.", least=0)
     momentum: float = setting(0.9, "Momentum.", least=0)
     weight_decay: float = setting(4e-5, "Weight decay.", least=0)
+    gradient_accumulation_steps: int = setting(
+        1,
+        "Equal parts that a replica's images are computed in, one after the other, for one step of "
+        "the whole batch; saves memory. Batch normalisation uses each part's own statistics.",
+        least=1,
+    )
+    clip_gradient_norm: float = setting(
+        0.0,
+        "Longest that all gradients of the global batch together may be; longer ones are scaled "
+        "down, before momentum and weight decay. 0 sets no limit.",
+        least=0,
+    )
+    last_layer_gradient_multiplier: float = setting(
+        1.0,
+        "Factor on the gradients of ASPP, decoder and classifiers, after clipping and before "
+        "weight decay.",
+        least=0,
+    )
+    label_weights: tuple[float, ...] = setting(
+        (),
+        "Factor on the loss of each class's pixels, one for each class; empty means 1. The sum is "
+        "divided by the number of pixels, not of weights.",
+        least=0,
+    )
+    top_k_percent_pixels: float = setting(
+        1.0,
+        "Share of a replica's pixels, those of the highest loss, that are trained on (1 is 100 %); "
+        "with accumulation of each part's, whose losses are averaged.",
+        least=0,
+    )
+    hard_example_mining_step: int = setting(
+        0, "Steps in which the share goes from 1 to top_k_percent_pixels.", least=0
+    )
     auxiliary_loss_weight: float = setting(0.4, "Weight of the auxiliary head's loss.", least=0)
     fine_tune_batch_norm: bool = setting(
         True, "Whether batch normalisation uses and updates batch statistics while training."
@@ -39,7 +72,9 @@ class TrainConfig(Config):
         True, "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too."
     )
     last_layers_contain_logits_only: bool = setting(
-        False, "Whether initialize_last_layer=false is about the classifiers alone."
+        False,
+        "Whether initialize_last_layer=false and last_layer_gradient_multiplier are about the "
+        "classifiers alone.",
     )
     recompute_stages: int = setting(
         3,
@@ -87,6 +122,8 @@ class TrainConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+        share = self.top_k_percent_pixels
+        require(0 < share <= 1, "top_k_percent_pixels", share, "above 0, up to 1")
         together = self.steps_per_execution
         for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
             allowed = f"a divisor of {name} ({getattr(self, name)})"

@@ -24,6 +24,7 @@ LAYERS = [
         "weights.mapping",
         "weights.torch_file",
         "training.losses",
+        "training.gradients",
         "training.schedules",
         "training.optimizers",
         "evaluation.metrics",

@@ -1,17 +1,18 @@
 """A run from its settings to its last checkpoint: strategy, model.compile, model.fit."""
 
 import contextlib
+import dataclasses
 import signal
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import Experiment, TrainConfig, UserError
+from deeplab_tf.config import Experiment, TrainConfig, UserError, require
 from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
-from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.models.deeplab import DeepLab, Training, build_model
 from deeplab_tf.models.layers import dtype_policy
 from deeplab_tf.training import callbacks, initialization
 from deeplab_tf.training.optimizers import MomentumSGD
@@ -27,27 +28,34 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     """
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if config.distribution_strategy == "mirrored" and len(gpus) > 1:
-        require_even_batch(config.train_batch_size, len(gpus))
+        require_even_batch(
+            config.train_batch_size, len(gpus), parts=config.gradient_accumulation_steps
+        )
         return tf.distribute.MirroredStrategy(gpus)
     return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
 
 
-def require_even_batch(batch_size: int, replicas: int) -> None:
-    """Raises UserError unless every replica gets the same number of images."""
-    if batch_size % replicas:
-        near = max(1, round(batch_size / replicas)) * replicas
+def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> None:
+    """Raises UserError unless every part of every replica gets the same number of images."""
+    shares = replicas * parts
+    if batch_size % shares:
+        near = max(1, round(batch_size / shares)) * shares
+        in_parts = f" in --gradient_accumulation_steps={parts} parts each" if parts > 1 else ""
         raise UserError(
-            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas; "
+            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas{in_parts}; "
             f"the nearest that can is {near}."
         )
 
 
 def _require_batch_statistics(experiment: Experiment) -> None:
-    alone = experiment.train.train_batch_size == 1 and experiment.train.fine_tune_batch_norm
+    size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
+    alone = size == parts and experiment.train.fine_tune_batch_norm
     if alone and experiment.model.add_image_level_feature:
+        given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
         raise UserError(
-            "--train_batch_size=1 leaves batch normalisation of the image pooling branch one "
-            "value; allowed: 2 or more, --nofine_tune_batch_norm, or --noadd_image_level_feature."
+            f"--train_batch_size={size}{given} leaves batch normalisation of the image pooling "
+            f"branch one value; allowed: {2 * parts} or more, --nofine_tune_batch_norm, or "
+            "--noadd_image_level_feature."
         )
 
 
@@ -72,7 +80,17 @@ class Trainer:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
         self.strategy = strategy or choose_strategy(config)
-        require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
+        require_even_batch(
+            config.train_batch_size,
+            self.strategy.num_replicas_in_sync,
+            parts=config.gradient_accumulation_steps,
+        )
+        require(
+            len(config.label_weights) in (0, self.info.num_classes),
+            "label_weights",
+            config.label_weights,
+            f"empty, or {self.info.num_classes} numbers, one for each class",
+        )
         self.run_dir = RunDir(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
         with self.strategy.scope(), dtype_policy(config.dtype_policy):
@@ -98,15 +116,15 @@ class Trainer:
             style=config.optimizer,
         )
         optimizer.build(model.trainable_variables)  # its slots must exist before they are restored
+        names = [field.name for field in dataclasses.fields(Training)]
+        settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
         model.compile(
             optimizer,
             ignore_label=self.info.ignore_label,
-            auxiliary_loss_weight=config.auxiliary_loss_weight,
-            fine_tune_batch_norm=config.fine_tune_batch_norm,
-            seed=config.seed,
             recompute_stages=config.recompute_stages,
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,
+            **settings,
         )
         return model
 
