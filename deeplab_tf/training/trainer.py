@@ -14,10 +14,10 @@ from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
 from deeplab_tf.models.layers import dtype_policy
-from deeplab_tf.training import callbacks, initialization
-from deeplab_tf.training.optimizers import MomentumSGD
+from deeplab_tf.training import averaging, callbacks, initialization
+from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.run_dir import RunDir
-from deeplab_tf.training.schedules import PolynomialDecay
+from deeplab_tf.training.schedules import build_schedule
 
 
 def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
@@ -103,19 +103,8 @@ class Trainer:
     def _compiled_model(self) -> DeepLab:
         config = self.experiment.train
         model = build_model(self.experiment.model, num_classes=self.info.num_classes)
-        schedule = PolynomialDecay(
-            config.base_learning_rate,
-            total_steps=config.training_number_of_steps,
-            end=config.end_learning_rate,
-            power=config.learning_power,
-        )
-        optimizer = MomentumSGD(
-            schedule,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            style=config.optimizer,
-        )
-        optimizer.build(model.trainable_variables)  # its slots must exist before they are restored
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, model.trainable_variables)
         names = [field.name for field in dataclasses.fields(Training)]
         settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
         model.compile(
@@ -163,6 +152,7 @@ class Trainer:
                 ),
                 flush=True,
             )
+        averaging.start(self.model)  # they were made with the variables
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
@@ -250,7 +240,8 @@ class Trainer:
             self._require_finite_weights(step)
             self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
             if len(images):
-                predicted = predictor.labels(images).numpy()
+                with averaging.averaged(self.model):
+                    predicted = predictor.labels(images).numpy()
                 colors = self.info.colors
                 strips = [
                     report.strip(image, [report.colorize(label, colors) for label in pair])
@@ -276,14 +267,15 @@ class Trainer:
         assert table is not None  # validation is set up with its records only
 
         def validate(step: int) -> None:
-            result = evaluator.evaluate(
-                predictor,
-                table,
-                self.info,
-                split=evaluation.eval_split,
-                batch_size=evaluation.eval_batch_size,
-                progress=stop.check,
-            )
+            with averaging.averaged(self.model):
+                result = evaluator.evaluate(
+                    predictor,
+                    table,
+                    self.info,
+                    split=evaluation.eval_split,
+                    batch_size=evaluation.eval_batch_size,
+                    progress=stop.check,
+                )
             self.run_dir.record(result.to_json(self.info, step))
             self.run_dir.note_best()
             self.run_dir.prune(keep=self.experiment.train.keep_checkpoints)
