@@ -102,17 +102,13 @@ def main(
 def _step(network, train: TrainConfig):
     import tensorflow as tf
 
-    from deeplab_tf.training.optimizers import MomentumSGD
+    from deeplab_tf.training.optimizers import build_optimizer
+    from deeplab_tf.training.schedules import build_schedule
 
-    optimizer = MomentumSGD(
-        train.base_learning_rate,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        style=train.optimizer,
-    )
     network.compile(
-        optimizer,
+        build_optimizer(train, build_schedule(train)),
         fine_tune_batch_norm=train.fine_tune_batch_norm,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
         recompute_stages=train.recompute_stages,
         jit_compile=train.jit_compile,
     )

@@ -54,17 +54,20 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     _use_gpus(config.num_gpus)
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if config.distribution_strategy == "mirrored" and len(gpus) > 1:
-        require_even_batch(config.train_batch_size, len(gpus))
+        parts = config.gradient_accumulation_steps
+        require_even_batch(config.train_batch_size, len(gpus), parts=parts)
         return tf.distribute.MirroredStrategy(gpus)
     return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
 
 
-def require_even_batch(batch_size: int, replicas: int) -> None:
-    """Raises UserError unless every replica gets the same number of images."""
-    if batch_size % replicas:
-        near = max(1, round(batch_size / replicas)) * replicas
+def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> None:
+    """Raises UserError unless every part of every replica gets the same number of images."""
+    shares = replicas * parts
+    if batch_size % shares:
+        near = max(1, round(batch_size / shares)) * shares
+        in_parts = f" in --gradient_accumulation_steps={parts} parts each" if parts > 1 else ""
         raise UserError(
-            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas; "
+            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas{in_parts}; "
             f"the nearest that can is {near}."
         )
 

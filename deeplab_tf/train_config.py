@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from deeplab_tf.settings import Config, require, setting
 
+_ADDONS = ("adamw", "sgdw", "lamb")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
@@ -17,14 +19,84 @@ class TrainConfig(Config):
     optimizer: str = setting(
         "sgd",
         "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
-        "kernels only and doubled gradients for biases (official DeepLab).",
-        choices=("sgd", "momentum"),
+        "kernels only and doubled gradients for biases (official DeepLab); adam: with that L2; "
+        "adamw, sgdw: decay all parameters by weight_decay * learning rate / base_learning_rate; "
+        "lamb: adds weight_decay to its update. The last three need TensorFlow Addons.",
+        choices=("sgd", "momentum", "adam", *_ADDONS),
     )
-    base_learning_rate: float = setting(1e-4, "Learning rate of the first step.", least=0)
-    end_learning_rate: float = setting(0.0, "Learning rate that the polynomial decays to.", least=0)
+    base_learning_rate: float = setting(
+        1e-4, "Learning rate of the first step, or the first after a slow start.", least=0
+    )
+    learning_policy: str = setting(
+        "poly",
+        "How the learning rate falls, whatever the optimizer: as a polynomial, in steps or as a "
+        "cosine.",
+        choices=("poly", "step", "cosine"),
+    )
+    decay_steps: int = setting(
+        0, "Steps in which poly and cosine reach the end; 0: all after the slow start.", least=0
+    )
+    end_learning_rate: float = setting(0.0, "Learning rate that poly and cosine end with.", least=0)
+    learning_rate_decay_factor: float = setting(0.1, "Factor of learning_policy=step.", least=0)
+    learning_rate_decay_step: int = setting(
+        2000, "Steps between the factors of learning_policy=step.", least=1
+    )
+    slow_start_step: int = setting(
+        0, "Steps at slow_start_learning_rate, before the policy's first.", least=0
+    )
+    slow_start_learning_rate: float = setting(
+        1e-4, "Learning rate of the slow start's first step.", least=0
+    )
+    slow_start_burnin_type: str = setting(
+        "none",
+        "Slow start: none keeps its rate, linear raises it to base_learning_rate.",
+        choices=("none", "linear"),
+    )
     learning_power: float = setting(0.9, "Power of the polynomial decay.", least=0)
-    momentum: float = setting(0.9, "Momentum.", least=0)
+    momentum: float = setting(0.9, "Momentum of sgd, momentum and sgdw.", least=0)
+    adam_epsilon: float = setting(
+        1e-8, "Added to the denominators of adam, adamw and lamb.", least=0
+    )
+    ema_decay: float = setting(
+        0.0,
+        "Share that moving averages of the weights keep at each step, such as 0.9998; what is "
+        "scored, shown and exported then has the averages. 0 keeps none.",
+        least=0,
+    )
     weight_decay: float = setting(4e-5, "Weight decay.", least=0)
+    gradient_accumulation_steps: int = setting(
+        1,
+        "Equal parts that a replica's images are computed in, one after the other, for one step of "
+        "the whole batch; saves memory. Batch normalisation uses each part's own statistics.",
+        least=1,
+    )
+    clip_gradient_norm: float = setting(
+        0.0,
+        "Longest that all gradients of the global batch together may be; longer ones are scaled "
+        "down, before momentum and weight decay. 0 sets no limit.",
+        least=0,
+    )
+    last_layer_gradient_multiplier: float = setting(
+        1.0,
+        "Factor on the gradients of ASPP, decoder and classifiers, after clipping and before "
+        "weight decay.",
+        least=0,
+    )
+    label_weights: tuple[float, ...] = setting(
+        (),
+        "Factor on the loss of each class's pixels, one for each class; empty means 1. The sum is "
+        "divided by the number of pixels, not of weights.",
+        least=0,
+    )
+    top_k_percent_pixels: float = setting(
+        1.0,
+        "Share of a replica's pixels, those of the highest loss, that are trained on (1 is 100 %); "
+        "with accumulation of each part's, whose losses are averaged.",
+        least=0,
+    )
+    hard_example_mining_step: int = setting(
+        0, "Steps in which the share goes from 1 to top_k_percent_pixels.", least=0
+    )
     auxiliary_loss_weight: float = setting(0.4, "Weight of the auxiliary head's loss.", least=0)
     fine_tune_batch_norm: bool = setting(
         True, "Whether batch normalisation uses and updates batch statistics while training."
@@ -39,7 +111,9 @@ class TrainConfig(Config):
         True, "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too."
     )
     last_layers_contain_logits_only: bool = setting(
-        False, "Whether initialize_last_layer=false is about the classifiers alone."
+        False,
+        "Whether initialize_last_layer=false and last_layer_gradient_multiplier are about the "
+        "classifiers alone.",
     )
     recompute_stages: int = setting(
         3,
@@ -97,6 +171,19 @@ class TrainConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+        require(self.ema_decay < 1, "ema_decay", self.ema_decay, "0 up to, not including, 1")
+        if self.optimizer in _ADDONS:
+            alone = f"0 with optimizer={self.optimizer}, which keeps no averages"
+            require(not self.ema_decay, "ema_decay", self.ema_decay, alone)
+            positive = f"more than 0 with optimizer={self.optimizer}"
+            require(
+                self.base_learning_rate > 0, "base_learning_rate", self.base_learning_rate, positive
+            )
+        slow, steps = self.slow_start_step, self.training_number_of_steps
+        fewer = f"less than training_number_of_steps ({steps})"
+        require(slow < steps, "slow_start_step", slow, fewer)
+        share = self.top_k_percent_pixels
+        require(0 < share <= 1, "top_k_percent_pixels", share, "above 0, up to 1")
         together = self.steps_per_execution
         for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
             allowed = f"a divisor of {name} ({getattr(self, name)})"

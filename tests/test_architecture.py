@@ -31,6 +31,8 @@ LAYERS = [
         "weights.mapping",
         "weights.torch_file",
         "training.losses",
+        "training.gradients",
+        "training.averaging",
         "training.schedules",
         "training.optimizers",
         "evaluation.metrics",
@@ -63,6 +65,7 @@ LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for n
 SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.report": {"deeplab_tf.evaluation.metrics"},
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
+    "deeplab_tf.training.optimizers": {"deeplab_tf.training.schedules"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.initialization": {
         "deeplab_tf.training.run_dir",

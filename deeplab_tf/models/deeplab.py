@@ -9,12 +9,40 @@ import tensorflow as tf
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.aspp import ASPP
 from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
-from deeplab_tf.models.layers import NAMESPACE, compiled
+from deeplab_tf.models.layers import NAMESPACE, compiled, part_of_batch
 from deeplab_tf.models.resnet import ResNet
-from deeplab_tf.training import losses
+from deeplab_tf.training import gradients, losses
+from deeplab_tf.weights import mapping
 
 # Converting Python control flow, of which tensors decide none here, costs seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """How `DeepLab.fit` trains; settings of the same names are explained in TrainConfig.
+
+    ignore_label: label of pixels that do not count. seed: seed of dropout.
+    """
+
+    ignore_label: int = 255
+    seed: int = 0
+    auxiliary_loss_weight: float = 0.4
+    fine_tune_batch_norm: bool = True
+    label_weights: tuple[float, ...] = ()
+    top_k_percent_pixels: float = 1.0
+    hard_example_mining_step: int = 0
+    gradient_accumulation_steps: int = 1
+    clip_gradient_norm: float = 0.0
+    last_layer_gradient_multiplier: float = 1.0
+    last_layers_contain_logits_only: bool = False
+
+
+def _sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    if context and context.num_replicas_in_sync > 1:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    return value
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -73,11 +101,8 @@ class DeepLab(tf.keras.Model):
             )
         self.loss_tracker = tf.keras.metrics.Mean(name="loss")
         self.distribute_reduction_method = "first"  # what a step returns is equal on all replicas
-        self._ignore_label = 255
-        self._auxiliary_loss_weight = 0.4
-        self._fine_tune_batch_norm = True
-        self._seed = 0
         self._recompute_stages = 0
+        self._training = Training()
 
     def call(self, images, training=False, seed=None, update_batch_norm=True):
         """Returns the logits.
@@ -129,33 +154,18 @@ class DeepLab(tf.keras.Model):
         normalized = tf.cast(normalized, self.compute_dtype)
         return self.backbone(normalized, training=training, recompute_stages=self._recompute_stages)
 
-    def compile(
-        self,
-        optimizer="sgd",
-        *,
-        ignore_label: int = 255,
-        auxiliary_loss_weight: float = 0.4,
-        fine_tune_batch_norm: bool = True,
-        seed: int = 0,
-        recompute_stages: int = 0,
-        **kwargs,
-    ):
+    def compile(self, optimizer="sgd", *, recompute_stages: int = 0, **kwargs):
         """Sets how `fit` trains.
 
         Args:
           optimizer: a Keras optimizer.
-          ignore_label: label of pixels that do not count.
-          auxiliary_loss_weight: weight of the auxiliary head's loss.
-          fine_tune_batch_norm: whether batch normalisation uses and updates batch statistics.
-          seed: seed of dropout.
           recompute_stages: as of `ResNet.call`.
+          **kwargs: the fields of `Training`, and what Keras' own `compile` takes.
         """
-        super().compile(optimizer=optimizer, **kwargs)
-        self._ignore_label = ignore_label
-        self._auxiliary_loss_weight = auxiliary_loss_weight
-        self._fine_tune_batch_norm = fine_tune_batch_norm
-        self._seed = seed
+        names = {field.name for field in dataclasses.fields(Training)} & set(kwargs)
+        self._training = Training(**{name: kwargs.pop(name) for name in names})
         self._recompute_stages = recompute_stages
+        super().compile(optimizer=optimizer, **kwargs)
 
     @property
     def metrics(self):
@@ -164,16 +174,63 @@ class DeepLab(tf.keras.Model):
     @_plain_python
     def train_step(self, data):
         images, labels = data
-        step = tf.cast(self.optimizer.iterations, tf.int64)
-        seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+        settings, optimizer = self._training, self.optimizer
+        step = tf.cast(optimizer.iterations, tf.int64)
+        seed = tf.stack([tf.constant(settings.seed, tf.int64), step])
         with compiled(self.jit_compile):
-            with tf.GradientTape() as tape:
+            loss, found = self._gradients(images, labels, seed)
+        variables = self.trainable_variables
+        multiplier = settings.last_layer_gradient_multiplier
+        summed = settings.clip_gradient_norm > 0 or multiplier != 1.0
+        if summed:
+            context = tf.distribute.get_replica_context()
+            if context.num_replicas_in_sync > 1:
+                found = context.all_reduce(tf.distribute.ReduceOp.SUM, found)
+            if settings.clip_gradient_norm:
+                found = gradients.clip(found, settings.clip_gradient_norm)
+            scopes = mapping.last_layers(logits_only=settings.last_layers_contain_logits_only)
+            found = gradients.multiply(found, variables, scopes=scopes, factor=multiplier)
+        pairs = zip(found, variables, strict=True)
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=not summed)
+        rate = optimizer.learning_rate
+        if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
+            rate = rate(step)  # TensorFlow Addons' optimizers keep the schedule itself
+        return self._track(loss) | {"learning_rate": rate}
+
+    def _gradients(self, images, labels, seed):
+        """Returns this replica's part of the loss, and the gradients of that part."""
+        settings, variables = self._training, self.trainable_variables
+        parts = settings.gradient_accumulation_steps
+        scaled = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        mines = settings.top_k_percent_pixels != 1.0
+        count = None
+        if parts > 1 and not mines:
+            count = _sum_of_replicas(losses.count_valid(labels, settings.ignore_label))
+
+        def gradients_of(part):
+            own = (images, labels)
+            if parts > 1:
+                own = tuple(gradients.slice_of(values, part, parts) for values in own)
+            with part_of_batch(part, parts), tf.GradientTape() as tape:
                 outputs = self(
-                    images, training=True, seed=seed, update_batch_norm=self._fine_tune_batch_norm
+                    own[0],
+                    training=True,
+                    seed=seed,
+                    update_batch_norm=settings.fine_tune_batch_norm,
                 )
-                loss = self.segmentation_loss(outputs, labels)
-            self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
-        return self._track(loss) | {"learning_rate": self.optimizer.learning_rate}
+                loss = self.segmentation_loss(outputs, own[1], count=count)
+                if mines and parts > 1:
+                    loss /= parts  # each is a batch of its own
+                target = self.optimizer.get_scaled_loss(loss) if scaled else loss
+            return loss, tape.gradient(target, variables)
+
+        if parts == 1:
+            loss, found = gradients_of(0)
+        else:
+            context = tf.distribute.get_replica_context()
+            waits = context.num_replicas_in_sync > 1 and (settings.fine_tune_batch_norm or mines)
+            loss, found = gradients.in_parts(gradients_of, variables, parts=parts, looped=not waits)
+        return loss, self.optimizer.get_unscaled_gradients(found) if scaled else found
 
     def test_step(self, data):
         images, labels = data
@@ -185,24 +242,39 @@ class DeepLab(tf.keras.Model):
         with compiled(self.jit_compile):
             return super().predict_step(data)
 
-    def segmentation_loss(self, outputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
+    def segmentation_loss(
+        self, outputs: dict[str, tf.Tensor], labels: tf.Tensor, *, count: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns this replica's part of the loss; the parts of all replicas add up to it.
 
         Args:
           outputs: what `call` returned.
           labels: int32 [B, H, W, 1].
+          count: pixels that count in the global batch; None counts those of `labels`.
         """
         settings: dict[str, Any] = {
-            "ignore_label": self._ignore_label,
+            "ignore_label": self._training.ignore_label,
             "align_corners": self.config.align_corners,
+            "label_weights": self._training.label_weights,
         }
-        total, count = losses.cross_entropy(outputs["logits"], labels, **settings)
+        mines = self._training.top_k_percent_pixels != 1.0
+        if mines:
+            settings["hardest"] = losses.hardest_share(
+                self._training.top_k_percent_pixels,
+                step=self.optimizer.iterations,
+                ramp_steps=self._training.hard_example_mining_step,
+            )
+        total, own_count = losses.cross_entropy(outputs["logits"], labels, **settings)
+        if mines:
+            total = tf.math.divide_no_nan(total, _sum_of_replicas(own_count))
         if "aux_logits" in outputs:
-            auxiliary, _ = losses.cross_entropy(outputs["aux_logits"], labels, **settings)
-            total += self._auxiliary_loss_weight * auxiliary
-        context = tf.distribute.get_replica_context()
-        if context and context.num_replicas_in_sync > 1:
-            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+            auxiliary, hard = losses.cross_entropy(outputs["aux_logits"], labels, **settings)
+            if mines:
+                auxiliary = tf.math.divide_no_nan(auxiliary, _sum_of_replicas(hard))
+            total += self._training.auxiliary_loss_weight * auxiliary
+        if mines:
+            return total
+        count = _sum_of_replicas(own_count) if count is None else count
         return tf.math.divide_no_nan(total, count)
 
     def _track(self, loss):

@@ -15,7 +15,8 @@ import tensorflow as tf
 from deeplab_tf.models import convolution
 from deeplab_tf.models.convolution import NAMESPACE
 
-# Whether this thread traces what `recomputed` repeats (recomputes), or for XLA (compiles).
+# Whether this thread traces what `recomputed` repeats (recomputes), or for XLA (compiles); and
+# which part of a replica's images it traces (part: its number and how many there are).
 _thread = threading.local()
 
 
@@ -226,7 +227,8 @@ class ChannelDropout(tf.keras.layers.Layer):
     """Drops whole channels of an image while training, and scales the others up.
 
     The mask follows from a seed given with the call, and belongs to an image's place in the
-    global batch: it is the same however many replicas share the batch, and after a resume.
+    global batch: it is the same however many replicas and parts share the batch, and after a
+    resume.
     """
 
     def __init__(self, rate: float, **kwargs):
@@ -241,9 +243,11 @@ class ChannelDropout(tf.keras.layers.Layer):
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync if context else 1
         replica = context.replica_id_in_sync_group if context else 0
+        part, parts = getattr(_thread, "part", (0, 1))
         batch, channels = tf.shape(inputs)[0], inputs.shape[-1]
-        draws = tf.random.stateless_uniform([batch * replicas, 1, 1, channels], seed)
-        own = tf.slice(draws, [replica * batch, 0, 0, 0], [batch, 1, 1, channels])
+        draws = tf.random.stateless_uniform([batch * (replicas * parts), 1, 1, channels], seed)
+        first = (replica * parts + part) * batch
+        own = tf.slice(draws, [first, 0, 0, 0], [batch, 1, 1, channels])
         kept = tf.cast(own >= self.rate, inputs.dtype) / tf.cast(1 - self.rate, inputs.dtype)
         return inputs * kept
 
@@ -298,6 +302,17 @@ def compiled(by_xla: bool) -> Iterator[None]:
         yield
     finally:
         _thread.compiles = before
+
+
+@contextlib.contextmanager
+def part_of_batch(part: int | tf.Tensor, parts: int) -> Iterator[None]:
+    """What is traced inside sees one of the equal parts of a replica's images."""
+    before = getattr(_thread, "part", (0, 1))
+    _thread.part = (part, parts)
+    try:
+        yield
+    finally:
+        _thread.part = before
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from deeplab_tf.config_flags import text_of
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import run_dir
 from deeplab_tf.weights import mapping, sources
-from deeplab_tf.weights.mapping import CLASSIFIERS, Source
+from deeplab_tf.weights.mapping import CLASSIFIERS, HEADS, Source
 
 # Settings that a network may change without its weights losing their meaning.
 _FREE = (
@@ -23,7 +23,6 @@ _FREE = (
     "image_pooling_crop_size",
 )
 _OF_BACKBONE = ("model_variant", "stride_placement", "stem_padding", "image_mean", "image_std")
-_HEADS = ("aspp/", "decoder/", *CLASSIFIERS, "auxiliary_head/")
 
 
 def initialize(
@@ -53,10 +52,10 @@ def initialize(
     kept: tuple[str, ...] = ()
     reasons = []
     if not last_layers:
-        kept = _HEADS if backbone_only else CLASSIFIERS
+        kept = mapping.last_layers(logits_only=not backbone_only)
         reasons.append("initialize_last_layer is false")
     elif not source.num_classes:
-        kept = _HEADS
+        kept = HEADS
         reasons.append("the file holds a backbone alone")
     elif source.num_classes != model.num_classes:
         kept = CLASSIFIERS

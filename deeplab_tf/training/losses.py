@@ -7,8 +7,30 @@ from deeplab_tf.models.layers import interpolation_matrix, resize_bilinear
 _BAND_BYTES = 32 << 20  # of enlarged scores held at once on a CPU
 
 
+def count_valid(labels: tf.Tensor, ignore_label: int) -> tf.Tensor:
+    """Returns the number of pixels that count, float32."""
+    return tf.reduce_sum(tf.cast(tf.not_equal(labels, ignore_label), tf.float32))
+
+
+def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | tf.Tensor:
+    """Returns the share of pixels mined at a step: from 1 linearly to `share`, then constant.
+
+    (Official DeepLab, utils/train_utils.py, hard_example_mining_step.)
+    """
+    if not ramp_steps:
+        return share
+    done = tf.minimum(tf.cast(step, tf.float64) / ramp_steps, 1.0)
+    return done * share + (1.0 - done)
+
+
 def cross_entropy(
-    logits: tf.Tensor, labels: tf.Tensor, *, ignore_label: int, align_corners: bool = False
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    ignore_label: int,
+    align_corners: bool = False,
+    label_weights: tuple[float, ...] = (),
+    hardest: float | tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Enlarges class scores to the label grid and sums the cross-entropy of valid pixels.
 
@@ -18,17 +40,32 @@ def cross_entropy(
     Args:
       logits: [B, h, w, classes], unnormalised.
       labels: [B, H, W, 1], integer; `ignore_label` marks pixels that do not count.
+      label_weights: factor on the loss of each class's pixels; empty means 1.
+      hardest: share of all pixels, ignored ones too, whose loss is highest and alone counts; None
+        for all of them.
     Returns:
-      Sum over valid pixels in nats, and the number of valid pixels, both scalar float32.
+      Sum over valid pixels in nats, and the number of valid pixels (with `hardest`: of those of
+      its pixels that have a loss), both scalar float32.
     """
     labels = labels[..., 0]
     valid = tf.not_equal(labels, ignore_label)
     classes = tf.cast(tf.where(valid, labels, 0), tf.int32)
     losses = pixel_losses(logits, classes, align_corners=align_corners)
-    return (
-        tf.reduce_sum(tf.where(valid, losses, 0.0)),
-        tf.reduce_sum(tf.cast(valid, tf.float32)),
-    )
+    if label_weights:
+        losses *= tf.gather(tf.constant(label_weights, tf.float32), classes)
+    losses = tf.where(valid, losses, 0.0)
+    if hardest is not None:
+        losses = _hardest(losses, hardest)
+        valid = tf.not_equal(losses, 0.0)
+    return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(valid, tf.float32))
+
+
+def _hardest(losses: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
+    """Returns the losses in falling order, 0 after the first int(share * their number)."""
+    ordered = tf.sort(tf.reshape(losses, [-1]), direction="DESCENDING")
+    pixels = tf.size(ordered)
+    kept = tf.cast(tf.cast(share, tf.float64) * tf.cast(pixels, tf.float64), tf.int32)
+    return tf.where(tf.range(pixels) < kept, ordered, 0.0)  # XLA has no top k of a k it computes
 
 
 def pixel_losses(logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:

@@ -1,15 +1,33 @@
-"""The two ancestors' stochastic gradient descent, exactly.
+"""The optimizers of --optimizer; above all the two ancestors' stochastic gradient descent, exactly.
 
 Keras' own SGD keeps the learning rate inside the momentum buffer and decouples weight decay from
 it; under a decaying rate both lead to other weights (a weight of 1 with zero gradient ends at 0.948
 instead of PyTorch's 0.604, `reference/ssseg_deeplabv3.md` sec. 0.5).
 """
 
+import warnings
+
 import tensorflow as tf
+
+from deeplab_tf.settings import UserError
+from deeplab_tf.train_config import TrainConfig
+from deeplab_tf.training.schedules import Multiple
+
+
+class _KeepsWeights(tf.keras.optimizers.Optimizer):
+    """Leaves the averages of use_ema beside the weights, and knows what kind each variable is."""
+
+    def finalize_variable_values(self, var_list):
+        pass  # `fit` would end with the averages in place of the weights, before the last save
+
+    def build(self, var_list):
+        # By name: a replica's own part of a distributed variable has another one.
+        self._kinds = [v.name.rsplit("/", 1)[-1].split(":")[0] for v in var_list]
+        super().build(var_list)
 
 
 @tf.keras.utils.register_keras_serializable("deeplab_tf")
-class MomentumSGD(tf.keras.optimizers.Optimizer):
+class MomentumSGD(_KeepsWeights):
     """v = momentum * v + (g + weight_decay * p);  p -= learning_rate * v.
 
     Args:
@@ -38,11 +56,10 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
         self.style = style
 
     def build(self, var_list):
-        super().build(var_list)
-        if getattr(self, "_momentums", None):
+        if getattr(self, "_built", False):
             return
-        # By name: a replica's own part of a distributed variable has another one.
-        self._kinds = [v.name.rsplit("/", 1)[-1].split(":")[0] for v in var_list]
+        super().build(var_list)
+        self._built = True
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in var_list]
 
     def update_step(self, gradient, variable):
@@ -69,3 +86,71 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
             "weight_decay": self.l2,
             "style": self.style,
         }
+
+
+@tf.keras.utils.register_keras_serializable("deeplab_tf")
+class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
+    """Adam with L2 on convolution kernels in the gradients, as official DeepLab has it.
+
+    (Kingma and Ba 2015, arXiv:1412.6980; the official L2 is a part of the loss.)
+    """
+
+    def __init__(self, learning_rate=0.001, *, l2=0.0, name="L2Adam", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+        self.l2 = l2
+
+    def build(self, var_list):
+        if not getattr(self, "_built", False):
+            super().build(var_list)
+
+    def update_step(self, gradient, variable):
+        kind = self._kinds[self._index_dict[self._var_key(variable)]]
+        if self.l2 and kind == "kernel":
+            gradient = gradient + self.l2 * variable
+        super().update_step(gradient, variable)
+
+    def get_config(self):
+        return super().get_config() | {"l2": self.l2}
+
+
+def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimizer:
+    """Returns the optimizer of --optimizer, without its slots.
+
+    Raises:
+      UserError: if it is one of TensorFlow Addons', which is not installed.
+    """
+    if config.optimizer in ("sgd", "momentum", "adam"):
+        averaging = {"use_ema": config.ema_decay > 0, "ema_momentum": config.ema_decay}
+        if config.optimizer == "adam":
+            return L2Adam(
+                schedule, l2=config.weight_decay, epsilon=config.adam_epsilon, **averaging
+            )
+        return MomentumSGD(
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            style=config.optimizer,
+            **averaging,
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice
+            from tensorflow_addons import optimizers as addons
+    except ImportError:
+        raise UserError(
+            f"--optimizer={config.optimizer} needs TensorFlow Addons, which is not installed or "
+            "has no wheel for this platform; allowed without it: sgd, momentum, adam."
+        ) from None
+    if config.optimizer == "lamb":
+        return addons.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
+    # Theirs is subtracted as it is; in the paper the schedule multiplies it (algorithms 1 and 2).
+    decay = Multiple(schedule, config.weight_decay / config.base_learning_rate)
+    if config.optimizer == "sgdw":
+        return addons.SGDW(decay, schedule, momentum=config.momentum)
+    return addons.AdamW(decay, schedule, epsilon=config.adam_epsilon)
+
+
+def build_slots(optimizer: tf.keras.optimizers.Optimizer, variables: list[tf.Variable]) -> None:
+    """Creates the optimizer's variables, which must exist before they are restored."""
+    legacy = isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer)
+    (optimizer._create_all_weights if legacy else optimizer.build)(variables)

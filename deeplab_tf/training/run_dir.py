@@ -24,6 +24,7 @@ from deeplab_tf import __version__, config_flags
 from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.training import averaging
 
 EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
     "experiment.flags",
@@ -284,7 +285,7 @@ class LoadedRun:
 
 
 def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
-    """Restores the model of a run's folder.
+    """Restores the model of a run's folder, with averaged weights if the run has them.
 
     Args:
       path: the folder, whose newest whole checkpoint is restored, or the path of one checkpoint
@@ -309,11 +310,14 @@ def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
         raise UnreadableCheckpointError(
             f"{folder} has no checkpoint of step {step}; it has: {known}."
         )
-    checkpoint = tf.train.Checkpoint(model=model)
+    parts = [tf.train.Checkpoint(model=model)]
+    if experiment.train.ema_decay:
+        parts.append(averaging.checkpoint_of_averages(model))
     for candidate in reversed(steps) if step is None else [step]:
         try:
-            status = checkpoint.read(run.prefix(candidate)).expect_partial()
-            status.assert_existing_objects_matched()
+            for part in parts:
+                status = part.read(run.prefix(candidate)).expect_partial()
+                status.assert_existing_objects_matched()
             return LoadedRun(experiment, info, model, candidate)
         except _DAMAGE as error:
             reason = str(error).splitlines()[0]

@@ -1,31 +1,35 @@
 """A run from its settings to its last checkpoint: strategy, model.compile, model.fit."""
 
 import contextlib
+import dataclasses
 import signal
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import Experiment, UserError
+from deeplab_tf.config import Experiment, UserError, require
 from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
-from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.models.deeplab import DeepLab, Training, build_model
 from deeplab_tf.models.layers import dtype_policy
-from deeplab_tf.training import callbacks, initialization
-from deeplab_tf.training.optimizers import MomentumSGD
+from deeplab_tf.training import averaging, callbacks, initialization
+from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
-from deeplab_tf.training.schedules import PolynomialDecay
+from deeplab_tf.training.schedules import build_schedule
 
 
 def _require_batch_statistics(experiment: Experiment) -> None:
-    alone = experiment.train.train_batch_size == 1 and experiment.train.fine_tune_batch_norm
+    size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
+    alone = size == parts and experiment.train.fine_tune_batch_norm
     if alone and experiment.model.add_image_level_feature:
+        given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
         raise UserError(
-            "--train_batch_size=1 leaves batch normalisation of the image pooling branch one "
-            "value; allowed: 2 or more, --nofine_tune_batch_norm, or --noadd_image_level_feature."
+            f"--train_batch_size={size}{given} leaves batch normalisation of the image pooling "
+            f"branch one value; allowed: {2 * parts} or more, --nofine_tune_batch_norm, or "
+            "--noadd_image_level_feature."
         )
 
 
@@ -50,7 +54,17 @@ class Trainer:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
         self.strategy = strategy or choose_strategy(config)
-        require_even_batch(config.train_batch_size, self.strategy.num_replicas_in_sync)
+        require_even_batch(
+            config.train_batch_size,
+            self.strategy.num_replicas_in_sync,
+            parts=config.gradient_accumulation_steps,
+        )
+        require(
+            len(config.label_weights) in (0, self.info.num_classes),
+            "label_weights",
+            config.label_weights,
+            f"empty, or {self.info.num_classes} numbers, one for each class",
+        )
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
@@ -65,28 +79,17 @@ class Trainer:
     def _compiled_model(self) -> DeepLab:
         config = self.experiment.train
         model = build_model(self.experiment.model, num_classes=self.info.num_classes)
-        schedule = PolynomialDecay(
-            config.base_learning_rate,
-            total_steps=config.training_number_of_steps,
-            end=config.end_learning_rate,
-            power=config.learning_power,
-        )
-        optimizer = MomentumSGD(
-            schedule,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            style=config.optimizer,
-        )
-        optimizer.build(model.trainable_variables)  # its slots must exist before they are restored
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, model.trainable_variables)
+        names = [field.name for field in dataclasses.fields(Training)]
+        settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
         model.compile(
             optimizer,
             ignore_label=self.info.ignore_label,
-            auxiliary_loss_weight=config.auxiliary_loss_weight,
-            fine_tune_batch_norm=config.fine_tune_batch_norm,
-            seed=config.seed,
             recompute_stages=config.recompute_stages,
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,
+            **settings,
         )
         return model
 
@@ -136,6 +139,7 @@ class Trainer:
                 ),
                 flush=True,
             )
+        averaging.start(self.model)  # they were made with the variables
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
@@ -233,16 +237,20 @@ class Trainer:
             labels = second[: config.summary_images].numpy()[..., 0]
 
         @tf.function(autograph=False)
-        def predict(images):
-            # Inside a replica: outside, each moving average would be gathered from all hosts.
+        def predict_in_replica(images):
+            # Outside of replicas each moving average would be gathered from all hosts.
             labels = self.strategy.run(lambda: predictor.predict(images)[0])
             return self.strategy.experimental_local_results(labels)[0]
+
+        alone = self.strategy.num_replicas_in_sync == 1
+        predict = predictor.labels if alone else predict_in_replica
 
         def save(step: int) -> None:
             self._require_finite_weights(step)
             self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
             if len(images):
-                predicted = predict(images).numpy()
+                with averaging.averaged(self.model):
+                    predicted = predict(images).numpy()
                 colors = self.info.colors
                 strips = [
                     report.strip(image, [report.colorize(label, colors) for label in pair])
@@ -268,15 +276,16 @@ class Trainer:
         assert table is not None  # validation is set up with its records only
 
         def validate(step: int) -> None:
-            result = evaluator.evaluate(
-                predictor,
-                table,
-                self.info,
-                split=evaluation.eval_split,
-                batch_size=evaluation.eval_batch_size,
-                progress=stop.check,
-                workers=self.workers,
-            )
+            with averaging.averaged(self.model):
+                result = evaluator.evaluate(
+                    predictor,
+                    table,
+                    self.info,
+                    split=evaluation.eval_split,
+                    batch_size=evaluation.eval_batch_size,
+                    progress=stop.check,
+                    workers=self.workers,
+                )
             self.run_dir.record(result.to_json(self.info, step))
             self.run_dir.note_best()
             self.run_dir.prune(keep=self.experiment.train.keep_checkpoints)

@@ -12,6 +12,13 @@ from deeplab_tf.config import ModelConfig, UserError
 
 # Variables that belong to the classes of a data set.
 CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
+# Variables that do not belong to the backbone.
+HEADS = ("aspp/", "decoder/", *CLASSIFIERS, "auxiliary_head/")
+
+
+def last_layers(*, logits_only: bool) -> tuple[str, ...]:
+    """Returns the beginnings of the names that --last_layers_contain_logits_only is about."""
+    return CLASSIFIERS if logits_only else HEADS
 
 
 @dataclass(frozen=True)

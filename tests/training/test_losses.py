@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.training import losses
 from deeplab_tf.training.losses import cross_entropy
+from deeplab_tf.training.optimizers import MomentumSGD
+from tests.conftest import two_replicas
 
 
 def test_cross_entropy_of_a_hand_worked_case():
@@ -74,3 +78,81 @@ def test_bands_of_rows_equal_the_whole_image(monkeypatch, align_corners, band_by
         results.append((found.numpy(), tape.gradient(total, logits).numpy()))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def pixel_case():
+    """Logits of 4x5 cells, 3 classes, and labels at their size of which some are ignored."""
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal([2, 4, 5, 3]).astype(np.float32)
+    labels = rng.integers(0, 3, [2, 4, 5, 1])
+    labels[1, 1:] = 255
+    valid = labels[..., 0] != 255
+    exponentials = np.exp(logits)
+    chances = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    own = np.take_along_axis(chances, np.where(labels == 255, 0, labels), axis=-1)[..., 0]
+    return logits, labels, np.where(valid, -np.log(own), 0.0)
+
+
+@pytest.mark.parametrize("band_bytes", [1 << 30, 1])
+def test_label_weights_leave_the_divisor(monkeypatch, band_bytes):
+    monkeypatch.setattr(losses, "_BAND_BYTES", band_bytes)
+    logits, labels, pixels = pixel_case()
+    weights = np.array([0.5, 2.0, 0.0])
+    expected = pixels * weights[np.where(labels == 255, 0, labels)[..., 0]]
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        total, count = cross_entropy(
+            variable, tf.constant(labels), ignore_label=255, label_weights=tuple(weights)
+        )
+    assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
+    assert float(count) == 25
+    gradient = tape.gradient(total, variable).numpy()
+    without = np.broadcast_to((labels == 255) | (labels == 2), gradient.shape)
+    assert (gradient[without] == 0).all() and (gradient[~without] != 0).all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_the_hardest_pixels_count_alone(share):
+    # int(0.3 * 40) = 12 of the 25 valid pixels; int(0.9 * 40) = 36: all 25, and 11 zeros.
+    logits, labels, pixels = pixel_case()
+    kept = np.sort(pixels.ravel())[::-1][: int(share * 40)]
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        total, count = cross_entropy(variable, tf.constant(labels), ignore_label=255, hardest=share)
+    assert float(total) == pytest.approx(kept.sum(), rel=1e-5)
+    assert float(count) == np.count_nonzero(kept) == {0.3: 12, 0.9: 25}[share]
+    moved = np.abs(tape.gradient(total, variable).numpy()).sum(axis=-1) > 0
+    np.testing.assert_array_equal(moved, pixels >= kept[: int(count)].min())
+
+
+def test_mining_begins_with_all_pixels():
+    # Official: ratio = step / ramp; share = ratio * 0.2 + (1 - ratio)
+    shares = [
+        float(losses.hardest_share(0.2, step=tf.constant(step), ramp_steps=4))
+        for step in (0, 1, 2, 4, 9)
+    ]
+    assert shares == pytest.approx([1.0, 0.8, 0.6, 0.2, 0.2])
+    assert losses.hardest_share(0.2, step=tf.constant(3), ramp_steps=0) == 0.2
+
+
+def test_replicas_mine_their_own_pixels_and_share_the_divisor():
+    logits, labels, pixels = pixel_case()
+    logits, labels = tf.constant(logits), tf.constant(labels)
+    strategy = two_replicas()
+    with strategy.scope():
+        model = build_model(
+            ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3
+        )
+        model.compile(MomentumSGD(0.1), top_k_percent_pixels=0.5)
+
+    def own(logits, labels):
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group
+        part = slice(index, index + 1)
+        return model.segmentation_loss({"logits": logits[part]}, labels[part])
+
+    found = tf.function(lambda: strategy.run(own, args=(logits, labels)))()
+    kept = [np.sort(image.ravel())[::-1][:10] for image in pixels]
+    divisor = sum(map(np.count_nonzero, kept))  # 10, and the 5 valid ones of the second image
+    assert divisor == 15
+    for value, part in zip(found.values, kept, strict=True):
+        assert float(value) == pytest.approx(part.sum() / divisor, rel=1e-5)

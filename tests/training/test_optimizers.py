@@ -1,9 +1,13 @@
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.training.optimizers import MomentumSGD
-from deeplab_tf.training.schedules import PolynomialDecay
+from deeplab_tf.config import TrainConfig, UserError
+from deeplab_tf.training import averaging
+from deeplab_tf.training.optimizers import MomentumSGD, build_optimizer, build_slots
+from deeplab_tf.training.schedules import PolynomialDecay, build_schedule
 from tests.conftest import two_replicas
 
 
@@ -107,3 +111,142 @@ def test_momentum_is_restored_from_a_checkpoint(tmp_path):
     restored.apply_gradients([(gradient, other)])
     np.testing.assert_array_equal(other.numpy(), variable.numpy())
     assert int(restored.iterations.numpy()) == 2
+
+
+def settings(**values):
+    return TrainConfig(base_learning_rate=0.5, training_number_of_steps=10, **values)
+
+
+def rates(*steps, **values):
+    schedule = build_schedule(settings(**values))
+    again = type(schedule).from_config(schedule.get_config())
+    found = [float(schedule(step)) for step in steps]
+    assert found == [float(again(step)) for step in steps]
+    return pytest.approx(found, rel=1e-6)
+
+
+def test_policies_at_known_steps():
+    step = {"learning_policy": "step", "learning_rate_decay_step": 3}
+    assert rates(0, 2, 3, 9, **step) == [0.5, 0.5, 0.05, 0.0005]
+    assert rates(0, 6, **step, learning_rate_decay_factor=0.5) == [0.5, 0.125]
+    cosine = {"learning_policy": "cosine", "end_learning_rate": 0.1}
+    # (1 + cos(pi / 4)) / 2 = 0.8535534 of the way from the end
+    assert rates(0, 2.5, 5, 10, **cosine) == [0.5, 0.1 + 0.4 * 0.8535534, 0.3, 0.1]
+    assert rates(0, 2, 4, 7, decay_steps=4) == [0.5, 0.5 * 0.5**0.9, 0.0, 0.0]
+
+
+def test_a_slow_start_comes_before_the_policy():
+    slow = {"slow_start_step": 4, "slow_start_learning_rate": 0.1, "learning_power": 1.0}
+    # After it the polynomial has the 6 steps that are left.
+    assert rates(0, 3, 4, 7, **slow) == [0.1, 0.1, 0.5, 0.25]
+    # From 0.1 to 0.5 in 4 steps
+    linear = slow | {"slow_start_burnin_type": "linear"}
+    assert rates(0, 1, 3, 4, 7, **linear) == [0.1, 0.2, 0.4, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"slow_start_step": 10}, "--slow_start_step=10 .* less than .*10"),
+        ({"ema_decay": 1.0}, "--ema_decay=1.0"),
+        ({"ema_decay": 0.9, "optimizer": "lamb"}, "--ema_decay=0.9 .* 0 with optimizer=lamb"),
+        ({"top_k_percent_pixels": 0.0}, "--top_k_percent_pixels=0.0 .* above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(values, match):
+    with pytest.raises(UserError, match=match):
+        settings(**values)
+
+
+def reference(name, gradients, weight, rate, *, decay=0.1, epsilon=0.01):
+    """The papers' rules, in numpy: a kernel's weight after these gradients."""
+    first, second = np.zeros(3), np.zeros(3)
+    for index, gradient in enumerate(gradients):
+        now, shrink = rate(index), decay * rate(index) / rate(0)
+        if name == "sgdw":
+            first = 0.9 * first + now * gradient
+            weight = weight - shrink * weight - first
+            continue
+        if name == "adam":
+            gradient = gradient + decay * weight
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        unbiased = 1 - 0.999 ** (index + 1)
+        mean = first / (1 - 0.9 ** (index + 1))
+        if name == "lamb":
+            update = mean / (np.sqrt(second / unbiased) + epsilon) + decay * weight
+            weight = weight - now * np.linalg.norm(weight) / np.linalg.norm(update) * update
+            continue
+        kept = weight - shrink * weight if name == "adamw" else weight
+        # Keras' and TensorFlow's epsilon is that of the paper's section 2, times the correction.
+        root = (np.sqrt(second) + epsilon) / np.sqrt(unbiased)
+        weight = kept - now * mean / root
+    return weight
+
+
+@pytest.mark.parametrize("replicas", STRATEGIES)
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgdw", "lamb"])
+def test_optimizers_follow_their_papers(name, replicas):
+    gradients = np.random.default_rng(0).standard_normal([4, 3])
+    config = settings(optimizer=name, weight_decay=0.1, adam_epsilon=0.01)
+    strategy = STRATEGIES[replicas]()
+    with strategy.scope():
+        variable = tf.Variable([1.0, -2.0, 3.0], name="conv/kernel")
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, [variable])
+
+    @tf.function
+    def step(gradient):
+        strategy.run(
+            lambda g: optimizer.apply_gradients([(g / replicas, variable)]), args=(gradient,)
+        )
+
+    for gradient in gradients:
+        step(tf.constant(gradient, tf.float32))
+    expected = reference(
+        name, gradients, np.array([1.0, -2.0, 3.0]), lambda t: 0.5 * (1 - t / 10) ** 0.9
+    )
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4)
+    assert int(optimizer.iterations.numpy()) == 4
+
+
+def test_addons_optimizers_need_addons(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
+    config = settings(optimizer="sgdw")
+    with pytest.raises(UserError, match="--optimizer=sgdw needs TensorFlow Addons"):
+        build_optimizer(config, build_schedule(config))
+
+
+@pytest.mark.parametrize("replicas", STRATEGIES)
+@pytest.mark.parametrize(("name", "half"), [("sgd", False), ("sgd", True), ("adam", False)])
+def test_averages_follow_the_weights(name, half, replicas):
+    strategy = STRATEGIES[replicas]()
+    config = settings(optimizer=name, ema_decay=0.75)
+    with strategy.scope():
+        model = tf.keras.Sequential([tf.keras.layers.Dense(1, use_bias=False)])
+        model.build([None, 2])
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, model.trainable_variables)
+        if half:
+            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer)
+    (variable,) = model.trainable_variables
+    variable.assign([[2.0], [3.0]])
+    averaging.start(model)  # they were made before that
+
+    @tf.function
+    def step():
+        strategy.run(lambda: optimizer.apply_gradients([(tf.ones([2, 1]), variable)]))
+
+    expected = variable.numpy()
+    for _ in range(3):
+        step()
+        expected = 0.75 * expected + 0.25 * variable.numpy()
+    optimizer.finalize_variable_values(model.trainable_variables)  # as `fit` does at its end
+    weight = variable.numpy()
+    with averaging.averaged(model):
+        copies = getattr(variable, "values", [variable])
+        for copy in copies:
+            np.testing.assert_allclose(copy.numpy(), expected, rtol=1e-6)
+        assert not np.allclose(weight, expected)
+    np.testing.assert_array_equal(variable.numpy(), weight)

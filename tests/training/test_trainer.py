@@ -18,7 +18,7 @@ from deeplab_tf.config import UserError
 from deeplab_tf.data import records
 from deeplab_tf.distribution import require_even_batch
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import callbacks, run_dir
+from deeplab_tf.training import averaging, callbacks, run_dir
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas
 
@@ -226,6 +226,61 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "ema_decay": 0.5, "eval_interval_steps": 2},
+        pytest.param({"optimizer": "sgdw"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"optimizer": "sgdw", "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {
+                "ema_decay": 0.5,
+                "dtype_policy": "mixed_float16",
+                "gradient_accumulation_steps": 2,
+                "clip_gradient_norm": 1.0,
+                "top_k_percent_pixels": 0.5,
+                "hard_example_mining_step": 3,
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monkeypatch, settings):
+    whole, parts = (
+        change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
+        for name in ("whole", "parts")
+    )
+    model = Trainer(whole)
+    model.run()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        Trainer(parts).run()
+    assert run_dir.RunDir(tmp_path / "parts").checkpoint_steps() == [0, 2]
+    assert Trainer(parts).run() == 4
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    if "ema_decay" in settings:
+        assert_averages_are_loaded(whole, model.model)
+
+
+def assert_averages_are_loaded(experiment, model):
+    """As Keras' optimizer had them at the end of the run, and beside other weights."""
+    loaded = run_dir.load(experiment.train.train_logdir).model
+    weights = [variable.numpy() for variable in model.trainable_variables]
+    with averaging.averaged(model):
+        averages = [variable.numpy() for variable in model.trainable_variables]
+    for found, average, weight in zip(loaded.trainable_variables, averages, weights, strict=True):
+        np.testing.assert_array_equal(found.numpy(), average)
+        if "kernel" in found.name:
+            assert (average != weight).any(), found.name
+    for one, other in zip(
+        loaded.non_trainable_variables, model.non_trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
 def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
     experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
     trainer = Trainer(experiment)
@@ -295,6 +350,11 @@ def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
         results.append([v.numpy() for layer in model.layers for v in layer.variables])
     for one, two in zip(*results, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-4)
+
+
+def test_label_weights_are_one_for_each_class(tiny_experiment):
+    with pytest.raises(UserError, match="--label_weights=1.0,2.0 .* numbers, one for each class"):
+        Trainer(change(tiny_experiment, "train", label_weights=(1.0, 2.0)))
 
 
 def test_a_batch_that_can_not_be_shared_names_the_nearest():

@@ -1,0 +1,44 @@
+"""Moving averages of the weights (--ema_decay), which Keras' optimizers keep beside them.
+
+A checkpoint holds both. Training goes on from the weights; whatever is scored, shown or exported
+has the averages in their place. Batch normalisation's own moving averages are not averaged again.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+
+def _averages(model: tf.keras.Model) -> list[tf.Variable]:
+    optimizer = model.optimizer
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return getattr(optimizer, "_model_variables_moving_average", [])
+
+
+def start(model: tf.keras.Model) -> None:
+    """Lets the averages, if there are any, start from the weights as they are."""
+    for average, variable in zip(_averages(model), model.trainable_variables, strict=False):
+        average.assign(variable.numpy())
+
+
+@contextlib.contextmanager
+def averaged(model: tf.keras.Model) -> Iterator[None]:
+    """Inside, the model has its averages, if there are any; after it, its weights again."""
+    averages = _averages(model)
+    variables = model.trainable_variables if averages else []
+    weights = [variable.numpy() for variable in variables]
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average.numpy())
+    try:
+        yield
+    finally:
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+
+
+def checkpoint_of_averages(model: tf.keras.Model) -> tf.train.Checkpoint:
+    """Returns what reads a checkpoint's averages into a model's weights."""
+    optimizer = tf.train.Checkpoint(_model_variables_moving_average=model.trainable_variables)
+    return tf.train.Checkpoint(optimizer=optimizer)

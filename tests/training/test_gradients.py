@@ -1,0 +1,166 @@
+"""Steps in parts, over replicas, clipped and multiplied: the gradients of the whole batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.models.layers import dtype_policy
+from deeplab_tf.training import gradients
+from deeplab_tf.training.optimizers import MomentumSGD
+from deeplab_tf.training.trainer import require_even_batch
+from tests.conftest import two_replicas
+
+STRATEGIES = {1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two_replicas}
+RATE = 0.125
+
+
+def batch():
+    """Four images; the pixels that count are 35, 63, 0 and 49 of 1024."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    labels = np.full([4, 32, 32, 1], 255, np.int32)
+    for index, rows in enumerate((5, 9, 0, 7)):
+        labels[index, :rows, :7, 0] = rng.integers(0, 3, [rows, 7])
+    return images, labels
+
+
+def step(weights, *, replicas=1, dropout=0.5, order=(0, 1, 2, 3), precision="float32", **settings):
+    """Returns initial weights, loss, and by name how far one step moved each variable."""
+    images, labels = (values[list(order)] for values in batch())
+    config = ModelConfig(
+        model_variant="resnet_v1_18",
+        atrous_rates=(1,),
+        aspp_convs_filters=8,
+        auxiliary_filters=8,
+        dropout_rate=dropout,
+    )
+    tf.keras.utils.set_random_seed(0)
+    strategy = STRATEGIES[replicas]()
+    with strategy.scope(), dtype_policy(precision):
+        model = build_model(config, num_classes=3)
+        if weights:
+            model.set_weights(weights)
+        weights = model.get_weights()
+        settings = {"fine_tune_batch_norm": False, "run_eagerly": False} | settings
+        optimizer = MomentumSGD(RATE, momentum=0.0)
+        model.compile(optimizer, **settings)
+        model.optimizer.build(model.trainable_variables)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    size = 4 // replicas
+
+    @tf.function
+    def run(images, labels):
+        def own(values):
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group * size
+            return tf.ensure_shape(values[first : first + size], [size, *values.shape[1:]])
+
+        strategy.run(lambda a, b: model.train_step((own(a), own(b))), args=(images, labels))
+
+    run(tf.constant(images), tf.constant(labels))
+    moved = {
+        variable.name.split(":")[0]: variable.numpy() - old
+        for variable, old in zip(model.trainable_variables, before, strict=True)
+    }
+    return weights, float(model.loss_tracker.result()), moved
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return step(None)
+
+
+def distance(moved, expected):
+    assert moved.keys() == expected.keys()
+    parts = [(moved[name] - expected[name]).ravel() for name in moved]
+    size = np.linalg.norm(np.concatenate([value.ravel() for value in expected.values()]))
+    return np.linalg.norm(np.concatenate(parts)) / size
+
+
+@pytest.mark.parametrize(
+    ("parts", "replicas", "recomputed"), [(2, 1, 2), (4, 1, 0), (1, 2, 0), (2, 2, 0)]
+)
+def test_parts_of_a_batch_add_up_to_the_whole(whole, parts, replicas, recomputed):
+    """Though they hold unequal numbers of pixels that count, and dropout draws for each image."""
+    weights, loss, expected = whole
+    _, found, moved = step(
+        weights,
+        replicas=replicas,
+        gradient_accumulation_steps=parts,
+        recompute_stages=recomputed,
+    )
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert distance(moved, expected) < 1e-4
+
+
+@pytest.mark.slow
+def test_batch_statistics_of_a_part_are_those_of_all_replicas():
+    weights, loss, expected = step(
+        None,
+        dropout=0.0,
+        order=(0, 2, 1, 3),  # parts of images 0, 2 and 1, 3
+        gradient_accumulation_steps=2,
+        fine_tune_batch_norm=True,
+    )
+    _, found, moved = step(
+        weights,
+        dropout=0.0,
+        replicas=2,  # of images 0, 1 and 2, 3; the first part has 0 and 2
+        gradient_accumulation_steps=2,
+        fine_tune_batch_norm=True,
+    )
+    assert found == pytest.approx(loss, rel=1e-4)
+    assert distance(moved, expected) < 2e-2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_clipping_is_by_the_norm_of_the_global_gradients(whole, replicas):
+    weights, _, expected = whole
+    norm = np.sqrt(sum(np.sum(np.square(value / RATE)) for value in expected.values()))
+    limit = float(norm) / 4
+    settings = {"clip_gradient_norm": limit, "last_layer_gradient_multiplier": 3.0}
+    settings |= {"last_layers_contain_logits_only": True}
+    _, _, moved = step(weights, replicas=replicas, **settings)
+    heads = ("classifier/", "auxiliary_head/classifier/")
+    wanted = {n: v / 4 * (3 if n.startswith(heads) else 1) for n, v in expected.items()}
+    assert distance(moved, wanted) < 1e-4
+    if replicas == 1:
+        _, _, moved = step(weights, clip_gradient_norm=2 * float(norm))
+        assert distance(moved, expected) < 1e-5
+
+
+def test_the_multiplier_is_for_all_but_the_backbone(whole):
+    weights, _, expected = whole
+    _, _, moved = step(weights, last_layer_gradient_multiplier=10.0)
+    wanted = {n: v * (1 if n.startswith("backbone/") else 10) for n, v in expected.items()}
+    assert distance(moved, wanted) < 1e-5
+    assert {n.split("/")[0] for n in moved} == {"backbone", "aspp", "classifier", "auxiliary_head"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "replicas"),
+    [("mixed_bfloat16", 1), pytest.param("mixed_float16", 2, marks=pytest.mark.slow)],
+)
+def test_half_precision_clips_and_adds_up_the_same(whole, precision, replicas):
+    weights, loss, expected = whole
+    settings = {"gradient_accumulation_steps": 2, "clip_gradient_norm": 0.5}
+    _, plain, wanted = step(weights, clip_gradient_norm=0.5)
+    _, found, moved = step(weights, precision=precision, replicas=replicas, **settings)
+    assert found == pytest.approx(plain, rel=0.02) and plain == pytest.approx(loss)
+    assert distance(moved, wanted) < 0.5
+    total = np.sqrt(sum(np.sum(np.square(value / RATE)) for value in moved.values()))
+    assert total == pytest.approx(0.5, rel=1e-3)  # of gradients that are not scaled
+
+
+def test_slices_are_equal_parts():
+    values = tf.range(6)
+    found = [gradients.slice_of(values, part, 3).numpy().tolist() for part in range(3)]
+    assert found == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_batch_that_has_no_equal_parts_names_the_nearest():
+    with pytest.raises(
+        UserError, match="=10 .* 2 replicas in --gradient_accumulation_steps=4 .* is 8"
+    ):
+        require_even_batch(10, 2, parts=4)
