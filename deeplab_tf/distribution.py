@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import TrainConfig, UserError, require
 
-# What collectives raise once a worker is gone: at once, after a heartbeat, or after the timeout.
+# What collectives raise once a worker is gone: at once, or when its heartbeat is missed.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -120,11 +120,8 @@ def _connected(config: TrainConfig) -> tf.distribute.Strategy:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy(
-                communication_options=tf.distribute.experimental.CommunicationOptions(
-                    timeout_seconds=patience
-                )
-            )
+            # Without its own timeout_seconds: each collective would keep a thread for so long.
+            return tf.distribute.MultiWorkerMirroredStrategy()
         finally:
             faulthandler.cancel_dump_traceback_later()
 

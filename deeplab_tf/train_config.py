@@ -150,7 +150,7 @@ class TrainConfig(Config):
     )
     worker_timeout_secs: int = setting(
         600,
-        "Seconds that a worker waits for another before it gives up; longer than a validation.",
+        "Seconds that a worker waits for the others at its start before it gives up.",
         least=1,
         may_change=True,
     )
