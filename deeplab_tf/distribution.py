@@ -8,6 +8,9 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
+import signal
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +41,7 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     one that does not come ends the process after --worker_timeout_secs.
 
     Raises:
-      UserError: if there are not so many GPUs, the batch can not be shared equally, or TF_CONFIG
-        does not describe the hosts.
+      UserError: if there are not so many GPUs, or TF_CONFIG does not describe the hosts.
     """
     workers, _ = _cluster()
     if config.distribution_strategy == "multi_worker_mirrored":
@@ -54,8 +56,6 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     _use_gpus(config.num_gpus)
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if config.distribution_strategy == "mirrored" and len(gpus) > 1:
-        parts = config.gradient_accumulation_steps
-        require_even_batch(config.train_batch_size, len(gpus), parts=parts)
         return tf.distribute.MirroredStrategy(gpus)
     return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
 
@@ -91,6 +91,9 @@ def _cluster() -> tuple[int, int]:
         kind, index = content["task"]["type"], int(content["task"]["index"])
         if kind not in ("chief", "worker") or not 0 <= index < len(content["cluster"][kind]):
             raise ValueError(f"the task is {kind} {index}")
+        for host in hosts:
+            if not re.fullmatch(r".+:\d+", host):
+                raise ValueError(f"{host!r} has no port")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"TF_CONFIG can not be used ({type(error).__name__}: {error}); it must read like "
@@ -109,13 +112,13 @@ def _connected(config: TrainConfig) -> tf.distribute.Strategy:
             "--distribution_strategy=multi_worker_mirrored needs the environment variable "
             "TF_CONFIG, which names all hosts and this process' place among them."
         )
-
     patience = config.worker_timeout_secs
-    print(
-        f"Worker {worker} waits for the other {workers - 1} of TF_CONFIG, and ends if one has not "
-        f"come after {patience} s; start all of them, with their ports open to each other.",
-        flush=True,
-    )
+    if workers > 1:
+        print(
+            f"Worker {worker} waits for the other {workers - 1} of TF_CONFIG, and ends if one has "
+            f"not come after {patience} s; start all of them, with their ports open to each other.",
+            flush=True,
+        )
     # A timer of Python's own would not run: TensorFlow keeps the interpreter's lock.
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
@@ -124,6 +127,8 @@ def _connected(config: TrainConfig) -> tf.distribute.Strategy:
             return tf.distribute.MultiWorkerMirroredStrategy()
         finally:
             faulthandler.cancel_dump_traceback_later()
+            # TensorFlow swallows the signal; until steps run there is nothing to save.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,18 @@ class Workers:
             tf.distribute.ReduceOp.SUM, self.spread(parts), axis=None
         ).numpy()
 
+    def require_equal(self, what: str, value: str) -> None:
+        """Raises UserError on all workers unless they all have the same value."""
+        sums = np.zeros(self.count, np.int64)
+        sums[self.index] = zlib.crc32(value.encode())
+        sums = self.total(sums)
+        others = [str(index) for index in range(self.count) if sums[index] != sums[0]]
+        if others:
+            raise UserError(
+                f"{what} of worker {', '.join(others)} are not those of worker 0; start all "
+                "workers with the same command."
+            )
+
     def of_chief(self, value: int) -> int:
         """Returns the chief's value on all workers, each of which must call this."""
         return int(self.total(value if self.is_chief else 0))
@@ -178,8 +195,9 @@ class Workers:
         except _LOST as error:
             if self.count == 1:
                 raise
+            reason = re.sub(r"^{{.*?}} ?", "", str(error).splitlines()[0])
             raise LostWorkerError(
-                f"Worker {self.index} of {self.count} lost contact with another "
-                f"({type(error).__name__}); see why that one ended, then start all workers again "
-                "with the same command: they continue from the newest checkpoint."
+                f"Worker {self.index} of {self.count} lost contact with another, or failed itself "
+                f"({type(error).__name__}: {reason}); see why the other ended, then start all "
+                "workers again with the same command: they continue from the newest checkpoint."
             ) from None

@@ -9,7 +9,8 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: E
 
     trainer = Trainer(Experiment(model=model, data=data, train=train, eval=evaluation))
     step = trainer.run()
-    print(f"{train.train_logdir} is at step {step} of {train.training_number_of_steps}.")
+    if trainer.workers.is_chief:
+        print(f"{train.train_logdir} is at step {step} of {train.training_number_of_steps}.")
 
 
 def run() -> None:

@@ -20,7 +20,7 @@ class TrainConfig(Config):
         "sgd",
         "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
         "kernels only and doubled gradients for biases (official DeepLab); adam: with that L2; "
-        "adamw, sgdw: decay all parameters by weight_decay * learning rate / base_learning_rate; "
+        "adamw, sgdw: take learning rate * weight_decay off all parameters, as PyTorch's AdamW; "
         "lamb: adds weight_decay to its update. The last three need TensorFlow Addons.",
         choices=("sgd", "momentum", "adam", *_ADDONS),
     )
@@ -67,7 +67,8 @@ class TrainConfig(Config):
     gradient_accumulation_steps: int = setting(
         1,
         "Equal parts that a replica's images are computed in, one after the other, for one step of "
-        "the whole batch; saves memory. Batch normalisation uses each part's own statistics.",
+        "the whole batch; saves memory. Batch normalisation uses each part's own statistics, and "
+        "its moving averages take one step of batch_norm_decay for each part.",
         least=1,
     )
     clip_gradient_norm: float = setting(
@@ -78,8 +79,8 @@ class TrainConfig(Config):
     )
     last_layer_gradient_multiplier: float = setting(
         1.0,
-        "Factor on the gradients of ASPP, decoder and classifiers, after clipping and before "
-        "weight decay.",
+        "Factor on the gradients of the loss by ASPP, decoder and classifiers, after clipping; "
+        "weight decay is not multiplied (official DeepLab multiplies its L2 too).",
         least=0,
     )
     label_weights: tuple[float, ...] = setting(
@@ -175,10 +176,6 @@ class TrainConfig(Config):
         if self.optimizer in _ADDONS:
             alone = f"0 with optimizer={self.optimizer}, which keeps no averages"
             require(not self.ema_decay, "ema_decay", self.ema_decay, alone)
-            positive = f"more than 0 with optimizer={self.optimizer}"
-            require(
-                self.base_learning_rate > 0, "base_learning_rate", self.base_learning_rate, positive
-            )
         slow, steps = self.slow_start_step, self.training_number_of_steps
         fewer = f"less than training_number_of_steps ({steps})"
         require(slow < steps, "slow_start_step", slow, fewer)

@@ -100,6 +100,9 @@ def two_replicas() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+STRATEGIES = {1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two_replicas}
+
+
 def coordinate_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """An image that is a picture of its label: columns of 20 pixels with the values 0, 1, 2, ..."""
     columns = np.broadcast_to(np.arange(width) // 20, [height, width]).astype(np.uint8)

@@ -37,7 +37,8 @@ def on_replicas(task, flagfile, replicas):
 class Hosts:
     """Two workers of one run on this machine, as `python -m deeplab_tf.train` starts them."""
 
-    def __init__(self, flagfile):
+    def __init__(self, flagfile, *extra):
+        """`extra`: for each worker the flags that it has more."""
         sockets = [socket.socket() for _ in range(2)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
@@ -45,10 +46,10 @@ class Hosts:
         for one in sockets:
             one.close()
         command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}"]
-        command.append("--distribution_strategy=multi_worker_mirrored")
+        command += ["--distribution_strategy=multi_worker_mirrored", "--num_gpus=0"]
         self.workers = [
             subprocess.Popen(
-                command,
+                [*command, *(extra[index] if extra else ())],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -178,6 +179,30 @@ def test_a_missing_host_ends_the_wait(experiment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_hosts_with_other_settings_are_told_so(experiment, tmp_path):
+    flagfile = write_flags(experiment, tmp_path / "run")
+    with Hosts(flagfile, (), ("--base_learning_rate=0.5",)) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [1, 1], printed
+    for text in printed:
+        assert "The settings of worker 1 are not those of worker 0" in text
+        assert "Traceback" not in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_chief_refuses_ends_the_others_in_one_sentence(experiment, tmp_path):
+    flagfile = write_flags(experiment, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.ckpt-3.index").touch()
+    with Hosts(flagfile) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [1, 1], printed
+    assert "holds checkpoints but no experiment.flags" in printed[0]
+    assert "Worker 1 of 2 lost contact with another" in printed[1]
+    assert not any("Traceback" in text for text in printed)
+
+
 CLUSTER = {"worker": ["a:1", "b:2"]}
 
 
@@ -190,6 +215,11 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
             json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
             "multi_worker_mirrored",
             "the task is worker 2",
+        ),
+        (
+            json.dumps({"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}),
+            "multi_worker_mirrored",
+            "'a' has no port",
         ),
         (
             json.dumps({"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}}),
@@ -212,4 +242,17 @@ def test_wrong_descriptions_of_the_hosts_are_one_sentence(monkeypatch, text, str
 
 def test_gpus_that_are_not_there_are_refused():
     with pytest.raises(UserError, match="num_gpus"):
-        distribution.choose_strategy(TrainConfig(num_gpus=2))
+        distribution.choose_strategy(TrainConfig(num_gpus=1000))
+
+
+@pytest.mark.parametrize(
+    ("size", "replicas", "parts", "message"),
+    [
+        (7, 4, 1, "train_batch_size=7 .* 4 replicas; the nearest that can is 8"),
+        (10, 2, 4, "=10 .* 2 replicas in --gradient_accumulation_steps=4 .* is 8"),
+    ],
+)
+def test_a_batch_that_can_not_be_shared_names_the_nearest(size, replicas, parts, message):
+    with pytest.raises(UserError, match=message):
+        distribution.require_even_batch(size, replicas, parts=parts)
+    distribution.require_even_batch(8, replicas, parts=parts)

@@ -38,7 +38,7 @@ class Training:
     last_layers_contain_logits_only: bool = False
 
 
-def _sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
+def _sum_of_replicas(value):
     context = tf.distribute.get_replica_context()
     if context and context.num_replicas_in_sync > 1:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
@@ -181,13 +181,10 @@ class DeepLab(tf.keras.Model):
             loss, found = self._gradients(images, labels, seed)
         variables = self.trainable_variables
         multiplier = settings.last_layer_gradient_multiplier
-        summed = settings.clip_gradient_norm > 0 or multiplier != 1.0
+        summed = settings.clip_gradient_norm > 0
         if summed:
-            context = tf.distribute.get_replica_context()
-            if context.num_replicas_in_sync > 1:
-                found = context.all_reduce(tf.distribute.ReduceOp.SUM, found)
-            if settings.clip_gradient_norm:
-                found = gradients.clip(found, settings.clip_gradient_norm)
+            found = gradients.clip(_sum_of_replicas(found), settings.clip_gradient_norm)
+        if multiplier != 1.0:
             scopes = mapping.last_layers(logits_only=settings.last_layers_contain_logits_only)
             found = gradients.multiply(found, variables, scopes=scopes, factor=multiplier)
         pairs = zip(found, variables, strict=True)

@@ -154,9 +154,8 @@ class Validation(StepCallback):
             self._validate(step)
 
     def catch_up(self, step: int) -> None:
-        """Scores the restored checkpoint if the run was stopped before that was done."""
-        due = step and (step % self._interval == 0 or step == self._last_step)
-        if due and not self._run.was_scored(step):
+        """Scores the restored checkpoint of a run that was stopped before that was done."""
+        if step and (step % self._interval == 0 or step == self._last_step):
             self._validate(step)
 
 

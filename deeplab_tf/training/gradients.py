@@ -41,8 +41,15 @@ def in_parts(
 
 
 def slice_of(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
-    """Returns one of the equal parts of a batch [B, ...]; `part` may be a tensor."""
-    size = tf.shape(values)[0] // parts
+    """Returns one of the equal parts of a batch [B, ...]; `part` may be a tensor.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if B is not a multiple of `parts` (ValueError if B is static).
+    """
+    whole = tf.shape(values)[0]
+    message = "The batch can not be computed in gradient_accumulation_steps equal parts."
+    with tf.control_dependencies([tf.debugging.assert_equal(whole % parts, 0, message)]):
+        size = whole // parts
     found = values[part * size : (part + 1) * size]
     whole = values.shape[0]
     return tf.ensure_shape(found, [whole and whole // parts, *values.shape[1:]])

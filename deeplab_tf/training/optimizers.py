@@ -143,8 +143,8 @@ def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimi
         ) from None
     if config.optimizer == "lamb":
         return addons.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
-    # Theirs is subtracted as it is; in the paper the schedule multiplies it (algorithms 1 and 2).
-    decay = Multiple(schedule, config.weight_decay / config.base_learning_rate)
+    # Theirs is subtracted as it is; PyTorch's, whose recipes people have, is times the rate.
+    decay = Multiple(schedule, config.weight_decay)
     if config.optimizer == "sgdw":
         return addons.SGDW(decay, schedule, momentum=config.momentum)
     return addons.AdamW(decay, schedule, epsilon=config.adam_epsilon)

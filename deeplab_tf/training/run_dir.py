@@ -237,7 +237,14 @@ class FollowersRunDir(RunDir):
         pass
 
     def save(self, checkpoint, step, *, keep):
-        self.write(checkpoint, step)
+        try:
+            self.write(checkpoint, step)
+        except (tf.errors.ResourceExhaustedError, OSError) as error:
+            raise UserError(
+                f"Step {step} can not be saved: every worker needs room for a copy of the "
+                f"checkpoint in {tempfile.gettempdir()} ({reason_of(error)}); make room, or set "
+                "TMPDIR."
+            ) from None
 
     def write(self, checkpoint, step):
         with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import config_flags
 from deeplab_tf.config import Experiment, UserError, require
 from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch
@@ -53,27 +54,29 @@ class Trainer:
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
-        self.strategy = strategy or choose_strategy(config)
-        require_even_batch(
-            config.train_batch_size,
-            self.strategy.num_replicas_in_sync,
-            parts=config.gradient_accumulation_steps,
-        )
         require(
             len(config.label_weights) in (0, self.info.num_classes),
             "label_weights",
             config.label_weights,
             f"empty, or {self.info.num_classes} numbers, one for each class",
         )
+        self.strategy = strategy or choose_strategy(config)
+        require_even_batch(
+            config.train_batch_size,
+            self.strategy.num_replicas_in_sync,
+            parts=config.gradient_accumulation_steps,
+        )
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
-        with self.strategy.scope(), dtype_policy(config.dtype_policy):
-            self.model = self._compiled_model()
-        if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
-            self._initialize()
-        self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
+        with self.workers.explained_loss():
+            self.workers.require_equal("The settings", config_flags.flagfile_text(experiment))
+            with self.strategy.scope(), dtype_policy(config.dtype_policy):
+                self.model = self._compiled_model()
+            if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
+                self._initialize()
+            self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
 
     def _compiled_model(self) -> DeepLab:
@@ -96,21 +99,25 @@ class Trainer:
     def run(self) -> int:
         """Trains up to the last step, or until a signal; returns the number of steps done."""
         last_step = self.experiment.train.training_number_of_steps
-        first_step = self._restore()
-        self.run_dir.forget_after(first_step)
-        writer = tf.summary.create_noop_writer()
-        if self.workers.is_chief:
-            writer = tf.summary.create_file_writer(str(self.run_dir.path))
         stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
         with stop, interrupted, pipeline.explained_record_errors(), self.workers.explained_loss():
+            first_step = self._restore()
+            self.run_dir.forget_after(first_step)
+            writer = tf.summary.create_noop_writer()
+            if self.workers.is_chief:
+                writer = tf.summary.create_file_writer(str(self.run_dir.path))
             self._fit(first_step, last_step, writer, stop)
         writer.close()
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
-            print(f"Stopped and saved at step {done}; the same command continues.", flush=True)
+            self._tell(f"Stopped and saved at step {done}; the same command continues.")
             sys.exit(130 if stop.received == signal.SIGINT else 0)
         return done
+
+    def _tell(self, line: str) -> None:
+        if self.workers.is_chief:
+            print(line, flush=True)
 
     def _restore(self) -> int:
         """Restores the newest checkpoint on all workers, or saves the first; returns its step."""
@@ -124,27 +131,27 @@ class Trainer:
         elif not self.workers.is_chief:
             self.run_dir.restore(self.checkpoint, step)
         if step > 0:
-            print(f"Continuing {self.run_dir.path} at step {step}.", flush=True)
+            self._tell(f"Continuing {self.run_dir.path} at step {step}.")
         return max(step, 0)
 
     def _initialize(self) -> None:
         config = self.experiment.train
         if config.tf_initial_checkpoint:
-            print(
+            self._tell(
                 initialization.initialize(
                     self.model,
                     config.tf_initial_checkpoint,
                     last_layers=config.initialize_last_layer,
                     logits_only=config.last_layers_contain_logits_only,
-                ),
-                flush=True,
+                )
             )
         averaging.start(self.model)  # they were made with the variables
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
+        scored = self.workers.of_chief(int(self.run_dir.was_scored(first_step)))
         for callback in steps:
-            if isinstance(callback, callbacks.Validation):
+            if isinstance(callback, callbacks.Validation) and not scored:
                 callback.catch_up(first_step)
         together = self.experiment.train.steps_per_execution
         if first_step % together:

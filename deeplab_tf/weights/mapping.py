@@ -13,7 +13,7 @@ from deeplab_tf.config import ModelConfig, UserError
 # Variables that belong to the classes of a data set.
 CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
 # Variables that do not belong to the backbone.
-HEADS = ("aspp/", "decoder/", *CLASSIFIERS, "auxiliary_head/")
+HEADS = ("aspp/", "decoder/", "classifier/", "auxiliary_head/")
 
 
 def last_layers(*, logits_only: bool) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig
-from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.config import ModelConfig, TrainConfig
+from deeplab_tf.models.deeplab import Training, build_model
 from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(
@@ -156,3 +158,11 @@ def test_folded_weights_give_the_same_logits():
     assert not any("norm" in variable.name for variable in graph.variables)
     assert "FusedBatchNormV3" not in {op.type for op in graph.get_operations()}
     np.testing.assert_array_equal(model.infer(images), expected)  # it is as before
+
+
+def test_fit_alone_trains_as_the_recipes_do_by_default():
+    ours = {field.name: field.default for field in dataclasses.fields(Training)}
+    recipes = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    shared = ours.keys() & recipes.keys()
+    assert ours.keys() - shared == {"ignore_label"}
+    assert {name: ours[name] for name in shared} == {name: recipes[name] for name in shared}

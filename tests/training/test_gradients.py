@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.models.layers import dtype_policy
 from deeplab_tf.training import gradients
 from deeplab_tf.training.optimizers import MomentumSGD
-from deeplab_tf.training.trainer import require_even_batch
-from tests.conftest import two_replicas
+from tests.conftest import STRATEGIES
 
-STRATEGIES = {1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two_replicas}
 RATE = 0.125
 
 
@@ -148,7 +146,7 @@ def test_half_precision_clips_and_adds_up_the_same(whole, precision, replicas):
     _, plain, wanted = step(weights, clip_gradient_norm=0.5)
     _, found, moved = step(weights, precision=precision, replicas=replicas, **settings)
     assert found == pytest.approx(plain, rel=0.02) and plain == pytest.approx(loss)
-    assert distance(moved, wanted) < 0.5
+    assert distance(moved, wanted) < (0.5 if precision == "mixed_bfloat16" else 0.1)
     total = np.sqrt(sum(np.sum(np.square(value / RATE)) for value in moved.values()))
     assert total == pytest.approx(0.5, rel=1e-3)  # of gradients that are not scaled
 
@@ -157,10 +155,5 @@ def test_slices_are_equal_parts():
     values = tf.range(6)
     found = [gradients.slice_of(values, part, 3).numpy().tolist() for part in range(3)]
     assert found == [[0, 1], [2, 3], [4, 5]]
-
-
-def test_a_batch_that_has_no_equal_parts_names_the_nearest():
-    with pytest.raises(
-        UserError, match="=10 .* 2 replicas in --gradient_accumulation_steps=4 .* is 8"
-    ):
-        require_even_batch(10, 2, parts=4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="equal parts"):
+        gradients.slice_of(values, 0, 4)

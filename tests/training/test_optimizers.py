@@ -8,7 +8,7 @@ from deeplab_tf.config import TrainConfig, UserError
 from deeplab_tf.training import averaging
 from deeplab_tf.training.optimizers import MomentumSGD, build_optimizer, build_slots
 from deeplab_tf.training.schedules import PolynomialDecay, build_schedule
-from tests.conftest import two_replicas
+from tests.conftest import STRATEGIES
 
 
 def test_polynomial_decay_at_known_steps():
@@ -29,12 +29,6 @@ def test_sgd_decays_a_weight_as_pytorch_does():
     for _ in range(200):
         optimizer.apply_gradients([(tf.zeros([1]), weight)])
     assert float(weight[0]) == pytest.approx(0.604, abs=5e-4)
-
-
-STRATEGIES = {
-    1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
-    2: two_replicas,
-}
 
 
 @pytest.mark.parametrize("replicas", STRATEGIES)
@@ -162,7 +156,7 @@ def reference(name, gradients, weight, rate, *, decay=0.1, epsilon=0.01):
     """The papers' rules, in numpy: a kernel's weight after these gradients."""
     first, second = np.zeros(3), np.zeros(3)
     for index, gradient in enumerate(gradients):
-        now, shrink = rate(index), decay * rate(index) / rate(0)
+        now, shrink = rate(index), decay * rate(index)
         if name == "sgdw":
             first = 0.9 * first + now * gradient
             weight = weight - shrink * weight - first

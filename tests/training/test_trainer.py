@@ -16,7 +16,6 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
 from deeplab_tf.data import records
-from deeplab_tf.distribution import require_even_batch
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import averaging, callbacks, run_dir
 from deeplab_tf.training.trainer import Trainer
@@ -253,8 +252,8 @@ def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monke
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
         for name in ("whole", "parts")
     )
-    model = Trainer(whole)
-    model.run()
+    trainer = Trainer(whole)
+    trainer.run()
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         Trainer(parts).run()
@@ -262,7 +261,7 @@ def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monke
     assert Trainer(parts).run() == 4
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     if "ema_decay" in settings:
-        assert_averages_are_loaded(whole, model.model)
+        assert_averages_are_loaded(whole, trainer.model)
 
 
 def assert_averages_are_loaded(experiment, model):
@@ -355,14 +354,6 @@ def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
 def test_label_weights_are_one_for_each_class(tiny_experiment):
     with pytest.raises(UserError, match="--label_weights=1.0,2.0 .* numbers, one for each class"):
         Trainer(change(tiny_experiment, "train", label_weights=(1.0, 2.0)))
-
-
-def test_a_batch_that_can_not_be_shared_names_the_nearest():
-    with pytest.raises(
-        UserError, match="train_batch_size=7 .* 4 replicas; the nearest that can is 8"
-    ):
-        require_even_batch(7, 4)
-    require_even_batch(8, 4)
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
