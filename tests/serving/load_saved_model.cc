@@ -13,9 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "tensorflow/cc/saved_model/constants.h"
 #include "tensorflow/cc/saved_model/loader.h"
-#include "tensorflow/cc/saved_model/tag_constants.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 #include "tensorflow/core/public/session.h"
@@ -46,7 +44,7 @@ int main(int argc, char** argv) {
   }
   tf::SavedModelBundle bundle;
   tf::Status loaded = tf::LoadSavedModel(tf::SessionOptions(), tf::RunOptions(), argv[1],
-                                         {tf::kSavedModelTagServe}, &bundle);
+                                         {"serve"}, &bundle);
   if (!loaded.ok()) {
     std::cerr << loaded << "\n";
     return 1;
