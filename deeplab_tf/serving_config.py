@@ -21,8 +21,10 @@ class ServingConfig(Config):
     add_probabilities: bool = setting(
         False, "Whether `probabilities` is returned too: one number for each pixel and class."
     )
-    max_image_pixels: int = setting(
-        2**24, "Most pixels of an image, also as resized for prediction; more is refused.", least=1
+    max_image_pixels: int = setting(  # its labels fit into the 4 MB that gRPC's clients accept
+        4_000_000,
+        "Most pixels of an image, also as resized for prediction; more is refused.",
+        least=1,
     )
     max_batch_size: int = setting(
         8, "Most images of a request, and of a batch that a server forms of several.", least=1

@@ -177,5 +177,6 @@ class ExportedPredictor:
         except tf.errors.InvalidArgumentError as error:
             raise UserError(
                 f"The exported model refuses images of shape {tuple(images.shape)} "
-                f"({serving.reason_of(error)}); export it with other limits."
+                f"({serving.reason_of(error)}); give export_model a higher "
+                "--max_image_pixels or --max_batch_size."
             ) from None

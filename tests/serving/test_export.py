@@ -142,7 +142,9 @@ def kinds_of_images(folder):
 
 def test_all_kinds_of_images_are_read_as_prediction_reads_them(tmp_path):
     signature = [tf.TensorSpec([], tf.string)]
-    read = tf.function(lambda file: (encoded.image_size(file), records.decode_image(file)), signature)
+    read = tf.function(
+        lambda file: (encoded.image_size(file), records.decode_image(file)), signature
+    )
     for path in kinds_of_images(tmp_path):
         size, pixels = read(path.read_bytes())
         expected = read_image(path)
@@ -273,7 +275,7 @@ def test_versions_count_up_and_are_never_overwritten(exported, monkeypatch):
 def test_an_exported_predictor_says_what_it_can_not_do(exported):
     predictor = export.ExportedPredictor(exported.parent)
     assert predictor.classes == cases.INFO.classes
-    with pytest.raises(UserError, match="more than 40000 pixels.*export it with other limits"):
+    with pytest.raises(UserError, match="more than 40000 pixels.*a higher --max_image_pixels"):
         predictor.labels(np.zeros([1, 201, 200, 3], np.uint8))
 
 
