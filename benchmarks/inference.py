@@ -65,11 +65,13 @@ def export(config: InferenceConfig) -> None:
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass
     from deeplab_tf.evaluation import export as saved_model
     from deeplab_tf.evaluation.predictor import Predictor
+    from deeplab_tf.serving_config import ServingConfig
 
     model = network.ssseg(config.depth, config.output_stride, config.num_classes)
     classes = tuple(LabelClass(str(index), (0, 0, 0)) for index in range(config.num_classes))
     info = DatasetInfo(name="benchmark", classes=classes)
-    saved_model.export(Predictor(model), info, Path(config.export), version=1)
+    outputs = ServingConfig(add_probabilities=True)
+    saved_model.export(Predictor(model), info, Path(config.export), version=1, config=outputs)
 
 
 def work(config: InferenceConfig) -> None:

@@ -159,10 +159,17 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
 def flagfile_text(experiment: Experiment) -> str:
     """Returns the experiment as a flagfile, one setting a line."""
     lines = ["# Written by deeplab_tf: the settings of this run."]
-    for group in groups(experiment):
-        for field in fields(group):  # type: ignore[arg-type]
-            lines.append(f"--{field.name}={text_of(getattr(group, field.name))}")
+    lines += [f"--{name}={text}" for name, text in settings_of(experiment).items()]
     return "\n".join(lines) + "\n"
+
+
+def settings_of(experiment: Experiment) -> dict[str, str]:
+    """Returns all settings by name, as they stand in a flagfile."""
+    return {
+        field.name: text_of(getattr(group, field.name))
+        for group in groups(experiment)
+        for field in fields(group)  # type: ignore[arg-type]
+    }
 
 
 def parse_flagfile(path: Path) -> Experiment:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Config, require, setting
+from deeplab_tf.serving_config import ServingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,30 +15,62 @@ class ExportConfig(Config):
     train_logdir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
+    checkpoint_path: str = setting(
+        "", "One checkpoint (.../model.ckpt-1000), in place of train_logdir."
+    )
     export_dir: str = setting("", "Folder of the model; its versions are folders 1, 2, ... in it.")
     export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
+    model_name: str = setting("", "Name of the model on a server; empty takes export_dir's.")
+    model_base_path: str = setting(
+        "", "Where the server sees export_dir, for model.config; empty takes /models/<model_name>."
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.train_logdir), "train_logdir", "(empty)", "the folder of a run")
+        require(
+            bool(self.train_logdir) != bool(self.checkpoint_path),
+            "train_logdir",
+            self.train_logdir or "(empty)",
+            "the folder of a run, or --checkpoint_path in its place",
+        )
         require(bool(self.export_dir), "export_dir", "(empty)", "a path")
 
 
-def main(job: ExportConfig) -> None:
-    from deeplab_tf.evaluation import export
+def main(job: ExportConfig, serving: ServingConfig) -> None:
+    """Writes a version of the model and, beside it, a server's configuration."""
+    from deeplab_tf.evaluation import export, model_card
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    loaded = run_dir.load(job.train_logdir, output_stride=config_flags.given("output_stride"))
+    checkpoint = job.train_logdir or job.checkpoint_path
+    loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
     experiment = config_flags.with_overrides(loaded.experiment)
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
-    path = export.export(predictor, loaded.info, Path(job.export_dir), version=job.export_version)
+    run = run_dir.RunDir.of(checkpoint)
+    export_dir = Path(job.export_dir)
+    name = job.model_name or export_dir.resolve().name
+    path = export.export(
+        build_predictor(loaded.model, experiment.data, experiment.eval),
+        loaded.info,
+        export_dir,
+        version=job.export_version,
+        config=serving,
+        model_name=name,
+        warmup_size=experiment.eval.eval_crop_size or experiment.data.train_crop_size,
+        card=model_card.of_run(run, loaded, experiment, serving),
+    )
+    export.write_server_files(
+        export_dir,
+        model_name=name,
+        base_path=job.model_base_path or f"/models/{name}",
+        max_batch_size=serving.max_batch_size,
+    )
     print(f"{path}: step {loaded.step}, {loaded.info.num_classes} classes.")
 
 
 def run() -> None:
     description = "Exports a checkpoint as a SavedModel for TensorFlow Serving."
-    config_flags.run(main, [ExportConfig], description, overrides=config_flags.INFERENCE)
+    settings = [ExportConfig, ServingConfig]
+    config_flags.run(main, settings, description, overrides=config_flags.INFERENCE)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
     ["settings", "models.convolution"],
-    ["train_config"],
+    ["train_config", "serving_config"],
     ["config"],
     [
         "data.catalog",
@@ -25,6 +25,7 @@ LAYERS = [
         "data.workers",
         "data.transforms",
         "data.photometric",
+        "data.encoded",
         "models.resnet",
         "models.aspp",
         "models.heads",
@@ -39,12 +40,19 @@ LAYERS = [
         "evaluation.report",
     ],
     ["data.building", "data.pipeline", "models.deeplab", "evaluation.predictor"],
-    ["weights.official", "weights.ssseg", "weights.imagenet"],
+    [
+        "weights.official",
+        "weights.ssseg",
+        "weights.imagenet",
+        "evaluation.serving",
+        "evaluation.warmup",
+    ],
     [
         "data.statistics",
         "weights.sources",
         "evaluation.evaluator",
         "evaluation.export",
+        "evaluation.model_card",
         "training.run_dir",
         "training.callbacks",
         "training.initialization",
@@ -65,6 +73,8 @@ LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for n
 SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.report": {"deeplab_tf.evaluation.metrics"},
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
+    "deeplab_tf.evaluation.export": {"deeplab_tf.training.run_dir"},
+    "deeplab_tf.evaluation.model_card": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.optimizers": {"deeplab_tf.training.schedules"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.initialization": {

@@ -51,7 +51,8 @@ def resized_size(
     if max_resize_value:
         longest = tf.floor(max_resize_value * scale)
         ratio = tf.minimum(longest / tf.reduce_max(height_width), ratio)
-    return tf.maximum(tf.cast(tf.floor(height_width * ratio + 0.5), tf.int32), 1)
+    resized = tf.minimum(tf.floor(height_width * ratio + 0.5), tf.int32.max)
+    return tf.maximum(tf.cast(resized, tf.int32), 1)
 
 
 def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

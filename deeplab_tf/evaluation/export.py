@@ -1,71 +1,147 @@
 """A Predictor as a SavedModel that any program can load, and back."""
 
 import csv
+import json
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 
 from deeplab_tf.config import UserError
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
+from deeplab_tf.evaluation import serving, warmup
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.training.run_dir import write_atomically
 
-LABELS = "labels.csv"
-
-
-class ServingModule(tf.Module):
-    """What a server runs: one function, the variables it reads, and the class table."""
-
-    def __init__(self, predictor: Predictor, class_table: Path, variables: list[tf.Variable]):
-        super().__init__()
-        self.used_variables = variables
-
-        def serve(images):
-            # First of all: a tensor of another rank would abort the server's process
-            # (`reference/tensorflow_traps.md` sec. 4d).
-            images = tf.ensure_shape(images, [None, None, None, 3])
-            labels, probabilities = predictor.predict(images)
-            return {"labels": labels, "scores": probabilities}
-
-        signature = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
-        self.serve = tf.function(serve, input_signature=signature)
-        self.class_table = tf.saved_model.Asset(str(class_table))
+LABELS, CARD = "labels.csv", "model_card.json"
+MODEL_CONFIG, BATCHING = "model.config", "batching_parameters.txt"
 
 
-def export(predictor: Predictor, info: DatasetInfo, export_dir: Path, *, version: int = 0) -> Path:
+def export(
+    predictor: Predictor,
+    info: DatasetInfo,
+    export_dir: Path,
+    *,
+    version: int = 0,
+    config: ServingConfig | None = None,
+    model_name: str = "deeplab",
+    warmup_size: tuple[int, ...] = (513, 513),
+    card: dict | None = None,
+) -> Path:
     """Writes <export_dir>/<version>/, whole or not at all; returns its path.
 
-    The signature `serving_default` takes `images`, uint8 [B, H, W, 3], RGB, of any B, H and W, and
-    returns `labels` [B, H, W] and `scores`, float32 [B, H, W, classes], adding up to 1.
+    Beside the SavedModel it holds the class table (assets/labels.csv), requests to warm a server
+    up (assets.extra/tf_serving_warmup_requests) and model_card.json.
 
     Args:
       version: 0 takes the next free one.
+      config: what the model takes and returns; the defaults if None.
+      model_name: the name the server gives it.
+      warmup_size: height and width of the warm-up images; `serving_size` goes before it.
+      card: what else model_card.json says.
     Raises:
-      UserError: if the version exists.
+      UserError: if the version exists, or the model refuses a request of the warm-up.
     """
+    config = config or ServingConfig()
     version = version or max(versions(export_dir), default=0) + 1
     target = export_dir / str(version)
     if target.exists():
         raise UserError(
             f"{target} exists; give another --export_version, or 0 for the next free one."
         )
-    building = export_dir / f"building-{version}"  # servers look at numbers only
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    class_table = building / LABELS
-    with class_table.open("w", newline="", encoding="utf-8") as file:
+    export_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=export_dir, prefix="building-") as building:
+        class_table = Path(building) / LABELS  # servers look at numbers only
+        _write_class_table(class_table, info)
+        model = Path(building) / "model"
+        with predictor.model.folded() as variables:  # saving traces the functions
+            module = serving.ServingModule(
+                predictor, config, class_table=class_table, variables=variables
+            )
+            tf.saved_model.save(module, str(model), signatures=module.functions)
+        _write_warmup(model, model_name, config.serving_size or warmup_size)
+        described = {"version": version, **(card or {}), "signatures": signatures_of(module)}
+        (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        os.rename(model, target)
+    return target
+
+
+def _write_class_table(path: Path, info: DatasetInfo) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "name", "r", "g", "b"])
         for index, label_class in enumerate(info.classes):
             writer.writerow([index, label_class.name, *label_class.color])
-    model = building / "model"
-    with predictor.model.folded() as variables:  # saving traces the function
-        module = ServingModule(predictor, class_table, variables)
-        tf.saved_model.save(module, str(model), signatures={"serving_default": module.serve})
-    os.rename(model, target)
-    shutil.rmtree(building)
-    return target
+
+
+def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
+    path = model / warmup.PATH
+    path.parent.mkdir()
+    inputs = {"serving_default": "images", "serve_encoded": "encoded_images"}
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, value in warmup.requests((size[0], size[1])).items():
+            writer.write(warmup.record(model_name, signature, inputs[signature], value))
+    try:
+        warmup.replay(model)
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"The exported model refuses an image of {size[0]}x{size[1]} pixels "
+            f"({serving.reason_of(error)}); give another --serving_size or a higher "
+            "--max_image_pixels."
+        ) from None
+
+
+def signatures_of(module: serving.ServingModule) -> dict:
+    """Returns names, types, shapes (null is any length) and meanings of inputs and outputs."""
+
+    def described(specs, meanings):
+        return {
+            name: {
+                "dtype": spec.dtype.name,
+                "shape": spec.shape.as_list(),
+                "meaning": meanings[name],
+            }
+            for name, spec in sorted(specs.items())
+        }
+
+    signatures = {}
+    for name, function in module.functions.items():
+        (spec,) = function.input_signature
+        outputs = function.get_concrete_function().structured_outputs
+        signatures[name] = {
+            "inputs": described({spec.name: spec}, serving.INPUTS),
+            "outputs": described(outputs, serving.OUTPUTS),
+        }
+    return signatures
+
+
+def write_server_files(
+    export_dir: Path, *, model_name: str, base_path: str, max_batch_size: int
+) -> None:
+    """Writes model.config and batching_parameters.txt beside the versions.
+
+    Args:
+      base_path: where the server sees `export_dir`.
+    """
+    # Texts of ModelServerConfig and BatchingParameters (model_server_config.proto,
+    # session_bundle_config.proto). The last allowed size must be the largest.
+    config = (
+        "model_config_list {\n  config {\n"
+        f"    name: {json.dumps(model_name)}\n    base_path: {json.dumps(base_path)}\n"
+        '    model_platform: "tensorflow"\n  }\n}\n'
+    )
+    sizes = [1 << power for power in range(max_batch_size.bit_length())]
+    sizes = sorted({*sizes, max_batch_size})
+    batching = (
+        f"max_batch_size {{ value: {max_batch_size} }}\n"
+        "batch_timeout_micros { value: 5000 }\n"
+        "max_enqueued_batches { value: 100 }\n"
+        "num_batch_threads { value: 1 }\n"  # each predicts on all cores, in memory of its own
+    ) + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    write_atomically(export_dir / MODEL_CONFIG, config)
+    write_atomically(export_dir / BATCHING, batching)
 
 
 def versions(export_dir: Path) -> list[int]:
@@ -91,5 +167,16 @@ class ExportedPredictor:
         self.classes: tuple[LabelClass, ...] = read_class_table(path / "assets" / LABELS)
 
     def labels(self, images) -> tf.Tensor:
-        """uint8 [B, H, W, 3] -> labels [B, H, W]."""
-        return self._serve(images=tf.constant(images))["labels"]
+        """uint8 [B, H, W, 3] -> labels [B, H, W].
+
+        Raises:
+          UserError: if the model was exported for smaller images or batches.
+        """
+        try:
+            return self._serve(images=tf.constant(images))["labels"]
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(
+                f"The exported model refuses images of shape {tuple(images.shape)} "
+                f"({serving.reason_of(error)}); give export_model a higher "
+                "--max_image_pixels or --max_batch_size."
+            ) from None

@@ -54,21 +54,56 @@ class Predictor(tf.Module):
         Args:
           images: uint8 [B, H, W, 3], RGB.
         Returns:
-          labels: uint8 [B, H, W] (int32 above 256 classes); probabilities: float32
-          [B, H, W, classes], adding up to 1.
+          labels: integers [B, H, W] of `label_dtype`; probabilities: float32 [B, H, W, classes],
+          adding up to 1.
         """
-        scores = [self._scores(images, *view) for view in self._views]
-        views = scores if self._window_size else [tf.nn.softmax(view) for view in scores]
-        probabilities = tf.add_n(views) / len(views)
-        scores = scores[0] if len(scores) == 1 else probabilities
-        dtype = tf.uint8 if self.num_classes <= 256 else tf.int32
-        labels = tf.cast(tf.argmax(scores, axis=-1, output_type=tf.int32), dtype)
-        return labels, probabilities
+        scores = self.scores(images)
+        return self.labels_of(scores), self.probabilities_of(scores)
 
-    def _scores(self, images, scale, flip):
+    def scores(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns what labels and probabilities follow from, float32 [B, H, W, classes].
+
+        Logits if the images are predicted once and whole, else averaged probabilities.
+        """
+        views = [self._view(images, *view) for view in self._views]
+        if len(views) == 1:
+            return views[0]
+        if not self._window_size:
+            views = [tf.nn.softmax(view) for view in views]
+        return tf.add_n(views) / len(views)
+
+    def labels_of(self, scores: tf.Tensor) -> tf.Tensor:
+        """Returns the classes of the highest scores, [B, H, W], as `predict` does."""
+        dtype = label_dtype(self.num_classes)
+        return tf.cast(tf.argmax(scores, axis=-1, output_type=tf.int32), dtype)
+
+    def probabilities_of(self, scores: tf.Tensor) -> tf.Tensor:
+        """Returns probabilities, float32 [B, H, W, classes], as `predict` does."""
+        averaged = self._window_size or len(self._views) > 1
+        return scores if averaged else tf.nn.softmax(scores)
+
+    def most_pixels(self, size: tf.Tensor) -> tf.Tensor:
+        """Returns the pixels of an image, or of the largest view of it that is predicted.
+
+        Args:
+          size: int [2], height and width.
+        Returns:
+          int64 scalar.
+        """
+        sizes = [tf.cast(size, tf.int64)]
+        for scale in sorted({scale for scale, _ in self._views}):
+            if self._resizes(scale):
+                resized = transforms.resized_size(size, scale=scale, **self._resizing)
+                sizes.append(tf.cast(resized, tf.int64))
+        return tf.reduce_max([tf.reduce_prod(size) for size in sizes])
+
+    def _resizes(self, scale):
+        return any(self._resizing.values()) or scale != 1.0
+
+    def _view(self, images, scale, flip):
         """Returns one view's scores at the images' size: logits, or of windows probabilities."""
         size = tf.shape(images)[1:3]
-        if any(self._resizing.values()) or scale != 1.0:
+        if self._resizes(scale):
             resized = transforms.resized_size(size, scale=scale, **self._resizing)
             images = transforms.resize_image(images, resized)
         images = tf.cast(images, tf.float32)
@@ -117,6 +152,16 @@ class Predictor(tf.Module):
 
     def _resize(self, scores, size):
         return resize_bilinear(scores, size, align_corners=self.model.config.align_corners)
+
+
+def label_dtype(num_classes: int) -> tf.DType:
+    """Returns the smallest integer type that holds the classes and that all programs take.
+
+    Not uint16: TensorFlow Serving's REST interface can not write it (its `json_tensor.cc`).
+    """
+    if num_classes <= 256:
+        return tf.uint8
+    return tf.int16 if num_classes <= 32768 else tf.int32
 
 
 def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) -> Predictor:

@@ -130,7 +130,8 @@ class DeepLab(tf.keras.Model):
     @contextlib.contextmanager
     def folded(self):
         """Inference that is traced inside has no normalisation; yields its variables."""
-        layers = [layer for layer in self.submodules if hasattr(layer, "fold")]
+        unused = set(self.auxiliary_head.submodules) if self.auxiliary_head else set()
+        layers = [part for part in self.submodules if hasattr(part, "fold") and part not in unused]
         for layer in layers:
             layer.fold()
         try:

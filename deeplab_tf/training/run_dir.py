@@ -33,6 +33,7 @@ EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
     "best.json",
 )
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
+_CHECKPOINT = re.compile(r"model\.ckpt-(\d+)(\.index)?")
 # What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
 _DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
 WRITE_FAULTS = (tf.errors.OpError, OSError)
@@ -49,6 +50,12 @@ class RunDir:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+
+    @classmethod
+    def of(cls, path: str | Path) -> "RunDir":
+        """Returns the run of a folder, or of one checkpoint in it (.../model.ckpt-1000)."""
+        folder = Path(path)
+        return cls(folder.parent if _CHECKPOINT.fullmatch(folder.name) else folder)
 
     def open_for_training(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
         """Writes the run's settings, or checks that they are those of the run to be resumed.
@@ -212,7 +219,16 @@ class RunDir:
 
     def was_scored(self, step: int) -> bool:
         """Whether metrics.jsonl has a validation of this step."""
-        return any(entry["step"] == step for entry in self._recorded() if "miou" in entry)
+        return bool(self.scores_at(step))
+
+    def scores_at(self, step: int) -> list[dict]:
+        """Returns the validations of this step that metrics.jsonl has."""
+        return [e for e in self._recorded() if e["step"] == step and "miou" in e]
+
+    def environment(self) -> dict:
+        """Reads what the run was last trained with; empty where that was not written."""
+        path = self.path / ENVIRONMENT
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def best(self) -> dict:
         """Returns step and miou of the best validated checkpoint; empty before the first."""
@@ -301,11 +317,10 @@ def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
     Raises:
       UserError: if the folder, or a whole checkpoint in it, does not exist.
     """
-    folder, step = Path(path), None
-    named = re.fullmatch(r"model\.ckpt-(\d+)(\.index)?", folder.name)
-    if named:
-        folder, step = folder.parent, int(named[1])
-    run = RunDir(folder)
+    named = _CHECKPOINT.fullmatch(Path(path).name)
+    step = int(named[1]) if named else None
+    run = RunDir.of(path)
+    folder = run.path
     experiment, info = run.experiment(), run.dataset()
     config = experiment.model
     if output_stride and output_stride != config.output_stride:

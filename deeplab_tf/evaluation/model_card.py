@@ -1,0 +1,53 @@
+"""What a model is and how it was made, for whoever finds it on a server."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import Experiment
+from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.training import run_dir
+from deeplab_tf.training.run_dir import LoadedRun, RunDir
+
+_VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
+
+
+def of_run(run: RunDir, loaded: LoadedRun, used: Experiment, config: ServingConfig) -> dict:
+    """Returns what model_card.json says of a checkpoint of a run.
+
+    Args:
+      used: the run's settings as exported, that is, with the command line's changes.
+    Returns:
+      training: settings of the run; inference: the model and evaluation settings of the export,
+      where they differ from the run's; metrics: scores of this very checkpoint, each with the
+      file it was found in; versions: of the programs that trained and that exported.
+    """
+    training = config_flags.settings_of(loaded.experiment)
+    inference = config_flags.settings_of(used)
+    inference["output_stride"] = str(loaded.model.config.output_stride)
+    return {
+        "step": loaded.step,
+        "dataset": loaded.info.to_json(),
+        "training": training,
+        "inference": {k: v for k, v in inference.items() if training[k] != v},
+        "serving": dataclasses.asdict(config),
+        "metrics": metrics_of(run, loaded.step),
+        "versions": {
+            "training": {name: run.environment().get(name) for name in _VERSIONS},
+            "export": {name: run_dir.environment()[name] for name in _VERSIONS},
+        },
+    }
+
+
+def metrics_of(run: RunDir, step: int) -> list[dict]:
+    """Returns the scores of a step in metrics.jsonl and in results.json of folders in the run's."""
+    found = [{"file": run_dir.METRICS, **entry} for entry in run.scores_at(step)]
+    for path in sorted(run.path.glob("*/results.json")):
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # not ours, or damaged
+            continue
+        if isinstance(results, dict) and results.get("step") == step and "miou" in results:
+            found.append({"file": str(Path(path.parent.name) / path.name), **results})
+    return found

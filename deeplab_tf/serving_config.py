@@ -1,0 +1,38 @@
+"""Settings of an exported model: what a server's clients may send and what they get."""
+
+from dataclasses import dataclass
+
+from deeplab_tf.settings import Config, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingConfig(Config):
+    """What the exported model takes and returns."""
+
+    serving_size: tuple[int, ...] = setting(
+        (),
+        "Height and width that encoded images are resized to, and their labels' size; "
+        "none predicts them at their own size, which all images of a batch must share.",
+        least=1,
+    )
+    add_scores: bool = setting(
+        False, "Whether `scores` is returned too: the probability of each pixel's label."
+    )
+    add_probabilities: bool = setting(
+        False, "Whether `probabilities` is returned too: one number for each pixel and class."
+    )
+    max_image_pixels: int = setting(  # its labels fit into the 4 MB that gRPC's clients accept
+        4_000_000,
+        "Most pixels of an image, also as resized for prediction; more is refused.",
+        least=1,
+    )
+    max_batch_size: int = setting(
+        8, "Most images of a request, and of a batch that a server forms of several.", least=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        size = self.serving_size
+        require(len(size) in (0, 2), "serving_size", size, "two numbers, height,width")
+        fits = not size or size[0] * size[1] <= self.max_image_pixels
+        require(fits, "serving_size", size, f"max_image_pixels ({self.max_image_pixels}) or fewer")

@@ -1,0 +1,295 @@
+"""The exported model in this process: what it returns, refuses, and consists of."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data import encoded, records
+from deeplab_tf.data.conversion import read_image
+from deeplab_tf.evaluation import export, warmup
+from deeplab_tf.evaluation.predictor import Predictor, label_dtype
+from deeplab_tf.serving_config import ServingConfig
+from tests.serving import cases
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return cases.write(tmp_path_factory.mktemp("exported") / "model")
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    return tf.saved_model.load(str(exported)).signatures
+
+
+@pytest.fixture(scope="module")
+def elaborate():
+    """A predictor of resized views, mirrored ones too."""
+    return Predictor(
+        cases.model(),
+        min_resize_value=40,
+        max_resize_value=70,
+        scales=(0.5, 1.0),
+        add_flipped_images=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def elaborately_exported(elaborate, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elaborate")
+    outputs = {"add_scores": True, "add_probabilities": True, "serving_size": (36, 50)}
+    return tf.saved_model.load(str(cases.write(folder, predictor=elaborate, **outputs))).signatures
+
+
+def test_names_and_types_are_the_published_ones(exported, signatures):
+    assert set(signatures) == {"serving_default", "serve_encoded"}
+    for name, (given, dtype, shape) in {
+        "serving_default": ("images", tf.uint8, [None, None, None, 3]),
+        "serve_encoded": ("encoded_images", tf.string, [None]),
+    }.items():
+        _, inputs = signatures[name].structured_input_signature
+        assert {key: (spec.dtype, spec.shape.as_list()) for key, spec in inputs.items()} == {
+            given: (dtype, shape)
+        }
+        outputs = signatures[name].structured_outputs
+        assert {key: (spec.dtype, spec.shape.as_list()) for key, spec in outputs.items()} == {
+            "labels": (tf.uint8, [None, None, None])
+        }
+    described = json.loads((exported / "model_card.json").read_text())["signatures"]
+    assert described["serving_default"] == {
+        "inputs": {
+            "images": {
+                "dtype": "uint8",
+                "shape": [None, None, None, 3],
+                "meaning": "RGB images of one size, of any height and width.",
+            }
+        },
+        "outputs": {
+            "labels": {
+                "dtype": "uint8",
+                "shape": [None, None, None],
+                "meaning": "The class of each pixel, an index into assets/labels.csv.",
+            }
+        },
+    }
+    assert described["serve_encoded"]["inputs"]["encoded_images"]["dtype"] == "string"
+
+
+def test_the_labels_are_those_of_the_predictor(signatures):
+    predictor = Predictor(cases.model())
+    for size in (cases.SIZE, (1, 1), (1, 50), (34, 33)):
+        images = cases.pictures(size=size)
+        expected = predictor.labels(images).numpy()
+        found = signatures["serving_default"](images=tf.constant(images))["labels"].numpy()
+        assert (found == expected).mean() > 0.999  # folded weights round otherwise
+        assert len(np.unique(expected)) > 1 or min(size) == 1
+        files = tf.constant([cases.encode(image) for image in images])
+        decoded = signatures["serve_encoded"](encoded_images=files)["labels"].numpy()
+        np.testing.assert_array_equal(decoded, found)
+
+
+def test_views_scores_and_probabilities_are_in_the_graph(elaborate, elaborately_exported):
+    images = cases.pictures()
+    found = elaborately_exported["serving_default"](images=tf.constant(images))
+    labels, probabilities = elaborate.predict(images)
+    assert (found["labels"] == labels).numpy().mean() > 0.999
+    np.testing.assert_allclose(found["probabilities"], probabilities, atol=1e-4)
+    np.testing.assert_allclose(found["probabilities"].numpy().sum(-1), 1, atol=1e-5)
+    of_label = np.take_along_axis(
+        found["probabilities"].numpy(), found["labels"].numpy()[..., np.newaxis], axis=-1
+    )
+    np.testing.assert_array_equal(found["scores"], of_label[..., 0])
+
+
+def test_files_of_several_sizes_are_resized_as_opencv_does(elaborate, elaborately_exported):
+    images = [cases.pictures(1, size)[0] for size in ((45, 60), (20, 31), (36, 50))]
+    files = [cases.encode(images[0], "JPEG"), *map(cases.encode, images[1:])]
+    found = elaborately_exported["serve_encoded"](encoded_images=tf.constant(files))["labels"]
+    images[0] = cv2.cvtColor(cv2.imdecode(np.frombuffer(files[0], np.uint8), 1), cv2.COLOR_BGR2RGB)
+    resized = np.stack([cv2.resize(image, (50, 36)) for image in images])
+    assert found.shape == (3, 36, 50)
+    assert (found == elaborate.labels(resized)).numpy().mean() > 0.99  # rounding of the resizing
+
+
+def kinds_of_images(folder):
+    rgb = Image.fromarray(cases.pictures(1)[0])
+    clear = rgb.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.tile(np.arange(60, dtype=np.uint8) * 4, [45, 1])))
+    kinds = {
+        "rgb.png": rgb,
+        "rgb.jpg": rgb,
+        "grey.png": rgb.convert("L"),
+        "grey.jpg": rgb.convert("L"),
+        "palette.png": rgb.quantize(16),
+        "rgba.png": clear,
+        "grey_alpha.png": clear.convert("LA"),
+        "one_bit.png": rgb.convert("1"),
+    }
+    for name, image in kinds.items():
+        image.save(folder / name)
+    few = rgb.quantize(4)
+    few.save(folder / "transparent_palette.png", transparency=1, bits=2)
+    rgb.save(folder / "progressive.jpg", progressive=True, subsampling=0)
+    rgb.save(folder / "interlaced.png", interlace=1)
+    return sorted(folder.iterdir())
+
+
+def test_all_kinds_of_images_are_read_as_prediction_reads_them(tmp_path):
+    signature = [tf.TensorSpec([], tf.string)]
+    read = tf.function(
+        lambda file: (encoded.image_size(file), records.decode_image(file)), signature
+    )
+    for path in kinds_of_images(tmp_path):
+        size, pixels = read(path.read_bytes())
+        expected = read_image(path)
+        assert tuple(size) == expected.shape[:2], path.name
+        np.testing.assert_array_equal(pixels, expected, err_msg=path.name)
+
+
+@pytest.mark.parametrize("case", cases.bad_images())
+def test_bad_images_are_refused(case, signatures):
+    images, reason = cases.bad_images()[case]
+    with pytest.raises(tf.errors.InvalidArgumentError) as refusal:
+        signatures["serving_default"](images=tf.constant(images))
+    assert reason in str(refusal.value)
+
+
+def test_bad_files_are_refused(signatures):
+    for case, (files, reason) in cases.bad_files().items():
+        with pytest.raises(tf.errors.InvalidArgumentError) as refusal:
+            signatures["serve_encoded"](encoded_images=tf.constant(files, tf.string))
+        assert reason in str(refusal.value), case
+
+
+def test_the_limit_holds_for_the_resized_image_too(elaborate):
+    """A line of 1 x 10,000 pixels whose shorter side becomes 1024 has 1024 x 10,240,000."""
+    assert elaborate.most_pixels([45, 60]).numpy() == 45 * 60  # resized to 40 x 53, 20 x 27
+    assert elaborate.most_pixels([15, 30]).numpy() == 35 * 70  # the longer side is at its limit
+    growing = Predictor(cases.model(), min_resize_value=512, scales=(1.0, 2.0))
+    assert growing.most_pixels([1, 10_000]).numpy() == 1024 * 10_240_000
+    most = growing.most_pixels([1, 2**30]).numpy()
+    assert most > 2**40  # beyond int32's range, and not wrapped
+
+
+def test_warm_up_requests_are_whole(exported):
+    dataset = tf.data.TFRecordDataset(str(exported / "assets.extra/tf_serving_warmup_requests"))
+    found = dict(map(warmup.parse, dataset.as_numpy_iterator()))
+    assert set(found) == {"serving_default", "serve_encoded"}
+    assert found["serving_default"]["images"].shape == (1, 45, 60, 3)
+    (file,) = found["serve_encoded"]["encoded_images"]
+    assert tf.io.decode_jpeg(file).shape == (45, 60, 3)
+
+
+def test_warm_up_requests_are_what_tensorflow_serving_reads(exported):
+    api = pytest.importorskip(
+        "tensorflow_serving.apis.prediction_log_pb2",
+        reason="tensorflow-serving-api is not installed",
+    )
+    dataset = tf.data.TFRecordDataset(str(exported / "assets.extra/tf_serving_warmup_requests"))
+    for serialized in dataset.as_numpy_iterator():
+        log = api.PredictionLog.FromString(serialized)
+        request = log.predict_log.request
+        assert log.WhichOneof("log_type") == "predict_log"
+        assert request.model_spec.name == "deeplab"
+        signature, inputs = warmup.parse(serialized)
+        assert request.model_spec.signature_name == signature
+        for name, value in inputs.items():
+            np.testing.assert_array_equal(tf.make_ndarray(request.inputs[name]), value)
+        assert log.ByteSize() == len(serialized)
+
+
+def test_a_model_that_refuses_its_warm_up_is_not_published(tmp_path):
+    with pytest.raises(UserError, match="refuses an image of 45x60 pixels .*--max_image_pixels"):
+        cases.write(tmp_path / "model", max_image_pixels=45 * 60 - 1)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_the_graph_is_lean(exported):
+    """Only what inference needs: no normalisation, auxiliary head, dropout, or Python."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    content = SavedModel.FromString((exported / "saved_model.pb").read_bytes())
+    graph = content.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    operations = {node.op for node in nodes}
+    assert not {name for name in operations if "BatchNorm" in name or "Py" in name}
+    assert not {name for name in operations if "Random" in name or "Softmax" in name}
+    assert {"Conv2D", "EnsureShape", "Assert", "DecodeJpeg", "ExtractJpegShape"} <= operations
+    assert not {name for name in operations if "SpaceToBatch" in name}
+    largest = max(node.ByteSize() for node in nodes if node.op == "Const")
+    assert largest < 6000, "weights are variables: constants in a graph take GBs to load"
+
+    unused = set(cases.model().auxiliary_head.submodules)
+    convolutions = [
+        part for part in cases.model().submodules if hasattr(part, "fold") and part not in unused
+    ]
+    # A folded convolution has its kernel and a bias.
+    parameters = sum(
+        int(np.prod(part.conv.kernel.shape)) + part.conv.kernel.shape[-1] for part in convolutions
+    )
+    variables = exported / "variables" / "variables.data-00000-of-00001"
+    assert 4 * parameters <= variables.stat().st_size < 4 * parameters + 20_000
+    names = [name for name, _ in tf.train.list_variables(str(exported / "variables" / "variables"))]
+    assert sum("used_variables" in name for name in names) == 2 * len(convolutions)
+    everything = sum(file.stat().st_size for file in exported.rglob("*") if file.is_file())
+    assert everything < 4 * parameters + 1_000_000
+
+
+def test_server_files_are_read_by_the_servers_own_classes(tmp_path):
+    export.write_server_files(
+        tmp_path, model_name='a "b"', base_path="/models/x", max_batch_size=12
+    )
+    batching = (tmp_path / "batching_parameters.txt").read_text()
+    sizes = [int(line.split()[1]) for line in batching.splitlines() if "allowed" in line]
+    assert sizes == [1, 2, 4, 8, 12] and "max_batch_size { value: 12 }" in batching
+    api = pytest.importorskip(
+        "tensorflow_serving.config.model_server_config_pb2",
+        reason="tensorflow-serving-api is not installed",
+    )
+    from google.protobuf import text_format
+
+    text = (tmp_path / "model.config").read_text()
+    (model,) = text_format.Parse(text, api.ModelServerConfig()).model_config_list.config
+    assert (model.name, model.base_path) == ('a "b"', "/models/x")
+    assert model.model_platform == "tensorflow"
+
+
+def test_versions_count_up_and_are_never_overwritten(exported, monkeypatch):
+    model = exported.parent
+    assert [path.name for path in model.iterdir()] == ["1"]  # nothing else is left
+    with pytest.raises(UserError, match="exists; give another --export_version"):
+        export.export(Predictor(cases.model()), cases.INFO, model, version=1)
+    (model / "7").mkdir()
+    (model / "building-x").mkdir()
+    assert export.versions(model) == [1, 7]
+    os.rmdir(model / "7")
+    os.rmdir(model / "building-x")
+
+
+def test_an_exported_predictor_says_what_it_can_not_do(exported):
+    predictor = export.ExportedPredictor(exported.parent)
+    assert predictor.classes == cases.INFO.classes
+    with pytest.raises(UserError, match="more than 40000 pixels.*a higher --max_image_pixels"):
+        predictor.labels(np.zeros([1, 201, 200, 3], np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype"),
+    [(2, "uint8"), (256, "uint8"), (257, "int16"), (32768, "int16"), (32769, "int32")],
+)
+def test_the_last_class_fits_the_label_type(classes, dtype):
+    assert label_dtype(classes).name == dtype
+    assert label_dtype(classes).max >= classes - 1
+
+
+def test_a_serving_size_above_the_limit_is_refused():
+    with pytest.raises(UserError, match="--serving_size=20,30 is not possible"):
+        ServingConfig(serving_size=(20, 30), max_image_pixels=599)
+    with pytest.raises(UserError, match="two numbers"):
+        ServingConfig(serving_size=(20,))

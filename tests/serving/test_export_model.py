@@ -1,0 +1,115 @@
+"""From a run's folder to a server's: the flags, the card, and the scores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf import __version__, export_model
+from deeplab_tf.config import UserError
+from deeplab_tf.data import catalog, records
+from deeplab_tf.evaluation.export import ExportedPredictor
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.training.run_dir import RunDir
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tiny_experiment):
+    """A run's folder with checkpoints of two steps, untrained, and scores of the first."""
+    run = RunDir(tiny_experiment.train.train_logdir)
+    info = catalog.load("", tiny_experiment.data.dataset_dir)
+    run.open_for_training(tiny_experiment, info)
+    tf.keras.utils.set_random_seed(0)
+    model = build_model(tiny_experiment.model, num_classes=info.num_classes)
+    model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 100)
+    for step in (2, 4):
+        run.save(tf.train.Checkpoint(model=model), step, keep=2)
+    run.record({"step": 2, "miou": 0.25, "split": "val"})
+    (run.path / "eval").mkdir()
+    (run.path / "eval" / "results.json").write_text('{"step": 2, "miou": 0.5}')
+    return run
+
+
+def test_the_card_tells_what_was_exported(run, tmp_path):
+    folder = tmp_path / "model"
+    for expected in ("1", "2"):
+        job = export_model.ExportConfig(
+            checkpoint_path=run.prefix(2), export_dir=str(folder), model_name="shapes"
+        )
+        export_model.main(job, ServingConfig(max_batch_size=2))
+        assert (folder / expected / "saved_model.pb").is_file()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "1",
+        "2",
+        "batching_parameters.txt",
+        "model.config",
+    ]
+    assert 'base_path: "/models/shapes"' in (folder / "model.config").read_text()
+    assert (folder / "batching_parameters.txt").read_text().endswith("sizes: 1\nallowed_batch_sizes: 2\n")  # fmt: skip
+    card = json.loads((folder / "2" / "model_card.json").read_text())
+    assert card["version"] == 2 and card["step"] == 2
+    assert card["training"]["model_variant"] == "resnet_v1_18"
+    assert card["inference"] == {}
+    assert card["serving"]["max_batch_size"] == 2
+    assert card["dataset"]["name"] == "shapes" and len(card["dataset"]["classes"]) == 7
+    assert [(m["file"], m["miou"]) for m in card["metrics"]] == [
+        ("metrics.jsonl", 0.25),
+        ("eval/results.json", 0.5),
+    ]
+    for program in ("training", "export"):
+        versions = card["versions"][program]
+        assert versions["deeplab_tf"] == __version__ and versions["tensorflow"] == tf.__version__
+        assert set(versions) == {"deeplab_tf", "git_commit", "tensorflow", "python"}
+    assert set(card["signatures"]) == {"serving_default", "serve_encoded"}
+
+
+def test_one_checkpoint_or_one_run_is_exported():
+    for given in ({}, {"train_logdir": "a", "checkpoint_path": "b"}):
+        with pytest.raises(UserError, match="--checkpoint_path in its place"):
+            export_model.ExportConfig(export_dir="x", **given)
+
+
+@pytest.mark.slow
+def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_path):
+    def succeed(program, *arguments):
+        command = [sys.executable, "-m", f"deeplab_tf.{program}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    flags = ("--output_stride=8", "--eval_scales=0.75,1", "--add_flipped_images")
+    folder = tmp_path / "model"
+    succeed("export_model", f"--train_logdir={run.path}", f"--export_dir={folder}", *flags)
+    succeed("eval", f"--checkpoint_dir={run.path}", f"--eval_logdir={tmp_path}", *flags)
+    plain = tmp_path / "plain"
+    succeed("export_model", f"--train_logdir={run.path}", f"--export_dir={plain}")
+    card = json.loads((folder / "1" / "model_card.json").read_text())
+    assert card["inference"] == {
+        "output_stride": "8",
+        "eval_scales": "0.75,1.0",
+        "add_flipped_images": "true",
+    }
+    assert card["step"] == 4 and card["metrics"] == []
+
+    info = catalog.load("", records_dir)
+    table = records.open_split(records_dir, "val", info)
+    served, other = ExportedPredictor(folder), ExportedPredictor(plain)
+    matrix, differ = np.zeros([7, 7], np.int64), 0
+    for index in range(len(table)):
+        record = records.parse(table.read(tf.constant(index)))
+        image, label = record["image"][tf.newaxis], record["label"].numpy()[..., 0]
+        predicted = served.labels(image).numpy()[0]
+        differ += (predicted != other.labels(image).numpy()[0]).sum()
+        np.add.at(matrix, (label[label != 255], predicted[label != 255]), 1)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert differ > 0  # the flags mean something
+    assert results["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-3)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    found = [results["per_class"][name] for name in info.class_names]
+    np.testing.assert_allclose(np.array(found, float), np.diag(matrix) / union, atol=1e-3)
