@@ -126,6 +126,7 @@ def kinds_of_images(folder):
         "rgb.jpg": rgb,
         "grey.png": rgb.convert("L"),
         "grey.jpg": rgb.convert("L"),
+        "cmyk.jpg": rgb.convert("CMYK"),
         "palette.png": rgb.quantize(16),
         "rgba.png": clear,
         "grey_alpha.png": clear.convert("LA"),
