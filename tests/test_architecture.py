@@ -19,6 +19,7 @@ LAYERS = [
         "distribution",
         "data.conversion",
         "data.archives",
+        "data.image_files",
     ],
     [
         "data.records",
@@ -45,6 +46,8 @@ LAYERS = [
         "weights.sources",
         "evaluation.evaluator",
         "evaluation.export",
+        "evaluation.formats",
+        "evaluation.client",
         "training.run_dir",
         "training.callbacks",
         "training.initialization",
@@ -55,6 +58,7 @@ LAYERS = [
         "eval",
         "vis",
         "export_model",
+        "convert_model",
         "predict",
         "inspect_data",
         "import_weights",
@@ -65,6 +69,7 @@ LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for n
 SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.report": {"deeplab_tf.evaluation.metrics"},
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
+    "deeplab_tf.evaluation.formats": {"deeplab_tf.evaluation.export"},
     "deeplab_tf.training.optimizers": {"deeplab_tf.training.schedules"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.initialization": {
