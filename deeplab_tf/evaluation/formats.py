@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -73,8 +74,32 @@ def onnx(served: Served) -> bytes:
     model, _ = tf2onnx.convert.from_function(
         served.serve, input_signature=served.inputs, opset=_OPSET
     )
+    _pad_explicitly(library, model.graph)
     library.helper.set_model_props(model, {export.LABELS: served.class_table})
     return model.SerializeToString()
+
+
+def _pad_explicitly(library: Any, graph: Any) -> None:
+    """Writes the padding of convolutions without stride as numbers, in inner graphs too.
+
+    tf2onnx leaves it to the program (auto_pad) where the image's size is not known, and
+    onnxruntime refuses that for atrous convolutions.
+    """
+    sizes = {weights.name: weights.dims[2:] for weights in graph.initializer}
+    for node in graph.node:
+        values = {a.name: library.helper.get_attribute_value(a) for a in node.attribute}
+        for value in values.values():
+            if isinstance(value, library.GraphProto):
+                _pad_explicitly(library, value)
+        strided = max(values.get("strides", [1])) > 1
+        if node.op_type != "Conv" or values.get("auto_pad") != b"SAME_UPPER" or strided:
+            continue
+        rates = values.get("dilations", [1, 1])
+        kernel = values.get("kernel_shape") or sizes[node.input[1]]
+        pads = [(side - 1) // 2 * rate for side, rate in zip(kernel, rates, strict=True)]
+        others = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+        del node.attribute[:]
+        node.attribute.extend([*others, library.helper.make_attribute("pads", pads * 2)])
 
 
 def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarray] = ()) -> bytes:
