@@ -4,11 +4,13 @@ Only its signature `serving_default` is read, so what was scored is what is conv
 take what it takes, `images`, uint8 [B, H, W, 3], RGB, and return what it returns.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -117,11 +119,34 @@ def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarr
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if half:
         converter.target_spec.supported_types = [tf.float16]
-    if calibration:
-        converter.representative_dataset = lambda: (
-            [image[np.newaxis]] for image in tqdm(calibration, unit=" images", disable=None)
-        )
-    return converter.convert()
+    with _silent_stderr() as stderr:
+        if calibration:
+            shown = tqdm(calibration, unit=" images", disable=None, file=stderr)
+            converter.representative_dataset = lambda: ([image[np.newaxis]] for image in shown)
+        try:
+            return converter.convert()
+        except Exception as error:
+            lacking = re.search(r"^TF Select ops: (.*)", str(error), re.MULTILINE)
+            if not lacking:
+                raise
+            raise UserError(
+                f"TensorFlow Lite lacks operations of this model ({lacking[1]}); give --image_size, "
+                "or export at one scale and whole."
+            ) from None
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[TextIO]:
+    """Nothing is written to stderr inside, but to the file that is yielded.
+
+    The converter writes pages of notes there, from C++, which no setting turns off.
+    """
+    with os.fdopen(os.dup(2), "w") as stderr, open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield stderr
+        finally:
+            os.dup2(stderr.fileno(), 2)
 
 
 def calibration_images(
