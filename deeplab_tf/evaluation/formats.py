@@ -111,8 +111,18 @@ def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarr
       half: whether weights are stored as float16.
       calibration: images, uint8 [H, W, 3] of one size; with them weights and activations become
         int8, scaled by the range that activations have on them.
+    Raises:
+      UserError: if TensorFlow Lite can not express or calibrate the model.
     """
     function = served.serve.get_concrete_function()
+    graph = function.graph.as_graph_def()
+    operations = {node.op for part in graph.library.function for node in part.node_def}
+    windows = bool(operations & {"While", "StatelessWhile"})
+    if windows and calibration and served.inputs[0].shape.is_fully_defined():
+        raise UserError(
+            "TensorFlow Lite's calibration crashes for windows (--inference_mode=slide) in images "
+            "of one size; leave --image_size empty."
+        )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], served)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if half or calibration:
@@ -130,8 +140,8 @@ def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarr
             if not lacking:
                 raise
             raise UserError(
-                f"TensorFlow Lite lacks operations of this model ({lacking[1]}); give --image_size, "
-                "or export at one scale and whole."
+                f"TensorFlow Lite lacks operations of this model ({lacking[1]}); give --image_size "
+                "(height,width), or export at one scale."
             ) from None
 
 

@@ -18,6 +18,12 @@ def export_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def several_scales(tmp_path_factory):
+    inference = {"scales": (0.75, 1.0), "add_flipped_images": True}
+    return tiny_export(tmp_path_factory.mktemp("scales"), **inference)
+
+
+@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for index, (height, width) in enumerate([(65, 81), (65, 81), (70, 50)]):
@@ -68,20 +74,41 @@ def test_a_fixed_size_leaves_nothing_to_resize_to(export_dir, tmp_path):
     assert agreement(run_tflite(file, images), images, export_dir) > 0.9999
 
 
-@pytest.mark.parametrize("image_size", [(), (49, 64)])
-def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_path, image_size):
-    pytest.importorskip("tf2onnx")
+def run_onnx(file, images):
     onnxruntime = pytest.importorskip("onnxruntime")
-    file = convert(export_dir, tmp_path / "model.onnx", format="onnx", image_size=image_size)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    shapes = [(1, 49, 64)] if image_size else [(2, 65, 81), (1, 90, 47)]
-    for shape in shapes:
-        images = pictures(*shape, seed=7)
-        (labels,) = session.run(["labels"], {"images": images})
+    (labels,) = session.run(["labels"], {"images": images})
+    return labels, session.get_modelmeta().custom_metadata_map
+
+
+def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_path):
+    pytest.importorskip("tf2onnx")
+    file = convert(export_dir, tmp_path / "model.onnx", format="onnx")
+    for count, height, width in [(2, 65, 81), (1, 90, 47)]:
+        images = pictures(count, height, width, seed=7)
+        labels, metadata = run_onnx(file, images)
         assert agreement(labels, images, export_dir) > 0.9999
     table = tmp_path / "labels.csv"
-    table.write_text(session.get_modelmeta().custom_metadata_map["labels.csv"])
+    table.write_text(metadata["labels.csv"])
     assert read_class_table(table) == CLASSES
+
+
+def test_several_scales_need_a_fixed_size_in_tensorflow_lite(several_scales, tmp_path):
+    settings = {"format": "tflite_float32", "image_size": (49, 64)}
+    file = convert(several_scales, tmp_path / "model.tflite", **settings)
+    images = pictures(1, 49, 64, seed=7)
+    assert agreement(run_tflite(file, images), images, several_scales) > 0.999
+    with pytest.raises(UserError, match=r"lacks operations of this model \(.*Floor.*--image_size"):
+        convert(several_scales, tmp_path / "other.tflite", format="tflite_float32")
+    assert not list(tmp_path.glob("*other*"))
+
+
+@pytest.mark.slow
+def test_onnx_holds_several_scales(several_scales, tmp_path):
+    pytest.importorskip("tf2onnx")
+    file = convert(several_scales, tmp_path / "model.onnx", format="onnx")
+    images = pictures(1, 65, 81, seed=7)
+    assert agreement(run_onnx(file, images)[0], images, several_scales) > 0.999
 
 
 def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch):
