@@ -9,9 +9,11 @@ INSTALLED := $(VENV)/installed
 PEERS := benchmarks/.venv
 CAMVID := ../shared/camvid
 RECORDS := runs/benchmark/camvid
+# A model exported from CamVid, for bench-export.
+EXPORT := runs/camvid/export
 
 .PHONY: demo test check slow clean bench bench-train bench-inference bench-input bench-convert \
-	bench-eval bench-start
+	bench-eval bench-start bench-export
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -66,6 +68,11 @@ bench-eval: $(INSTALLED) $(RECORDS)/dataset.json
 
 bench-start: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)
+
+bench-export: $(INSTALLED) $(PEERS)/installed
+	$(BIN)/python -m benchmarks.export_parity --export_dir=$(EXPORT) \
+		--images_dir=$(CAMVID)/images/val --masks_dir=$(CAMVID)/labels/val \
+		--calibration_images=$(CAMVID)/images/train
 
 $(RECORDS)/dataset.json: $(INSTALLED)
 	$(BIN)/python -m datasets.build_folder_data --images_dir=$(CAMVID)/images \

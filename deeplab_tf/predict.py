@@ -3,15 +3,13 @@
 python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DIR
 """
 
-import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Config, UserError, require, setting
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from deeplab_tf.data.image_files import find_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +22,39 @@ class PredictConfig(Config):
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
     export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
+    server: str = setting(
+        "", "host:port of a TensorFlow Serving that answers gRPC, in place of checkpoint_dir."
+    )
+    model_name: str = setting("deeplab", "Name of the model on the server.")
+    class_list: str = setting(
+        "", "Names and colours of the server's classes: its model's assets/labels.csv, or another."
+    )
+    server_timeout_secs: int = setting(
+        30, "Seconds to wait for the server at first, and for each image.", least=1
+    )
 
     def __post_init__(self):
         super().__post_init__()
         require(bool(self.input), "input", "(empty)", "files, folders or globs joined by commas")
         require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+        sources = [self.checkpoint_dir, self.export_dir, self.server]
         require(
-            bool(self.checkpoint_dir) != bool(self.export_dir),
+            sum(map(bool, sources)) == 1,
             "checkpoint_dir",
-            self.checkpoint_dir,
-            "exactly one of --checkpoint_dir and --export_dir",
+            self.checkpoint_dir or "(empty)",
+            "exactly one of --checkpoint_dir, --export_dir and --server",
+        )
+        require(
+            bool(self.server) == bool(self.class_list),
+            "class_list",
+            self.class_list or "(empty)",
+            "the exported model's assets/labels.csv with --server, else nothing",
         )
 
 
 def main(job: PredictConfig) -> None:
     """Writes index/, color/ and overlay/ PNGs under the images' own names."""
-    images = find_images(job.input)
+    images = _by_output_name(job.input)
     import numpy as np
     from tqdm import tqdm
 
@@ -67,50 +82,43 @@ def main(job: PredictConfig) -> None:
     print(f"{job.output_dir}: {len(images)} images.")
 
 
-def find_images(text: str) -> dict[str, Path]:
-    """Returns the images that files, folders and globs name, by their output name.
-
-    An image in a folder is named by its path there, others by their file name, without ending.
-
-    Raises:
-      UserError: if a part names no image, or two images would get one name.
-    """
-    found: dict[str, Path] = {}
-    for part in filter(None, text.split(",")):
-        path = Path(part)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            named = [(p.relative_to(path).with_suffix("").as_posix(), p) for p in files]
-        else:
-            files = [path] if path.is_file() else sorted(map(Path, glob.glob(part, recursive=True)))
-            named = [(p.stem, p) for p in files if p.is_file()]
-        if not named:
+def _by_output_name(text: str) -> dict[str, Path]:
+    images: dict[str, Path] = {}
+    for name, file in find_images(text, flag="input"):
+        if images.setdefault(name, file) != file:
             raise UserError(
-                f"--input={part} names no image; give existing files, folders or globs."
+                f"{images[name]} and {file} would both be written as {name}.png; predict them "
+                "into two folders."
             )
-        for name, file in named:
-            if found.setdefault(name, file) != file:
-                raise UserError(
-                    f"{found[name]} and {file} would both be written as {name}.png; predict them "
-                    "into two folders."
-                )
-    return found
+    return images
 
 
 def _open_model(job: PredictConfig):
-    from deeplab_tf.evaluation.export import ExportedPredictor
+    given = [name for name in config_flags.INFERENCE if config_flags.given(name) is not None]
+    if given and not job.checkpoint_dir:
+        place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
+        raise UserError(
+            f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
+            "--checkpoint_dir."
+        )
+    if job.server:
+        from deeplab_tf.evaluation.client import ServerPredictor
+
+        server = ServerPredictor(
+            job.server,
+            model_name=job.model_name,
+            class_list=Path(job.class_list),
+            timeout_secs=job.server_timeout_secs,
+        )
+        return server.labels, server.classes
+    if job.export_dir:
+        from deeplab_tf.evaluation.export import ExportedPredictor
+
+        exported = ExportedPredictor(Path(job.export_dir))
+        return exported.labels, exported.classes
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    if job.export_dir:
-        fixed = [name for name in config_flags.INFERENCE if config_flags.given(name) is not None]
-        if fixed:
-            raise UserError(
-                f"--{fixed[0]} is fixed in --export_dir={job.export_dir}; give it to export_model, "
-                "or predict with --checkpoint_dir."
-            )
-        exported = ExportedPredictor(Path(job.export_dir))
-        return exported.labels, exported.classes
     loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
     experiment = config_flags.with_overrides(loaded.experiment)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
@@ -118,7 +126,7 @@ def _open_model(job: PredictConfig):
 
 
 def run() -> None:
-    description = "Predicts images with a checkpoint or an exported model."
+    description = "Predicts images with a checkpoint, an exported model or a server of one."
     config_flags.run(main, [PredictConfig], description, overrides=config_flags.INFERENCE)
 
 

@@ -19,6 +19,7 @@ LAYERS = [
         "distribution",
         "data.conversion",
         "data.archives",
+        "data.image_files",
     ],
     [
         "data.records",
@@ -53,6 +54,8 @@ LAYERS = [
         "evaluation.evaluator",
         "evaluation.export",
         "evaluation.model_card",
+        "evaluation.formats",
+        "evaluation.client",
         "training.run_dir",
         "training.callbacks",
         "training.initialization",
@@ -63,6 +66,7 @@ LAYERS = [
         "eval",
         "vis",
         "export_model",
+        "convert_model",
         "predict",
         "inspect_data",
         "import_weights",
@@ -75,6 +79,7 @@ SAME_LEVEL = {  # exceptions within a level: who may import whom
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
     "deeplab_tf.evaluation.export": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.evaluation.model_card": {"deeplab_tf.training.run_dir"},
+    "deeplab_tf.evaluation.formats": {"deeplab_tf.evaluation.export"},
     "deeplab_tf.training.optimizers": {"deeplab_tf.training.schedules"},
     "deeplab_tf.training.callbacks": {"deeplab_tf.training.run_dir"},
     "deeplab_tf.training.initialization": {

@@ -18,6 +18,7 @@ PROGRAMS = [
     "deeplab_tf.vis",
     "deeplab_tf.predict",
     "deeplab_tf.export_model",
+    "deeplab_tf.convert_model",
     "deeplab_tf.import_weights",
     "deeplab_tf.inspect_data",
     "datasets.build_ade20k_data",

@@ -103,10 +103,11 @@ class Predictor(tf.Module):
     def _view(self, images, scale, flip):
         """Returns one view's scores at the images' size: logits, or of windows probabilities."""
         size = tf.shape(images)[1:3]
+        images = tf.cast(images, tf.float32)  # ONNX and TensorFlow Lite do not resize uint8
         if self._resizes(scale):
             resized = transforms.resized_size(size, scale=scale, **self._resizing)
             images = transforms.resize_image(images, resized)
-        images = tf.cast(images, tf.float32)
+            images = tf.cast(images, tf.float32)
         if flip:
             images = tf.reverse(images, [2])
         scores = self._slide(images) if self._window_size else self.model.infer(images)

@@ -1,0 +1,85 @@
+"""Converts an exported model for other programs.
+
+python -m deeplab_tf.convert_model --export_dir=DIR --format=onnx --output=model.onnx
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.data.image_files import find_images
+
+SUFFIXES = {
+    "onnx": ".onnx",
+    "tflite_float32": ".tflite",
+    "tflite_float16": ".tflite",
+    "tflite_int8": ".tflite",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(Config):
+    """Which SavedModel is converted, into what, and where to."""
+
+    export_dir: str = setting(
+        "", "Folder of a model by export_model, of which the highest version counts, or a version."
+    )
+    format: str = setting("onnx", "Format of the file.", choices=tuple(SUFFIXES))
+    output: str = setting("", "File to write: .onnx or .tflite.")
+    image_size: tuple[int, ...] = setting(
+        (), "Height,width of the one image the file takes; empty: any number, any size.", least=1
+    )
+    calibration_images: str = setting(
+        "", "For tflite_int8: training images, folders and globs, joined by commas."
+    )
+    num_calibration_images: int = setting(100, "How many of them are used, evenly taken.", least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.export_dir), "export_dir", "(empty)", "a path")
+        suffix = SUFFIXES[self.format]
+        allowed = f"a file {suffix} for --format={self.format}"
+        require(Path(self.output).suffix == suffix, "output", self.output or "(empty)", allowed)
+        require(len(self.image_size) in (0, 2), "image_size", self.image_size, "height,width")
+        require(
+            bool(self.calibration_images) == (self.format == "tflite_int8"),
+            "calibration_images",
+            self.calibration_images or "(empty)",
+            "images for --format=tflite_int8, nothing for the others",
+        )
+
+
+def main(job: ConvertConfig) -> None:
+    """Writes the file; with TensorFlow Lite's also NAME.labels.csv, since it holds no classes."""
+    output = Path(job.output)
+    if output.exists():
+        raise UserError(f"--output={output} exists; give another name or remove it.")
+    paths = [path for _, path in find_images(job.calibration_images, flag="calibration_images")]
+    from deeplab_tf.evaluation import formats
+
+    served = formats.open_export(Path(job.export_dir), image_size=job.image_size)
+    if job.format == "onnx":
+        content = formats.onnx(served)
+    else:
+        calibration = []
+        if paths:
+            calibration = formats.calibration_images(
+                paths, count=job.num_calibration_images, image_size=job.image_size
+            )
+        content = formats.tflite(
+            served, half=job.format == "tflite_float16", calibration=calibration
+        )
+        table = output.with_suffix(".labels.csv")
+        formats.write(table, served.class_table.encode())
+    formats.write(output, content)
+    print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")
+
+
+def run() -> None:
+    description = "Converts an exported SavedModel to ONNX or TensorFlow Lite."
+    config_flags.run(main, [ConvertConfig], description)
+
+
+if __name__ == "__main__":
+    run()

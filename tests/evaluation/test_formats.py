@@ -1,0 +1,141 @@
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_tf import convert_model
+from deeplab_tf.config import UserError
+from deeplab_tf.data.catalog import read_class_table
+from deeplab_tf.evaluation.export import ExportedPredictor
+from tests.evaluation.models import CLASSES, pictures, tiny_export
+
+
+@pytest.fixture(scope="module")
+def export_dir(tmp_path_factory):
+    return tiny_export(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def several_scales(tmp_path_factory):
+    inference = {"scales": (0.75, 1.0), "add_flipped_images": True}
+    return tiny_export(tmp_path_factory.mktemp("scales"), **inference)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for index, (height, width) in enumerate([(65, 81), (65, 81), (70, 50)]):
+        picture = pictures(1, height, width, seed=index)[0]
+        Image.fromarray(picture).save(folder / f"{index}.png")
+    return folder
+
+
+def convert(export_dir, output, **settings):
+    job = convert_model.ConvertConfig(export_dir=str(export_dir), output=str(output), **settings)
+    convert_model.main(job)
+    return output
+
+
+def run_tflite(file, images):
+    runner = tf.lite.Interpreter(str(file)).get_signature_runner("serving_default")
+    return runner(images=images)["labels"]
+
+
+def agreement(labels, images, export_dir):
+    expected = ExportedPredictor(export_dir).labels(images).numpy()
+    assert len(np.unique(expected)) > 2  # else any file would agree
+    assert labels.shape == expected.shape and labels.dtype == expected.dtype
+    return np.mean(labels == expected)
+
+
+@pytest.mark.parametrize("format", ["tflite_float32", "tflite_float16", "tflite_int8"])
+def test_tensorflow_lite_gives_the_exports_labels_at_any_size(export_dir, photos, tmp_path, format):
+    settings = {"calibration_images": str(photos)} if format == "tflite_int8" else {}
+    file = convert(export_dir, tmp_path / "model.tflite", format=format, **settings)
+    least = {"tflite_float32": 0.9999, "tflite_float16": 0.99, "tflite_int8": 0.9}[format]
+    for count, height, width in [(2, 65, 81), (1, 90, 47)]:
+        images = pictures(count, height, width, seed=7)
+        assert agreement(run_tflite(file, images), images, export_dir) >= least
+    # A weight takes 4, 2 or 1 bytes; ResNet-18 has 11.2 million.
+    size = {"tflite_float32": 44.7e6, "tflite_float16": 22.4e6, "tflite_int8": 11.2e6}[format]
+    assert size < file.stat().st_size < 1.06 * size
+    assert read_class_table(tmp_path / "model.labels.csv") == CLASSES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.labels.csv", "model.tflite"]
+
+
+def test_a_fixed_size_leaves_nothing_to_resize_to(export_dir, tmp_path):
+    settings = {"format": "tflite_float32", "image_size": (49, 64)}
+    file = convert(export_dir, tmp_path / "model.tflite", **settings)
+    (details,) = tf.lite.Interpreter(str(file)).get_input_details()
+    assert details["shape_signature"].tolist() == [1, 49, 64, 3]
+    images = pictures(1, 49, 64, seed=7)
+    assert agreement(run_tflite(file, images), images, export_dir) > 0.9999
+
+
+def run_onnx(file, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (labels,) = session.run(["labels"], {"images": images})
+    return labels, session.get_modelmeta().custom_metadata_map
+
+
+def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_path):
+    pytest.importorskip("tf2onnx")
+    file = convert(export_dir, tmp_path / "model.onnx", format="onnx")
+    for count, height, width in [(2, 65, 81), (1, 90, 47)]:
+        images = pictures(count, height, width, seed=7)
+        labels, metadata = run_onnx(file, images)
+        assert agreement(labels, images, export_dir) > 0.9999
+    table = tmp_path / "labels.csv"
+    table.write_text(metadata["labels.csv"])
+    assert read_class_table(table) == CLASSES
+
+
+def test_several_scales_need_a_fixed_size_in_tensorflow_lite(several_scales, tmp_path):
+    settings = {"format": "tflite_float32", "image_size": (49, 64)}
+    file = convert(several_scales, tmp_path / "model.tflite", **settings)
+    images = pictures(1, 49, 64, seed=7)
+    assert agreement(run_tflite(file, images), images, several_scales) > 0.999
+    with pytest.raises(UserError, match=r"lacks operations of this model \(.*Floor.*--image_size"):
+        convert(several_scales, tmp_path / "other.tflite", format="tflite_float32")
+    assert not list(tmp_path.glob("*other*"))
+
+
+@pytest.mark.slow
+def test_onnx_holds_several_scales(several_scales, tmp_path):
+    pytest.importorskip("tf2onnx")
+    file = convert(several_scales, tmp_path / "model.onnx", format="onnx")
+    images = pictures(1, 65, 81, seed=7)
+    assert agreement(run_onnx(file, images)[0], images, several_scales) > 0.999
+
+
+def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(UserError, match=r"pip install 'deeplab_tf\[onnx\]'"):
+        convert(export_dir, tmp_path / "model.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "model.onnx"}, "--output=model.onnx is not possible; allowed: a file .tflite"),
+        ({"output": ""}, r"--output=\(empty\)"),
+        ({"format": "tflite_int8"}, r"--calibration_images=\(empty\)"),
+        ({"calibration_images": "photos"}, "--calibration_images=photos is not possible"),
+        ({"image_size": (65,)}, "--image_size=65 is not possible; allowed: height,width"),
+        ({"format": "tflite_int8", "calibration_images": "none"}, "none names no image"),
+        ({"export_dir": "none"}, "--export_dir=none holds no SavedModel"),
+        ({"output": "old.tflite"}, "old.tflite exists; give another name or remove it"),
+    ],
+)
+def test_a_mistake_is_said_and_leaves_nothing(tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.tflite").write_text("mine")
+    settings = {"export_dir": "x", "format": "tflite_float32", "output": "model.tflite"} | changes
+    with pytest.raises(UserError, match=message):
+        convert_model.main(convert_model.ConvertConfig(**settings))
+    assert [path.name for path in tmp_path.iterdir()] == ["old.tflite"]
+    assert (tmp_path / "old.tflite").read_text() == "mine"
