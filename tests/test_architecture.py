@@ -19,6 +19,7 @@ LAYERS = [
         "distribution",
         "data.conversion",
         "data.archives",
+        "data.service",
     ],
     [
         "data.records",
@@ -59,6 +60,7 @@ LAYERS = [
         "inspect_data",
         "import_weights",
         "benchmark",
+        "data_service",
     ],
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}
