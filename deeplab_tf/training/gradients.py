@@ -42,8 +42,11 @@ def in_parts(
 
 def slice_of(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
     """Returns one of the equal parts of a batch [B, ...]; `part` may be a tensor."""
-    size = tf.shape(values)[0] // parts
-    found = values[part * size : (part + 1) * size]
+    shape = tf.shape(values)
+    size = shape[0] // parts
+    # Not values[a:b], whose size XLA can not tell if `part` is a tensor.
+    begin = tf.concat([[part * size], tf.zeros_like(shape[1:])], axis=0)
+    found = tf.slice(values, begin, tf.concat([[size], shape[1:]], axis=0))
     whole = values.shape[0]
     return tf.ensure_shape(found, [whole and whole // parts, *values.shape[1:]])
 
