@@ -44,7 +44,7 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 # One line of the README's table of speeds each; CAMVID=... names the folder with its images.
-bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start
+bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
@@ -65,6 +65,9 @@ bench-convert: $(INSTALLED)
 
 bench-eval: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.evaluation --dataset_dir=$(RECORDS)
+
+bench-scaling: $(INSTALLED)
+	$(BIN)/python -m benchmarks.scaling
 
 bench-start: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)

@@ -3,7 +3,8 @@
 python -m deeplab_tf.benchmark --flagfile=configs/ade20k_r101_os16.flags [--dataset_dir=RECORDS]
 
 Prints parameters, floating-point operations, images/s, peak memory and, with records, the share of
-the time that the step waits for its input. Nothing is written.
+the time that the step waits for its input. All settings of training are honoured, those of several
+hosts excepted. Nothing is written.
 """
 
 import itertools
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, setting
+from deeplab_tf.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    TrainConfig,
+    require,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +69,25 @@ def main(
 
     import tensorflow as tf
 
-    from deeplab_tf.models.deeplab import build_model
-    from deeplab_tf.models.layers import dtype_policy
+    from deeplab_tf.data import catalog
+    from deeplab_tf.distribution import choose_strategy
+    from deeplab_tf.training.trainer import compiled_model
 
-    num_classes, batches = _input(data, model, train, job)
-    with dtype_policy(train.dtype_policy):
-        network = build_model(model, num_classes=num_classes)
+    one_host = train.distribution_strategy != "multi_worker_mirrored"
+    require(one_host, "distribution_strategy", train.distribution_strategy, "that of one host")
+    strategy = choose_strategy(train)
+    info = catalog.load(data.dataset, data.dataset_dir)
+    tf.keras.utils.set_random_seed(train.seed)
+    with strategy.scope():
+        network = compiled_model(model, train, info)
+    batches = _input(data, model, train, job, info, strategy)
     flops = forward_flops(network, *data.train_crop_size)
     parameters = sum(variable.shape.num_elements() for variable in network.trainable_variables)
-    print(f"{model.model_variant}, output stride {model.output_stride}, {num_classes} classes")
+    print(f"{model.model_variant}, output stride {model.output_stride}, {info.num_classes} classes")
     print(f"parameters: {parameters / 1e6:.2f} M")
     size = "x".join(map(str, data.train_crop_size))
     print(f"forward: {flops / 1e9:.1f} GFLOP an image of {size}")
-    step = _step(network, train)
-    waits, works = [], []
-    for _ in range(job.warmup_steps + job.benchmark_steps):
-        start = time.perf_counter()
-        batch = next(batches)
-        ready = time.perf_counter()
-        step(*batch)
-        waits.append(ready - start)
-        works.append(time.perf_counter() - ready)
-    waits, works = waits[job.warmup_steps :], works[job.warmup_steps :]
+    waits, works = _times(network, batches, train, job, strategy)
     seconds = statistics.median(a + b for a, b in zip(waits, works, strict=True))
     rate = train.train_batch_size / seconds
     print(
@@ -99,50 +105,60 @@ def main(
         )
 
 
-def _step(network, train: TrainConfig):
+def _times(network, batches, train, job, strategy) -> tuple[list[float], list[float]]:
+    """Returns the seconds that each step waited for its batch, and those it computed."""
     import tensorflow as tf
 
-    from deeplab_tf.training.optimizers import build_optimizer
-    from deeplab_tf.training.schedules import build_schedule
-
-    network.compile(
-        build_optimizer(train, build_schedule(train)),
-        fine_tune_batch_norm=train.fine_tune_batch_norm,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        recompute_stages=train.recompute_stages,
-        jit_compile=train.jit_compile,
+    train_step = network.train_step
+    if train.jit_compile:  # as Keras does
+        train_step = tf.function(train_step, jit_compile=True)
+    step = tf.function(
+        lambda batch: strategy.run(train_step, args=(batch,))["loss"], autograph=False
     )
-    compiled = tf.function(
-        lambda images, labels: network.train_step((images, labels)), jit_compile=train.jit_compile
-    )
-    return lambda images, labels: compiled(images, labels)["loss"].numpy()
+    waits, works = [], []
+    for _ in range(job.warmup_steps + job.benchmark_steps):
+        start = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        for loss in strategy.experimental_local_results(step(batch)):
+            loss.numpy()
+        waits.append(ready - start)
+        works.append(time.perf_counter() - ready)
+    return waits[job.warmup_steps :], works[job.warmup_steps :]
 
 
-def _input(
-    data: DataConfig, model: ModelConfig, train: TrainConfig, job: BenchmarkConfig
-) -> tuple[int, Iterator]:
+def _input(data, model, train, job, info, strategy) -> Iterator:
+    """Yields batches for the replicas: the records', or one of random images again and again."""
     import tensorflow as tf
 
-    from deeplab_tf.data import catalog, pipeline, records
+    from deeplab_tf.data import pipeline, records, service
 
-    info = catalog.load(data.dataset, data.dataset_dir)
-    shape = [train.train_batch_size, *data.train_crop_size]
     if not data.dataset_dir:
+        share = train.train_batch_size // strategy.num_replicas_in_sync
+        shape = [share, *data.train_crop_size]
         images = tf.random.uniform([*shape, 3], maxval=255.0)
         labels = tf.random.uniform([*shape, 1], maxval=info.num_classes, dtype=tf.int32)
-        return info.num_classes, itertools.repeat((images, labels))
-    batches = pipeline.train_batches(
-        records.open_split(data.dataset_dir, data.train_split, info),
-        data,
-        batch_size=train.train_batch_size,
-        first_step=0,
-        last_step=job.warmup_steps + job.benchmark_steps,
-        seed=train.seed,
-        num_classes=info.num_classes,
-        ignore_label=info.ignore_label,
-        image_mean=model.image_mean,
+        return itertools.repeat(
+            strategy.experimental_distribute_values_from_function(lambda _: (images, labels))
+        )
+    table = records.open_split(data.dataset_dir, data.train_split, info)
+    service.wait_for(train.data_services(), patience=train.worker_timeout_secs)
+    batches = strategy.distribute_datasets_from_function(
+        lambda _: pipeline.train_batches(
+            table,
+            data,
+            batch_size=train.train_batch_size,
+            first_step=0,
+            last_step=job.warmup_steps + job.benchmark_steps,
+            seed=train.seed,
+            num_classes=info.num_classes,
+            ignore_label=info.ignore_label,
+            image_mean=model.image_mean,
+            replicas=strategy.num_replicas_in_sync,
+            services=train.data_services(),
+        )
     )
-    return info.num_classes, iter(batches)
+    return iter(batches)
 
 
 def run() -> None:

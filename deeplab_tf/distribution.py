@@ -53,9 +53,18 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
             f"{config.distribution_strategy} trains on one host; give multi_worker_mirrored, or "
             "unset TF_CONFIG."
         )
-    _use_gpus(config.num_gpus)
+    return on_this_host(config.num_gpus, mirrored=config.distribution_strategy == "mirrored")
+
+
+def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strategy:
+    """Returns the strategy of so many GPUs, or of the first; of the CPU where there is none.
+
+    Raises:
+      UserError: if there are not so many GPUs.
+    """
+    _use_gpus(num_gpus)
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
-    if config.distribution_strategy == "mirrored" and len(gpus) > 1:
+    if mirrored and len(gpus) > 1:
         return tf.distribute.MirroredStrategy(gpus)
     return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
 
@@ -179,6 +188,14 @@ class Workers:
     def of_chief(self, value: int) -> int:
         """Returns the chief's value on all workers, each of which must call this."""
         return int(self.total(value if self.is_chief else 0))
+
+    def wait_for_all(self) -> None:
+        """Returns once all workers have come this far, or one is lost.
+
+        A worker that ended earlier would be lost to those that still read its last values.
+        """
+        with contextlib.suppress(*_LOST):
+            self.total(0)
 
     def spread(self, values: Sequence[Any]) -> Any:
         """Gives each replica of this process one of the values."""

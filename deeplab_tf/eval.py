@@ -4,9 +4,15 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Config, require, setting
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from deeplab_tf.evaluation import evaluator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,7 @@ class EvalJobConfig(Config):
     max_number_of_evaluations: int = setting(
         1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
     )
+    num_gpus: int = setting(-1, "GPUs that share the images; -1 takes all, 0 the CPU.", least=-1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -30,10 +37,12 @@ class EvalJobConfig(Config):
 
 def main(job: EvalJobConfig) -> None:
     """Scores the newest checkpoint, or each new one up to the end of the run."""
+    from deeplab_tf.distribution import on_this_host
     from deeplab_tf.training.run_dir import RunDir, UnreadableCheckpointError
 
+    strategy = on_this_host(job.num_gpus)
     if job.max_number_of_evaluations == 1:
-        score(job, job.checkpoint_dir)
+        score(job, job.checkpoint_dir, strategy)
         return
     run = RunDir(job.checkpoint_dir)
     last_step = run.experiment().train.training_number_of_steps
@@ -43,7 +52,7 @@ def main(job: EvalJobConfig) -> None:
         if newest > looked_at:
             looked_at = newest
             try:
-                score(job, run.prefix(newest))
+                score(job, run.prefix(newest), strategy)
                 evaluations += 1
             except UnreadableCheckpointError as error:  # or the trainer has deleted it
                 print(f"{error} Waiting for the next one.", flush=True)
@@ -53,17 +62,24 @@ def main(job: EvalJobConfig) -> None:
         time.sleep(job.eval_interval_secs)
 
 
-def score(job: EvalJobConfig, checkpoint: str) -> None:
-    """Scores a checkpoint, or the newest of a folder: prints the table, writes the results."""
+def score(
+    job: EvalJobConfig, checkpoint: str, strategy: "tf.distribute.Strategy"
+) -> "evaluator.Evaluation":
+    """Scores a checkpoint, or the newest of a folder: prints the table, writes the results.
+
+    The replicas of `strategy` share the images.
+    """
     import tensorflow as tf
     from tqdm import tqdm
 
     from deeplab_tf.data import records
+    from deeplab_tf.distribution import Workers
     from deeplab_tf.evaluation import evaluator, report
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
+    with strategy.scope():
+        loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
     experiment = config_flags.with_overrides(loaded.experiment)
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
@@ -76,6 +92,7 @@ def score(job: EvalJobConfig, checkpoint: str) -> None:
             split=split,
             batch_size=experiment.eval.eval_batch_size,
             progress=bar.update,
+            workers=Workers.of(strategy),
         )
     print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
     print(report.table(result.scores, info.class_names, result.matrix))
@@ -89,6 +106,7 @@ def score(job: EvalJobConfig, checkpoint: str) -> None:
             tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
         for name, iou in zip(info.class_names, result.scores.iou, strict=True):
             tf.summary.scalar(f"eval/iou/{name}", iou)
+    return result
 
 
 def run() -> None:

@@ -130,7 +130,8 @@ class TrainConfig(Config):
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     jit_compile: bool = setting(
-        False, "Whether XLA compiles the training step; slower on CPUs.", may_change=True
+        False,
+        "Whether XLA compiles the training step; slower on CPUs. Its dropout drops other channels.",
     )
     steps_per_execution: int = setting(
         1,
@@ -151,8 +152,14 @@ class TrainConfig(Config):
     )
     worker_timeout_secs: int = setting(
         600,
-        "Seconds that a worker waits for the others at its start before it gives up.",
+        "Seconds that a worker waits at its start for the others, and for --data_service.",
         least=1,
+        may_change=True,
+    )
+    data_service: str = setting(
+        "",
+        "Addresses HOST:PORT, joined by commas, of hosts that run `python -m "
+        "deeplab_tf.data_service` and make the examples; empty makes them here.",
         may_change=True,
     )
     log_steps: int = setting(
@@ -181,7 +188,16 @@ class TrainConfig(Config):
         require(slow < steps, "slow_start_step", slow, fewer)
         share = self.top_k_percent_pixels
         require(0 < share <= 1, "top_k_percent_pixels", share, "above 0, up to 1")
+        for address in self.data_services():
+            host, _, port = address.rpartition(":")
+            known = host and port.isdecimal() and int(port) < 1 << 16
+            require(bool(known), "data_service", self.data_service, "HOST:PORT[,HOST:PORT...]")
         together = self.steps_per_execution
         for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
             allowed = f"a divisor of {name} ({getattr(self, name)})"
             require(getattr(self, name) % together == 0, "steps_per_execution", together, allowed)
+
+    def data_services(self) -> tuple[str, ...]:
+        """Returns the addresses of --data_service, each HOST:PORT."""
+        parts = (part.strip() for part in self.data_service.split(","))
+        return tuple(part.removeprefix("grpc://") for part in parts if part)

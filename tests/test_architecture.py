@@ -20,6 +20,7 @@ LAYERS = [
         "data.conversion",
         "data.archives",
         "data.image_files",
+        "data.service",
     ],
     [
         "data.records",
@@ -71,6 +72,7 @@ LAYERS = [
         "inspect_data",
         "import_weights",
         "benchmark",
+        "data_service",
     ],
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}

@@ -7,7 +7,7 @@ import pytest
 
 from deeplab_tf import benchmark
 from deeplab_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
-from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.models.deeplab import DeepLab, build_model
 from tests.test_architecture import ROOT
 
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
@@ -33,14 +33,49 @@ def test_operations_are_those_counted_by_hand():
     assert benchmark.forward_flops(model, 64, 64) == expected
 
 
-def test_it_prints_the_figures_of_a_run(records_dir, capsys):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param(
+            {
+                "gradient_accumulation_steps": 2,
+                "clip_gradient_norm": 1.0,
+                "last_layer_gradient_multiplier": 2.0,
+                "ema_decay": 0.5,
+                "top_k_percent_pixels": 0.5,
+                "label_weights": (1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+                "dtype_policy": "mixed_bfloat16",
+                "steps_per_execution": 2,
+                "jit_compile": True,
+                "fine_tune_batch_norm": False,
+                "slow_start_step": 1,
+                "optimizer": "adam",
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["plain", "everything"],
+)
+def test_it_prints_the_figures_of_a_run(records_dir, capsys, monkeypatch, settings):
+    compiled = []
+    compile_model = DeepLab.compile
+    monkeypatch.setattr(
+        DeepLab,
+        "compile",
+        lambda self, *args, **given: (compiled.append(given), compile_model(self, *args, **given)),
+    )
     benchmark.main(
         benchmark.BenchmarkConfig(benchmark_steps=2, warmup_steps=1),
         ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
         DataConfig(dataset_dir=str(records_dir), train_crop_size=(33, 33)),
-        TrainConfig(train_batch_size=2, recompute_stages=0),
+        TrainConfig(train_batch_size=2, recompute_stages=0, **settings),
         EvalConfig(),
     )
+    (given,) = compiled
+    of_the_optimizer = ("ema_decay", "dtype_policy", "slow_start_step", "optimizer")
+    for name in settings.keys() - set(of_the_optimizer):
+        assert given[name] == settings[name]
     text = capsys.readouterr().out
     figures = {
         name: float(value)

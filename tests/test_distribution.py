@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -87,6 +89,14 @@ def weights(folder, step):
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
 
+def wait_for_file(path, hosts):
+    deadline = time.monotonic() + PATIENCE
+    while not path.is_file():
+        ended = any(worker.poll() is not None for worker in hosts.workers)
+        assert not ended and time.monotonic() < deadline, hosts.outcome()
+        time.sleep(0.01)
+
+
 def losses(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
@@ -126,11 +136,7 @@ def test_a_worker_that_ends_ends_the_job_and_both_continue_exactly(experiment, t
     on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
     flagfile = write_flags(experiment, tmp_path / "two", **settings)
     with Hosts(flagfile) as hosts:
-        saved = tmp_path / "two" / "model.ckpt-5.index"
-        deadline = time.monotonic() + PATIENCE
-        while not saved.is_file():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_file(tmp_path / "two" / "model.ckpt-5.index", hosts)
         hosts.workers[1].send_signal(kill)
         start = time.monotonic()
         statuses, printed = hosts.outcome()
@@ -151,6 +157,45 @@ def test_a_worker_that_ends_ends_the_job_and_both_continue_exactly(experiment, t
 
 
 @pytest.mark.slow
+def test_a_full_disk_of_the_chief_ends_both_and_keeps_the_last_checkpoint(experiment, tmp_path):
+    folder = tmp_path / "run"
+    settings = {"training_number_of_steps": 1000, "save_interval_steps": 5}
+    with Hosts(write_flags(experiment, folder, **settings)) as hosts:
+        wait_for_file(folder / "model.ckpt-5.index", hosts)
+        limit = (1 << 20, 1 << 20)  # bytes of a file; a checkpoint has more
+        resource.prlimit(hosts.workers[0].pid, resource.RLIMIT_FSIZE, limit)
+        start = time.monotonic()
+        statuses, printed = hosts.outcome()
+        assert time.monotonic() - start < 60  # a bound, not a measurement
+    assert statuses == [1, 1], printed
+    step = int(re.search(r"The checkpoint of step (\d+) could not be written", printed[0])[1])
+    assert f"the last whole one is model.ckpt-{step - 5}" in printed[0]
+    assert "Worker 1 of 2 lost contact with another" in printed[1]
+    assert "Traceback" not in "".join(printed)
+    assert run_dir.RunDir(folder).checkpoint_steps()[-1] == step - 5
+    assert not list(folder.glob("*_temp"))
+    assert weights(folder, step - 5)
+
+
+@pytest.mark.slow
+def test_sigterm_during_a_validation_ends_both_hosts_in_time(experiment, tmp_path):
+    folder = tmp_path / "run"
+    experiment = change(experiment, "eval", eval_split="train", eval_scales=(2.0, 3.0))
+    flagfile = write_flags(experiment, folder, eval_interval_steps=4)
+    with Hosts(flagfile) as hosts:
+        wait_for_file(folder / "model.ckpt-4.index", hosts)  # the validation comes next
+        hosts.workers[1].send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        statuses, printed = hosts.outcome()
+        assert time.monotonic() - start < 30  # what preemption leaves
+    assert statuses == [0, 0] and "Stopped and saved at step 4" in printed[0], printed
+    assert "mIoU" not in printed[0]
+    with Hosts(flagfile) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [0, 0] and "step 4  train mIoU" in printed[0], printed  # made up for
+
+
+@pytest.mark.slow
 def test_four_replicas_train_like_one(experiment, tmp_path):
     for replicas in (1, 4):
         on_replicas("train", write_flags(experiment, tmp_path / f"on_{replicas}"), replicas)
@@ -158,12 +203,15 @@ def test_four_replicas_train_like_one(experiment, tmp_path):
 
 
 def test_three_replicas_count_as_one(experiment, tmp_path):
+    experiment = change(experiment, "eval", eval_split="train")
     flagfile = write_flags(experiment, tmp_path / "run", training_number_of_steps=1)
     on_replicas("train", flagfile, 1)
     matrices = [
         json.loads(on_replicas("score", flagfile, replicas).splitlines()[-1])
-        for replicas in (1, 2, 3)  # of 9 images of several sizes
+        for replicas in (1, 2, 3)  # of 9 images of several sizes: 2 have a last one alone
     ]
+    written = [json.loads((tmp_path / f"run/eval_{n}/results.json").read_text()) for n in (1, 2, 3)]
+    assert written[0] == written[1] == written[2] and written[0]["images"] == 9
     assert np.sum(matrices[0]) > 0
     assert matrices[0] == matrices[1] == matrices[2]
 

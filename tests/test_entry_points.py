@@ -21,6 +21,7 @@ PROGRAMS = [
     "deeplab_tf.convert_model",
     "deeplab_tf.import_weights",
     "deeplab_tf.inspect_data",
+    "deeplab_tf.data_service",
     "datasets.build_ade20k_data",
     "datasets.build_cityscapes_data",
     "datasets.build_folder_data",

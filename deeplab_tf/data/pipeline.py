@@ -8,14 +8,14 @@ step s reads exactly what it would have read, whatever the parallelism, without 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.config import DataConfig, UserError
-from deeplab_tf.data import photometric, records, transforms
+from deeplab_tf.data import photometric, records, service, transforms
 
 # Converting Python control flow, of which tensors decide none here, costs seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
@@ -39,6 +39,7 @@ def train_batches(
     replicas: int = 1,
     workers: int = 1,
     worker: int = 0,
+    services: Sequence[str] = (),
 ) -> tf.data.Dataset:
     """Returns the batches of steps first_step..last_step (exclusive).
 
@@ -46,16 +47,20 @@ def train_batches(
       batch_size: images in a step, of all replicas.
       replicas: parts that each step's images come in, in their order.
       workers, worker: of each step's parts, only the worker's equal share comes.
+      services: addresses of the hosts that make the batches, step by step in turn; by default this
+        process does.
     Yields:
       images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
       labels: int32 [part, height, width, 1], padded with `ignore_label`.
     """
 
+    first, last = first_step * batch_size, last_step * batch_size
+
     @_plain_python
     def example(position, index):
         record = records.parse(table.read(index))
         label = _checked(record, num_classes, ignore_label)
-        return augment(
+        pair = augment(
             record["image"],
             label,
             config,
@@ -63,14 +68,23 @@ def train_batches(
             ignore_label=ignore_label,
             image_mean=image_mean,
         )
+        return (position, *pair) if services else pair
 
-    first, last = first_step * batch_size, last_step * batch_size
-    order = _shuffled_order(len(table), first=first, last=last, seed=seed)
-    if workers > 1:
+    def own(order):
         share = batch_size // workers
-        order = order.filter(lambda position, _: position % batch_size // share == worker)
-    examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
-    return _untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+        mine = order.filter(lambda position, *_: position % batch_size // share == worker)
+        return mine if workers > 1 else order
+
+    def parts(order):
+        examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
+        return _untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+
+    order = own(_shuffled_order(len(table), first=first, last=last, seed=seed))
+    if not services:
+        return parts(order)
+    starts = own(tf.data.Dataset.range(first, last, batch_size // replicas))
+    batches = service.received(order, parts, services, step_size=batch_size, starts=starts)
+    return _untuned(batches.prefetch(2))
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:

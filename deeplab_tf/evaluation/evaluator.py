@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.distribution import Workers
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.predictor import Predictor
+
+_SECONDS_BETWEEN_MEETINGS = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def evaluate(
     batch_size: int = 1,
     progress: Callable[[int], None] = lambda images: None,
     workers: Workers | None = None,
+    meet: Callable[[bool], bool] = bool,
 ) -> Evaluation:
     """Predicts all records of a split and counts its pixels.
 
@@ -61,6 +65,8 @@ def evaluate(
       progress: called with the number of images of each batch done.
       workers: the hosts and replicas that share the images, all of which call this; by default
         this process and the strategy in force.
+      meet: called about each second, on all workers as often, with whether this one has images
+        left; returns whether any has. What it raises ends the evaluation.
     Raises:
       UserError: if an image was seen twice or not at all, or has a label outside the class list.
     """
@@ -75,11 +81,17 @@ def evaluate(
         num_classes=classes,
         ignore_label=ignore_label,
     )
-    while group := list(itertools.islice(batches, workers.local_replicas)):
-        matrix += count(group)
-        for batch in group:
-            seen.update(batch.names)
-            progress(len(batch.names))
+    working = True
+    while meet(working):
+        until = time.monotonic() + _SECONDS_BETWEEN_MEETINGS
+        while working and time.monotonic() < until:
+            group = list(itertools.islice(batches, workers.local_replicas))
+            working = bool(group)
+            if group:
+                matrix += count(group)
+            for batch in group:
+                seen.update(batch.names)
+                progress(len(batch.names))
     matrix = workers.total(matrix)
     _require_each_once(seen, int(workers.total(seen.total())), len(table), split)
     return Evaluation(split, len(table), matrix, metrics.scores(matrix))

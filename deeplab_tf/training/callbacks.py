@@ -190,16 +190,32 @@ class StopOnSignal(StepCallback):
         signal.signal(number, self._previous[number])
 
     def on_step(self, step, logs):
-        numbers = np.zeros(self._workers.count, np.int32)
-        numbers[self._workers.index] = self.received or 0
-        if highest := self._workers.total(numbers).max():
-            self.received = signal.Signals(highest)
-            self.model.stop_training = True
+        self.model.stop_training |= self._agree(False)[0]
 
-    def check(self, *_) -> None:
-        """Raises Interrupted once a signal has arrived, where no other worker waits for this."""
-        if self.received and self._workers.count == 1:
+    def _agree(self, working: bool) -> tuple[bool, bool]:
+        """Returns whether any worker has told of a signal, and whether any works.
+
+        One that arrives meanwhile waits for the next call: no worker may act on it alone.
+        """
+        news = np.zeros([self._workers.count, 2], np.int32)
+        news[self._workers.index] = self.received or 0, working
+        highest, works = self._workers.total(news).max(axis=0)
+        if highest:
+            self.received = signal.Signals(highest)
+        return bool(highest), bool(works)
+
+    def meet(self, working: bool) -> bool:
+        """Raises Interrupted on all workers once one has received a signal.
+
+        Args:
+          working: whether this worker has something left to do.
+        Returns:
+          Whether any worker has.
+        """
+        stopped, works = self._agree(working)
+        if stopped:
             raise Interrupted
+        return works
 
 
 def progress_bar(batch_size: int, last_step: int) -> tf.keras.callbacks.Callback | None:

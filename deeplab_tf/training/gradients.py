@@ -46,11 +46,13 @@ def slice_of(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: if B is not a multiple of `parts` (ValueError if B is static).
     """
-    whole = tf.shape(values)[0]
+    shape = tf.shape(values)
     message = "The batch can not be computed in gradient_accumulation_steps equal parts."
-    with tf.control_dependencies([tf.debugging.assert_equal(whole % parts, 0, message)]):
-        size = whole // parts
-    found = values[part * size : (part + 1) * size]
+    with tf.control_dependencies([tf.debugging.assert_equal(shape[0] % parts, 0, message)]):
+        size = shape[0] // parts
+    # Not values[a:b], whose size XLA can not tell if `part` is a tensor.
+    begin = tf.concat([[part * size], tf.zeros_like(shape[1:])], axis=0)
+    found = tf.slice(values, begin, tf.concat([[size], shape[1:]], axis=0))
     whole = values.shape[0]
     return tf.ensure_shape(found, [whole and whole // parts, *values.shape[1:]])
 

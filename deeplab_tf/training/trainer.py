@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import signal
 import sys
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Experiment, UserError, require
-from deeplab_tf.data import catalog, pipeline, records
+from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
+from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
@@ -34,6 +35,45 @@ def _require_batch_statistics(experiment: Experiment) -> None:
         )
 
 
+def compiled_model(
+    model_config: ModelConfig, config: TrainConfig, info: catalog.DatasetInfo
+) -> DeepLab:
+    """Builds the model as it is trained: loss, precision, optimizer with its variables.
+
+    To be called in the strategy's scope.
+
+    Raises:
+      UserError: if the replicas can not share the batch equally, the optimizer is not installed, or
+        --label_weights are not one for each class.
+    """
+    require_even_batch(
+        config.train_batch_size,
+        tf.distribute.get_strategy().num_replicas_in_sync,
+        parts=config.gradient_accumulation_steps,
+    )
+    require(
+        len(config.label_weights) in (0, info.num_classes),
+        "label_weights",
+        config.label_weights,
+        f"empty, or {info.num_classes} numbers, one for each class",
+    )
+    with dtype_policy(config.dtype_policy):
+        model = build_model(model_config, num_classes=info.num_classes)
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, model.trainable_variables)
+        names = [field.name for field in dataclasses.fields(Training)]
+        settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        model.compile(
+            optimizer,
+            ignore_label=info.ignore_label,
+            recompute_stages=config.recompute_stages,
+            jit_compile=config.jit_compile,
+            steps_per_execution=config.steps_per_execution,
+            **settings,
+        )
+    return model
+
+
 class Trainer:
     """One run: `Trainer(experiment).run()` starts it, or continues it where it stopped.
 
@@ -54,47 +94,20 @@ class Trainer:
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
-        require(
-            len(config.label_weights) in (0, self.info.num_classes),
-            "label_weights",
-            config.label_weights,
-            f"empty, or {self.info.num_classes} numbers, one for each class",
-        )
+        service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
         self.strategy = strategy or choose_strategy(config)
-        require_even_batch(
-            config.train_batch_size,
-            self.strategy.num_replicas_in_sync,
-            parts=config.gradient_accumulation_steps,
-        )
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
         with self.workers.explained_loss():
             self.workers.require_equal("The settings", config_flags.flagfile_text(experiment))
-            with self.strategy.scope(), dtype_policy(config.dtype_policy):
-                self.model = self._compiled_model()
+            with self.strategy.scope():
+                self.model = compiled_model(experiment.model, config, self.info)
             if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
                 self._initialize()
             self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
-
-    def _compiled_model(self) -> DeepLab:
-        config = self.experiment.train
-        model = build_model(self.experiment.model, num_classes=self.info.num_classes)
-        optimizer = build_optimizer(config, build_schedule(config))
-        build_slots(optimizer, model.trainable_variables)
-        names = [field.name for field in dataclasses.fields(Training)]
-        settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
-        model.compile(
-            optimizer,
-            ignore_label=self.info.ignore_label,
-            recompute_stages=config.recompute_stages,
-            jit_compile=config.jit_compile,
-            steps_per_execution=config.steps_per_execution,
-            **settings,
-        )
-        return model
 
     def run(self) -> int:
         """Trains up to the last step, or until a signal; returns the number of steps done."""
@@ -108,6 +121,7 @@ class Trainer:
             if self.workers.is_chief:
                 writer = tf.summary.create_file_writer(str(self.run_dir.path))
             self._fit(first_step, last_step, writer, stop)
+        self.workers.wait_for_all()
         writer.close()
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
@@ -160,13 +174,14 @@ class Trainer:
                 "this run continues at; give a number that does, such as 1."
             )
         if first_step < last_step:
-            self.model.fit(
-                self.batches(first_step, last_step),
-                epochs=1,
-                steps_per_epoch=last_step - first_step,
-                verbose=0,
-                callbacks=steps,
-            )
+            with service.watched(self.experiment.train.data_services()):
+                self.model.fit(
+                    self.batches(first_step, last_step),
+                    epochs=1,
+                    steps_per_epoch=last_step - first_step,
+                    verbose=0,
+                    callbacks=steps,
+                )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Returns the training batches of steps first_step..last_step (exclusive).
@@ -181,10 +196,11 @@ class Trainer:
                 replicas=self.strategy.num_replicas_in_sync,
                 workers=workers.count,
                 worker=workers.index,
+                services=self.experiment.train.data_services(),
             )
         )
 
-    def _examples(self, first_step: int, last_step: int, **share: int) -> tf.data.Dataset:
+    def _examples(self, first_step: int, last_step: int, **share: Any) -> tf.data.Dataset:
         return pipeline.train_batches(
             self.train_table,
             self.experiment.data,
@@ -290,8 +306,8 @@ class Trainer:
                     self.info,
                     split=evaluation.eval_split,
                     batch_size=evaluation.eval_batch_size,
-                    progress=stop.check,
                     workers=self.workers,
+                    meet=stop.meet,
                 )
             self.run_dir.record(result.to_json(self.info, step))
             self.run_dir.note_best()

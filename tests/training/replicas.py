@@ -2,7 +2,7 @@
 
 python -m tests.training.replicas train|score FLAGFILE REPLICAS
 
-`score` prints the confusion matrix of the training split as JSON in its last line.
+`score` runs `deeplab_tf.eval` and prints the confusion matrix as JSON in its last line.
 """
 
 import json
@@ -11,12 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab_tf import config_flags
-from deeplab_tf.data import records
-from deeplab_tf.distribution import Workers
-from deeplab_tf.evaluation import evaluator
-from deeplab_tf.evaluation.predictor import Predictor
-from deeplab_tf.training import run_dir
+from deeplab_tf import config_flags, eval
 from deeplab_tf.training.trainer import Trainer
 
 
@@ -31,12 +26,9 @@ def main(task: str, flagfile: str, replicas: int) -> None:
     if task == "train":
         Trainer(experiment, strategy).run()
         return
-    with strategy.scope():
-        run = run_dir.load(experiment.train.train_logdir)
-    table = records.open_split(experiment.data.dataset_dir, "train", run.info)
-    scored = evaluator.evaluate(
-        Predictor(run.model), table, run.info, split="train", workers=Workers.of(strategy)
-    )
+    run = experiment.train.train_logdir
+    job = eval.EvalJobConfig(checkpoint_dir=run, eval_logdir=f"{run}/eval_{replicas}")
+    scored = eval.score(job, run, strategy)
     print(json.dumps(scored.matrix.tolist()))
 
 

@@ -48,13 +48,17 @@ def step(weights, *, replicas=1, dropout=0.5, order=(0, 1, 2, 3), precision="flo
     before = [variable.numpy() for variable in model.trainable_variables]
     size = 4 // replicas
 
+    train_step = model.train_step
+    if settings.get("jit_compile"):  # as Keras does
+        train_step = tf.function(train_step, jit_compile=True)
+
     @tf.function
     def run(images, labels):
         def own(values):
             first = tf.distribute.get_replica_context().replica_id_in_sync_group * size
             return tf.ensure_shape(values[first : first + size], [size, *values.shape[1:]])
 
-        strategy.run(lambda a, b: model.train_step((own(a), own(b))), args=(images, labels))
+        strategy.run(lambda a, b: train_step((own(a), own(b))), args=(images, labels))
 
     run(tf.constant(images), tf.constant(labels))
     moved = {

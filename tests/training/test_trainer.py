@@ -229,7 +229,10 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     "settings",
     [
         {"optimizer": "adam", "ema_decay": 0.5, "eval_interval_steps": 2},
-        pytest.param({"optimizer": "sgdw"}, marks=pytest.mark.slow),
+        *(
+            pytest.param({"optimizer": name}, marks=pytest.mark.slow)
+            for name in ("sgdw", "adamw", "lamb")
+        ),
         pytest.param(
             {"optimizer": "sgdw", "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow
         ),

@@ -1,0 +1,123 @@
+"""Other processes that make the examples, over the loopback."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from deeplab_tf.config import TrainConfig, UserError
+from deeplab_tf.data import catalog, pipeline, records, service
+from deeplab_tf.training import run_dir
+from deeplab_tf.training.trainer import Trainer
+from tests.data.test_pipeline import assert_equal, batches
+from tests.training.test_trainer import assert_same_weights, change, interrupt_at, start, wait_for
+
+
+@contextlib.contextmanager
+def hosts(count):
+    """Yields processes of the service and their addresses."""
+    command = [sys.executable, "-m", "deeplab_tf.data_service", "--port=0", "--host=localhost"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    try:
+        lines = [process.stdout.readline() for process in started]
+        yield started, [re.fullmatch(r"Serving examples at (.*)\.\n", line)[1] for line in lines]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def two_hosts():
+    with hosts(2) as (_, addresses):
+        yield addresses
+
+
+@pytest.fixture
+def table(records_dir):
+    return records.open_split(records_dir, "train", catalog.load("shapes", records_dir))
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "share"),
+    [
+        (1, 0, {}),
+        (2, 5, {"replicas": 2}),
+        (2, 0, {"replicas": 4, "workers": 2, "worker": 1}),
+    ],
+)
+def test_served_batches_are_those_made_here(table, two_hosts, count, first, share):
+    expected = batches(table, first, 9, batch_size=4, **share)  # 9 images: four epochs
+    served = batches(table, first, 9, batch_size=4, services=two_hosts[:count], **share)
+    assert_equal(served, expected)
+
+
+def test_a_served_label_outside_the_class_list_names_its_image(table, two_hosts):
+    message = r"'train_\d{4}' holds the value [3-6]"
+    with pytest.raises(UserError, match=message), pipeline.explained_record_errors():
+        batches(table, 0, 9, num_classes=3, services=two_hosts)
+
+
+def test_a_service_that_is_not_there_is_one_sentence(tiny_experiment, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert not service.answers("127.0.0.1:1")
+        experiment = change(
+            tiny_experiment, "train", data_service=f"grpc://{address}", worker_timeout_secs=1
+        )
+        answer = threading.Thread(target=lambda: silent.accept()[0].sendall(b"HTTP/1.1 400\r\n"))
+        answer.start()  # another kind of server
+        with pytest.raises(UserError, match=f"does not answer at {address} within 1 s; start"):
+            Trainer(experiment)
+        answer.join()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["host", "host:", ":5050", "host:99999", "a:1,b"])
+def test_wrong_addresses_are_refused(text):
+    with pytest.raises(UserError, match=f"--data_service={text} .* HOST:PORT"):
+        TrainConfig(data_service=text)
+    addresses = TrainConfig(data_service="grpc://a:1, b:2").data_services()
+    assert addresses == ("a:1", "b:2")
+
+
+@pytest.mark.slow
+def test_a_served_run_leaves_the_same_weights_and_continues_exactly(
+    tiny_experiment, tmp_path, monkeypatch, two_hosts
+):
+    whole, served = (
+        change(tiny_experiment, "train", train_logdir=str(tmp_path / name), data_service=addresses)
+        for name, addresses in (("whole", ""), ("served", ",".join(two_hosts)))
+    )
+    Trainer(whole).run()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        Trainer(served).run()
+    assert run_dir.RunDir(tmp_path / "served").checkpoint_steps() == [0, 2]
+    assert Trainer(served).run() == 4
+    assert_same_weights(tmp_path / "whole", tmp_path / "served")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_service_ends_the_run_in_bounded_time(tiny_experiment, tmp_path, ending):
+    with hosts(1) as (processes, addresses):
+        experiment = change(
+            tiny_experiment, "train", data_service=addresses[0], training_number_of_steps=100000
+        )
+        trainer = start(experiment, tmp_path)
+        wait_for(tmp_path / "run" / "model.ckpt-2.index", trainer)
+        os.kill(processes[0].pid, ending)
+        began = time.monotonic()
+        printed = trainer.communicate(timeout=200)[0]
+        assert time.monotonic() - began < 120  # a bound, not a measurement
+    assert trainer.returncode == 1, printed
+    assert f"The data service at {addresses[0]} failed (no answer for 60 s)" in printed
+    assert "Traceback" not in printed
