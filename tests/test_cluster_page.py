@@ -29,7 +29,7 @@ def commands():
     text = blocks.replace("\\\n", " ")
     text = re.sub(r"\n\s+--(?=\w+=)", " --", text)  # YAML folds its lines
     for line in re.findall(r"python -m (deeplab_tf\.\w+.*)", text):
-        program, *flags = shlex.split(line.rstrip("'"))
+        program, *flags = shlex.split(line.rstrip("'& "))
         yield program, flags
 
 

@@ -53,7 +53,6 @@ def train_batches(
       images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
       labels: int32 [part, height, width, 1], padded with `ignore_label`.
     """
-
     first, last = first_step * batch_size, last_step * batch_size
 
     @_plain_python
