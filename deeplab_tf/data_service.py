@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, require, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,10 @@ class DataServiceConfig(Config):
         5050, "Port that trainers ask at; the next one sends the examples. 0 takes any.", least=0
     )
     host: str = setting("", "Name by which trainers reach this host; empty: its own name.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.port < 65535, "port", self.port, "0 to 65534")
 
 
 def main(config: DataServiceConfig) -> None:

@@ -63,6 +63,8 @@ def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strat
       UserError: if there are not so many GPUs.
     """
     _use_gpus(num_gpus)
+    if not mirrored and num_gpus and tf.config.list_physical_devices("GPU"):
+        _use_gpus(1)  # TensorFlow takes the memory of all that it sees
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if mirrored and len(gpus) > 1:
         return tf.distribute.MirroredStrategy(gpus)
@@ -78,6 +80,16 @@ def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> Non
         raise UserError(
             f"--train_batch_size={batch_size} can not be shared by {replicas} replicas{in_parts}; "
             f"the nearest that can is {near}."
+        )
+
+
+def require_gpus(flag: str) -> None:
+    """Raises UserError unless each replica of the strategy in scope has a GPU."""
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    if not all("GPU" in device for device in devices):
+        raise UserError(
+            f"{flag} can not be given with several replicas on CPUs; leave it out, or give "
+            "--distribution_strategy=one_device."
         )
 
 
@@ -160,6 +172,11 @@ class Workers:
         return self.index == 0
 
     @property
+    def lost(self) -> tuple[type[Exception], ...]:
+        """Errors that tell of the loss of another worker."""
+        return _LOST if self.count > 1 else ()
+
+    @property
     def local_replicas(self) -> int:
         """Replicas of the model in this process."""
         return self.strategy.num_replicas_in_sync // self.count
@@ -194,7 +211,7 @@ class Workers:
 
         A worker that ended earlier would be lost to those that still read its last values.
         """
-        with contextlib.suppress(*_LOST):
+        with contextlib.suppress(*self.lost):
             self.total(0)
 
     def spread(self, values: Sequence[Any]) -> Any:
@@ -209,9 +226,7 @@ class Workers:
         """Turns the failure of a collective into a LostWorkerError."""
         try:
             yield
-        except _LOST as error:
-            if self.count == 1:
-                raise
+        except self.lost as error:
             reason = re.sub(r"^{{.*?}} ?", "", str(error).splitlines()[0])
             raise LostWorkerError(
                 f"Worker {self.index} of {self.count} lost contact with another, or failed itself "

@@ -90,6 +90,38 @@ def wait_for(addresses: Sequence[str], *, patience: float) -> None:
             time.sleep(1)
 
 
+def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
+    """Fetches one number through each host of the service.
+
+    Its examples come from another port than that of its address, and under a name of its own.
+
+    Raises:
+      UserError: if it does not come within `patience` seconds.
+    """
+
+    def fetch(numbers):
+        with contextlib.suppress(tf.errors.OpError):  # training will say what it is
+            list(numbers)
+
+    for address in addresses:
+        number = tf.data.Dataset.range(1).apply(
+            tf.data.experimental.service.distribute(
+                processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,
+                service=f"grpc://{address}",
+            )
+        )
+        # TensorFlow asks on for an hour; the process' end ends this thread, too.
+        thread = threading.Thread(target=fetch, args=[number], daemon=True)
+        thread.start()
+        thread.join(patience)
+        if thread.is_alive():
+            raise UserError(
+                f"The data service at {address} answers, but no examples came from there within "
+                f"{patience:.0f} s; its --host must be a name that this host knows, and the port "
+                "after its --port be open."
+            )
+
+
 @contextlib.contextmanager
 def watched(addresses: Sequence[str], *, patience: float = 60) -> Iterator[None]:
     """Ends the process with one sentence once a host has not answered for `patience` seconds.

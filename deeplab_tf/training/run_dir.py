@@ -114,9 +114,13 @@ class RunDir:
         """Returns the path of a step's checkpoint without its endings."""
         return str(self.path / f"model.ckpt-{step}")
 
-    def save(self, checkpoint: tf.train.Checkpoint, step: int, *, keep: int) -> None:
+    def save(
+        self, checkpoint: tf.train.Checkpoint, step: int, *, keep: int, lost: tuple[type, ...] = ()
+    ) -> None:
         """Writes a checkpoint, whole or not at all, then deletes old ones but the best.
 
+        Args:
+          lost: errors that tell of other workers, not of the disk; they are raised as they are.
         Raises:
           UserError: if it can not be written; earlier checkpoints stay.
         """
@@ -124,6 +128,8 @@ class RunDir:
             self.write(checkpoint, step)
         except WRITE_FAULTS as error:
             self._remove_unfinished()
+            if isinstance(error, lost):
+                raise
             whole = [f"model.ckpt-{old}" for old in self.checkpoint_steps() if old != step]
             last = whole[-1] if whole else "none"
             raise UserError(
@@ -252,7 +258,7 @@ class FollowersRunDir(RunDir):
     def open_for_training(self, experiment, info):
         pass
 
-    def save(self, checkpoint, step, *, keep):
+    def save(self, checkpoint, step, *, keep, lost=()):
         try:
             self.write(checkpoint, step)
         except (tf.errors.ResourceExhaustedError, OSError) as error:

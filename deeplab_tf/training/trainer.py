@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch
+from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch, require_gpus
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
@@ -43,14 +43,13 @@ def compiled_model(
     To be called in the strategy's scope.
 
     Raises:
-      UserError: if the replicas can not share the batch equally, the optimizer is not installed, or
-        --label_weights are not one for each class.
+      UserError: if the replicas can not share the batch equally or be compiled, the optimizer is not
+        installed, or --label_weights are not one for each class.
     """
-    require_even_batch(
-        config.train_batch_size,
-        tf.distribute.get_strategy().num_replicas_in_sync,
-        parts=config.gradient_accumulation_steps,
-    )
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    require_even_batch(config.train_batch_size, replicas, parts=config.gradient_accumulation_steps)
+    if config.jit_compile and replicas > 1:
+        require_gpus("--jit_compile")
     require(
         len(config.label_weights) in (0, info.num_classes),
         "label_weights",
@@ -141,12 +140,15 @@ class Trainer:
         step = self.workers.of_chief(-1 if step is None else step)
         if step < 0:
             # From here on a run without a checkpoint has lost one.
-            self.run_dir.save(self.checkpoint, 0, keep=1)
+            self._save(0, keep=1)
         elif not self.workers.is_chief:
             self.run_dir.restore(self.checkpoint, step)
         if step > 0:
             self._tell(f"Continuing {self.run_dir.path} at step {step}.")
         return max(step, 0)
+
+    def _save(self, step: int, *, keep: int) -> None:
+        self.run_dir.save(self.checkpoint, step, keep=keep, lost=self.workers.lost)
 
     def _initialize(self) -> None:
         config = self.experiment.train
@@ -164,24 +166,29 @@ class Trainer:
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
         scored = self.workers.of_chief(int(self.run_dir.was_scored(first_step)))
+        if scored:
+            self.run_dir.note_best()  # a run that was killed between the two did not
         for callback in steps:
             if isinstance(callback, callbacks.Validation) and not scored:
                 callback.catch_up(first_step)
+        if first_step >= last_step:
+            return
         together = self.experiment.train.steps_per_execution
         if first_step % together:
             raise UserError(
                 f"--steps_per_execution={together} does not divide {first_step}, the step that "
                 "this run continues at; give a number that does, such as 1."
             )
-        if first_step < last_step:
-            with service.watched(self.experiment.train.data_services()):
-                self.model.fit(
-                    self.batches(first_step, last_step),
-                    epochs=1,
-                    steps_per_epoch=last_step - first_step,
-                    verbose=0,
-                    callbacks=steps,
-                )
+        services = self.experiment.train.data_services()
+        service.require_examples(services)
+        with service.watched(services):
+            self.model.fit(
+                self.batches(first_step, last_step),
+                epochs=1,
+                steps_per_epoch=last_step - first_step,
+                verbose=0,
+                callbacks=steps,
+            )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Returns the training batches of steps first_step..last_step (exclusive).
@@ -232,7 +239,7 @@ class Trainer:
         )
         predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
         saver = callbacks.Saver(
-            self._saving(writer, predictor), save_interval_steps=config.save_interval_steps
+            self._saving(writer, predictor, stop), save_interval_steps=config.save_interval_steps
         )
         chosen = [
             callbacks.StopOnNonFiniteLoss(self.run_dir),
@@ -251,7 +258,7 @@ class Trainer:
             )
         return [*chosen, saver]
 
-    def _saving(self, writer, predictor: Predictor):
+    def _saving(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
         config = self.experiment.train
         images, labels = [], []
         if config.summary_images and self.workers.is_chief:
@@ -270,8 +277,8 @@ class Trainer:
 
         def save(step: int) -> None:
             self._require_finite_weights(step)
-            self.run_dir.save(self.checkpoint, step, keep=config.keep_checkpoints)
-            if len(images):
+            self._save(step, keep=config.keep_checkpoints)
+            if len(images) and not stop.received:
                 with averaging.averaged(self.model):
                     predicted = predict(images).numpy()
                 colors = self.info.colors

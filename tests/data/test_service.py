@@ -14,6 +14,7 @@ import pytest
 
 from deeplab_tf.config import TrainConfig, UserError
 from deeplab_tf.data import catalog, pipeline, records, service
+from deeplab_tf.data_service import DataServiceConfig
 from deeplab_tf.training import run_dir
 from deeplab_tf.training.trainer import Trainer
 from tests.data.test_pipeline import assert_equal, batches
@@ -21,9 +22,9 @@ from tests.training.test_trainer import assert_same_weights, change, interrupt_a
 
 
 @contextlib.contextmanager
-def hosts(count):
+def hosts(count, host="localhost"):
     """Yields processes of the service and their addresses."""
-    command = [sys.executable, "-m", "deeplab_tf.data_service", "--port=0", "--host=localhost"]
+    command = [sys.executable, "-m", "deeplab_tf.data_service", "--port=0", f"--host={host}"]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
         lines = [process.stdout.readline() for process in started]
@@ -78,6 +79,23 @@ def test_a_service_that_is_not_there_is_one_sentence(tiny_experiment, tmp_path):
             Trainer(experiment)
         answer.join()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_service_whose_examples_do_not_arrive_is_one_sentence(tiny_experiment, tmp_path):
+    with hosts(1, host="192.0.2.1") as (_, addresses):  # an address of nobody's, RFC 5737
+        port = addresses[0].split(":")[1]
+        experiment = change(tiny_experiment, "train", data_service=f"localhost:{port}")
+        trainer = start(experiment, tmp_path)
+        printed = trainer.communicate(timeout=200)[0]
+    assert trainer.returncode == 1, printed
+    assert f"at localhost:{port} answers, but no examples came from there" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_port_without_a_next_one_is_refused():
+    with pytest.raises(UserError, match="--port=65535 .* 0 to 65534"):
+        DataServiceConfig(port=65535)
 
 
 @pytest.mark.parametrize("text", ["host", "host:", ":5050", "host:99999", "a:1,b"])
