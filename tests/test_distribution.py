@@ -125,8 +125,46 @@ def test_two_hosts_train_like_one_process(experiment, tmp_path):
     assert "step 4/4" in printed[0] and "val mIoU" in printed[0]
     assert "loss" in printed[0] and "loss" not in printed[1]  # the chief's to say
     assert_alike(tmp_path / "two", tmp_path / "one", 4)
-    names = {path.name.split(".")[0] for path in (tmp_path / "two").iterdir()}
-    assert names == {path.name.split(".")[0] for path in (tmp_path / "one").iterdir()}
+    assert len(list((tmp_path / "two").glob("events.out*"))) == 1
+    # The score of two hosts is that of one process with the same weights.
+    on_replicas("score", tmp_path / "two.flags", 1)
+    alone = json.loads((tmp_path / "two/eval_1/results.json").read_text())
+    (scored,) = run_dir.RunDir(tmp_path / "two").scores_at(4)
+    assert scored["images"] == alone["images"] == 5
+    assert scored["miou"] == alone["miou"] and scored["per_class"] == alone["per_class"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"recompute_stages": 3, "ema_decay": 0.5, "clip_gradient_norm": 0.5, "optimizer": "sgdw"},
+        {"gradient_accumulation_steps": 2, "fine_tune_batch_norm": False, "ema_decay": 0.5},
+        {"dtype_policy": "mixed_bfloat16"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_two_hosts_do_with_settings_what_one_process_does(experiment, tmp_path, settings):
+    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
+    with Hosts(write_flags(experiment, tmp_path / "two", **settings)) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [0, 0], printed
+    if "dtype_policy" in settings:  # whose rounding is coarser than assert_alike allows
+        found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
+        np.testing.assert_allclose(found, expected, rtol=2e-2)
+    else:
+        assert_alike(tmp_path / "two", tmp_path / "one", 4)
+
+
+def test_a_follower_writes_nothing(experiment, tmp_path):
+    follower = run_dir.FollowersRunDir(tmp_path / "run")
+    follower.open_for_training(experiment, None)
+    follower.save(tf.train.Checkpoint(value=tf.Variable(1.0)), 1, keep=1)
+    follower.record({"step": 1, "miou": 0.5})
+    follower.forget_after(0)
+    follower.note_best()
+    follower.prune(keep=0)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -211,22 +249,31 @@ def test_sigterm_during_a_validation_ends_both_hosts_in_time(experiment, tmp_pat
 
 
 @pytest.mark.slow
-def test_four_replicas_train_like_one(experiment, tmp_path):
-    for replicas in (1, 4):
-        on_replicas("train", write_flags(experiment, tmp_path / f"on_{replicas}"), replicas)
-    assert_alike(tmp_path / "on_4", tmp_path / "on_1", 4)
+@pytest.mark.parametrize(
+    ("replicas", "parts", "settings"),
+    [(2, 1, {}), (4, 1, {}), (1, 4, {"fine_tune_batch_norm": False})],
+)
+def test_replicas_and_parts_train_like_one(experiment, tmp_path, replicas, parts, settings):
+    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
+    settings["gradient_accumulation_steps"] = parts
+    on_replicas("train", write_flags(experiment, tmp_path / "shared", **settings), replicas)
+    assert_alike(tmp_path / "shared", tmp_path / "one", 4)
 
 
-def test_three_replicas_count_as_one(experiment, tmp_path):
-    experiment = change(experiment, "eval", eval_split="train")
+@pytest.mark.parametrize(
+    ("split", "images", "batch_size"),
+    [("val", 5, 1), pytest.param("train", 9, 2, marks=pytest.mark.slow)],
+)
+def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
+    experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
     flagfile = write_flags(experiment, tmp_path / "run", training_number_of_steps=1)
     on_replicas("train", flagfile, 1)
     matrices = [
         json.loads(on_replicas("score", flagfile, replicas).splitlines()[-1])
-        for replicas in (1, 2, 3)  # of 9 images of several sizes: 2 have a last one alone
+        for replicas in (1, 2, 3)  # two and three have places left over
     ]
     written = [json.loads((tmp_path / f"run/eval_{n}/results.json").read_text()) for n in (1, 2, 3)]
-    assert written[0] == written[1] == written[2] and written[0]["images"] == 9
+    assert written[0] == written[1] == written[2] and written[0]["images"] == images
     assert np.sum(matrices[0]) > 0
     assert matrices[0] == matrices[1] == matrices[2]
 

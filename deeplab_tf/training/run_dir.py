@@ -261,7 +261,9 @@ class FollowersRunDir(RunDir):
     def save(self, checkpoint, step, *, keep, lost=()):
         try:
             self.write(checkpoint, step)
-        except (tf.errors.ResourceExhaustedError, OSError) as error:
+        except WRITE_FAULTS as error:
+            if isinstance(error, lost):
+                raise
             raise UserError(
                 f"Step {step} can not be saved: every worker needs room for a copy of the "
                 f"checkpoint in {tempfile.gettempdir()} ({reason_of(error)}); make room, or set "

@@ -43,8 +43,8 @@ def compiled_model(
     To be called in the strategy's scope.
 
     Raises:
-      UserError: if the replicas can not share the batch equally or be compiled, the optimizer is not
-        installed, or --label_weights are not one for each class.
+      UserError: if the replicas can not share the batch equally or be compiled, the optimizer is
+        not installed, or --label_weights are not one for each class.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     require_even_batch(config.train_batch_size, replicas, parts=config.gradient_accumulation_steps)

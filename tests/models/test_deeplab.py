@@ -132,6 +132,18 @@ def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
             assert not same, variable.name
 
 
+def test_moving_averages_take_one_step_for_each_part_of_a_batch():
+    model = build_model(CONFIG, num_classes=3)
+    first = model.backbone.stem[0]
+    normalized = (IMAGES - np.float32(CONFIG.image_mean)) / np.float32(CONFIG.image_std)
+    means = [first.conv(part).numpy().mean(axis=(0, 1, 2)) for part in np.split(normalized, 2)]
+    model.compile(tf.keras.optimizers.SGD(0.0), gradient_accumulation_steps=2)
+    model.fit(IMAGES, LABELS, batch_size=4, shuffle=False, verbose=0)
+    decay = CONFIG.batch_norm_decay
+    expected = decay * (1 - decay) * means[0] + (1 - decay) * means[1]
+    np.testing.assert_allclose(first.norm.moving_mean.numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_folded_weights_give_the_same_logits():
     config = ModelConfig(
         model_variant="resnet_v1c_18",

@@ -24,8 +24,17 @@ def batch():
     return images, labels
 
 
-def step(weights, *, replicas=1, dropout=0.5, order=(0, 1, 2, 3), precision="float32", **settings):
-    """Returns initial weights, loss, and by name how far one step moved each variable."""
+def step(
+    weights,
+    *,
+    replicas=1,
+    dropout=0.5,
+    order=(0, 1, 2, 3),
+    precision="float32",
+    done=0,
+    **settings,
+):
+    """Returns initial weights, loss, and by name how far the step after `done` moved each."""
     images, labels = (values[list(order)] for values in batch())
     config = ModelConfig(
         model_variant="resnet_v1_18",
@@ -45,6 +54,7 @@ def step(weights, *, replicas=1, dropout=0.5, order=(0, 1, 2, 3), precision="flo
         optimizer = MomentumSGD(RATE, momentum=0.0)
         model.compile(optimizer, **settings)
         model.optimizer.build(model.trainable_variables)
+        model.optimizer.iterations.assign(done)
     before = [variable.numpy() for variable in model.trainable_variables]
     size = 4 // replicas
 
@@ -114,6 +124,46 @@ def test_batch_statistics_of_a_part_are_those_of_all_replicas():
     )
     assert found == pytest.approx(loss, rel=1e-4)
     assert distance(moved, expected) < 2e-2
+
+
+@pytest.mark.slow
+def test_label_weights_are_factors_on_the_losses_of_their_classes(whole):
+    weights, loss, _ = whole
+    factors = (1.0, 2.0, 3.0)
+    alone = [step(weights, label_weights=tuple(one)) for one in np.eye(3).tolist()]
+    assert sum(found for _, found, _ in alone) == pytest.approx(loss, rel=1e-5)
+    _, found, moved = step(weights, label_weights=factors)
+    expected = sum(factor * one[1] for factor, one in zip(factors, alone, strict=True))
+    assert found == pytest.approx(expected, rel=1e-5) and found != pytest.approx(loss, rel=0.1)
+    wanted = {
+        name: sum(factor * one[2][name] for factor, one in zip(factors, alone, strict=True))
+        for name in moved
+    }
+    assert distance(moved, wanted) < 1e-4
+
+
+@pytest.mark.slow
+def test_each_part_mines_among_its_own_pixels():
+    """Mining is of a batch; one that holds the images of a part twice has the part's hardest."""
+    settings = {"dropout": 0.0, "top_k_percent_pixels": 1 / 64}  # of 3.6 % that count
+    weights, first, moved_first = step(None, order=(0, 1, 0, 1), **settings)
+    _, second, moved_second = step(weights, order=(2, 3, 2, 3), **settings)
+    _, found, moved = step(weights, gradient_accumulation_steps=2, **settings)
+    assert first != pytest.approx(second, rel=1e-3)
+    assert found == pytest.approx((first + second) / 2, rel=1e-4)
+    wanted = {name: (value + moved_second[name]) / 2 for name, value in moved_first.items()}
+    assert distance(moved, wanted) < 1e-3
+
+
+@pytest.mark.slow
+def test_the_share_that_is_mined_falls_with_the_steps_done():
+    settings = {"top_k_percent_pixels": 1 / 64, "hard_example_mining_step": 63}
+    weights, found, _ = step(None, dropout=0.0, done=62, **settings)
+    half, whole = (
+        step(weights, dropout=0.0, top_k_percent_pixels=share)[1] for share in (1 / 32, 1 / 64)
+    )
+    assert found == pytest.approx(half, rel=5e-3)  # 1 - 62 / 63 * (1 - 1 / 64) = 1 / 32
+    assert found < 0.98 * whole
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
-from deeplab_tf.data import records
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import averaging, callbacks, run_dir
 from deeplab_tf.training.trainer import Trainer
@@ -185,6 +184,7 @@ def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path, tra
         assert one["step"] == other["step"]
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
     assert traces["train_step"] == 1 + 2  # Keras writes the first step before its loop
+    assert Trainer(experiment).run() == 7  # done already, though 3 does not divide 7
 
 
 def interrupt_at(monkeypatch, last):
@@ -230,8 +230,18 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     [
         {"optimizer": "adam", "ema_decay": 0.5, "eval_interval_steps": 2},
         *(
-            pytest.param({"optimizer": name}, marks=pytest.mark.slow)
-            for name in ("sgdw", "adamw", "lamb")
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                {"optimizer": "sgdw", "learning_policy": "step", "learning_rate_decay_step": 2},
+                {
+                    "optimizer": "adamw",
+                    "learning_policy": "cosine",
+                    "slow_start_step": 2,
+                    "slow_start_burnin_type": "linear",
+                },
+                {"optimizer": "lamb", "slow_start_step": 3},
+                {"optimizer": "momentum", "dtype_policy": "mixed_bfloat16"},
+            )
         ),
         pytest.param(
             {"optimizer": "sgdw", "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow
@@ -283,29 +293,6 @@ def assert_averages_are_loaded(experiment, model):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
-    experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
-    trainer = Trainer(experiment)
-    folder = trainer.run_dir.path
-    trainer.run()
-    expected = weights(folder)
-    (folder / "checkpoint").write_text("garbage")
-    newest = folder / "model.ckpt-4.data-00000-of-00001"
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    newest.write_bytes(content)
-    (folder / "model.ckpt-3.index").write_bytes(b"")
-    assert Trainer(experiment).run() == 4
-    assert "at step 2" in capsys.readouterr().out
-    for name, value in weights(folder).items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    assert (folder / "damaged-model.ckpt-3.index").is_file()
-    for index in folder.glob("model.ckpt-*.index"):
-        index.unlink()
-    with pytest.raises(UserError, match="no whole checkpoint"):
-        Trainer(experiment).run()
-
-
 def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
     Trainer(tiny_experiment)
     changed = change(tiny_experiment, "model", output_stride=8)
@@ -315,27 +302,6 @@ def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
     assert "--output_stride: 16 -> 8" in str(error.value)
     assert "--base_learning_rate: 0.01 -> 0.5" in str(error.value)
     assert "log_steps" not in str(error.value)  # which may change
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
-    experiment = change(tiny_experiment, "train", base_learning_rate=1e30, save_interval_steps=1)
-    with pytest.raises(
-        UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"
-    ):
-        Trainer(experiment).run()
-
-
-def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment, monkeypatch):
-    trainer = Trainer(tiny_experiment)
-    parse = records.parse
-
-    def spoiled(serialized):
-        record = parse(serialized)
-        return record | {"label": record["label"] + tf.constant(100, tf.uint8)}
-
-    monkeypatch.setattr(records, "parse", spoiled)
-    with pytest.raises(UserError, match=r"'train_\d{4}' holds the value 1\d\d"):
-        trainer.run()
 
 
 def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
@@ -359,14 +325,6 @@ def test_label_weights_are_one_for_each_class(tiny_experiment):
         Trainer(change(tiny_experiment, "train", label_weights=(1.0, 2.0)))
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
-    trainer = Trainer(tiny_experiment)
-    trainer.run_dir.save(trainer.checkpoint, 0, keep=5)
-
-    def full(prefix):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-
-    monkeypatch.setattr(trainer.checkpoint, "write", full)
-    with pytest.raises(UserError, match="step 1 could not be written .*No space.* model.ckpt-0"):
-        trainer.run_dir.save(trainer.checkpoint, 1, keep=5)
-    assert trainer.run_dir.restore_newest(trainer.checkpoint) == 0
+def test_replicas_on_cpus_are_not_compiled(tiny_experiment):
+    with pytest.raises(UserError, match="--jit_compile can not be given with several replicas"):
+        Trainer(change(tiny_experiment, "train", jit_compile=True), two_replicas())

@@ -1,0 +1,93 @@
+"""What goes wrong in a run: what is kept, and what is said."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data import records
+from deeplab_tf.distribution import LostWorkerError
+from deeplab_tf.training.trainer import Trainer
+from tests.training.test_trainer import change, weights
+
+
+def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
+    experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
+    trainer = Trainer(experiment)
+    folder = trainer.run_dir.path
+    trainer.run()
+    expected = weights(folder)
+    (folder / "checkpoint").write_text("garbage")
+    newest = folder / "model.ckpt-4.data-00000-of-00001"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+    (folder / "model.ckpt-3.index").write_bytes(b"")
+    assert Trainer(experiment).run() == 4
+    assert "at step 2" in capsys.readouterr().out
+    for name, value in weights(folder).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert (folder / "damaged-model.ckpt-3.index").is_file()
+    for index in folder.glob("model.ckpt-*.index"):
+        index.unlink()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Trainer(experiment).run()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
+    experiment = change(tiny_experiment, "train", base_learning_rate=1e30, save_interval_steps=1)
+    with pytest.raises(
+        UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"
+    ):
+        Trainer(experiment).run()
+
+
+def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment, monkeypatch):
+    trainer = Trainer(tiny_experiment)
+    parse = records.parse
+
+    def spoiled(serialized):
+        record = parse(serialized)
+        return record | {"label": record["label"] + tf.constant(100, tf.uint8)}
+
+    monkeypatch.setattr(records, "parse", spoiled)
+    with pytest.raises(UserError, match=r"'train_\d{4}' holds the value 1\d\d"):
+        trainer.run()
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
+    trainer = Trainer(tiny_experiment)
+    trainer.run_dir.save(trainer.checkpoint, 0, keep=5)
+
+    def full(prefix):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(trainer.checkpoint, "write", full)
+    with pytest.raises(UserError, match="step 1 could not be written .*No space.* model.ckpt-0"):
+        trainer.run_dir.save(trainer.checkpoint, 1, keep=5)
+    assert trainer.run_dir.restore_newest(trainer.checkpoint) == 0
+
+
+def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, monkeypatch):
+    trainer = Trainer(tiny_experiment)
+
+    def lost(prefix):
+        raise tf.errors.UnavailableError(None, None, "Socket closed")
+
+    monkeypatch.setattr(trainer.checkpoint, "write", lost)
+    monkeypatch.setattr(trainer, "workers", dataclasses.replace(trainer.workers, count=2))
+    with pytest.raises(LostWorkerError, match="Socket closed"), trainer.workers.explained_loss():
+        trainer._save(1, keep=5)
+
+
+def test_what_a_killed_run_did_not_note_of_its_best_is_made_up_for(tiny_experiment):
+    experiment = change(tiny_experiment, "train", eval_interval_steps=4)
+    trainer = Trainer(experiment)
+    trainer.run()
+    best = trainer.run_dir.path / "best.json"
+    content = best.read_text()
+    best.unlink()
+    assert Trainer(experiment).run() == 4
+    assert best.read_text() == content
