@@ -138,7 +138,8 @@ def test_two_hosts_train_like_one_process(experiment, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"recompute_stages": 3, "ema_decay": 0.5, "clip_gradient_norm": 0.5, "optimizer": "sgdw"},
+        {"recompute_stages": 3, "ema_decay": 0.5, "clip_gradient_norm": 0.5},
+        {"optimizer": "sgdw", "clip_gradient_norm": 0.5},
         {"gradient_accumulation_steps": 2, "fine_tune_batch_norm": False, "ema_decay": 0.5},
         {"dtype_policy": "mixed_bfloat16"},
     ],
