@@ -190,16 +190,15 @@ class Workers:
             tf.distribute.ReduceOp.SUM, self.spread(parts), axis=None
         ).numpy()
 
-    def require_equal(self, what: str, value: str) -> None:
-        """Raises UserError on all workers unless they all have the same value."""
+    def require_equal(self, what: str, value: str, advice: str) -> None:
+        """Raises UserError with the advice on all workers unless they all have the same value."""
         sums = np.zeros(self.count, np.int64)
         sums[self.index] = zlib.crc32(value.encode())
         sums = self.total(sums)
         others = [str(index) for index in range(self.count) if sums[index] != sums[0]]
         if others:
             raise UserError(
-                f"{what} of worker {', '.join(others)} are not those of worker 0; start all "
-                "workers with the same command."
+                f"{what} of worker {', '.join(others)} are not those of worker 0; {advice}."
             )
 
     def of_chief(self, value: int) -> int:

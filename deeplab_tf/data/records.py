@@ -120,6 +120,11 @@ class RecordTable:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def summary(self) -> str:
+        """Returns the shards' names and where the records lie: equal for copies of a split."""
+        names = [Path(file).name for file in self.files]
+        return f"{names} {self.file_index.tolist()} {self.offsets.tolist()}"
+
     def share(self, index: int, count: int) -> "RecordTable":
         """Returns each `count`-th record from the `index`-th on: one worker's share."""
         return dataclasses.replace(

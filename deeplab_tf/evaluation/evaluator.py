@@ -68,7 +68,8 @@ def evaluate(
       meet: called about each second, on all workers as often, with whether this one has images
         left; returns whether any has. What it raises ends the evaluation.
     Raises:
-      UserError: if an image was seen twice or not at all, or has a label outside the class list.
+      UserError: if a host saw an image twice, an image was not seen, or a label is outside the
+        class list.
     """
     classes, ignore_label = info.num_classes, info.ignore_label
     workers = workers or Workers.of(tf.distribute.get_strategy())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import config_flags
+from deeplab_tf import __version__, config_flags
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch, require_gpus
@@ -100,13 +100,29 @@ class Trainer:
         self.run_dir = kind(config.train_logdir)
         tf.keras.utils.set_random_seed(config.seed)
         with self.workers.explained_loss():
-            self.workers.require_equal("The settings", config_flags.flagfile_text(experiment))
+            self._require_equal_workers()
             with self.strategy.scope():
                 self.model = compiled_model(experiment.model, config, self.info)
             if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
                 self._initialize()
             self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
+
+    def _require_equal_workers(self) -> None:
+        settings = config_flags.flagfile_text(self.experiment)
+        self.workers.require_equal(
+            "The settings", settings, "start all workers with the same command"
+        )
+        versions = f"{__version__} {tf.__version__}"
+        self.workers.require_equal(
+            "The versions of this package and of TensorFlow", versions, "install the same on all"
+        )
+        for table in filter(None, (self.train_table, self.eval_table)):
+            self.workers.require_equal(
+                f"The records in --dataset_dir={self.experiment.data.dataset_dir}",
+                table.summary(),
+                "give all workers the same files",
+            )
 
     def run(self) -> int:
         """Trains up to the last step, or until a signal; returns the number of steps done."""

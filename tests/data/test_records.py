@@ -87,6 +87,17 @@ def test_a_damaged_shard_is_refused(folder, damage):
         records.open_split(folder, "train", INFO)
 
 
+def test_copies_of_a_split_have_one_summary_and_other_records_another(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    write(tmp_path / "longer", count=6)
+    write(tmp_path / "other_shards", num_shards=1)
+    summaries = [
+        records.open_split(path, "train", INFO).summary()
+        for path in (folder, tmp_path / "copy", tmp_path / "longer", tmp_path / "other_shards")
+    ]
+    assert summaries[0] == summaries[1] and len(set(summaries)) == 3
+
+
 def test_shards_of_the_official_package_are_read_without_a_manifest(folder):
     write(folder)
     (folder / catalog.MANIFEST).unlink()
