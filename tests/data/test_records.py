@@ -88,6 +88,7 @@ def test_a_damaged_shard_is_refused(folder, damage):
 
 
 def test_copies_of_a_split_have_one_summary_and_other_records_another(folder, tmp_path):
+    write(folder)
     shutil.copytree(folder, tmp_path / "copy")
     write(tmp_path / "longer", count=6)
     write(tmp_path / "other_shards", num_shards=1)
