@@ -29,6 +29,7 @@ def export(
     model_name: str = "deeplab",
     warmup_size: tuple[int, ...] = (513, 513),
     card: dict | None = None,
+    base_path: str = "",
 ) -> Path:
     """Writes <export_dir>/<version>/, whole or not at all; returns its path.
 
@@ -41,6 +42,8 @@ def export(
       model_name: the name the server gives it.
       warmup_size: height and width of the warm-up images; `serving_size` goes before it.
       card: what else model_card.json says.
+      base_path: where a server sees `export_dir`; with it the server's files are written, before
+        the version appears.
     Raises:
       UserError: if the version exists, or the model refuses a request of the warm-up.
     """
@@ -64,6 +67,13 @@ def export(
         _write_warmup(model, model_name, config.serving_size or warmup_size)
         described = {"version": version, **(card or {}), "signatures": signatures_of(module)}
         (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        if base_path:
+            write_server_files(
+                export_dir,
+                model_name=model_name,
+                base_path=base_path,
+                max_batch_size=config.max_batch_size,
+            )
         os.rename(model, target)
     return target
 
@@ -126,20 +136,20 @@ def write_server_files(
       base_path: where the server sees `export_dir`.
     """
     # Texts of ModelServerConfig and BatchingParameters (model_server_config.proto,
-    # session_bundle_config.proto). The last allowed size must be the largest.
+    # session_bundle_config.proto).
     config = (
         "model_config_list {\n  config {\n"
         f"    name: {json.dumps(model_name)}\n    base_path: {json.dumps(base_path)}\n"
         '    model_platform: "tensorflow"\n  }\n}\n'
     )
-    sizes = [1 << power for power in range(max_batch_size.bit_length())]
-    sizes = sorted({*sizes, max_batch_size})
+    # No allowed_batch_sizes: to them a server pads with the last request's first image, and a
+    # request without images has none, which ends its process (batching_session.cc, Slice(0, 1)).
     batching = (
         f"max_batch_size {{ value: {max_batch_size} }}\n"
         "batch_timeout_micros { value: 5000 }\n"
         "max_enqueued_batches { value: 100 }\n"
         "num_batch_threads { value: 1 }\n"  # each predicts on all cores, in memory of its own
-    ) + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    )
     write_atomically(export_dir / MODEL_CONFIG, config)
     write_atomically(export_dir / BATCHING, batching)
 

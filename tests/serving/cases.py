@@ -39,7 +39,7 @@ def model() -> DeepLab:
     return model
 
 
-def write(folder, *, predictor=None, **config):
+def write(folder, *, predictor=None, base_path="", **config):
     """Exports `predictor` (the model, whole) and returns the version's folder."""
     return export.export(
         predictor or Predictor(model()),
@@ -47,6 +47,7 @@ def write(folder, *, predictor=None, **config):
         folder,
         config=ServingConfig(**LIMITS | config),
         warmup_size=SIZE,
+        base_path=base_path,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import cv2
 import numpy as np
@@ -211,6 +212,27 @@ def test_a_model_that_refuses_its_warm_up_is_not_published(tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
+def test_a_version_appears_after_its_warm_up_and_the_servers_files(tmp_path, monkeypatch):
+    folder, replay, seen = tmp_path / "model", warmup.replay, []
+
+    def watched(model_dir):
+        assert (model_dir / "saved_model.pb").is_file()
+        seen.append(export.versions(folder))
+        replay(model_dir)
+
+    def renamed(source, target):
+        seen.append(sorted(path.name for path in folder.glob("*.*")))
+        assert (source / "model_card.json").is_file() and not target.exists()
+        rename(source, target)
+
+    rename = os.rename
+    monkeypatch.setattr(warmup, "replay", watched)
+    monkeypatch.setattr(os, "rename", renamed)
+    assert cases.write(folder, base_path="/models/x") == folder / "1"
+    assert seen == [[], ["batching_parameters.txt", "model.config"]]
+    assert export.versions(folder) == [1]
+
+
 def test_the_graph_is_lean(exported):
     """Only what inference needs: no normalisation, auxiliary head, dropout, or Python."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -242,13 +264,20 @@ def test_the_graph_is_lean(exported):
     assert everything < 4 * parameters + 1_000_000
 
 
-def test_server_files_are_read_by_the_servers_own_classes(tmp_path):
+def test_batching_parameters_have_the_largest_size_alone(tmp_path):
+    """A list of allowed sizes would make a server pad, and end at a request without images."""
+    export.write_server_files(tmp_path, model_name="x", base_path="/x", max_batch_size=12)
+    lines = (tmp_path / "batching_parameters.txt").read_text().splitlines()
+    assert "max_batch_size { value: 12 }" in lines
+    # The fields of BatchingParameters in session_bundle_config.proto that are whole numbers.
+    known = r"(max_batch_size|batch_timeout_micros|max_enqueued_batches|num_batch_threads)"
+    assert all(re.fullmatch(known + r" \{ value: \d+ \}", line) for line in lines)
+
+
+def test_the_model_config_is_read_by_the_servers_own_class(tmp_path):
     export.write_server_files(
         tmp_path, model_name='a "b"', base_path="/models/x", max_batch_size=12
     )
-    batching = (tmp_path / "batching_parameters.txt").read_text()
-    sizes = [int(line.split()[1]) for line in batching.splitlines() if "allowed" in line]
-    assert sizes == [1, 2, 4, 8, 12] and "max_batch_size { value: 12 }" in batching
     api = pytest.importorskip(
         "tensorflow_serving.config.model_server_config_pb2",
         reason="tensorflow-serving-api is not installed",
