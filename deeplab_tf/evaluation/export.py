@@ -40,7 +40,8 @@ def export(
       version: 0 takes the next free one.
       config: what the model takes and returns; the defaults if None.
       model_name: the name the server gives it.
-      warmup_size: height and width of the warm-up images; `serving_size` goes before it.
+      warmup_size: height and width of the warm-up images, made smaller if `max_image_pixels`
+        needs it; `serving_size` goes before it.
       card: what else model_card.json says.
       base_path: where a server sees `export_dir`; with it the server's files are written, before
         the version appears.
@@ -64,7 +65,8 @@ def export(
                 predictor, config, class_table=class_table, variables=variables
             )
             tf.saved_model.save(module, str(model), signatures=module.functions)
-        _write_warmup(model, model_name, config.serving_size or warmup_size)
+        size = config.serving_size or _allowed_size(predictor, warmup_size, config)
+        _write_warmup(model, model_name, size)
         described = {"version": version, **(card or {}), "signatures": signatures_of(module)}
         (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         if base_path:
@@ -84,6 +86,19 @@ def _write_class_table(path: Path, info: DatasetInfo) -> None:
         writer.writerow(["index", "name", "r", "g", "b"])
         for index, label_class in enumerate(info.classes):
             writer.writerow([index, label_class.name, *label_class.color])
+
+
+def _allowed_size(
+    predictor: Predictor, size: tuple[int, ...], config: ServingConfig
+) -> tuple[int, ...]:
+    """Returns `size`, or the largest of its shape that may be predicted (itself if none may)."""
+    smaller, height, width = 1.0, *size
+    while predictor.most_pixels([height, width]) > config.max_image_pixels:
+        if max(height, width) == 1:
+            return size
+        smaller *= 0.95
+        height, width = (max(int(side * smaller), 1) for side in size)
+    return height, width
 
 
 def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:

@@ -128,14 +128,18 @@ def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch)
         ({"image_size": (65,)}, "--image_size=65 is not possible; allowed: height,width"),
         ({"format": "tflite_int8", "calibration_images": "none"}, "none names no image"),
         ({"export_dir": "none"}, "--export_dir=none holds no SavedModel"),
-        ({"output": "old.tflite"}, "old.tflite exists; give another name or remove it"),
+        ({"output": "old.tflite"}, "would replace old.tflite, which exists; give another name"),
+        ({"output": "table.tflite"}, "would replace table.labels.csv, which exists"),
+        ({"format": "tflite_int8", "calibration_images": ","}, "--calibration_images=, names no"),
     ],
 )
 def test_a_mistake_is_said_and_leaves_nothing(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "old.tflite").write_text("mine")
+    mine = ["old.tflite", "table.labels.csv"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     settings = {"export_dir": "x", "format": "tflite_float32", "output": "model.tflite"} | changes
     with pytest.raises(UserError, match=message):
         convert_model.main(convert_model.ConvertConfig(**settings))
-    assert [path.name for path in tmp_path.iterdir()] == ["old.tflite"]
-    assert (tmp_path / "old.tflite").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == mine
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)

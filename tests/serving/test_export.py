@@ -206,9 +206,28 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(exported):
         assert log.ByteSize() == len(serialized)
 
 
-def test_a_model_that_refuses_its_warm_up_is_not_published(tmp_path):
-    with pytest.raises(UserError, match="refuses an image of 45x60 pixels .*--max_image_pixels"):
-        cases.write(tmp_path / "model", max_image_pixels=45 * 60 - 1)
+@pytest.mark.parametrize(
+    ("scales", "limit", "share"),
+    [((1.0,), 45 * 60, 1), ((1.0,), 45 * 60 - 1, 0.85), ((0.5, 1.5), 800, 0.85)],
+)
+def test_warm_up_images_are_as_large_as_requests_may_be(scales, limit, share, tmp_path):
+    predictor = Predictor(cases.model(), scales=scales)
+    model = cases.write(tmp_path / "model", predictor=predictor, max_image_pixels=limit)
+    dataset = tf.data.TFRecordDataset(str(model / warmup.PATH))
+    found = dict(map(warmup.parse, dataset.as_numpy_iterator()))
+    _, height, width, _ = found["serving_default"]["images"].shape
+    assert share * limit <= height * width * max(scales) ** 2 <= limit
+    assert height / width == pytest.approx(45 / 60, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [({}, "45x60"), ({"serving_size": (20, 30), "max_image_pixels": 600}, "20x30")],
+)
+def test_a_model_that_refuses_its_warm_up_is_not_published(config, size, tmp_path):
+    growing = Predictor(cases.model(), min_resize_value=500)
+    with pytest.raises(UserError, match=f"refuses an image of {size} pixels .*--max_image_pixels"):
+        cases.write(tmp_path / "model", predictor=growing, base_path="/models/x", **config)
     assert list((tmp_path / "model").iterdir()) == []
 
 
