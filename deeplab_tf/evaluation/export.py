@@ -176,17 +176,26 @@ def versions(export_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in export_dir.iterdir() if path.name.isdecimal())
 
 
+def version_folder(export_dir: Path) -> Path:
+    """Returns the version in `export_dir` itself, or the folder of the highest one in it.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if (export_dir / "saved_model.pb").is_file():
+        return export_dir
+    found = versions(export_dir)
+    if not found:
+        raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
+    return export_dir / str(found[-1])
+
+
 class ExportedPredictor:
     """Predicts with a SavedModel written by `export`, without any code of the model."""
 
     def __init__(self, export_dir: Path):
         """Loads the version in `export_dir`, or the highest of the versions in it."""
-        path = export_dir
-        if not (path / "saved_model.pb").is_file():
-            found = versions(export_dir)
-            if not found:
-                raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
-            path = export_dir / str(found[-1])
+        path = version_folder(export_dir)
         self._loaded = tf.saved_model.load(str(path))
         self._serve = self._loaded.signatures["serving_default"]
         self.classes: tuple[LabelClass, ...] = read_class_table(path / "assets" / LABELS)

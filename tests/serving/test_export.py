@@ -337,6 +337,16 @@ def test_the_last_class_fits_the_label_type(classes, dtype):
     assert label_dtype(classes).max >= classes - 1
 
 
+@pytest.mark.parametrize(("label", "fits"), [(18, True), (127, True), (128, False)])
+def test_one_images_labels_fit_into_a_reply_of_up_to_128_classes(label, fits):
+    """As a server sends them: tensor.cc writes uint8 as int_val, and gRPC's default is 4 MiB."""
+    pixels = ServingConfig().max_image_pixels
+    labels = tf.make_tensor_proto(0, tf.uint8, shape=[1, 1, pixels])
+    labels.int_val[:] = [label] * pixels
+    names_and_model = 1000  # of a PredictResponse, generously
+    assert (labels.ByteSize() + names_and_model < 4 * 2**20) == fits
+
+
 def test_a_serving_size_above_the_limit_is_refused():
     with pytest.raises(UserError, match="--serving_size=20,30 is not possible"):
         ServingConfig(serving_size=(20, 30), max_image_pixels=599)
