@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/installed
 PEERS := benchmarks/.venv
 CAMVID := ../shared/camvid
 RECORDS := runs/benchmark/camvid
-# A model exported from CamVid, for bench-export.
-EXPORT := runs/camvid/export
+# A run on CamVid and a model exported from it, for bench-export.
+CHECKPOINT := runs/camvid
+EXPORT := models/camvid
 
 .PHONY: demo test check slow clean bench bench-train bench-inference bench-input bench-convert \
-	bench-eval bench-start bench-export
+	bench-eval bench-start bench-scaling bench-export
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -43,8 +44,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy deeplab_tf datasets
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-# One line of the README's table of speeds each; CAMVID=... names the folder with its images.
-bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling
+# The README's tables of speeds; CAMVID=... names the folder with its images. bench-export, the last,
+# compares a model that is there already: CHECKPOINT=... and EXPORT=... name it.
+bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling \
+	bench-export
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
@@ -73,7 +76,7 @@ bench-start: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)
 
 bench-export: $(INSTALLED) $(PEERS)/installed
-	$(BIN)/python -m benchmarks.export_parity --export_dir=$(EXPORT) \
+	$(BIN)/python -m benchmarks.export_parity --checkpoint_dir=$(CHECKPOINT) --export_dir=$(EXPORT) \
 		--images_dir=$(CAMVID)/images/val --masks_dir=$(CAMVID)/labels/val \
 		--calibration_images=$(CAMVID)/images/train
 

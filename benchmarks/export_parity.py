@@ -4,7 +4,8 @@
         --masks_dir=CAMVID/labels/val --calibration_images=CAMVID/images/train
 
 Converts the model, predicts the images with each format in a process of its own, and times batches
-of random images in turns. Masks are index PNGs named as the images.
+of random images in turns. Masks are index PNGs named as the images. A format whose labels or mIoU
+are further off than LEAST_SAME and MOST_OFF allow ends the benchmark with an error.
 """
 
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks import labelling, pairs
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf.config import Config, UserError, require, setting
 
 CONVERTED = {
     "onnx": "model.onnx",
@@ -25,6 +26,8 @@ CONVERTED = {
     "tflite_float16": "float16.tflite",
     "tflite_int8": "int8.tflite",
 }
+LEAST_SAME = 99.9  # % of the labels, of formats that compute in floating point
+MOST_OFF, MOST_OFF_INT8 = 0.1, 1.0  # points of mIoU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ def compare(config: ParityConfig, folder: Path) -> None:
     from deeplab_tf.data.catalog import read_class_table
     from deeplab_tf.evaluation import export, metrics
 
-    version = Path(config.export_dir) / str(export.versions(Path(config.export_dir))[-1])
+    version = export.version_folder(Path(config.export_dir))
     num_classes = len(read_class_table(version / "assets" / export.LABELS))
     masks = read_pairs(config, folder / "images.npz", num_classes)
     models = {"SavedModel": version} | convert(config, version, folder)
@@ -111,7 +114,7 @@ def compare(config: ParityConfig, folder: Path) -> None:
     columns = [f"batch {count} ms" for count in labelling.BATCHES]
     titles = ("same labels %", "mIoU %", "MiB", *columns)
     print(f"{'format':<24}" + "".join(f"{title:>16}" for title in titles))
-    first = None
+    first, found = None, {}
     for program in programs:
         with np.load(folder / f"{program.title}.npz") as file:
             labels = {name: file[name] for name in file.files}
@@ -123,11 +126,34 @@ def compare(config: ParityConfig, folder: Path) -> None:
             matrix += metrics.confusion_matrix(
                 mask, labels[name], num_classes=num_classes, ignore_label=255
             ).numpy()
-        miou = metrics.scores(matrix).miou
-        cells = [f"{100 * same / pixels:.3f}", f"{100 * miou:.2f}", size(models[program.title])]
+        found[program.title] = 100 * same / pixels, 100 * metrics.scores(matrix).miou
+        cells = [f"{found[program.title][0]:.3f}", f"{found[program.title][1]:.2f}"]
+        cells += [size(models[program.title])]
         cells += [f"{program.median(column):.0f}" for column in columns]
         print(f"{program.title:<24}" + "".join(f"{cell:>16}" for cell in cells))
         program.close()
+    require_parity(found)
+
+
+def require_parity(found: dict[str, tuple[float, float]]) -> None:
+    """Checks the labels and scores of all formats against those of the first.
+
+    Args:
+      found: labels equal to the first's, in %, and mIoU in %, by format.
+    Raises:
+      UserError: if a format is too far off.
+    """
+    _, expected = next(iter(found.values()))
+    for title, (same, miou) in found.items():
+        int8 = title == "tflite_int8"
+        most = MOST_OFF_INT8 if int8 else MOST_OFF
+        close = abs(miou - expected) <= most  # false for NaN
+        if not (close and (int8 or same >= LEAST_SAME)):
+            share = "" if int8 else f"{LEAST_SAME} % of the labels and "
+            raise UserError(
+                f"{title} has {same:.3f} % of the labels and a mIoU of {miou:.2f} %, where "
+                f"{share}a mIoU of {expected:.2f} % within {most} points are required."
+            )
 
 
 def read_pairs(config: ParityConfig, images_file: Path, num_classes: int) -> dict[str, np.ndarray]:

@@ -172,6 +172,21 @@ def settings_of(experiment: Experiment) -> dict[str, str]:
     }
 
 
+def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, str]:
+    """Returns the settings that decide which labels a checkpoint gives an image.
+
+    Args:
+      experiment: the run's settings with the command line's changes.
+      model: the network as it was built, which may have another output stride.
+    """
+    values = settings_of(dataclasses.replace(experiment, model=model))
+    found = {name: values[name] for name in INFERENCE}
+    found["atrous_rates"] = text_of(model.aspp_rates())
+    if experiment.eval.inference_mode == "whole":  # windows that are not used
+        del found["eval_crop_size"], found["eval_crop_stride"]
+    return found
+
+
 def parse_flagfile(path: Path) -> Experiment:
     """Reads an experiment.flags back without touching absl's flags.
 

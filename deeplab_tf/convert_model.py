@@ -53,8 +53,13 @@ class ConvertConfig(Config):
 def main(job: ConvertConfig) -> None:
     """Writes the file; with TensorFlow Lite's also NAME.labels.csv, since it holds no classes."""
     output = Path(job.output)
-    if output.exists():
-        raise UserError(f"--output={output} exists; give another name or remove it.")
+    table = output.with_suffix(".labels.csv")
+    for path in [output] if job.format == "onnx" else [output, table]:
+        if path.exists():
+            raise UserError(
+                f"--output={output} would replace {path}, which exists; give another name or "
+                "remove it."
+            )
     paths = [path for _, path in find_images(job.calibration_images, flag="calibration_images")]
     from deeplab_tf.evaluation import formats
 
@@ -70,7 +75,6 @@ def main(job: ConvertConfig) -> None:
         content = formats.tflite(
             served, half=job.format == "tflite_float16", calibration=calibration
         )
-        table = output.with_suffix(".labels.csv")
         formats.write(table, served.class_table.encode())
     formats.write(output, content)
     print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")

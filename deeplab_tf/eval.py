@@ -98,8 +98,13 @@ def score(
     print(report.table(result.scores, info.class_names, result.matrix))
     folder = Path(job.eval_logdir)
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(result.to_json(info, loaded.step), indent=1) + "\n"
-    run_dir.write_atomically(folder / "results.json", content)
+    content = {
+        **result.to_json(info, loaded.step),
+        "checkpoint": run_dir.RunDir.of(checkpoint).prefix(loaded.step),
+        "dataset_dir": experiment.data.dataset_dir,
+        "inference": config_flags.inference_settings(experiment, loaded.model.config),
+    }
+    run_dir.write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
     report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
         for name in ("miou", "pixel_accuracy", "mean_accuracy"):

@@ -57,12 +57,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
         model_name=name,
         warmup_size=experiment.eval.eval_crop_size or experiment.data.train_crop_size,
         card=model_card.of_run(run, loaded, experiment, serving),
-    )
-    export.write_server_files(
-        export_dir,
-        model_name=name,
         base_path=job.model_base_path or f"/models/{name}",
-        max_batch_size=serving.max_batch_size,
     )
     print(f"{path}: step {loaded.step}, {loaded.info.num_classes} classes.")
 

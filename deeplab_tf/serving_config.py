@@ -21,9 +21,12 @@ class ServingConfig(Config):
     add_probabilities: bool = setting(
         False, "Whether `probabilities` is returned too: one number for each pixel and class."
     )
-    max_image_pixels: int = setting(  # its labels fit into the 4 MB that gRPC's clients accept
+    # A server sends each label as a varint, of one byte below 128: labels of one image, of up to
+    # 128 classes, fit into the 4 MiB that gRPC's clients accept by default; those of more do not.
+    max_image_pixels: int = setting(
         4_000_000,
-        "Most pixels of an image, also as resized for prediction; more is refused.",
+        "Most pixels of an image, also as resized for prediction; more is refused. Clients must "
+        "accept answers of 1 byte a pixel, or 2 for labels from 128 on.",
         least=1,
     )
     max_batch_size: int = setting(

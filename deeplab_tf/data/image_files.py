@@ -16,7 +16,7 @@ def find_images(text: str, *, flag: str) -> list[tuple[str, Path]]:
     Args:
       flag: the flag that `text` was given to, for the error.
     Raises:
-      UserError: if a part names no image.
+      UserError: if a part names no image, or there are only commas.
     """
     found: list[tuple[str, Path]] = []
     for part in filter(None, text.split(",")):
@@ -32,4 +32,6 @@ def find_images(text: str, *, flag: str) -> list[tuple[str, Path]]:
                 f"--{flag}={part} names no image; give existing files, folders or globs."
             )
         found += named
+    if text and not found:
+        raise UserError(f"--{flag}={text} names no image; give existing files, folders or globs.")
     return found

@@ -29,6 +29,7 @@ def export(
     model_name: str = "deeplab",
     warmup_size: tuple[int, ...] = (513, 513),
     card: dict | None = None,
+    base_path: str = "",
 ) -> Path:
     """Writes <export_dir>/<version>/, whole or not at all; returns its path.
 
@@ -39,8 +40,11 @@ def export(
       version: 0 takes the next free one.
       config: what the model takes and returns; the defaults if None.
       model_name: the name the server gives it.
-      warmup_size: height and width of the warm-up images; `serving_size` goes before it.
+      warmup_size: height and width of the warm-up images, made smaller if `max_image_pixels`
+        needs it; `serving_size` goes before it.
       card: what else model_card.json says.
+      base_path: where a server sees `export_dir`; with it the server's files are written, before
+        the version appears.
     Raises:
       UserError: if the version exists, or the model refuses a request of the warm-up.
     """
@@ -61,9 +65,17 @@ def export(
                 predictor, config, class_table=class_table, variables=variables
             )
             tf.saved_model.save(module, str(model), signatures=module.functions)
-        _write_warmup(model, model_name, config.serving_size or warmup_size)
+        size = config.serving_size or _allowed_size(predictor, warmup_size, config)
+        _write_warmup(model, model_name, size)
         described = {"version": version, **(card or {}), "signatures": signatures_of(module)}
         (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        if base_path:
+            write_server_files(
+                export_dir,
+                model_name=model_name,
+                base_path=base_path,
+                max_batch_size=config.max_batch_size,
+            )
         os.rename(model, target)
     return target
 
@@ -74,6 +86,19 @@ def _write_class_table(path: Path, info: DatasetInfo) -> None:
         writer.writerow(["index", "name", "r", "g", "b"])
         for index, label_class in enumerate(info.classes):
             writer.writerow([index, label_class.name, *label_class.color])
+
+
+def _allowed_size(
+    predictor: Predictor, size: tuple[int, ...], config: ServingConfig
+) -> tuple[int, ...]:
+    """Returns `size`, or the largest of its shape that may be predicted (itself if none may)."""
+    smaller, height, width = 1.0, *size
+    while predictor.most_pixels([height, width]) > config.max_image_pixels:
+        if max(height, width) == 1:
+            return size
+        smaller *= 0.95
+        height, width = (max(int(side * smaller), 1) for side in size)
+    return height, width
 
 
 def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
@@ -126,20 +151,20 @@ def write_server_files(
       base_path: where the server sees `export_dir`.
     """
     # Texts of ModelServerConfig and BatchingParameters (model_server_config.proto,
-    # session_bundle_config.proto). The last allowed size must be the largest.
+    # session_bundle_config.proto).
     config = (
         "model_config_list {\n  config {\n"
         f"    name: {json.dumps(model_name)}\n    base_path: {json.dumps(base_path)}\n"
         '    model_platform: "tensorflow"\n  }\n}\n'
     )
-    sizes = [1 << power for power in range(max_batch_size.bit_length())]
-    sizes = sorted({*sizes, max_batch_size})
+    # No allowed_batch_sizes: to them a server pads with the last request's first image, and a
+    # request without images has none, which ends its process (batching_session.cc, Slice(0, 1)).
     batching = (
         f"max_batch_size {{ value: {max_batch_size} }}\n"
         "batch_timeout_micros { value: 5000 }\n"
         "max_enqueued_batches { value: 100 }\n"
         "num_batch_threads { value: 1 }\n"  # each predicts on all cores, in memory of its own
-    ) + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    )
     write_atomically(export_dir / MODEL_CONFIG, config)
     write_atomically(export_dir / BATCHING, batching)
 
@@ -151,17 +176,26 @@ def versions(export_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in export_dir.iterdir() if path.name.isdecimal())
 
 
+def version_folder(export_dir: Path) -> Path:
+    """Returns the version in `export_dir` itself, or the folder of the highest one in it.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if (export_dir / "saved_model.pb").is_file():
+        return export_dir
+    found = versions(export_dir)
+    if not found:
+        raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
+    return export_dir / str(found[-1])
+
+
 class ExportedPredictor:
     """Predicts with a SavedModel written by `export`, without any code of the model."""
 
     def __init__(self, export_dir: Path):
         """Loads the version in `export_dir`, or the highest of the versions in it."""
-        path = export_dir
-        if not (path / "saved_model.pb").is_file():
-            found = versions(export_dir)
-            if not found:
-                raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
-            path = export_dir / str(found[-1])
+        path = version_folder(export_dir)
         self._loaded = tf.saved_model.load(str(path))
         self._serve = self._loaded.signatures["serving_default"]
         self.classes: tuple[LabelClass, ...] = read_class_table(path / "assets" / LABELS)

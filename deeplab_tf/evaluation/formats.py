@@ -50,13 +50,7 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
     Raises:
       UserError: if there is none.
     """
-    folder = export_dir
-    if not (folder / "saved_model.pb").is_file():
-        found = export.versions(export_dir)
-        if not found:
-            raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
-        folder = export_dir / str(found[-1])
-    return Served(folder, image_size=image_size)
+    return Served(export.version_folder(export_dir), image_size=image_size)
 
 
 def onnx(served: Served) -> bytes:

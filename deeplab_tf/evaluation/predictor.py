@@ -65,12 +65,16 @@ class Predictor(tf.Module):
 
         Logits if the images are predicted once and whole, else averaged probabilities.
         """
-        views = [self._view(images, *view) for view in self._views]
-        if len(views) == 1:
-            return views[0]
-        if not self._window_size:
-            views = [tf.nn.softmax(view) for view in views]
-        return tf.add_n(views) / len(views)
+        first, *others = self._views
+        total = self._view(images, *first)
+        if not others:
+            return total
+        total = self._averaged(total)
+        for view in others:
+            with tf.control_dependencies([total]):  # one at a time: they do not share their memory
+                following = tf.identity(images)
+            total += self._averaged(self._view(following, *view))
+        return total / len(self._views)
 
     def labels_of(self, scores: tf.Tensor) -> tf.Tensor:
         """Returns the classes of the highest scores, [B, H, W], as `predict` does."""
@@ -96,6 +100,10 @@ class Predictor(tf.Module):
                 resized = transforms.resized_size(size, scale=scale, **self._resizing)
                 sizes.append(tf.cast(resized, tf.int64))
         return tf.reduce_max([tf.reduce_prod(size) for size in sizes])
+
+    def _averaged(self, scores):
+        """Returns what is averaged over views: probabilities, which windows give already."""
+        return scores if self._window_size else tf.nn.softmax(scores)
 
     def _resizes(self, scale):
         return any(self._resizing.values()) or scale != 1.0

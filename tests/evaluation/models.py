@@ -15,7 +15,7 @@ COLORS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128,
 CLASSES = tuple(LabelClass(f"class {index}", color) for index, color in enumerate(COLORS))
 
 
-def tiny_export(folder, *, config=None, **inference):
+def tiny_export(folder, *, config=None, serving=None, **inference):
     """Exports an untrained network whose scores are decided, as version 1; returns its folder."""
     tf.keras.utils.set_random_seed(0)
     config = config or ModelConfig()
@@ -25,7 +25,7 @@ def tiny_export(folder, *, config=None, **inference):
     model = build_model(config, num_classes=len(CLASSES))
     model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 100)
     info = DatasetInfo(name="tiny", classes=CLASSES)
-    export.export(Predictor(model, **inference), info, folder)
+    export.export(Predictor(model, **inference), info, folder, config=serving)
     return folder
 
 

@@ -6,9 +6,10 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import convert_model
-from deeplab_tf.config import UserError
+from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.data.catalog import read_class_table
 from deeplab_tf.evaluation.export import ExportedPredictor
+from deeplab_tf.serving_config import ServingConfig
 from tests.evaluation.models import CLASSES, pictures, tiny_export
 
 
@@ -43,9 +44,9 @@ def run_tflite(file, images):
     return runner(images=images)["labels"]
 
 
-def agreement(labels, images, export_dir):
+def agreement(labels, images, export_dir, *, classes=3):
     expected = ExportedPredictor(export_dir).labels(images).numpy()
-    assert len(np.unique(expected)) > 2  # else any file would agree
+    assert len(np.unique(expected)) >= classes  # else any file would agree
     assert labels.shape == expected.shape and labels.dtype == expected.dtype
     return np.mean(labels == expected)
 
@@ -111,6 +112,73 @@ def test_onnx_holds_several_scales(several_scales, tmp_path):
     assert agreement(run_onnx(file, images)[0], images, several_scales) > 0.999
 
 
+SLIDE = {"window_size": (49, 49), "window_stride": (33, 33)}
+SEPARABLE = ModelConfig(
+    aspp_with_separable_conv=True, decoder_output_stride=4, decoder_filters=16, align_corners=True
+)
+
+
+def labels_of(file, images):
+    return run_onnx(file, images)[0] if file.suffix == ".onnx" else run_tflite(file, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "model", "least"),
+    [
+        ("onnx", SLIDE, 0.999),
+        ("tflite_float32", SLIDE, 0.999),
+        ("tflite_int8", SLIDE, 0.9),
+        ("onnx", {"config": SEPARABLE}, 0.999),
+        ("tflite_float32", {"config": SEPARABLE}, 0.999),
+        ("onnx", {"min_resize_value": 50, "max_resize_value": 90}, 0.999),
+    ],
+)
+def test_other_models_keep_their_labels(format, model, least, photos, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    export_dir = tiny_export(tmp_path / "export", **model)
+    settings = {"calibration_images": str(photos)} if format == "tflite_int8" else {}
+    output = tmp_path / f"model{convert_model.SUFFIXES[format]}"
+    file = convert(export_dir, output, format=format, **settings)
+    for count, height, width in [(2, 65, 81), (1, 90, 47)]:
+        images = pictures(count, height, width, seed=7)
+        assert agreement(labels_of(file, images), images, export_dir, classes=2) >= least
+
+
+@pytest.mark.slow
+def test_windows_are_not_calibrated_at_one_size(photos, tmp_path):
+    export_dir = tiny_export(tmp_path / "export", **SLIDE)
+    settings = {"calibration_images": str(photos), "image_size": (65, 81)}
+    with pytest.raises(UserError, match="calibration crashes for windows .*--image_size empty"):
+        convert(export_dir, tmp_path / "model.tflite", format="tflite_int8", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "tflite_float32"])
+def test_scores_and_probabilities_keep_their_names(format, tmp_path):
+    serving = ServingConfig(add_scores=True, add_probabilities=True)
+    export_dir = tiny_export(tmp_path / "export", serving=serving)
+    images = pictures(2, 65, 81, seed=7)
+    signature = tf.saved_model.load(str(export_dir / "1")).signatures["serving_default"]
+    expected = signature(images=tf.constant(images))
+    output = tmp_path / f"model{convert_model.SUFFIXES[format]}"
+    file = convert(export_dir, output, format=format)
+    if format == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        found = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    else:
+        found = tf.lite.Interpreter(str(file)).get_signature_runner()(images=images)
+    assert set(found) == set(expected) == {"labels", "scores", "probabilities"}
+    assert np.mean(found["labels"] == expected["labels"]) > 0.999
+    for name in ("scores", "probabilities"):
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-3)
+
+
 def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UserError, match=r"pip install 'deeplab_tf\[onnx\]'"):
@@ -128,14 +196,18 @@ def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch)
         ({"image_size": (65,)}, "--image_size=65 is not possible; allowed: height,width"),
         ({"format": "tflite_int8", "calibration_images": "none"}, "none names no image"),
         ({"export_dir": "none"}, "--export_dir=none holds no SavedModel"),
-        ({"output": "old.tflite"}, "old.tflite exists; give another name or remove it"),
+        ({"output": "old.tflite"}, "would replace old.tflite, which exists; give another name"),
+        ({"output": "table.tflite"}, "would replace table.labels.csv, which exists"),
+        ({"format": "tflite_int8", "calibration_images": ","}, "--calibration_images=, names no"),
     ],
 )
 def test_a_mistake_is_said_and_leaves_nothing(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "old.tflite").write_text("mine")
+    mine = ["old.tflite", "table.labels.csv"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     settings = {"export_dir": "x", "format": "tflite_float32", "output": "model.tflite"} | changes
     with pytest.raises(UserError, match=message):
         convert_model.main(convert_model.ConvertConfig(**settings))
-    assert [path.name for path in tmp_path.iterdir()] == ["old.tflite"]
-    assert (tmp_path / "old.tflite").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == mine
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)

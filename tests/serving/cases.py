@@ -39,7 +39,7 @@ def model() -> DeepLab:
     return model
 
 
-def write(folder, *, predictor=None, **config):
+def write(folder, *, predictor=None, base_path="", **config):
     """Exports `predictor` (the model, whole) and returns the version's folder."""
     return export.export(
         predictor or Predictor(model()),
@@ -47,6 +47,7 @@ def write(folder, *, predictor=None, **config):
         folder,
         config=ServingConfig(**LIMITS | config),
         warmup_size=SIZE,
+        base_path=base_path,
     )
 
 
@@ -74,6 +75,14 @@ def png_of_any_size(width, height) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
 
 
+def jpeg_of_any_size(width, height) -> bytes:
+    """A JPEG that only says how large it is."""
+    file = bytearray(encode(pictures(1)[0], "JPEG"))
+    frame = file.index(b"\xff\xc0")  # start of frame: length, precision, height, width
+    file[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(file)
+
+
 def bad_images() -> dict[str, tuple[np.ndarray, str]]:
     """Tensors that serving_default refuses, with part of the reason."""
     return {
@@ -83,6 +92,15 @@ def bad_images() -> dict[str, tuple[np.ndarray, str]]:
         "empty image": (np.zeros([1, 33, 0, 3], np.uint8), "images is empty"),
         "large batch": (np.zeros([5, 9, 9, 3], np.uint8), "more than 4 images"),
         "large image": (np.zeros([1, 200, 201, 3], np.uint8), "more than 40000 pixels"),
+    }
+
+
+def bad_ranks() -> dict[str, tuple[np.ndarray, str]]:
+    """Strings in shapes that serve_encoded refuses, with part of the reason."""
+    file = encode(pictures(1)[0])
+    return {
+        "scalar": (np.array(file, object), "expected shape [?]"),
+        "matrix": (np.array([[file]], object), "expected shape [?]"),
     }
 
 
@@ -104,6 +122,8 @@ def bad_files() -> dict[str, tuple[list[bytes], str]]:
         "truncated PNG": ([noisy[: len(noisy) // 2]], "Invalid PNG data"),
         "bomb": ([encode(Image.new("L", (20_000, 20_000)))], "more than 40000 pixels"),
         "huge header": ([png_of_any_size(2**31 - 1, 2**31 - 1)], "more than 40000 pixels"),
+        "huge JPEG header": ([jpeg_of_any_size(65_500, 65_500)], "more than 40000 pixels"),
+        "too huge JPEG header": ([jpeg_of_any_size(65_535, 65_535)], "Invalid JPEG data"),
         "negative header": ([png_of_any_size(2**31, 2**32 - 1)], "not a JPEG or PNG"),
         "two sizes": ([jpeg, encode(image[:-1])], "differ in size"),
         "large batch": ([jpeg] * 5, "more than 4 images"),

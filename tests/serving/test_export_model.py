@@ -32,12 +32,38 @@ def run(tiny_experiment):
     for step in (2, 4):
         run.save(tf.train.Checkpoint(model=model), step, keep=2)
     run.record({"step": 2, "miou": 0.25, "split": "val"})
-    (run.path / "eval").mkdir()
-    (run.path / "eval" / "results.json").write_text('{"step": 2, "miou": 0.5}')
     return run
 
 
+def succeed(program, *arguments):
+    command = [sys.executable, "-m", f"deeplab_tf.{program}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+INFERENCE = {  # how `run` predicts
+    "output_stride": "16",
+    "atrous_rates": "1,2,3",
+    "min_resize_value": "0",
+    "max_resize_value": "0",
+    "eval_scales": "1.0",
+    "add_flipped_images": "false",
+    "inference_mode": "whole",
+}
+
+
+def write_results(folder, *, miou, step=2, inference=INFERENCE):
+    folder.mkdir()
+    results = {"step": step, "split": "val", "miou": miou, "inference": inference}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
 def test_the_card_tells_what_was_exported(run, tmp_path):
+    write_results(run.path / "eval", miou=0.5)
+    write_results(run.path / "other_step", miou=0.6, step=4)
+    other_scales = INFERENCE | {"eval_scales": "1.0,2.0"}
+    write_results(run.path / "other_way", miou=0.7, inference=other_scales)
+    write_results(run.path / "unknown_way", miou=0.8, inference=None)
     folder = tmp_path / "model"
     (folder / "1").mkdir(parents=True)
     job = export_model.ExportConfig(
@@ -52,8 +78,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
         "model.config",
     ]
     assert 'base_path: "/models/shapes"' in (folder / "model.config").read_text()
-    batching = (folder / "batching_parameters.txt").read_text().splitlines()
-    assert batching[-2:] == ["allowed_batch_sizes: 1", "allowed_batch_sizes: 2"]
+    assert "max_batch_size { value: 2 }" in (folder / "batching_parameters.txt").read_text()
     card = json.loads((folder / "2" / "model_card.json").read_text())
     assert card["version"] == 2 and card["step"] == 2
     assert card["training"]["model_variant"] == "resnet_v1_18"
@@ -79,24 +104,28 @@ def test_one_checkpoint_or_one_run_is_exported():
 
 @pytest.mark.slow
 def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_path):
-    def succeed(program, *arguments):
-        command = [sys.executable, "-m", f"deeplab_tf.{program}", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
     flags = ("--output_stride=8", "--eval_scales=0.75,1", "--add_flipped_images")
-    folder = tmp_path / "model"
+    run.record({"step": 4, "miou": 0.25, "split": "val"})  # as trained, so of another stride
+    folder, scored = tmp_path / "model", run.path / "as_exported"
+    for name, given in ((scored.name, flags), ("as_trained", ())):
+        logdir = f"--eval_logdir={run.path / name}"
+        succeed("eval", f"--checkpoint_dir={run.path}", logdir, *given)
     succeed("export_model", f"--train_logdir={run.path}", f"--export_dir={folder}", *flags)
-    succeed("eval", f"--checkpoint_dir={run.path}", f"--eval_logdir={tmp_path}", *flags)
     plain = tmp_path / "plain"
     succeed("export_model", f"--train_logdir={run.path}", f"--export_dir={plain}")
     card = json.loads((folder / "1" / "model_card.json").read_text())
     assert card["inference"] == {
         "output_stride": "8",
+        "atrous_rates": "2,4,6",
         "eval_scales": "0.75,1.0",
         "add_flipped_images": "true",
     }
-    assert card["step"] == 4 and card["metrics"] == []
+    results = json.loads((scored / "results.json").read_text())
+    assert results["checkpoint"] == run.prefix(4) and results["dataset_dir"] == str(records_dir)
+    assert card["step"] == 4
+    assert card["metrics"] == [{"file": "as_exported/results.json", **results}]
+    of_plain = json.loads((plain / "1" / "model_card.json").read_text())["metrics"]
+    assert [entry["file"] for entry in of_plain] == ["metrics.jsonl", "as_trained/results.json"]
 
     info = catalog.load("", records_dir)
     table = records.open_split(records_dir, "val", info)
@@ -108,7 +137,6 @@ def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_p
         predicted = served.labels(image).numpy()[0]
         differ += (predicted != other.labels(image).numpy()[0]).sum()
         np.add.at(matrix, (label[label != 255], predicted[label != 255]), 1)
-    results = json.loads((tmp_path / "results.json").read_text())
     assert differ > 0  # the flags mean something
     assert results["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-3)
     union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)

@@ -1,5 +1,6 @@
 """The exported model in programs that have no code of this package."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import tensorflow as tf
 from deeplab_tf.evaluation.predictor import Predictor
 from tests.serving import cases
 
-pytestmark = pytest.mark.slow
 WHEEL = Path(tf.__file__).parent
 QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -111,7 +111,7 @@ def program(tmp_path_factory):
 
 
 def ask(program, exported, signature, folder, *values):
-    """Makes requests in one process; returns what it printed on each, and the labels' bytes."""
+    """Makes requests in one process; returns what it printed on each, and the labels."""
     paths = []
     for number, value in enumerate(values):
         paths.append(folder / f"request{number}")
@@ -119,25 +119,34 @@ def ask(program, exported, signature, folder, *values):
     done = run(program, exported, signature, *paths)
     assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-2000:]}"
     answers = [path.with_name(path.name + ".labels") for path in paths]
-    labels = [path.read_bytes() if path.is_file() else b"" for path in answers]
+    labels = [np.fromfile(path, np.uint8) if path.is_file() else None for path in answers]
     return done.stdout.splitlines(), labels
+
+
+def require_survival(ask_program, bad_cases, good, expected):
+    """Each bad request is refused for its reason, and a good one after it is answered."""
+    requests = [request for bad, _ in bad_cases.values() for request in (bad, good)]
+    replies, labels = ask_program(*requests)
+    assert len(replies) == len(requests)
+    for number, (case, (_, reason)) in enumerate(bad_cases.items()):
+        refusal, answer = replies[2 * number : 2 * number + 2]
+        assert refusal.startswith("INVALID_ARGUMENT") and reason in refusal, case
+        assert answer == "OK [2,45,60]", case
+        assert same(labels[2 * number + 1].reshape(2, 45, 60), expected), case
 
 
 @pytest.mark.parametrize("case", cases.bad_images())
 def test_a_cpp_server_survives_bad_images(case, program, exported, images, expected, tmp_path):
-    bad, reason = cases.bad_images()[case]
-    replies, labels = ask(program, exported, "serving_default", tmp_path, bad, images)
-    assert replies[0].startswith("INVALID_ARGUMENT") and reason in replies[0]
-    assert replies[1] == "OK [2,45,60]"
-    assert same(np.frombuffer(labels[1], np.uint8).reshape(2, 45, 60), expected)
+    """Each in a process of its own: these have ended servers (wrong rank) or may."""
+    ask_program = functools.partial(ask, program, exported, "serving_default", tmp_path)
+    require_survival(ask_program, {case: cases.bad_images()[case]}, images, expected)
 
 
-@pytest.mark.parametrize("case", cases.bad_files())
+@pytest.mark.parametrize("case", [*cases.bad_ranks(), "files"])
 def test_a_cpp_server_survives_bad_files(case, program, exported, images, expected, tmp_path):
-    bad, reason = cases.bad_files()[case]
-    bad = np.array(bad, object)
+    """Each wrong rank in a process of its own, strings that are no images all in one."""
+    files = {name: (np.array(bad, object), why) for name, (bad, why) in cases.bad_files().items()}
+    bad_cases = files if case == "files" else {case: cases.bad_ranks()[case]}
     good = np.array([cases.encode(image) for image in images], object)
-    replies, labels = ask(program, exported, "serve_encoded", tmp_path, bad, good)
-    assert replies[0].startswith("INVALID_ARGUMENT") and reason in replies[0]
-    assert replies[1] == "OK [2,45,60]"
-    assert same(np.frombuffer(labels[1], np.uint8).reshape(2, 45, 60), expected)
+    ask_program = functools.partial(ask, program, exported, "serve_encoded", tmp_path)
+    require_survival(ask_program, bad_cases, good, expected)

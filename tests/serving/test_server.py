@@ -18,10 +18,7 @@ from deeplab_tf.evaluation.predictor import Predictor
 from tests.serving import cases
 
 BINARY = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not BINARY, reason="TENSORFLOW_MODEL_SERVER names no server binary"),
-]
+pytestmark = pytest.mark.skipif(not BINARY, reason="TENSORFLOW_MODEL_SERVER names no server binary")
 NAME = "tiny"
 
 
