@@ -132,6 +132,7 @@ def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
             assert not same, variable.name
 
 
+@pytest.mark.slow
 def test_moving_averages_take_one_step_for_each_part_of_a_batch():
     model = build_model(CONFIG, num_classes=3)
     first = model.backbone.stem[0]

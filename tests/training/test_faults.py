@@ -82,6 +82,7 @@ def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, mon
         trainer._save(1, keep=5)
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_did_not_note_of_its_best_is_made_up_for(tiny_experiment):
     experiment = change(tiny_experiment, "train", eval_interval_steps=4)
     trainer = Trainer(experiment)
