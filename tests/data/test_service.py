@@ -15,10 +15,9 @@ import pytest
 from deeplab_tf.config import TrainConfig, UserError
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.data_service import DataServiceConfig
-from deeplab_tf.training import run_dir
 from deeplab_tf.training.trainer import Trainer
 from tests.data.test_pipeline import assert_equal, batches
-from tests.training.test_trainer import assert_same_weights, change, interrupt_at, start, wait_for
+from tests.training.test_trainer import assert_resumed_exactly, change, start, wait_for
 
 
 @contextlib.contextmanager
@@ -114,13 +113,7 @@ def test_a_served_run_leaves_the_same_weights_and_continues_exactly(
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), data_service=addresses)
         for name, addresses in (("whole", ""), ("served", ",".join(two_hosts)))
     )
-    Trainer(whole).run()
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3)
-        Trainer(served).run()
-    assert run_dir.RunDir(tmp_path / "served").checkpoint_steps() == [0, 2]
-    assert Trainer(served).run() == 4
-    assert_same_weights(tmp_path / "whole", tmp_path / "served")
+    assert_resumed_exactly(whole, served, monkeypatch)
 
 
 @pytest.mark.slow

@@ -187,6 +187,19 @@ def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path, tra
     assert Trainer(experiment).run() == 7  # done already, though 3 does not divide 7
 
 
+def assert_resumed_exactly(whole, parts, monkeypatch):
+    """Trains both, the second with an interruption; returns the model of the first."""
+    trainer = Trainer(whole)
+    trainer.run()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        Trainer(parts).run()
+    assert run_dir.RunDir(parts.train.train_logdir).checkpoint_steps() == [0, 2]
+    assert Trainer(parts).run() == 4
+    assert_same_weights(whole.train.train_logdir, parts.train.train_logdir)
+    return trainer.model
+
+
 def interrupt_at(monkeypatch, last):
     """Ends a run at a step before its saves and validations, as a signal in a validation does."""
     on_step = callbacks.TrainingLog.on_step
@@ -265,16 +278,9 @@ def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monke
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
         for name in ("whole", "parts")
     )
-    trainer = Trainer(whole)
-    trainer.run()
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3)
-        Trainer(parts).run()
-    assert run_dir.RunDir(tmp_path / "parts").checkpoint_steps() == [0, 2]
-    assert Trainer(parts).run() == 4
-    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    model = assert_resumed_exactly(whole, parts, monkeypatch)
     if "ema_decay" in settings:
-        assert_averages_are_loaded(whole, trainer.model)
+        assert_averages_are_loaded(whole, model)
 
 
 def assert_averages_are_loaded(experiment, model):
