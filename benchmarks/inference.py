@@ -70,8 +70,15 @@ def export(config: InferenceConfig) -> None:
     model = network.ssseg(config.depth, config.output_stride, config.num_classes)
     classes = tuple(LabelClass(str(index), (0, 0, 0)) for index in range(config.num_classes))
     info = DatasetInfo(name="benchmark", classes=classes)
-    outputs = ServingConfig(add_probabilities=True)
-    saved_model.export(Predictor(model), info, Path(config.export), version=1, config=outputs)
+    serving = ServingConfig(add_probabilities=True, serving_device="cpu")
+    saved_model.export(
+        Predictor(model),
+        info,
+        Path(config.export),
+        version=1,
+        config=serving,
+        warmup_size=(config.crop_size, config.crop_size),
+    )
 
 
 def work(config: InferenceConfig) -> None:

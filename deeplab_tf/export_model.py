@@ -56,7 +56,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
         config=serving,
         model_name=name,
         warmup_size=experiment.eval.eval_crop_size or experiment.data.train_crop_size,
-        card=model_card.of_run(run, loaded, experiment, serving),
+        card=model_card.of_run(run, loaded, experiment),
         base_path=job.model_base_path or f"/models/{name}",
     )
     print(f"{path}: step {loaded.step}, {loaded.info.num_classes} classes.")

@@ -33,6 +33,14 @@ class ServingConfig(Config):
         8, "Most images of a request, and of a batch that a server forms of several.", least=1
     )
 
+    serving_device: str = setting(
+        "any",
+        "Where the model will run. cpu: its convolutions take the forms that are fastest on CPUs "
+        "for images of the evaluation's size; the file is larger, slower on GPUs and can not be "
+        "converted.",
+        choices=("any", "cpu"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
         size = self.serving_size

@@ -1,6 +1,7 @@
 """A Predictor as a SavedModel that any program can load, and back."""
 
 import csv
+import dataclasses
 import json
 import os
 import tempfile
@@ -41,7 +42,7 @@ def export(
       config: what the model takes and returns; the defaults if None.
       model_name: the name the server gives it.
       warmup_size: height and width of the warm-up images, made smaller if `max_image_pixels`
-        needs it; `serving_size` goes before it.
+        needs it, and of those that `serving_device` means; `serving_size` goes before it.
       card: what else model_card.json says.
       base_path: where a server sees `export_dir`; with it the server's files are written, before
         the version appears.
@@ -57,17 +58,16 @@ def export(
         )
     export_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=export_dir, prefix="building-") as building:
-        class_table = Path(building) / LABELS  # servers look at numbers only
-        _write_class_table(class_table, info)
-        model = Path(building) / "model"
-        with predictor.model.folded() as variables:  # saving traces the functions
-            module = serving.ServingModule(
-                predictor, config, class_table=class_table, variables=variables
-            )
-            tf.saved_model.save(module, str(model), signatures=module.functions)
+        model = Path(building) / "model"  # servers look at numbers only
+        module = _save(predictor, info, model, config=config, image_size=warmup_size)
         size = config.serving_size or _allowed_size(predictor, warmup_size, config)
         _write_warmup(model, model_name, size)
-        described = {"version": version, **(card or {}), "signatures": signatures_of(module)}
+        described = {
+            "version": version,
+            **(card or {}),
+            "serving": dataclasses.asdict(config),
+            "signatures": signatures_of(module),
+        }
         (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         if base_path:
             write_server_files(
@@ -78,6 +78,26 @@ def export(
             )
         os.rename(model, target)
     return target
+
+
+def _save(
+    predictor: Predictor,
+    info: DatasetInfo,
+    model: Path,
+    *,
+    config: ServingConfig,
+    image_size: tuple[int, ...],
+) -> serving.ServingModule:
+    """Writes the SavedModel; its class table is written beside it first, and copied into it."""
+    class_table = model.with_name(LABELS)
+    _write_class_table(class_table, info)
+    fastest = config.serving_size or image_size if config.serving_device == "cpu" else ()
+    with predictor.model.folded(fastest) as variables:  # saving traces the functions
+        module = serving.ServingModule(
+            predictor, config, class_table=class_table, variables=variables
+        )
+        tf.saved_model.save(module, str(model), signatures=module.functions)
+    return module
 
 
 def _write_class_table(path: Path, info: DatasetInfo) -> None:

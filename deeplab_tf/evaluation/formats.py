@@ -5,6 +5,7 @@ take what it takes, `images`, uint8 [B, H, W, 3], RGB, and return what it return
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -48,9 +49,17 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
     """Loads the version in `export_dir`, or the highest of the versions in it.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is none, or it was exported for CPUs alone.
     """
-    return Served(export.version_folder(export_dir), image_size=image_size)
+    folder = export.version_folder(export_dir)
+    card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
+    device = card["serving"].get("serving_device", "any")  # older cards do not say
+    if device != "any":
+        raise UserError(
+            f"{folder} was exported with --serving_device={device}, whose "
+            "convolutions are not for other programs; export it with --serving_device=any."
+        )
+    return Served(folder, image_size=image_size)
 
 
 def onnx(served: Served) -> bytes:

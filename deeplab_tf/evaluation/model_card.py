@@ -6,14 +6,13 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Experiment
-from deeplab_tf.serving_config import ServingConfig
 from deeplab_tf.training import run_dir
 from deeplab_tf.training.run_dir import LoadedRun, RunDir
 
 _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
 
 
-def of_run(run: RunDir, loaded: LoadedRun, used: Experiment, config: ServingConfig) -> dict:
+def of_run(run: RunDir, loaded: LoadedRun, used: Experiment) -> dict:
     """Returns what model_card.json says of a checkpoint of a run.
 
     Args:
@@ -32,7 +31,6 @@ def of_run(run: RunDir, loaded: LoadedRun, used: Experiment, config: ServingConf
         "dataset": loaded.info.to_json(),
         "training": training,
         "inference": {k: v for k, v in inference.items() if training[k] != v},
-        "serving": dataclasses.asdict(config),
         "metrics": metrics_of(
             run,
             loaded.step,

@@ -128,12 +128,19 @@ class DeepLab(tf.keras.Model):
         return self.classifier(self._context(self._features(images, False), False))
 
     @contextlib.contextmanager
-    def folded(self):
-        """Inference that is traced inside has no normalisation; yields its variables."""
+    def folded(self, image_size: tuple[int, ...] = ()):
+        """Inference that is traced inside has no normalisation; yields its variables.
+
+        Args:
+          image_size: height and width; with it convolutions take the form that is fastest on CPUs
+            for such images. They are right for all.
+        """
+        stride = self.config.output_stride
+        map_size = tuple(-(-side // stride) for side in image_size)
         unused = set(self.auxiliary_head.submodules) if self.auxiliary_head else set()
         layers = [part for part in self.submodules if hasattr(part, "fold") and part not in unused]
         for layer in layers:
-            layer.fold()
+            layer.fold(map_size)
         try:
             yield [variable for layer in layers for variable in layer.folded]
         finally:

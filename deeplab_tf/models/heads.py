@@ -79,8 +79,8 @@ class Classifier(tf.keras.layers.Layer):
         )
         self.folded: tuple | None = None
 
-    def fold(self):
-        """Fixes the weights for inference."""
+    def fold(self, map_size: tuple[int, ...] = ()):
+        """Fixes the weights for inference; they have one form only."""
         self.folded = (self.conv.kernel, self.conv.bias)
 
     def call(self, inputs, training=False, seed=None):

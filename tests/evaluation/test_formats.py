@@ -51,6 +51,23 @@ def agreement(labels, images, export_dir, *, classes=3):
     return np.mean(labels == expected)
 
 
+def test_a_model_for_cpus_has_the_same_labels_and_is_not_converted(export_dir, tmp_path):
+    for_cpus = tmp_path / "for_cpus"
+    tiny_export(for_cpus, serving=ServingConfig(serving_device="cpu"))
+    plain, larger = (
+        next(folder.rglob("variables.data-*")).stat().st_size for folder in (export_dir, for_cpus)
+    )
+    # ResNet-18's 3x3 convolutions of 256 channels or more and without a stride: 16 matrices for 9.
+    wide = 3 * 256 * 256 + 256 * 512 + 3 * 512 * 512
+    assert larger - plain == pytest.approx(4 * 7 * wide, abs=20_000)
+    images = pictures(2, 65, 81, seed=7)
+    found = ExportedPredictor(for_cpus).labels(images).numpy()
+    assert agreement(found, images, export_dir) > 0.9999
+    with pytest.raises(UserError, match="--serving_device=cpu, .* with --serving_device=any"):
+        convert(for_cpus, tmp_path / "model.onnx", format="onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.parametrize("format", ["tflite_float32", "tflite_float16", "tflite_int8"])
 def test_tensorflow_lite_gives_the_exports_labels_at_any_size(export_dir, photos, tmp_path, format):
     settings = {"calibration_images": str(photos)} if format == "tflite_int8" else {}

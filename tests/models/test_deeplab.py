@@ -173,6 +173,26 @@ def test_folded_weights_give_the_same_logits():
     np.testing.assert_array_equal(model.infer(images), expected)  # it is as before
 
 
+def test_convolutions_folded_for_cpus_give_the_same_logits():
+    config = ModelConfig(
+        model_variant="resnet_v1_18",
+        output_stride=8,
+        atrous_rates=(2, 12),
+        aspp_convs_filters=256,
+        aspp_projection_kernel_size=3,
+    )
+    model = build_model(config, num_classes=3)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 129, 161, 3)).astype(np.float32)
+    expected = model.infer(images).numpy()
+    with model.folded((129, 161)) as variables:
+        found = model.infer(images).numpy()
+        aspp = [len(branch.folded) for branch in [*model.aspp.branches, model.aspp.projection]]
+    # 1x1; rate 2; rate 12 on 17x21 cells, of which little meets the kernel; the projection.
+    assert aspp == [2, 17, 2, 17]
+    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+    assert sum(variable.shape.rank == 2 for variable in variables) % 16 == 0
+
+
 def test_fit_alone_trains_as_the_recipes_do_by_default():
     ours = {field.name: field.default for field in dataclasses.fields(Training)}
     recipes = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
