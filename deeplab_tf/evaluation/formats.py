@@ -53,7 +53,7 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
     """
     folder = export.version_folder(export_dir)
     card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
-    device = card["serving"].get("serving_device", "any")  # older cards do not say
+    device = card.get("serving", {}).get("serving_device", "any")  # older cards do not say
     if device != "any":
         raise UserError(
             f"{folder} was exported with --serving_device={device}, whose "
