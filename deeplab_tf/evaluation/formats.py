@@ -49,9 +49,14 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
     """Loads the version in `export_dir`, or the highest of the versions in it.
 
     Raises:
-      UserError: if there is none, or it was exported for CPUs alone.
+      UserError: if there is none or a file of it is missing, or it was exported for CPUs alone.
     """
     folder = export.version_folder(export_dir)
+    for file in (export.CARD, f"assets/{export.LABELS}"):
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder} has no {file}; give --export_dir a whole folder of export_model."
+            )
     card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
     device = card.get("serving", {}).get("serving_device", "any")  # older cards do not say
     if device != "any":

@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import numpy as np
@@ -65,6 +66,16 @@ def test_a_model_for_cpus_has_the_same_labels_and_is_not_converted(export_dir, t
     assert agreement(found, images, export_dir) > 0.9999
     with pytest.raises(UserError, match="--serving_device=cpu, .* with --serving_device=any"):
         convert(for_cpus, tmp_path / "model.onnx", format="onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("missing", ["model_card.json", "assets/labels.csv"])
+def test_a_part_of_an_export_is_refused(export_dir, tmp_path, missing):
+    version = export_dir / "1"
+    shutil.copytree(version, tmp_path / "part")
+    (tmp_path / "part" / missing).unlink()
+    with pytest.raises(UserError, match=f"has no {missing}; give --export_dir a whole folder"):
+        convert(tmp_path / "part", tmp_path / "model.onnx", format="onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
