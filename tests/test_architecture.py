@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom (0 is the lowest); a module may import those below it only. `config` here
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
-    ["settings", "models.convolution", "models.winograd"],
-    ["train_config", "serving_config"],
+    ["settings", "models.winograd"],
+    ["train_config", "serving_config", "models.convolution"],
     ["config"],
     [
         "data.catalog",

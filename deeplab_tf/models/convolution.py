@@ -1,73 +1,123 @@
 """Convolutions on the CPU, each of whose three products takes the fastest of equal forms.
 
 A convolution without stride is trained by three products: outputs, gradient of the inputs,
-gradient of the kernel. Each can be one call of the library ("direct"), or one matrix product for
+gradient of the kernel. Each can be one call of the library ("direct"); or one matrix product for
 each cell of the kernel ("taps"): a tap multiplies the window of the inputs that it meets inside
-of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work.
+of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work; or go
+through `winograd`.
 
-The rule was measured on two x86-64 machines (`reference/performance.md`; two cores, oneDNN): taps
-win for the kernel's gradient from rate 4 on (1.2 to 3 times) and for undilated kernels of 2,048
-input channels or more (1.1 to 1.4 times), and for the outputs from rate 6 on (0.9 to 1.6 times);
-the direct form is best for the inputs' gradient. On GPUs, for sizes unknown when the graph is made
-and where oneDNN is off everything is direct.
+The rule was measured on three x86-64 machines (`reference/performance.md`; two cores, oneDNN):
+Winograd's form wins for all three products of undilated and mildly dilated kernels of 512 channels
+or more (1.2 to 2.2 times); taps win for the kernel's gradient from rate 2 on (1.1 to 3 times) and
+for undilated kernels of 2,048 input channels or more (1.1 to 1.4 times), and for the outputs from
+rate 6 on (0.9 to 1.6 times); elsewhere the direct form is best. On GPUs, for sizes unknown when
+the graph is made and where oneDNN is off everything is direct.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from deeplab_tf.models import winograd
+
 NAMESPACE = "deeplab_tf"
 _OUTPUT_TAPS_FROM_RATE = 6
-_KERNEL_TAPS_FROM_RATE = 4
+_KERNEL_TAPS_FROM_RATE = 2
 _KERNEL_TAPS_FROM_CHANNELS = 2048
+_WINOGRAD_FROM_CHANNELS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """How each product is computed: "direct", "taps" or "winograd"."""
+
+    outputs: str = "direct"
+    input_gradient: str = "direct"
+    kernel_gradient: str = "direct"
 
 
 def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int = 1) -> tf.Tensor:
     """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd."""
     if rate > 1 and not direct_atrous_gradient_works(inputs.dtype):
         return tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
-    output_taps, kernel_taps = _forms(inputs, kernel, rate)
-    if not (output_taps or kernel_taps):
+    forms = choose_forms(inputs, kernel, rate)
+    if forms == Forms():
         return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=rate)
 
     @tf.custom_gradient
     def product(inputs, kernel):
         def gradients(upstream):
-            settings = {
-                "strides": [1, 1, 1, 1],
-                "padding": "SAME",
-                "dilations": [1, rate, rate, 1],
-            }
-            input_gradient = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **settings
-            )
-            if kernel_taps:
-                return input_gradient, kernel_gradient_by_taps(inputs, kernel, upstream, rate)
-            return input_gradient, tf.raw_ops.Conv2DBackpropFilter(
-                input=inputs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **settings
-            )
+            # In this order, so that the kernel is free when the optimizer changes it, and what is
+            # left of these products before the next layer's begin.
+            with tf.control_dependencies([upstream]):
+                by_inputs = _input_gradient(forms, inputs, kernel, upstream, rate)
+            with tf.control_dependencies([by_inputs]):
+                by_kernel = _kernel_gradient(forms, inputs, kernel, upstream, rate)
+            with tf.control_dependencies([by_kernel]):
+                return tf.identity(by_inputs), by_kernel
 
-        if output_taps:
-            return outputs_by_taps(inputs, kernel, rate), gradients
-        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=rate), gradients
+        return _outputs(forms, inputs, kernel, rate), gradients
 
     return product(inputs, kernel)
 
 
-def _forms(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> tuple[bool, bool]:
-    """Returns whether outputs and kernel gradient are computed by taps."""
+def choose_forms(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> Forms:
+    """Returns the fastest form of each product, by the rule above."""
     known = None not in inputs.shape[1:3]
     if not known or kernel.shape[0] == 1 or tf.config.list_logical_devices("GPU"):
-        return False, False
+        return Forms()
+    if (
+        inputs.dtype == tf.float32
+        and rate < _OUTPUT_TAPS_FROM_RATE
+        and min(kernel.shape[2:]) >= _WINOGRAD_FROM_CHANNELS
+        and winograd.pays(kernel.shape, rate=rate, map_size=inputs.shape[1:3])
+    ):
+        return Forms("winograd", "winograd", "winograd")
     wide = kernel.shape[2] >= _KERNEL_TAPS_FROM_CHANNELS
-    return rate >= _OUTPUT_TAPS_FROM_RATE, rate >= _KERNEL_TAPS_FROM_RATE or wide
+    return Forms(
+        outputs="taps" if rate >= _OUTPUT_TAPS_FROM_RATE else "direct",
+        kernel_gradient="taps" if rate >= _KERNEL_TAPS_FROM_RATE or wide else "direct",
+    )
+
+
+def _outputs(forms, inputs, kernel, rate):
+    if forms.outputs == "winograd":
+        return winograd.outputs(inputs, kernel, rate=rate)
+    if forms.outputs == "taps":
+        return outputs_by_taps(inputs, kernel, rate)
+    return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=rate)
+
+
+def _input_gradient(forms, inputs, kernel, upstream, rate):
+    if forms.input_gradient == "winograd":
+        return winograd.input_gradient(kernel, upstream, rate=rate)
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **_direct(rate)
+    )
+
+
+def _kernel_gradient(forms, inputs, kernel, upstream, rate):
+    if forms.kernel_gradient == "winograd":
+        return winograd.kernel_gradient(inputs, upstream, rate=rate)
+    if forms.kernel_gradient == "taps":
+        return kernel_gradient_by_taps(inputs, kernel, upstream, rate)
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=inputs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **_direct(rate)
+    )
+
+
+def _direct(rate: int) -> dict:
+    return {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, rate, rate, 1]}
 
 
 def outputs_by_taps(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> tf.Tensor:
     """Computes `conv2d` as a sum of matrix products; height and width must be known."""
     _, height, width, channels = inputs.shape
+    with tf.control_dependencies([inputs]):  # or copies of all kernels are made when a step begins
+        kernel = tf.identity(kernel)
     terms = []
     for tap, (top, bottom, down), (left, right, across) in _taps(inputs, kernel, rate):
         window = inputs[:, top + down : bottom + down, left + across : right + across]

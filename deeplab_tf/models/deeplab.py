@@ -196,7 +196,9 @@ class DeepLab(tf.keras.Model):
             scopes = mapping.last_layers(logits_only=settings.last_layers_contain_logits_only)
             found = gradients.multiply(found, variables, scopes=scopes, factor=multiplier)
         pairs = zip(found, variables, strict=True)
-        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=not summed)
+        # Sums over replicas wait for all gradients; without them each is applied as it comes.
+        sums = not summed and tf.distribute.get_strategy().num_replicas_in_sync > 1
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=sums)
         rate = optimizer.learning_rate
         if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)  # TensorFlow Addons' optimizers keep the schedule itself

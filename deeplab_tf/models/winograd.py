@@ -2,9 +2,10 @@
 
 F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308, sec. 4.1): tiles of 4x4 inputs, two cells
 apart, and the kernel are transformed by additions, multiplied, and the 16 products of a tile
-transformed into its 2x2 outputs. An atrous convolution of rate r is r x r convolutions of every
-r-th cell, so the cells of a tile are r apart. In float32 outputs differ from those of the
-definition by some 1e-6 of the largest.
+transformed into its 2x2 outputs. The gradient by the inputs is the same with the kernel turned
+round; that by the kernel takes the transposes of the transforms, the paper's F(3x3, 2x2).
+An atrous convolution of rate r is r x r convolutions of every r-th cell, so the cells of a tile
+are r apart. In float32 results differ from those of the definition by some 1e-6 of the largest.
 """
 
 import math
@@ -45,18 +46,118 @@ def kernel_matrices(kernel: np.ndarray) -> list[np.ndarray]:
 
 def conv2d(inputs: tf.Tensor, matrices: Sequence[tf.Tensor], *, rate: int = 1) -> tf.Tensor:
     """Convolves [B, H, W, C] with `kernel_matrices` to [B, H, W, D], padded with zeros."""
+    return _convolved(inputs, iter(matrices), matrices[0].shape[1], rate)
+
+
+def outputs(inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int) -> tf.Tensor:
+    """Convolves [B, H, W, C] with a kernel [3, 3, C, D] to [B, H, W, D], padded with zeros."""
+    with tf.control_dependencies([inputs]):  # else all kernels are transformed as a step begins
+        return _convolved(inputs, _matrices(kernel, (0, 1, 2, 3)), kernel.shape[3], rate)
+
+
+def input_gradient(kernel: tf.Tensor, upstream: tf.Tensor, *, rate: int) -> tf.Tensor:
+    """Returns the gradient of `outputs` by its inputs.
+
+    Args:
+      kernel: [3, 3, C, D].
+      upstream: the gradient by the outputs, [B, H, W, D].
+    """
+    turned = _matrices(kernel, (3, 1, 2, 0))
+    return _convolved(upstream, turned, kernel.shape[2], rate, transpose_b=True)
+
+
+def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, *, rate: int) -> tf.Tensor:
+    """Returns the gradient of `outputs` by its kernel, [3, 3, C, D].
+
+    Args:
+      inputs: [B, H, W, C].
+      upstream: the gradient by the outputs, [B, H, W, D].
+    """
+    cells = _tiles(inputs, rate, _input_cells, margin=1)
+    met = _tiles(upstream, rate, _output_cells, margin=0)
+    return _kernel_cells(_rows(cells, met, _kernel_cells, transpose_a=True))
+
+
+def _convolved(inputs, matrices, filters, rate, *, transpose_b=False):
     batch, height, width = tf.unstack(tf.shape(inputs)[:3])
-    filters = matrices[0].shape[1]
-    down, across = (-(-cells // (2 * rate)) for cells in (height, width))
-    rows = []
-    for i, row in enumerate(_tiles(inputs, rate, down, across)):
-        products = [tf.matmul(flat, matrices[4 * i + j]) for j, flat in enumerate(row)]
+    down, across = _tile_counts(height, width, rate)
+
+    def joined(products):
         shape = [batch * down * rate, across, 1, rate * filters]
-        rows.append(_joined([tf.reshape(product, shape) for product in products]))
+        return _joined([tf.reshape(product, shape) for product in products])
+
+    cells = _tiles(inputs, rate, _input_cells, margin=1)
+    rows = _rows(cells, matrices, joined, transpose_b=transpose_b)
     shape = [batch, down, 1, rate * 2 * across * rate * filters]
     outputs = _joined([tf.reshape(row, shape) for row in rows])
     outputs = tf.reshape(outputs, [batch, down * 2 * rate, across * 2 * rate, filters])
     return tf.ensure_shape(outputs[:, :height, :width], [*inputs.shape[:3], filters])
+
+
+def _rows(left, right, joined, **transposed):
+    """Multiplies the 16 operands of either side one after the other, and joins each four.
+
+    Tiles take four times the memory of their map; so each is made when the one before is done.
+    """
+    rows: list = []
+    done: list[tf.Tensor] = []
+    for _ in range(4):
+        products: list[tf.Tensor] = []
+        for _ in range(4):
+            with tf.control_dependencies(done):
+                products.append(tf.matmul(next(left), next(right), **transposed))
+            done = products[-1:]
+        rows.append(joined(products))
+    return rows
+
+
+def _matrices(kernel, order):
+    """Yields `kernel_matrices` in the graph; rows and columns of a tile in the given order."""
+    flat = tf.reshape(kernel, [9, -1])
+    for row in order:
+        pairs = np.kron(_KERNEL[row], _KERNEL[list(order)])
+        four = tf.matmul(tf.constant(pairs, kernel.dtype), flat)
+        yield from tf.unstack(tf.reshape(four, [4, *kernel.shape[2:]]))
+
+
+def _tile_counts(height, width, rate):
+    return [-(-cells // (2 * rate)) for cells in (height, width)]
+
+
+def _tiles(values, rate, transform, *, margin):
+    """Yields the 16 transformed cells of all tiles of [B, H, W, C], each [tiles, C].
+
+    Args:
+      transform: of the tiles along axis 1 of [n, tiles + 2 * margin, 2, ...], where a tile's own
+        cells are an even and an odd one; returns one of the four.
+      margin: tiles of zeros around the map.
+    """
+    batch, height, width, channels = tf.unstack(tf.shape(values))
+    down, across = _tile_counts(height, width, rate)
+    around = [
+        [margin * 2 * rate, (count + margin) * 2 * rate - cells]
+        for count, cells in ((down, height), (across, width))
+    ]
+    padded = tf.pad(values, [[0, 0], *around, [0, 0]])
+    columns = across + 2 * margin
+    shape = [batch, down + 2 * margin, 2, rate, columns * 2 * rate * channels]
+    halves = tf.reshape(padded, shape)
+    for i in range(4):
+        row = transform(halves, i)
+        row = tf.reshape(row, [batch * down * rate, columns, 2, rate * channels])
+        for j in range(4):
+            yield tf.reshape(transform(row, j), [-1, values.shape[3]])
+
+
+def _input_cells(halves, place):
+    """Transforms the four inputs of a tile: its own two cells and the next one on either side."""
+    if place == 0:
+        return halves[:, :-2, 1] - halves[:, 1:-1, 1]
+    if place == 1:
+        return halves[:, 1:-1, 0] + halves[:, 1:-1, 1]
+    if place == 2:
+        return halves[:, 1:-1, 1] - halves[:, 1:-1, 0]
+    return halves[:, 1:-1, 0] - halves[:, 2:, 0]
 
 
 def _joined(products):
@@ -65,27 +166,22 @@ def _joined(products):
     return tf.concat([first + second + third, second - third - fourth], axis=2)
 
 
-def _tiles(inputs, rate, down, across):
-    """Transforms the inputs of down x across tiles: [4][4][tiles, C]."""
-    batch, height, width, channels = tf.unstack(tf.shape(inputs))
-    around = [
-        [2 * rate, (count + 1) * 2 * rate - cells]
-        for count, cells in ((down, height), (across, width))
-    ]
-    padded = tf.pad(inputs, [[0, 0], *around, [0, 0]])
-    columns = (across + 2) * 2 * rate * channels
-    tiles = []
-    for row in _four(tf.reshape(padded, [batch, down + 2, 2, rate, columns])):
-        halves = tf.reshape(row, [batch * down * rate, across + 2, 2, rate * channels])
-        tiles.append([tf.reshape(cells, [-1, inputs.shape[3]]) for cells in _four(halves)])
-    return tiles
+def _output_cells(halves, place):
+    """The transpose of `_joined`, for the gradients of a tile's two outputs."""
+    if place == 0:
+        return halves[:, :, 0]
+    if place == 1:
+        return halves[:, :, 0] + halves[:, :, 1]
+    if place == 2:
+        return halves[:, :, 0] - halves[:, :, 1]
+    return -halves[:, :, 1]
 
 
-def _four(halves):
-    """Transforms the four inputs of each tile along axis 1 of [n, tiles + 2, 2, ...].
+def _kernel_cells(products):
+    """Transforms four products along one axis into three cells of the kernel, on a new axis 0.
 
-    A tile's inputs are its own two cells, even and odd, and the next one on either side.
+    The transpose of `_KERNEL`.
     """
-    even, odd = halves[:, :, 0], halves[:, :, 1]
-    own_even, own_odd = even[:, 1:-1], odd[:, 1:-1]
-    return odd[:, :-2] - own_odd, own_even + own_odd, own_odd - own_even, own_even - even[:, 2:]
+    first, second, third, fourth = products
+    mean = (second + third) / 2
+    return tf.stack([first + mean, (second - third) / 2, mean + fourth])

@@ -26,6 +26,15 @@ class _KeepsWeights(tf.keras.optimizers.Optimizer):
         super().build(var_list)
 
 
+def _decay(l2, variable, gradient):
+    """Returns the gradient of L2 on a variable, computed when the other gradient is there.
+
+    Else TensorFlow computes it when the step begins, and holds a copy of all weights throughout.
+    """
+    with tf.control_dependencies([gradient]):
+        return l2 * variable
+
+
 @tf.keras.utils.register_keras_serializable("deeplab_tf")
 class MomentumSGD(_KeepsWeights):
     """v = momentum * v + (g + weight_decay * p);  p -= learning_rate * v.
@@ -69,7 +78,7 @@ class MomentumSGD(_KeepsWeights):
         if self.style == "momentum" and kind == "bias":
             gradient = 2.0 * gradient
         if self.l2 and (self.style == "sgd" or kind == "kernel"):
-            gradient = gradient + self.l2 * variable
+            gradient += _decay(self.l2, variable, gradient)
         # One fused pass over the parameters: accum = momentum * accum + grad; var -= lr * accum.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
@@ -106,7 +115,7 @@ class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
     def update_step(self, gradient, variable):
         kind = self._kinds[self._index_dict[self._var_key(variable)]]
         if self.l2 and kind == "kernel":
-            gradient = gradient + self.l2 * variable
+            gradient += _decay(self.l2, variable, gradient)
         super().update_step(gradient, variable)
 
     def get_config(self):

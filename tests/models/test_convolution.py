@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.models import convolution
+from deeplab_tf.models.convolution import Forms
 
 
 def products_of(function, inputs, kernel, weights):
@@ -20,23 +21,30 @@ def products_of(function, inputs, kernel, weights):
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "rate", "forms"),
+    ("size", "kernel_shape", "rate", "forms"),
     [
-        ((9, 14), 5, 2, (False, False)),
-        ((9, 14), 5, 4, (False, True)),
-        ((13, 9), 5, 6, (True, True)),
-        ((9, 14), 5, 12, (True, True)),  # rows meet the centre of the kernel only
-        ((7, 5), 5, 18, (True, True)),  # so do columns
-        ((6, 7), 2048, 1, (False, True)),
+        ((9, 14), (3, 3, 5, 4), 1, Forms()),
+        ((9, 14), (3, 3, 5, 4), 2, Forms(kernel_gradient="taps")),
+        ((13, 9), (3, 3, 5, 4), 6, Forms("taps", "direct", "taps")),
+        # Rows meet the centre of the kernel only,
+        ((9, 14), (3, 3, 5, 4), 12, Forms("taps", "direct", "taps")),
+        # and columns too.
+        ((7, 5), (3, 3, 5, 4), 18, Forms("taps", "direct", "taps")),
+        ((6, 7), (3, 3, 2048, 4), 1, Forms(kernel_gradient="taps")),
+        ((9, 10), (3, 3, 512, 520), 1, Forms("winograd", "winograd", "winograd")),
+        ((15, 12), (3, 3, 520, 512), 2, Forms("winograd", "winograd", "winograd")),
+        ((5, 6), (3, 3, 512, 512), 5, Forms(kernel_gradient="taps")),  # tiles would be mostly zeros
+        ((32, 32), (3, 3, 512, 512), 6, Forms("taps", "direct", "taps")),
     ],
 )
-def test_all_forms_are_the_same_convolution(size, channels, rate, forms):
+def test_all_forms_are_the_same_convolution(size, kernel_shape, rate, forms):
     rng = np.random.default_rng(0)
+    *_, channels, filters = kernel_shape
     inputs, kernel, weights = (
         tf.constant(rng.standard_normal(shape), tf.float32)
-        for shape in ([2, *size, channels], [3, 3, channels, 4], [2, *size, 4])
+        for shape in ([2, *size, channels], kernel_shape, [2, *size, filters])
     )
-    assert convolution._forms(inputs, kernel, rate) == forms
+    assert convolution.choose_forms(inputs, kernel, rate) == forms
     ours = products_of(lambda x, k: convolution.conv2d(x, k, rate=rate), inputs, kernel, weights)
     plain = products_of(  # through space-to-batch, by other kernels
         lambda x, k: tf.nn.convolution(x, k, padding="SAME", dilations=rate),
@@ -46,6 +54,11 @@ def test_all_forms_are_the_same_convolution(size, channels, rate, forms):
     )
     for mine, theirs in zip(ours, plain, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_half_precision_is_left_to_the_library():
+    inputs, kernel = (tf.zeros(shape, tf.bfloat16) for shape in ([1, 8, 8, 512], [3, 3, 512, 512]))
+    assert convolution.choose_forms(inputs, kernel, 1) == Forms()
 
 
 def test_sizes_known_only_later_take_the_direct_form():

@@ -4,8 +4,7 @@ import tensorflow as tf
 
 from deeplab_tf.models import winograd
 
-
-@pytest.mark.parametrize(
+SHAPES = pytest.mark.parametrize(
     ("size", "rate"),
     [
         ((8, 12), 1),
@@ -17,6 +16,9 @@ from deeplab_tf.models import winograd
         ((20, 32), 12),
     ],
 )
+
+
+@SHAPES
 def test_it_is_the_same_convolution_for_images_of_any_size(size, rate):
     rng = np.random.default_rng(0)
     inputs = tf.constant(rng.standard_normal((2, *size, 5)), tf.float32)
@@ -30,6 +32,26 @@ def test_it_is_the_same_convolution_for_images_of_any_size(size, rate):
     ).numpy()
     np.testing.assert_allclose(function(inputs), expected, atol=1e-5 * np.abs(expected).max())
     assert function.get_concrete_function().structured_outputs.shape.as_list() == [None] * 3 + [6]
+
+
+@SHAPES
+def test_products_of_training_are_those_of_the_plain_convolution(size, rate):
+    rng = np.random.default_rng(0)
+    inputs, kernel, upstream = (
+        tf.constant(rng.standard_normal(shape), tf.float32)
+        for shape in ([2, *size, 5], [3, 3, 5, 6], [2, *size, 6])
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, kernel])
+        outputs = tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
+        total = tf.reduce_sum(outputs * upstream)
+    by_inputs, by_kernel = tape.gradient(total, [inputs, kernel])
+    for mine, plain in (
+        (winograd.outputs(inputs, kernel, rate=rate), outputs),
+        (winograd.input_gradient(kernel, upstream, rate=rate), by_inputs),
+        (winograd.kernel_gradient(inputs, upstream, rate=rate), by_kernel),
+    ):
+        np.testing.assert_allclose(mine, plain, atol=1e-5 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize(
