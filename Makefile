@@ -51,7 +51,7 @@ bench: bench-train bench-inference bench-input bench-convert bench-eval bench-st
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
-	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=8 --recompute_stages=5
+	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=8
 	$(BIN)/python -m benchmarks.training_step --depth=101 --output_stride=16
 
 bench-inference: $(INSTALLED) $(PEERS)/installed
