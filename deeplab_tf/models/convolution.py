@@ -8,10 +8,11 @@ through `winograd`.
 
 The rule was measured on three x86-64 machines (`reference/performance.md`; two cores, oneDNN):
 Winograd's form wins for all three products of undilated and mildly dilated kernels of 512 channels
-or more (1.2 to 2.2 times); taps win for the kernel's gradient from rate 2 on (1.1 to 3 times) and
-for undilated kernels of 2,048 input channels or more (1.1 to 1.4 times), and for the outputs from
-rate 6 on (0.9 to 1.6 times); elsewhere the direct form is best. On GPUs, for sizes unknown when
-the graph is made and where oneDNN is off everything is direct.
+or more (1.2 to 2.2 times), but its many operations take time at every start, so that it is for the
+widest alone: projection and auxiliary head. Taps win for the kernel's gradient from rate 2 on (1.1
+to 3 times) and for undilated kernels of 2,048 input channels or more (1.1 to 1.4 times), and for
+the outputs from rate 6 on (0.9 to 1.6 times); elsewhere the direct form is best. On GPUs, for
+sizes unknown when the graph is made and where oneDNN is off everything is direct.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ NAMESPACE = "deeplab_tf"
 _OUTPUT_TAPS_FROM_RATE = 6
 _KERNEL_TAPS_FROM_RATE = 2
 _KERNEL_TAPS_FROM_CHANNELS = 2048
-_WINOGRAD_FROM_CHANNELS = 512
+_WINOGRAD_FROM_CHANNELS = (1024, 512)  # of the inputs and the outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,9 @@ def choose_forms(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> Forms:
     if (
         inputs.dtype == tf.float32
         and rate < _OUTPUT_TAPS_FROM_RATE
-        and min(kernel.shape[2:]) >= _WINOGRAD_FROM_CHANNELS
+        and all(
+            n >= least for n, least in zip(kernel.shape[2:], _WINOGRAD_FROM_CHANNELS, strict=True)
+        )
         and winograd.pays(kernel.shape, rate=rate, map_size=inputs.shape[1:3])
     ):
         return Forms("winograd", "winograd", "winograd")

@@ -80,18 +80,17 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, *, rate: int) -> tf.
 
 
 def _convolved(inputs, matrices, filters, rate, *, in_turn=True, transpose_b=False):
-    batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+    height, width, _ = _sizes(inputs)
     down, across = _tile_counts(height, width, rate)
-
-    def joined(products):
-        shape = [batch * down * rate, across, 1, rate * filters]
-        return _joined([tf.reshape(product, shape) for product in products])
-
-    cells = _tiles(inputs, rate, _input_cells, margin=1)
-    rows = _rows(cells, matrices, joined, in_turn=in_turn, transpose_b=transpose_b)
-    shape = [batch, down, 1, rate * 2 * across * rate * filters]
-    outputs = _joined([tf.reshape(row, shape) for row in rows])
-    outputs = tf.reshape(outputs, [batch, down * 2 * rate, across * 2 * rate, filters])
+    rows = _rows(
+        _tiles(inputs, rate, _input_cells, margin=1),
+        matrices,
+        lambda products: _joined(products, rate * filters),
+        in_turn=in_turn,
+        transpose_b=transpose_b,
+    )
+    outputs = _joined(rows, rate * across * 2 * rate * filters)
+    outputs = tf.reshape(outputs, [-1, down * 2 * rate, across * 2 * rate, filters])
     return tf.ensure_shape(outputs[:, :height, :width], [*inputs.shape[:3], filters])
 
 
@@ -122,6 +121,13 @@ def _matrices(kernel, order):
         yield from tf.unstack(tf.reshape(four, [4, *kernel.shape[2:]]))
 
 
+def _sizes(values):
+    """Returns height, width and channels of [B, H, W, C], as numbers where they are known."""
+    if None not in values.shape[1:]:
+        return list(values.shape[1:])  # each operation on a tensor would take time at every start
+    return tf.unstack(tf.shape(values)[1:])
+
+
 def _tile_counts(height, width, rate):
     return [-(-cells // (2 * rate)) for cells in (height, width)]
 
@@ -130,11 +136,11 @@ def _tiles(values, rate, transform, *, margin):
     """Yields the 16 transformed cells of all tiles of [B, H, W, C], each [tiles, C].
 
     Args:
-      transform: of the tiles along axis 1 of [n, tiles + 2 * margin, 2, ...], where a tile's own
-        cells are an even and an odd one; returns one of the four.
+      transform: yields the four of the tiles along axis 1 of [n, tiles + 2 * margin, 2, ...], where
+        a tile's own cells are an even and an odd one.
       margin: tiles of zeros around the map.
     """
-    batch, height, width, channels = tf.unstack(tf.shape(values))
+    height, width, channels = _sizes(values)
     down, across = _tile_counts(height, width, rate)
     around = [
         [margin * 2 * rate, (count + margin) * 2 * rate - cells]
@@ -142,41 +148,42 @@ def _tiles(values, rate, transform, *, margin):
     ]
     padded = tf.pad(values, [[0, 0], *around, [0, 0]])
     columns = across + 2 * margin
-    shape = [batch, down + 2 * margin, 2, rate, columns * 2 * rate * channels]
-    halves = tf.reshape(padded, shape)
-    for i in range(4):
-        row = transform(halves, i)
-        row = tf.reshape(row, [batch * down * rate, columns, 2, rate * channels])
-        for j in range(4):
-            yield tf.reshape(transform(row, j), [-1, values.shape[3]])
+    shape = [-1, down + 2 * margin, 2, rate * columns * 2 * rate * channels]
+    for row in transform(tf.reshape(padded, shape)):
+        for cells in transform(tf.reshape(row, [-1, columns, 2, rate * channels])):
+            yield tf.reshape(cells, [-1, values.shape[3]])
 
 
-def _input_cells(halves, place):
+def _input_cells(halves):
     """Transforms the four inputs of a tile: its own two cells and the next one on either side."""
-    if place == 0:
-        return halves[:, :-2, 1] - halves[:, 1:-1, 1]
-    if place == 1:
-        return halves[:, 1:-1, 0] + halves[:, 1:-1, 1]
-    if place == 2:
-        return halves[:, 1:-1, 1] - halves[:, 1:-1, 0]
-    return halves[:, 1:-1, 0] - halves[:, 2:, 0]
+    odd = halves[:, 1:-1, 1]
+    yield halves[:, :-2, 1] - odd
+    even = halves[:, 1:-1, 0]
+    yield even + odd
+    yield odd - even
+    yield even - halves[:, 2:, 0]
 
 
-def _joined(products):
-    """Transforms the four products of a tile along one axis into its two outputs, on axis 2."""
+def _joined(products, width):
+    """Transforms the four products of a tile along one axis into its two outputs.
+
+    Args:
+      width: numbers of a tile along the axes behind.
+    Returns:
+      [n, 2, width].
+    """
     first, second, third, fourth = products
-    return tf.concat([first + second + third, second - third - fourth], axis=2)
+    outputs = first + second + third, second - third - fourth
+    return tf.stack([tf.reshape(output, [-1, width]) for output in outputs], axis=1)
 
 
-def _output_cells(halves, place):
+def _output_cells(halves):
     """The transpose of `_joined`, for the gradients of a tile's two outputs."""
-    if place == 0:
-        return halves[:, :, 0]
-    if place == 1:
-        return halves[:, :, 0] + halves[:, :, 1]
-    if place == 2:
-        return halves[:, :, 0] - halves[:, :, 1]
-    return -halves[:, :, 1]
+    even, odd = tf.unstack(halves, axis=2)
+    yield even
+    yield even + odd
+    yield even - odd
+    yield -odd
 
 
 def _kernel_cells(products):

@@ -31,10 +31,12 @@ def products_of(function, inputs, kernel, weights):
         # and columns too.
         ((7, 5), (3, 3, 5, 4), 18, Forms("taps", "direct", "taps")),
         ((6, 7), (3, 3, 2048, 4), 1, Forms(kernel_gradient="taps")),
-        ((9, 10), (3, 3, 512, 520), 1, Forms("winograd", "winograd", "winograd")),
-        ((15, 12), (3, 3, 520, 512), 2, Forms("winograd", "winograd", "winograd")),
-        ((5, 6), (3, 3, 512, 512), 5, Forms(kernel_gradient="taps")),  # tiles would be mostly zeros
-        ((32, 32), (3, 3, 512, 512), 6, Forms("taps", "direct", "taps")),
+        ((9, 10), (3, 3, 1024, 520), 1, Forms("winograd", "winograd", "winograd")),
+        ((15, 12), (3, 3, 1030, 512), 2, Forms("winograd", "winograd", "winograd")),
+        ((9, 10), (3, 3, 512, 512), 1, Forms()),
+        # Tiles would be mostly zeros.
+        ((5, 6), (3, 3, 1024, 512), 5, Forms(kernel_gradient="taps")),
+        ((32, 32), (3, 3, 1024, 512), 6, Forms("taps", "direct", "taps")),
     ],
 )
 def test_all_forms_are_the_same_convolution(size, kernel_shape, rate, forms):
@@ -57,7 +59,9 @@ def test_all_forms_are_the_same_convolution(size, kernel_shape, rate, forms):
 
 
 def test_half_precision_is_left_to_the_library():
-    inputs, kernel = (tf.zeros(shape, tf.bfloat16) for shape in ([1, 8, 8, 512], [3, 3, 512, 512]))
+    inputs, kernel = (
+        tf.zeros(shape, tf.bfloat16) for shape in ([1, 8, 8, 1024], [3, 3, 1024, 512])
+    )
     assert convolution.choose_forms(inputs, kernel, 1) == Forms()
 
 
