@@ -59,7 +59,7 @@ def main(job: PredictConfig) -> None:
     from tqdm import tqdm
 
     from deeplab_tf.data.conversion import read_image
-    from deeplab_tf.evaluation import report
+    from deeplab_tf.evaluation import memory, report
 
     if job.export_dir:  # its weights never change, so the CPU's library may pack them once
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
@@ -67,7 +67,7 @@ def main(job: PredictConfig) -> None:
     colors = [label_class.color for label_class in classes]
     from PIL import Image
 
-    for name, path in tqdm(images.items(), unit=" images", disable=None):
+    for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
         image = read_image(path)
         labels = np.asarray(labels_of(image[np.newaxis]))[0]
         pictures = {

@@ -41,7 +41,7 @@ def main(job: VisConfig) -> None:
     from PIL import Image
 
     from deeplab_tf.data import pipeline, records
-    from deeplab_tf.evaluation import report
+    from deeplab_tf.evaluation import memory, report
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
@@ -61,7 +61,7 @@ def main(job: VisConfig) -> None:
         labelled=False,
     )
     painted = 0
-    for batch in itertools.islice(batches, job.max_number_of_images or None):
+    for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
         image, label = batch.images[0], batch.labels[0, ..., 0]
         predicted = predictor.labels(batch.images).numpy()[0]
         name = Path(batch.names[0].removeprefix("/"))

@@ -38,6 +38,7 @@ LAYERS = [
         "training.averaging",
         "training.schedules",
         "training.optimizers",
+        "evaluation.memory",
         "evaluation.metrics",
         "evaluation.report",
     ],

@@ -1,6 +1,7 @@
 """Scores a split: every image exactly once, at the labels' native resolution."""
 
 import collections
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from deeplab_tf.config import UserError
 from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.distribution import Workers
-from deeplab_tf.evaluation import metrics
-from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.evaluation import memory, metrics
+from deeplab_tf.evaluation.predictor import Predictor, label_dtype
 
 _SECONDS_BETWEEN_MEETINGS = 1.0
 
@@ -76,11 +77,13 @@ def evaluate(
     count = _counter(predictor, workers, num_classes=classes, ignore_label=ignore_label)
     matrix = np.zeros([classes, classes], np.int64)
     seen: collections.Counter[str] = collections.Counter()
-    batches = pipeline.eval_batches(
-        table.share(workers.index, workers.count),
-        batch_size=batch_size,
-        num_classes=classes,
-        ignore_label=ignore_label,
+    batches = memory.trimmed(
+        pipeline.eval_batches(
+            table.share(workers.index, workers.count),
+            batch_size=batch_size,
+            num_classes=classes,
+            ignore_label=ignore_label,
+        )
     )
     working = True
     while meet(working):
@@ -101,19 +104,15 @@ def evaluate(
 def _counter(
     predictor: Predictor, workers: Workers, *, num_classes: int, ignore_label: int
 ) -> Callable[[list[pipeline.EvalBatch]], np.ndarray]:
-    """Returns a function of one batch for each replica, to their confusion matrix."""
+    """Returns a function of one batch for each replica, to their confusion matrix.
 
-    def counted(labels, predictions):
-        return metrics.confusion_matrix(
-            labels[..., 0], predictions, num_classes=num_classes, ignore_label=ignore_label
-        )
-
+    Traced once for all sizes: a new size must not cost a new trace.
+    """
+    counted = _counted(num_classes, ignore_label)
     if workers.strategy.num_replicas_in_sync == 1:
-        count_alone = tf.function(counted, reduce_retracing=True)
-        return lambda group: count_alone(group[0].labels, predictor.labels(group[0].images)).numpy()
+        return lambda group: counted(group[0].labels, predictor.labels(group[0].images)).numpy()
 
     replicas = workers.local_replicas
-    # Traced once for all sizes: a new size must not cost a new trace.
     signature = [
         [tf.TensorSpec([None, None, None, channels], tf.uint8)] * replicas for channels in (3, 1)
     ]
@@ -139,6 +138,22 @@ def _counter(
         return predict_and_count(images, labels).numpy()
 
     return count
+
+
+@functools.cache  # evaluations during a training share one trace
+def _counted(num_classes, ignore_label):
+    signature = [
+        tf.TensorSpec([None, None, None, 1], tf.uint8),
+        tf.TensorSpec([None, None, None], label_dtype(num_classes)),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def counted(labels, predictions):
+        return metrics.confusion_matrix(
+            labels[..., 0], predictions, num_classes=num_classes, ignore_label=ignore_label
+        )
+
+    return counted
 
 
 def _require_each_once(seen: collections.Counter, total: int, expected: int, split: str) -> None:

@@ -1,0 +1,102 @@
+"""Memory stays flat, however long a run or an evaluation is."""
+
+import dataclasses
+import functools
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import building, catalog, conversion, records
+from deeplab_tf.evaluation import evaluator, memory
+from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.training.trainer import Trainer
+
+MIB = 1 << 20
+
+
+def anonymous_bytes():
+    """What the process allocated and the kernel can not take back, unlike mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status).group(1)) * 1024
+
+
+class MemoryNotes(tf.keras.callbacks.Callback):
+    """Notes the memory of the process every hundred steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch % 100 == 99:
+            self.noted.append(anonymous_bytes())
+
+
+def test_freed_blocks_between_kept_ones_go_back_to_the_system(monkeypatch):
+    # Blocks of 120 KiB come from the heap, and the small ones after them keep it from shrinking.
+    pairs = [(np.ones(120 << 10, np.uint8), np.ones(2000, np.uint8)) for _ in range(1000)]
+    kept = [small for _, small in pairs]
+    del pairs
+    before = anonymous_bytes()
+    monkeypatch.setattr(memory, "_SECONDS", 0.0)
+    assert all(a is b for a, b in zip(memory.trimmed(kept), kept, strict=True))
+    assert before - anonymous_bytes() > 100 * MIB
+
+
+@pytest.mark.slow
+def test_two_thousand_steps_do_not_grow(tiny_experiment):
+    train = dataclasses.replace(
+        tiny_experiment.train, training_number_of_steps=2000, log_steps=10, save_interval_steps=2000
+    )
+    trainer = Trainer(dataclasses.replace(tiny_experiment, train=train))
+    notes, make = MemoryNotes(), trainer._callbacks
+    trainer._callbacks = lambda *args: [*make(*args), notes]
+    trainer.run()
+    assert len(notes.noted) == 20
+    # The first hundreds fill TensorFlow's pools; a leak of 16 KiB a step would make 16 MiB.
+    assert np.median(notes.noted[-5:]) - np.median(notes.noted[5:10]) < 16 * MIB
+
+
+@pytest.mark.slow
+def test_an_evaluations_memory_does_not_depend_on_the_number_of_images(shapes_dir, tmp_path):
+    images = sorted((shapes_dir / "images" / "val").iterdir())
+    masks = shapes_dir / "masks" / "val"
+    # Few sizes, many names: what oneDNN keeps of each new size is no leak (README, "Evaluate").
+    pairs = [
+        conversion.FilePair(f"{i:03d}", path, masks / f"{path.stem}.png")
+        for i, path in zip(range(400), itertools.cycle(images), strict=False)
+    ]
+    info = catalog.DatasetInfo(
+        name="shapes", classes=catalog.read_class_table(shapes_dir / "classes.csv")
+    )
+    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
+    building.convert_split(
+        pairs,
+        functools.partial(conversion.encode_pair, coding=coding),
+        output_dir=tmp_path,
+        info=info,
+        split="val",
+        num_shards=1,
+        num_processes=1,
+    )
+    model = build_model(
+        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
+        num_classes=info.num_classes,
+    )
+    noted = []
+    evaluator.evaluate(
+        Predictor(model),
+        records.open_split(tmp_path, "val", info),
+        info,
+        split="val",
+        progress=lambda _: noted.append(anonymous_bytes()),
+    )
+    assert len(noted) == 400
+    # 8 MiB are 32 KiB an image: less than one decoded image and its label.
+    assert np.median(noted[-50:]) - np.median(noted[100:150]) < 8 * MIB
