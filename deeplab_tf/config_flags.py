@@ -7,6 +7,7 @@ mistyped flag answer at once.
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -27,7 +28,8 @@ from deeplab_tf.config import (
 FLAGS = flags.FLAGS
 # TensorFlow's errors (not imported here) that tell of damaged files and full disks, not of bugs.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
-
+# Settings that decide how much memory a step needs.
+_MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
 
 # Settings of a run that whoever predicts with it may override; the rest is as trained.
 INFERENCE = (
@@ -71,11 +73,23 @@ def run(
         except Exception as error:
             if type(error).__name__ not in _OUTSIDE_FAULTS:
                 raise
-            sys.exit(f"{program}: {str(error).splitlines()[0]}")
+            sys.exit(f"{program}: {_sentence(error)}")
 
     _define([*(field for kind in settings for field in fields(kind)), *of_a_run])
     help_text = _help(program, settings, of_a_run, description)
     app.run(call, flags_parser=lambda argv: _parse(argv, program, help_text))
+
+
+def _sentence(error: Exception) -> str:
+    """Returns an outside fault's message in one sentence."""
+    text = str(error)
+    wanted = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
+    if not wanted:
+        return text.splitlines()[0]
+    deciding = ", ".join(f"--{name}" for name in _MEMORY if name in FLAGS)
+    return f"out of memory at a tensor of shape {wanted[1]}" + (
+        f"; {deciding} decide how much a step needs." if deciding else "."
+    )
 
 
 def _define(settings: Iterable[dataclasses.Field]) -> None:

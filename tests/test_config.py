@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import tensorflow as tf
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import (
@@ -87,3 +88,11 @@ def test_differences_name_what_must_not_change():
         "--atrous_rates:  -> 6,12",
         "--training_number_of_steps: 30000 -> 9",
     ]
+
+
+def test_out_of_memory_is_told_in_one_sentence():
+    with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
+        tf.zeros([10**6, 10**8])
+    sentence = config_flags._sentence(caught.value)
+    assert sentence.startswith("out of memory at a tensor of shape [1000000,100000000]")
+    assert "\n" not in sentence

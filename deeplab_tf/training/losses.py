@@ -80,7 +80,7 @@ def pixel_losses(logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = 
     """
     known = None not in (*logits.shape[1:], *labels.shape[1:])
     if not known or tf.config.list_logical_devices("GPU"):
-        enlarged = resize_bilinear(logits, tf.shape(labels)[1:3], align_corners=align_corners)
+        enlarged = _enlarge(logits, tf.shape(labels)[1:3], align_corners)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=enlarged)
     bands = _Bands(logits.shape[1:], labels.shape[1:], align_corners)
 
@@ -94,6 +94,27 @@ def pixel_losses(logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = 
         return losses, gradient
 
     return losses_of(logits)
+
+
+def _enlarge(logits, size, align_corners):
+    """`resize_bilinear` with its gradient by a matrix product along each axis."""
+    height, width = size[0], size[1]
+
+    @tf.custom_gradient
+    def enlarged(logits):
+        def gradient(upstream):
+            batch, rows, columns, classes = tf.unstack(tf.shape(logits))
+            down = interpolation_matrix(rows, height, align_corners=align_corners)
+            across = interpolation_matrix(columns, width, align_corners=align_corners)
+            upstream = tf.reshape(upstream, [batch, height, width * classes])
+            upstream = tf.matmul(down, upstream, transpose_a=True)
+            upstream = tf.reshape(upstream, [batch * rows, width, classes])
+            upstream = tf.matmul(across, upstream, transpose_a=True)
+            return tf.reshape(upstream, [batch, rows, columns, classes])
+
+        return resize_bilinear(logits, size, align_corners=align_corners), gradient
+
+    return enlarged(tf.cast(logits, tf.float32))
 
 
 def _for_each(function, images, kinds):

@@ -65,12 +65,19 @@ def compiled_model(
         model.compile(
             optimizer,
             ignore_label=info.ignore_label,
-            recompute_stages=config.recompute_stages,
+            recompute_stages=_recompute_stages(config),
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,
             **settings,
         )
     return model
+
+
+def _recompute_stages(config: TrainConfig) -> int:
+    if config.recompute_stages >= 0:
+        return config.recompute_stages
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    return 0 if any("GPU" in device for device in devices) else 3
 
 
 class Trainer:

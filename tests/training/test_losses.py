@@ -51,8 +51,9 @@ def test_logits_are_enlarged_to_the_labels():
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1])
-def test_bands_of_rows_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
+@pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1, None])
+def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
+    """In bands of so many bytes; None: the form of GPUs and of unknown sizes."""
     monkeypatch.setattr(losses, "_BAND_BYTES", band_bytes)
     rng = np.random.default_rng(0)
     logits = tf.constant(30 * rng.standard_normal([2, 4, 3, 7]), tf.float32)
@@ -66,11 +67,13 @@ def test_bands_of_rows_equal_the_whole_image(monkeypatch, align_corners, band_by
             labels=labels, logits=resize(logits, [23, 19], **settings)
         )
 
-    def in_bands(logits):
+    def ours(logits):
         return losses.pixel_losses(logits, labels, align_corners=align_corners)
 
+    if band_bytes is None:
+        ours = tf.function(ours, input_signature=[tf.TensorSpec([None] * 4)])
     results = []
-    for function in (whole, in_bands):
+    for function in (whole, ours):
         with tf.GradientTape() as tape:
             tape.watch(logits)
             found = function(logits)

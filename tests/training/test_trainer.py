@@ -16,7 +16,7 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import averaging, callbacks, run_dir
+from deeplab_tf.training import averaging, callbacks, run_dir, trainer
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas
 
@@ -334,3 +334,11 @@ def test_label_weights_are_one_for_each_class(tiny_experiment):
 def test_replicas_on_cpus_are_not_compiled(tiny_experiment):
     with pytest.raises(UserError, match="--jit_compile can not be given with several replicas"):
         Trainer(change(tiny_experiment, "train", jit_compile=True), two_replicas())
+
+
+@pytest.mark.parametrize(("device", "stages"), [("CPU:0", 3), ("GPU:0", 0)])
+def test_gpus_recompute_nothing_unless_told(tiny_experiment, device, stages):
+    config = dataclasses.replace(tiny_experiment.train, recompute_stages=-1)
+    with tf.distribute.OneDeviceStrategy(device).scope():  # no such device is needed to ask
+        assert trainer._recompute_stages(config) == stages
+        assert trainer._recompute_stages(dataclasses.replace(config, recompute_stages=2)) == 2
