@@ -91,7 +91,13 @@ def distance(moved, expected):
 
 
 @pytest.mark.parametrize(
-    ("parts", "replicas", "recomputed"), [(2, 1, 2), (4, 1, 0), (1, 2, 0), (2, 2, 0)]
+    ("parts", "replicas", "recomputed"),
+    [
+        (2, 1, 2),
+        pytest.param(4, 1, 0, marks=pytest.mark.slow),
+        pytest.param(1, 2, 0, marks=pytest.mark.slow),
+        (2, 2, 0),
+    ],
 )
 def test_parts_of_a_batch_add_up_to_the_whole(whole, parts, replicas, recomputed):
     """Though they hold unequal numbers of pixels that count, and dropout draws for each image."""

@@ -238,6 +238,7 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -259,17 +260,14 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
         pytest.param(
             {"optimizer": "sgdw", "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow
         ),
-        pytest.param(
-            {
-                "ema_decay": 0.5,
-                "dtype_policy": "mixed_float16",
-                "gradient_accumulation_steps": 2,
-                "clip_gradient_norm": 1.0,
-                "top_k_percent_pixels": 0.5,
-                "hard_example_mining_step": 3,
-            },
-            marks=pytest.mark.slow,
-        ),
+        {
+            "ema_decay": 0.5,
+            "dtype_policy": "mixed_float16",
+            "gradient_accumulation_steps": 2,
+            "clip_gradient_norm": 1.0,
+            "top_k_percent_pixels": 0.5,
+            "hard_example_mining_step": 3,
+        },
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
