@@ -243,23 +243,16 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     "settings",
     [
         {"optimizer": "adam", "ema_decay": 0.5, "eval_interval_steps": 2},
-        *(
-            pytest.param(settings, marks=pytest.mark.slow)
-            for settings in (
-                {"optimizer": "sgdw", "learning_policy": "step", "learning_rate_decay_step": 2},
-                {
-                    "optimizer": "adamw",
-                    "learning_policy": "cosine",
-                    "slow_start_step": 2,
-                    "slow_start_burnin_type": "linear",
-                },
-                {"optimizer": "lamb", "slow_start_step": 3},
-                {"optimizer": "momentum", "dtype_policy": "mixed_bfloat16"},
-            )
-        ),
-        pytest.param(
-            {"optimizer": "sgdw", "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow
-        ),
+        {"optimizer": "sgdw", "learning_policy": "step", "learning_rate_decay_step": 2},
+        {
+            "optimizer": "adamw",
+            "learning_policy": "cosine",
+            "slow_start_step": 2,
+            "slow_start_burnin_type": "linear",
+        },
+        {"optimizer": "lamb", "slow_start_step": 3},
+        {"optimizer": "momentum", "dtype_policy": "mixed_bfloat16"},
+        {"optimizer": "sgdw", "dtype_policy": "mixed_float16"},
         {
             "ema_decay": 0.5,
             "dtype_policy": "mixed_float16",
