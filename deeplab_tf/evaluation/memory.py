@@ -2,7 +2,7 @@
 
 glibc keeps freed blocks for later ones. Each new size of image leaves small blocks between them
 (oneDNN's convolutions are made and kept for one size each), so that the next image's tensors do
-not fit and the process grows by several times what it uses.
+not fit and the process grows to twice what it uses and more.
 """
 
 import ctypes
