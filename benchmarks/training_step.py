@@ -24,7 +24,7 @@ class StepConfig(Config):
     crop_size: int = setting(512, "Height and width of the images.")
     batch_size: int = setting(2, "Images in a step.")
     num_classes: int = setting(21, "Classes.")
-    recompute_stages: int = setting(3, "As of deeplab_tf.train.")
+    recompute_stages: int = setting(3, "As of deeplab_tf.train, whose default on CPUs it is.")
     steps: int = setting(1, "Steps in a measurement; each takes seconds.", least=1)
     pairs: int = setting(5, "Measurements of each program.", least=1)
     worker: bool = setting(False, "Whether this process is the program that is measured.")

@@ -26,7 +26,7 @@ from deeplab_tf.config import (
 )
 
 FLAGS = flags.FLAGS
-# TensorFlow's errors (not imported here) that tell of damaged files and full disks, not of bugs.
+# TensorFlow's errors (not imported here) of damaged files, full disks and full memory, not of bugs.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 # Settings that decide how much memory a step needs.
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")

@@ -83,10 +83,14 @@ def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> Non
         )
 
 
+def on_gpus() -> bool:
+    """Whether each replica of the strategy in scope has a GPU."""
+    return all("GPU" in device for device in tf.distribute.get_strategy().extended.worker_devices)
+
+
 def require_gpus(flag: str) -> None:
     """Raises UserError unless each replica of the strategy in scope has a GPU."""
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    if not all("GPU" in device for device in devices):
+    if not on_gpus():
         raise UserError(
             f"{flag} can not be given with several replicas on CPUs; leave it out, or give "
             "--distribution_strategy=one_device."

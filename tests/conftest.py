@@ -44,24 +44,35 @@ def shapes_dir(tmp_path_factory) -> Path:
 def records_dir(shapes_dir, tmp_path_factory) -> Path:
     """The same as records, with its dataset.json."""
     folder = tmp_path_factory.mktemp("records")
+    for split in ("train", "val"):
+        write_shapes(shapes_dir, folder, split)
+    return folder
+
+
+def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) -> None:
+    """Converts a split of the shapes, each of its images under `times` names."""
     classes = catalog.read_class_table(shapes_dir / "classes.csv")
     info = catalog.DatasetInfo(name="shapes", classes=classes)
     coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
-    for split in ("train", "val"):
-        pairs = [
-            conversion.FilePair(path.stem, path, shapes_dir / "masks" / split / f"{path.stem}.png")
-            for path in sorted((shapes_dir / "images" / split).iterdir())
-        ]
-        building.convert_split(
-            pairs,
-            functools.partial(conversion.encode_pair, coding=coding),
-            output_dir=folder,
-            info=info,
-            split=split,
-            num_shards=2,
-            num_processes=1,
+    files = sorted((shapes_dir / "images" / split).iterdir())
+    pairs = [
+        conversion.FilePair(
+            path.stem if times == 1 else f"{path.stem}_{i}",
+            path,
+            shapes_dir / "masks" / split / f"{path.stem}.png",
         )
-    return folder
+        for i in range(times)
+        for path in files
+    ]
+    building.convert_split(
+        pairs,
+        functools.partial(conversion.encode_pair, coding=coding),
+        output_dir=folder,
+        info=info,
+        split=split,
+        num_shards=2,
+        num_processes=1,
+    )
 
 
 @pytest.fixture

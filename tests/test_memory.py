@@ -1,8 +1,6 @@
 """Memory stays flat, however long a run or an evaluation is."""
 
 import dataclasses
-import functools
-import itertools
 import re
 from pathlib import Path
 
@@ -11,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.data import building, catalog, conversion, records
+from deeplab_tf.data import catalog, records
 from deeplab_tf.evaluation import evaluator, memory
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.training.trainer import Trainer
+from tests.conftest import write_shapes
 
 MIB = 1 << 20
 
@@ -65,26 +64,9 @@ def test_two_thousand_steps_do_not_grow(tiny_experiment):
 
 @pytest.mark.slow
 def test_an_evaluations_memory_does_not_depend_on_the_number_of_images(shapes_dir, tmp_path):
-    images = sorted((shapes_dir / "images" / "val").iterdir())
-    masks = shapes_dir / "masks" / "val"
     # Few sizes, many names: what oneDNN keeps of each new size is no leak (README, "Evaluate").
-    pairs = [
-        conversion.FilePair(f"{i:03d}", path, masks / f"{path.stem}.png")
-        for i, path in zip(range(400), itertools.cycle(images), strict=False)
-    ]
-    info = catalog.DatasetInfo(
-        name="shapes", classes=catalog.read_class_table(shapes_dir / "classes.csv")
-    )
-    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
-    building.convert_split(
-        pairs,
-        functools.partial(conversion.encode_pair, coding=coding),
-        output_dir=tmp_path,
-        info=info,
-        split="val",
-        num_shards=1,
-        num_processes=1,
-    )
+    write_shapes(shapes_dir, tmp_path, "val", times=80)
+    info = catalog.load("", tmp_path)
     model = build_model(
         ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
         num_classes=info.num_classes,

@@ -98,7 +98,7 @@ def pixel_losses(logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = 
 
 def _enlarge(logits, size, align_corners):
     """`resize_bilinear` with its gradient by a matrix product along each axis."""
-    height, width = size[0], size[1]
+    height, width = tf.unstack(size)
 
     @tf.custom_gradient
     def enlarged(logits):

@@ -12,7 +12,13 @@ import tensorflow as tf
 from deeplab_tf import __version__, config_flags
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.distribution import Workers, choose_strategy, require_even_batch, require_gpus
+from deeplab_tf.distribution import (
+    Workers,
+    choose_strategy,
+    on_gpus,
+    require_even_batch,
+    require_gpus,
+)
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
@@ -76,8 +82,7 @@ def compiled_model(
 def _recompute_stages(config: TrainConfig) -> int:
     if config.recompute_stages >= 0:
         return config.recompute_stages
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    return 0 if any("GPU" in device for device in devices) else 3
+    return 0 if on_gpus() else 3
 
 
 class Trainer:
