@@ -162,8 +162,12 @@ def _encoded_mask(
 
 def _is_coded(mask: Image.Image, coding: MaskCoding) -> bool:
     """Whether all values of a grey mask are train ids already."""
-    found = np.flatnonzero(mask.histogram())
-    return bool((coding.train_ids[found] == found).all())
+    values = np.frombuffer(mask.tobytes(), np.uint8)
+    if coding.index_map:
+        return bool((coding.train_ids[values] == values).all())
+    coded = values < coding.num_classes
+    coded |= values == coding.ignore_label
+    return bool(coded.all())
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -276,7 +280,8 @@ def _listed(values: Sequence) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:  # read whole: a buffer is only in the way
+            return file.read()
     except OSError as error:
         raise UserError(f"{path} can not be read: {error.strerror}.") from None
 

@@ -28,23 +28,23 @@ def serialize(example: EncodedExample) -> bytes:
     Without a label, image/segmentation/class/encoded is empty, which is the official reader's
     default.
     """
-
-    def feature(*, text: bytes | None = None, number: int = 0) -> tf.train.Feature:
-        if text is None:
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[text]))
-
-    features = {
-        "image/encoded": feature(text=example.image),
-        "image/filename": feature(text=example.name.encode()),
-        "image/format": feature(text=example.image_format.encode()),
-        "image/height": feature(number=example.height),
-        "image/width": feature(number=example.width),
-        "image/channels": feature(number=3),
-        "image/segmentation/class/encoded": feature(text=example.label),
-        "image/segmentation/class/format": feature(text=b"png"),
-    }
-    record = tf.train.Example(features=tf.train.Features(feature=features))
+    record = tf.train.Example()
+    # Filled in place: a message given to another's constructor is copied, with the whole image.
+    features = record.features.feature
+    for name, text in (
+        ("image/encoded", example.image),
+        ("image/filename", example.name.encode()),
+        ("image/format", example.image_format.encode()),
+        ("image/segmentation/class/encoded", example.label),
+        ("image/segmentation/class/format", b"png"),
+    ):
+        features[name].bytes_list.value.append(text)
+    for name, number in (
+        ("image/height", example.height),
+        ("image/width", example.width),
+        ("image/channels", 3),
+    ):
+        features[name].int64_list.value.append(number)
     return record.SerializeToString(deterministic=True)  # a map's order is not, by itself
 
 
