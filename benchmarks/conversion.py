@@ -2,17 +2,24 @@
 
     python -m benchmarks.conversion --images_dir=camvid/images/train --masks_dir=camvid/labels/train
 
-Ours decodes and checks every image and mask, or reads headers alone; the start of its processes is
-counted, that of Python and TensorFlow is not, for either.
+Ours decodes and checks every image and mask, or reads headers alone; the start of its workers is
+counted, that of Python and TensorFlow is not, for either. The limit is Pillow's decoding of both
+files in one process for each core, or with headers alone the copying of the files' bytes in one.
 """
 
 import contextlib
 import functools
+import itertools
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from benchmarks import pairs
 from deeplab_tf import config_flags
@@ -26,24 +33,26 @@ class ConversionConfig(Config):
     images_dir: str = setting("", "Folder with JPEG images.")
     masks_dir: str = setting("", "Folder with PNG masks of the same names, values below 255.")
     num_processes: int = setting(0, "Processes; 0 takes all cores.", least=0)
-    pairs: int = setting(5, "Measurements of each program.", least=1)
+    pairs: int = setting(15, "Measurements of each program.", least=1)
     verify: str = setting("full", "As of the builders.", choices=("full", "header"))
-    worker: bool = setting(False, "Whether this process is the program that is measured.")
+    worker: str = setting("", "What this process measures.", choices=("", "builder", "limit"))
 
 
 def main(config: ConversionConfig) -> None:
     if config.worker:
-        work(config)
+        {"builder": work, "limit": work_alone}[config.worker](config)
         return
     folders = [f"--images_dir={config.images_dir}", f"--masks_dir={config.masks_dir}"]
     processes = f"--num_processes={config.num_processes}"
     for verify, wanted in (("header", "5"), ("full", "1.9")):
-        command = pairs.ours("conversion", *folders, processes, f"--verify={verify}", "--worker")
+        command = pairs.ours("conversion", *folders, processes, f"--verify={verify}")
         programs = [
-            pairs.Program(f"ours, verify={verify}", command),
+            pairs.Program(f"ours, verify={verify}", [*command, "--worker=builder"]),
             pairs.Program("official builder", pairs.ours("peers.official_builder", *folders)),
         ]
-        ratio = pairs.compare(programs, pairs=config.pairs)
+        title = {"full": "decoding alone", "header": "copying alone"}[verify]
+        limit = pairs.Program(title, [*command, "--worker=limit"])
+        ratio = pairs.compare(programs, pairs=config.pairs, limit=limit)
         print(f"ratio: {ratio:.2f} (verify={verify}; aim: {wanted})")
     print(f"ratio: {ratio:.3f}")
 
@@ -80,6 +89,36 @@ def work(config: ConversionConfig) -> None:
         return {"images/s": len(found) / seconds, "peak MiB": pairs.peak_mib()}
 
     pairs.serve(measure)
+
+
+def work_alone(config: ConversionConfig) -> None:
+    """Decodes the files, or copies them, on demand."""
+    masks = Path(config.masks_dir)
+    images = sorted(Path(config.images_dir).iterdir())
+    files = [(path, masks / f"{path.stem}.png") for path in images]
+    cores = config.num_processes or os.cpu_count() or 1
+    pool = multiprocessing.Pool(cores) if config.verify == "full" else None
+
+    def measure():
+        start = time.perf_counter()
+        if pool:
+            pool.map(decode, [files[core::cores] for core in range(cores)], chunksize=1)
+        else:
+            copy(files)
+        return {"images/s": len(files) / (time.perf_counter() - start)}
+
+    pairs.serve(measure)
+
+
+def decode(files: Sequence[tuple[Path, ...]]) -> None:
+    for path in itertools.chain.from_iterable(files):
+        Image.open(path).load()
+
+
+def copy(files: Sequence[tuple[Path, ...]]) -> None:
+    with tempfile.TemporaryFile() as target:
+        for path in itertools.chain.from_iterable(files):
+            target.write(path.read_bytes())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.inference --depth=50 --output_stride=16
 
 The network is SSSegmentation's, untrained; every program returns labels and probabilities at the
-image's size.
+image's size. The limit is the machine's own rate of 4096^3 matrix products, and the work is counted
+with its products by padding, of which Winograd's form needs fewer.
 """
 
 import subprocess
@@ -55,19 +56,23 @@ def main(config: InferenceConfig) -> None:
             own.mkdir()
             command = pairs.peer("inference", *shared, f"--program={name}", f"--folder={own}")
             programs.append(pairs.Program(name, command))
-        ratio = pairs.compare(programs, pairs=config.pairs)
+        limit = pairs.Program("matrix products", pairs.peer("matrix_product"))
+        ratio = pairs.compare(programs, pairs=config.pairs, limit=limit, limited="GFLOP/s")
     print(f"ratio: {ratio:.3f}")
 
 
 def export(config: InferenceConfig) -> None:
-    """Exports the network, untrained."""
+    """Exports the network, untrained, and writes its operations for an image beside it."""
     from benchmarks import network
+    from deeplab_tf.benchmark import forward_flops
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass
     from deeplab_tf.evaluation import export as saved_model
     from deeplab_tf.evaluation.predictor import Predictor
     from deeplab_tf.serving_config import ServingConfig
 
     model = network.ssseg(config.depth, config.output_stride, config.num_classes)
+    flops = forward_flops(model, config.crop_size, config.crop_size)
+    _flops_file(config.export).write_text(str(flops))
     classes = tuple(LabelClass(str(index), (0, 0, 0)) for index in range(config.num_classes))
     info = DatasetInfo(name="benchmark", classes=classes)
     serving = ServingConfig(add_probabilities=True, serving_device="cpu")
@@ -81,6 +86,10 @@ def export(config: InferenceConfig) -> None:
     )
 
 
+def _flops_file(export: str) -> Path:
+    return Path(export).with_name("flops")
+
+
 def work(config: InferenceConfig) -> None:
     """Calls the SavedModel's signature on demand."""
     import numpy as np
@@ -89,6 +98,7 @@ def work(config: InferenceConfig) -> None:
     serve = tf.saved_model.load(f"{config.worker}/1").signatures["serving_default"]
     shape = (1, config.crop_size, config.crop_size, 3)
     images = tf.constant(np.random.default_rng(0).integers(0, 256, shape), tf.uint8)
+    flops = int(_flops_file(config.worker).read_text())
 
     def measure():
         serve(images=images)["labels"].numpy()
@@ -96,7 +106,7 @@ def work(config: InferenceConfig) -> None:
         for _ in range(config.calls):
             serve(images=images)["labels"].numpy()
         rate = config.calls / (time.perf_counter() - start)
-        return {"images/s": rate, "peak MiB": pairs.peak_mib()}
+        return {"images/s": rate, "GFLOP/s": rate * flops / 1e9, "peak MiB": pairs.peak_mib()}
 
     pairs.serve(measure)
 

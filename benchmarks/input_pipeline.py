@@ -4,7 +4,9 @@
         --masks_dir=camvid/labels/train
 
 The images are enlarged by mirroring to the size of ADE20K's (683x512) and saved as JPEGs; examples
-are those of the ADE20K recipes: scales 0.5 to 2, crops of 512, mirrored, distorted, padded.
+are those of the ADE20K recipes: scales 0.5 to 2, crops of 512, mirrored, distorted, padded. The
+limit is the decoding of whole images and masks by TensorFlow on all cores, and nothing else; ours
+decodes a crop's window alone.
 """
 
 import tempfile
@@ -32,11 +34,15 @@ class InputConfig(Config):
     batch_size: int = setting(8, "Examples in a batch.", least=1)
     pairs: int = setting(5, "Measurements of each program.", least=1)
     worker: str = setting("", "Folder of the records that this process reads.")
+    limit: bool = setting(False, "Whether this process decodes images_dir and masks_dir alone.")
 
 
 def main(config: InputConfig) -> None:
     if config.worker:
         work(config)
+        return
+    if config.limit:
+        decode(config)
         return
     with tempfile.TemporaryDirectory() as folder:
         enlarge(config, Path(folder))
@@ -47,7 +53,9 @@ def main(config: InputConfig) -> None:
             pairs.Program("ours", command),
             pairs.Program("DataLoader", pairs.peer("input_pipeline", *folders, *batch)),
         ]
-        ratio = pairs.compare(programs, pairs=config.pairs)
+        command = pairs.ours("input_pipeline", *folders, *batch, "--limit")
+        limit = pairs.Program("decoding alone", command)
+        ratio = pairs.compare(programs, pairs=config.pairs, limit=limit)
     print(f"ratio: {ratio:.3f}")
 
 
@@ -115,6 +123,31 @@ def work(config: InputConfig) -> None:
             pass
         seconds = time.perf_counter() - start
         return {"images/s": steps * config.batch_size / seconds, "peak MiB": pairs.peak_mib()}
+
+    pairs.serve(measure)
+
+
+def decode(config: InputConfig) -> None:
+    """Decodes whole images and masks on demand."""
+    import tensorflow as tf
+
+    folders = (config.images_dir, config.masks_dir)
+    paths = tuple(sorted(str(path) for path in Path(folder).iterdir()) for folder in folders)
+    files = tf.data.Dataset.from_tensor_slices(paths).repeat().take(config.num_images)
+    decoded = files.map(
+        lambda image, mask: (
+            tf.io.decode_jpeg(tf.io.read_file(image)),
+            tf.io.decode_png(tf.io.read_file(mask)),
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+    def measure():
+        start = time.perf_counter()
+        for _ in decoded:
+            pass
+        seconds = time.perf_counter() - start
+        return {"images/s": config.num_images / seconds, "peak MiB": pairs.peak_mib()}
 
     pairs.serve(measure)
 

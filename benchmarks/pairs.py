@@ -69,6 +69,11 @@ class Program:
     def median(self, name: str) -> float:
         return statistics.median(self.figures[name])
 
+    def over(self, other: "Program", name: str) -> float:
+        """Returns the ratio of two programs' figures: the median over the turns."""
+        pairs = zip(self.figures[name], other.figures[name], strict=True)
+        return statistics.median(mine / others for mine, others in pairs)
+
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
@@ -91,31 +96,35 @@ def compare(
     programs: Sequence[Program],
     *,
     pairs: int,
-    rate: str = "images/s",
-    limits: Sequence[Program] = (),
+    limit: Program | None = None,
+    limited: str = "images/s",
 ) -> float:
-    """Measures all programs in turns and prints their medians.
+    """Measures all programs in turns and prints their medians, memory and share of the limit.
 
     The first turn, in which programs compile, is not counted.
 
     Args:
-      limits: programs that are measured in the same turns but not compared.
+      limit: what the machine can do at most: one of the programs, or one that is measured in the
+        same turns but not compared.
+      limited: the figure of which the limit is one.
     Returns:
-      The first program's rate over that of the fastest other: the median over the turns.
+      The first program's images/s over those of the fastest other: the median over the turns.
     """
+    measured = list(dict.fromkeys([*programs, *([limit] if limit else [])]))
     for turn in range(pairs + 1):
-        for program in [*programs, *limits]:
+        for program in measured:
             program.measure(counted=turn > 0)
-    for program in [*programs, *limits]:
+    for program in measured:
         print(f"{program.title}:")
         for name, values in program.figures.items():
             print(
                 f"    {name} {statistics.median(values):.4g} "
                 f"({min(values):.4g} to {max(values):.4g})"
             )
-    first, *others = programs
-    best = max(others, key=lambda program: program.median(rate))
-    ratios = [a / b for a, b in zip(first.figures[rate], best.figures[rate], strict=True)]
-    for program in [*programs, *limits]:
         program.close()
-    return statistics.median(ratios)
+    first, *others = programs
+    best = max(others, key=lambda program: program.median("images/s"))
+    print(f"memory over that of {best.title}: {first.over(best, 'peak MiB'):.2f}")
+    if limit:
+        print(f"share of the limit, {limit.title}: {100 * first.over(limit, limited):.0f} %")
+    return first.over(best, "images/s")

@@ -40,9 +40,8 @@ def main(config: ScalingConfig) -> None:
     for title, other in (("two replicas", (2, 1)), ("four parts", (1, 4))):
         programs = [program(title, *other), program("one replica, one part", 1, 1)]
         ratio = pairs.compare(programs, pairs=config.pairs)
-        for figure in ("peak MiB", "first step, s"):
-            share = programs[0].median(figure) / programs[1].median(figure)
-            print(f"{figure} over the other's: {share:.2f}")
+        first_steps = programs[0].over(programs[1], "first step, s")
+        print(f"first step over the other's: {first_steps:.2f}")
         print(f"ratio: {ratio:.3f}")
 
 
