@@ -2,10 +2,10 @@
 
     python -m benchmarks.start --dataset_dir=records/camvid
 
-R50, output stride 16. There is no peer; the limits are LIMIT and OWN_LIMIT, and the last line is the
-former over the median. One more start, under Python's profiler, tells how long this package itself
-takes, beside TensorFlow's import, the making of variables, tracing and the step: what OWN does, and
-its Python.
+R50, output stride 16. There is no peer; the limits are LIMIT and OWN_LIMIT, and the last line is
+the former over the median. One more start, under Python's profiler, tells how long this package
+itself takes, beside TensorFlow's import, the making of variables, tracing and the step: what OWN
+does, and its Python.
 """
 
 import pstats
