@@ -14,7 +14,7 @@ CHECKPOINT := runs/camvid
 EXPORT := models/camvid
 
 .PHONY: demo test check slow clean bench bench-train bench-inference bench-input bench-convert \
-	bench-eval bench-start bench-scaling bench-export
+	bench-eval bench-start bench-scaling bench-growth bench-export
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -47,7 +47,7 @@ check: $(INSTALLED)
 # The README's tables of speeds; CAMVID=... names the folder with its images. bench-export, the last,
 # compares a model that is there already: CHECKPOINT=... and EXPORT=... name it.
 bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling \
-	bench-export
+	bench-growth bench-export
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
@@ -71,6 +71,9 @@ bench-eval: $(INSTALLED) $(RECORDS)/dataset.json
 
 bench-scaling: $(INSTALLED)
 	$(BIN)/python -m benchmarks.scaling
+
+bench-growth: $(INSTALLED)
+	$(BIN)/python -m benchmarks.growth
 
 bench-start: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)

@@ -1,4 +1,4 @@
-"""Memory stays flat, however long a run or an evaluation is."""
+"""Memory stays flat, however long a run or an evaluation is, and grows as images and pixels do."""
 
 import dataclasses
 import re
@@ -13,6 +13,7 @@ from deeplab_tf.data import catalog, records
 from deeplab_tf.evaluation import evaluator, memory
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.training.optimizers import MomentumSGD
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import write_shapes
 
@@ -35,6 +36,30 @@ class MemoryNotes(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch % 100 == 99:
             self.noted.append(anonymous_bytes())
+
+
+def cells(model, batch, size):
+    """Returns the number of operations of a training step, and of all values that they make."""
+    images = tf.TensorSpec([batch, size, size, 3])
+    labels = tf.TensorSpec([batch, size, size, 1], tf.int32)
+    step = tf.function(lambda *batch: model.train_step(batch), autograph=False)
+    operations = step.get_concrete_function(images, labels).graph.get_operations()
+    shapes = [output.shape for operation in operations for output in operation.outputs]
+    return len(operations), sum(s.num_elements() for s in shapes if s.is_fully_defined())
+
+
+def test_a_step_grows_linearly_in_images_and_pixels():
+    config = ModelConfig(
+        model_variant="resnet_v1c_18", aspp_convs_filters=8, atrous_rates=(2,), auxiliary_filters=8
+    )
+    model = build_model(config, num_classes=5)
+    model.compile(MomentumSGD(0.01), recompute_stages=3)
+    one, two, four = (cells(model, batch, 64) for batch in (1, 2, 4))
+    assert one[0] == two[0] == four[0]
+    assert four[1] - two[1] == pytest.approx(2 * (two[1] - one[1]), rel=1e-3)
+    _, larger = cells(model, 2, 128)
+    _, largest = cells(model, 2, 256)
+    assert largest - larger == pytest.approx(4 * (larger - two[1]), rel=0.03)
 
 
 def test_freed_blocks_between_kept_ones_go_back_to_the_system(monkeypatch):
