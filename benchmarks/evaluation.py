@@ -22,7 +22,7 @@ class EvaluationConfig(Config):
     dataset_dir: str = setting("", "Folder with records.")
     eval_split: str = setting("val", "Split.")
     num_images: int = setting(12, "Images of it that are predicted in a measurement.", least=1)
-    pairs: int = setting(5, "Measurements of each program.", least=1)
+    pairs: int = setting(9, "Measurements of each program.", least=1)
     worker: str = setting("", "What this process measures.", choices=("", "evaluation", "model"))
 
 

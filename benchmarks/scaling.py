@@ -19,7 +19,7 @@ class ScalingConfig(Config):
     """The step that is timed."""
 
     depth: int = setting(50, "Depth of the v1c ResNet.", choices=(50, 101))
-    crop_size: int = setting(257, "Height and width of the images.")
+    crop_size: int = setting(257, "Height and width of the worker's images.")
     batch_size: int = setting(8, "Images in a step, over all replicas.")
     pairs: int = setting(3, "Measurements of each program.", least=1)
     replicas: int = setting(1, "Replicas of the program that is measured.", least=1)
@@ -31,14 +31,21 @@ def main(config: ScalingConfig) -> None:
     if config.worker:
         work(config)
         return
-    shared = [f"--{name}={getattr(config, name)}" for name in ("depth", "crop_size", "batch_size")]
 
-    def program(title, replicas, parts):
-        command = pairs.ours("scaling", *shared, f"--replicas={replicas}", f"--parts={parts}")
-        return pairs.Program(title, [*command, "--worker"])
+    def program(title, **settings):
+        settings |= {"depth": config.depth, "batch_size": config.batch_size}
+        flags = [f"--{name}={value}" for name, value in settings.items()]
+        return pairs.Program(title, pairs.ours("scaling", *flags, "--worker"))
 
-    for title, other in (("two replicas", (2, 1)), ("four parts", (1, 4))):
-        programs = [program(title, *other), program("one replica, one part", 1, 1)]
+    # Parts save memory where that of the images outweighs the sum of gradients.
+    for title, crop_size, other in (
+        ("two replicas", 257, {"replicas": 2}),
+        ("four parts", 513, {"parts": 4}),
+    ):
+        programs = [
+            program(title, crop_size=crop_size, **other),
+            program("one replica, one part", crop_size=crop_size),
+        ]
         ratio = pairs.compare(programs, pairs=config.pairs)
         first_steps = programs[0].over(programs[1], "first step, s")
         print(f"first step over the other's: {first_steps:.2f}")
