@@ -44,10 +44,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy deeplab_tf datasets
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-# The README's tables of speeds; CAMVID=... names the folder with its images. bench-export, the last,
-# compares a model that is there already: CHECKPOINT=... and EXPORT=... name it.
+# The README's speeds; CAMVID=... names the folder with its images. bench-export is not among them:
+# it compares a model that is there already, which CHECKPOINT=... and EXPORT=... name.
 bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling \
-	bench-growth bench-export
+	bench-growth
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
