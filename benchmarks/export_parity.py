@@ -107,9 +107,7 @@ def compare(config: ParityConfig, folder: Path) -> None:
     masks = read_pairs(config, folder / "images.npz", num_classes)
     models = {"SavedModel": version} | convert(config, version, folder)
     programs = start(config, models, folder)
-    for turn in range(config.pairs + 1):  # the first turn compiles and is not counted
-        for program in programs:
-            program.measure(counted=turn > 0)
+    pairs.take_turns(programs, config.pairs)
     print(f"{len(masks)} images; times at {config.crop_size}x{config.crop_size}")
     columns = [f"batch {count} ms" for count in labelling.BATCHES]
     titles = ("same labels %", "mIoU %", "MiB", *columns)

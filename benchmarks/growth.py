@@ -33,8 +33,8 @@ def main(config: GrowthConfig) -> None:
     by_pixels = [(size, TRAINED_BATCHES[0]) for size in TRAINED_SIZES]
     by_batch = [(TRAINED_SIZES[0], batch) for batch in TRAINED_BATCHES]
     ratios = [
-        series("training, pixels", by_pixels, training, config),
-        series("training, batch", by_batch, training, config),
+        series("training, pixels", by_pixels, training, config.pairs),
+        series("training, batch", by_batch, training, config.pairs),
     ]
     with tempfile.TemporaryDirectory() as folder:
         exporting = pairs.ours("inference", f"--export={folder}/ours")
@@ -44,7 +44,7 @@ def main(config: GrowthConfig) -> None:
             return pairs.ours("inference", f"--worker={folder}/ours", f"--crop_size={size}")
 
         by_pixels = [(size, 1) for size in PREDICTED_SIZES]
-        ratios.append(series("inference, pixels", by_pixels, inference, config))
+        ratios.append(series("inference, pixels", by_pixels, inference, config.pairs))
     print(f"ratio: {min(ratios):.3f}")
 
 
@@ -58,7 +58,7 @@ def series(
     title: str,
     cases: Sequence[tuple[int, int]],
     command: Callable[[int, int], list[str]],
-    config: GrowthConfig,
+    turns: int,
 ) -> float:
     """Measures and prints cases of growing size, in turns.
 
@@ -71,9 +71,7 @@ def series(
     programs = [
         pairs.Program(f"{batch} of {size}x{size}", command(size, batch)) for size, batch in cases
     ]
-    for turn in range(config.pairs + 1):
-        for program in programs:
-            program.measure(counted=turn > 0)
+    pairs.take_turns(programs, turns)
     print(f"{title}:")
     for (size, _), program in zip(cases, programs, strict=True):
         rate = program.median("images/s") * size**2 / 1e6
@@ -86,8 +84,8 @@ def series(
         print(f"    {program.title}: {added / (more - less):.4g} MiB for each further Mpixel")
     for program in programs:
         program.close()
-    per_image = programs[-1].over(programs[0], "images/s")
-    return per_image * cases[-1][0] ** 2 / cases[0][0] ** 2
+    growth = cases[-1][0] / cases[0][0]
+    return programs[-1].over(programs[0], "images/s") * growth**2
 
 
 if __name__ == "__main__":

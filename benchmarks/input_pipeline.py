@@ -10,7 +10,6 @@ decodes a crop's window alone.
 """
 
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,14 +116,7 @@ def work(config: InputConfig) -> None:
         image_mean=(123.675, 116.28, 103.53),
     )
 
-    def measure():
-        start = time.perf_counter()
-        for _ in batches:
-            pass
-        seconds = time.perf_counter() - start
-        return {"images/s": steps * config.batch_size / seconds, "peak MiB": pairs.peak_mib()}
-
-    pairs.serve(measure)
+    pairs.serve_passes(batches, steps * config.batch_size)
 
 
 def decode(config: InputConfig) -> None:
@@ -142,14 +134,7 @@ def decode(config: InputConfig) -> None:
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
-    def measure():
-        start = time.perf_counter()
-        for _ in decoded:
-            pass
-        seconds = time.perf_counter() - start
-        return {"images/s": config.num_images / seconds, "peak MiB": pairs.peak_mib()}
-
-    pairs.serve(measure)
+    pairs.serve_passes(decoded, config.num_images)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,19 @@ def serve(measure: Callable[[], dict]) -> None:
     """Measures once for each line on standard input."""
     for _ in sys.stdin:
         print(json.dumps(measure()), flush=True)
+
+
+def serve_passes(examples: Iterable, count: int) -> None:
+    """Measures one pass over `count` examples for each line on standard input."""
+
+    def measure():
+        start = time.perf_counter()
+        for _ in examples:
+            pass
+        seconds = time.perf_counter() - start
+        return {"images/s": count / seconds, "peak MiB": peak_mib()}
+
+    serve(measure)
 
 
 def peak_mib() -> float:
@@ -92,6 +106,16 @@ def peer(script: str, *arguments: str) -> list[str]:
     return [str(PEERS), "-m", f"benchmarks.peers.{script}", *arguments]
 
 
+def take_turns(programs: Sequence[Program], turns: int) -> None:
+    """Measures all programs, one after the other, `turns` times.
+
+    Once more at first, which is not counted: then programs compile.
+    """
+    for turn in range(turns + 1):
+        for program in programs:
+            program.measure(counted=turn > 0)
+
+
 def compare(
     programs: Sequence[Program],
     *,
@@ -101,8 +125,6 @@ def compare(
 ) -> float:
     """Measures all programs in turns and prints their medians, memory and share of the limit.
 
-    The first turn, in which programs compile, is not counted.
-
     Args:
       limit: what the machine can do at most: one of the programs, or one that is measured in the
         same turns but not compared.
@@ -111,9 +133,7 @@ def compare(
       The first program's images/s over those of the fastest other: the median over the turns.
     """
     measured = list(dict.fromkeys([*programs, *([limit] if limit else [])]))
-    for turn in range(pairs + 1):
-        for program in measured:
-            program.measure(counted=turn > 0)
+    take_turns(measured, pairs)
     for program in measured:
         print(f"{program.title}:")
         for name, values in program.figures.items():

@@ -42,7 +42,7 @@ def cells(model, batch, size):
     """Returns the number of operations of a training step, and of all values that they make."""
     images = tf.TensorSpec([batch, size, size, 3])
     labels = tf.TensorSpec([batch, size, size, 1], tf.int32)
-    step = tf.function(lambda *batch: model.train_step(batch), autograph=False)
+    step = tf.function(lambda *pair: model.train_step(pair), autograph=False)
     operations = step.get_concrete_function(images, labels).graph.get_operations()
     shapes = [output.shape for operation in operations for output in operation.outputs]
     return len(operations), sum(s.num_elements() for s in shapes if s.is_fully_defined())

@@ -5,7 +5,6 @@ PhotoMetricDistortion, Normalize, ToTensor, Padding.)
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import cv2
@@ -108,14 +107,4 @@ class Examples(torch.utils.data.Dataset):
 loader = torch.utils.data.DataLoader(
     Examples(), batch_size=args.batch_size, num_workers=2, shuffle=True, persistent_workers=True
 )
-
-
-def measure():
-    start = time.perf_counter()
-    for _ in loader:
-        pass
-    seconds = time.perf_counter() - start
-    return {"images/s": args.num_images / seconds, "peak MiB": pairs.peak_mib()}
-
-
-pairs.serve(measure)
+pairs.serve_passes(loader, args.num_images)

@@ -165,6 +165,7 @@ def _is_coded(mask: Image.Image, coding: MaskCoding) -> bool:
     values = np.frombuffer(mask.tobytes(), np.uint8)
     if coding.index_map:
         return bool((coding.train_ids[values] == values).all())
+    # Two comparisons take a fifth of the time of the table.
     coded = values < coding.num_classes
     coded |= values == coding.ignore_label
     return bool(coded.all())
@@ -280,8 +281,7 @@ def _listed(values: Sequence) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:  # read whole: a buffer is only in the way
-            return file.read()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} can not be read: {error.strerror}.") from None
 
