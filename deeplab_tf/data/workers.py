@@ -8,11 +8,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from deeplab_tf.config import UserError
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
 
 _CHUNK = 4  # pairs that a worker takes at a time
+
+
+@dataclass
+class _Chunk:
+    """Some pairs, and what becomes of them: in the pool, or here if that was quicker."""
+
+    pairs: Sequence[FilePair]
+    future: concurrent.futures.Future
+    outcomes: list[EncodedExample | BadFile] | None = None
 
 
 def encode_all(
@@ -27,28 +37,28 @@ def encode_all(
     Args:
       pairs: what to encode.
       encode: picklable function of one pair, such as functools.partial(encode_pair, coding=...).
-      num_processes: workers; 0 takes one for each core.
+      num_processes: workers, the calling thread among them; 0 takes one for each core.
       skip_bad: yields a BadFile in place of a pair that can not be encoded.
     Raises:
       UserError: of the first pair that can not be encoded, without `skip_bad`.
     """
-    encode_some = functools.partial(_encode_some, encode=encode, skip_bad=skip_bad)
+    encode_some = functools.partial(_encode_some, encode=encode)
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
     num_processes = min(num_processes or os.cpu_count() or 1, len(chunks))
     if num_processes <= 1:
         for pair in pairs:
-            yield from encode_some([pair])
+            yield from _passed(encode_some([pair]), skip_bad)
         return
-    with _pool(pairs, num_processes) as pool:
+    with _pool(pairs, num_processes - 1) as pool:
         # A bounded queue: whole data sets of encoded images do not fit into memory.
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        waiting: collections.deque[_Chunk] = collections.deque()
         try:
             for chunk in chunks:
-                waiting.append(pool.submit(encode_some, chunk))
+                waiting.append(_Chunk(chunk, pool.submit(encode_some, chunk)))
                 if len(waiting) >= 4 * num_processes:
-                    yield from waiting.popleft().result()
+                    yield from _passed(_take_first(waiting, encode_some), skip_bad)
             while waiting:
-                yield from waiting.popleft().result()
+                yield from _passed(_take_first(waiting, encode_some), skip_bad)
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
                 "A converting process was killed, probably for lack of memory; give a smaller "
@@ -56,6 +66,32 @@ def encode_all(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _take_first(
+    waiting: collections.deque[_Chunk], encode_some: Callable
+) -> list[EncodedExample | BadFile]:
+    """Removes the first chunk and returns its outcomes; encodes others as long as it is not done.
+
+    A caller that only waited would be one thread more than cores. Put aside while it writes and
+    holds the interpreter's lock, it would stop the others.
+    """
+    while not waiting[0].future.done():
+        chunk = next((c for c in waiting if c.outcomes is None and c.future.cancel()), None)
+        if chunk is None:  # all have begun
+            break
+        chunk.outcomes = encode_some(chunk.pairs)
+    first = waiting.popleft()
+    return first.future.result() if first.outcomes is None else first.outcomes
+
+
+def _passed(
+    outcomes: list[EncodedExample | BadFile], skip_bad: bool
+) -> Iterator[EncodedExample | BadFile]:
+    for outcome in outcomes:
+        if isinstance(outcome, BadFile) and not skip_bad:
+            raise UserError(outcome.reason)
+        yield outcome
 
 
 def _pool(pairs: Sequence[FilePair], workers: int) -> concurrent.futures.Executor:
@@ -87,14 +123,12 @@ def _live_with_parent() -> None:
 
 
 def _encode_some(
-    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample], skip_bad: bool
+    pairs: Sequence[FilePair], encode: Callable[[FilePair], EncodedExample]
 ) -> list[EncodedExample | BadFile]:
     outcomes: list[EncodedExample | BadFile] = []
     for pair in pairs:
         try:
             outcomes.append(encode(pair))
         except UserError as error:
-            if not skip_bad:
-                raise
             outcomes.append(BadFile(pair.name, str(error)))
     return outcomes

@@ -132,6 +132,30 @@ def test_masks_that_need_no_change_keep_their_bytes(tmp_path):
     np.testing.assert_array_equal(decoded(label), np.ones([30, 40]))
 
 
+@pytest.mark.parametrize("num_classes", [2, 6, 255])
+@pytest.mark.parametrize("ignore_label", [0, 6, 254, 255])
+def test_grey_masks_pass_if_all_their_values_are_allowed(tmp_path, num_classes, ignore_label):
+    files = pair(tmp_path, noise())
+    coding = MaskCoding(num_classes, ignore_label)
+    allowed = {*range(num_classes), ignore_label}
+    ids = np.resize(np.array(sorted(allowed), np.uint8), [30, 40])
+    Image.fromarray(ids).save(files.mask_path)
+    assert encode_pair(files, coding).label == files.mask_path.read_bytes()
+    for value in sorted({num_classes, 253, 254, 255} - allowed):
+        ids[29, 39] = value
+        Image.fromarray(ids).save(files.mask_path)
+        with pytest.raises(UserError, match=rf"mask\.png holds the value {value}, which is not"):
+            encode_pair(files, coding)
+
+
+def test_a_cut_mask_is_refused(tmp_path):
+    files = pair(tmp_path, noise())
+    content = files.mask_path.read_bytes()
+    files.mask_path.write_bytes(content[:-20])
+    with pytest.raises(UserError, match=r"mask\.png can not be decoded"):
+        encode_pair(files, CODING)
+
+
 def test_headers_alone_are_checked_on_demand(tmp_path):
     files = pair(tmp_path, noise())
     content = files.image_path.read_bytes()
