@@ -33,7 +33,7 @@ class ConversionConfig(Config):
     images_dir: str = setting("", "Folder with JPEG images.")
     masks_dir: str = setting("", "Folder with PNG masks of the same names, values below 255.")
     num_processes: int = setting(0, "Processes; 0 takes all cores.", least=0)
-    pairs: int = setting(15, "Measurements of each program.", least=1)
+    pairs: int = setting(25, "Measurements of each program.", least=1)
     verify: str = setting("full", "As of the builders.", choices=("full", "header"))
     worker: str = setting("", "What this process measures.", choices=("", "builder", "limit"))
 
