@@ -18,7 +18,7 @@ _CHUNK = 4  # pairs that a worker takes at a time
 
 @dataclass
 class _Chunk:
-    """Some pairs, and what becomes of them: in the pool, or here if that was quicker."""
+    """Some pairs and what became of them: the future's result, or what the caller made itself."""
 
     pairs: Sequence[FilePair]
     future: concurrent.futures.Future
@@ -77,12 +77,12 @@ def _take_first(
     holds the interpreter's lock, it would stop the others.
     """
     while not waiting[0].future.done():
-        chunk = next((c for c in waiting if c.outcomes is None and c.future.cancel()), None)
+        chunk = next((c for c in waiting if not c.outcomes and c.future.cancel()), None)
         if chunk is None:  # all have begun
             break
         chunk.outcomes = encode_some(chunk.pairs)
     first = waiting.popleft()
-    return first.future.result() if first.outcomes is None else first.outcomes
+    return first.outcomes or first.future.result()
 
 
 def _passed(
