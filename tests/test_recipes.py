@@ -209,13 +209,8 @@ def miniatures(tmp_path_factory):
     return out
 
 
-FAST = ("voc_r50_os16",)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ROW_OF],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROW_OF)
 def test_a_recipe_trains_and_evaluates(name, miniatures, tmp_path):
     """Two steps and two images; the crop is narrow, all else is as it is."""
     recipe = config_flags.parse_flagfile(CONFIGS / f"{name}.flags")
