@@ -77,11 +77,7 @@ def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) 
 
 @pytest.fixture
 def tiny_experiment(records_dir, tmp_path) -> Experiment:
-    return make_tiny_experiment(records_dir, tmp_path / "run")
-
-
-def make_tiny_experiment(records_dir: Path, logdir: Path) -> Experiment:
-    """Returns a run of 4 steps on 33x33 crops, with augmentation and auxiliary head on."""
+    """A run of 4 steps on 33x33 crops, with augmentation and auxiliary head on."""
     return Experiment(
         model=ModelConfig(
             model_variant="resnet_v1_18",
@@ -96,7 +92,7 @@ def make_tiny_experiment(records_dir: Path, logdir: Path) -> Experiment:
             photometric_distortion=True,
         ),
         train=TrainConfig(
-            train_logdir=str(logdir),
+            train_logdir=str(tmp_path / "run"),
             train_batch_size=4,
             training_number_of_steps=4,
             base_learning_rate=0.01,

@@ -17,7 +17,6 @@ import tensorflow as tf
 from deeplab_tf import config_flags, distribution
 from deeplab_tf.config import TrainConfig, UserError
 from deeplab_tf.training import run_dir
-from tests.conftest import make_tiny_experiment
 from tests.training.test_trainer import change
 
 PATIENCE = 200  # seconds until a process that should have ended is killed
@@ -117,22 +116,15 @@ def experiment(tiny_experiment):
     return change(tiny_experiment, "train", train_batch_size=8)
 
 
-@pytest.fixture(scope="module")
-def run_alone(records_dir, tmp_path_factory):
-    """What one process makes of the experiment."""
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    experiment = change(make_tiny_experiment(records_dir, folder), "train", train_batch_size=8)
-    on_replicas("train", write_flags(experiment, folder, eval_interval_steps=4), 1)
-    return folder
-
-
-def test_two_hosts_train_like_one_process(experiment, run_alone, tmp_path):
-    with Hosts(write_flags(experiment, tmp_path / "two", eval_interval_steps=4)) as hosts:
+def test_two_hosts_train_like_one_process(experiment, tmp_path):
+    settings = {"eval_interval_steps": 4}
+    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
+    with Hosts(write_flags(experiment, tmp_path / "two", **settings)) as hosts:
         statuses, printed = hosts.outcome()
     assert statuses == [0, 0], printed
     assert "step 4/4" in printed[0] and "val mIoU" in printed[0]
     assert "loss" in printed[0] and "loss" not in printed[1]  # the chief's to say
-    assert_alike(tmp_path / "two", run_alone, 4)
+    assert_alike(tmp_path / "two", tmp_path / "one", 4)
     assert len(list((tmp_path / "two").glob("events.out*"))) == 1
     # The score of two hosts is that of one process with the same weights.
     on_replicas("score", tmp_path / "two.flags", 1)
@@ -273,14 +265,15 @@ def test_replicas_and_parts_train_like_one(experiment, tmp_path, replicas, parts
     ("split", "images", "batch_size"),
     [("val", 5, 1), pytest.param("train", 9, 2, marks=pytest.mark.slow)],
 )
-def test_replicas_count_as_one(experiment, run_alone, split, images, batch_size):
+def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
     experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
-    flagfile = write_flags(experiment, run_alone)
+    flagfile = write_flags(experiment, tmp_path / "run", training_number_of_steps=1)
+    on_replicas("train", flagfile, 1)
     matrices = [
         json.loads(on_replicas("score", flagfile, replicas).splitlines()[-1])
         for replicas in (1, 2, 3)  # two and three have places left over
     ]
-    written = [json.loads((run_alone / f"eval_{n}/results.json").read_text()) for n in (1, 2, 3)]
+    written = [json.loads((tmp_path / f"run/eval_{n}/results.json").read_text()) for n in (1, 2, 3)]
     assert written[0] == written[1] == written[2] and written[0]["images"] == images
     assert np.sum(matrices[0]) > 0
     assert matrices[0] == matrices[1] == matrices[2]
