@@ -58,7 +58,8 @@ class MomentumSGD(_KeepsWeights):
         name="MomentumSGD",
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        # Keras' own weight decay is off with None alone; with 0 it rewrites all weights each step.
+        super().__init__(name=name, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
         self.l2 = weight_decay

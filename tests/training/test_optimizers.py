@@ -107,6 +107,22 @@ def test_momentum_is_restored_from_a_checkpoint(tmp_path):
     assert int(restored.iterations.numpy()) == 2
 
 
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_a_step_writes_each_weight_once(name):
+    weight = tf.Variable([1.0], name="kernel")
+    optimizer = build_optimizer(settings(optimizer=name), 0.1)
+    build_slots(optimizer, [weight])
+
+    @tf.function
+    def step():
+        optimizer.apply_gradients([(tf.ones([1]), weight)])
+
+    graph = step.get_concrete_function().graph
+    handle = next(own for given, own in graph.captures if given is weight.handle)
+    writes = [op.type for op in handle.consumers() if op.type != "ReadVariableOp"]
+    assert len(writes) == 1, writes
+
+
 def settings(**values):
     return TrainConfig(base_learning_rate=0.5, training_number_of_steps=10, **values)
 
