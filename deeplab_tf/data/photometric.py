@@ -55,7 +55,8 @@ def _compiled_steps():
             tf.function(lambda: tf.zeros([1]), jit_compile=True)()
         except tf.errors.OpError:
             works = False
-    return tf.function(_distort_planes, jit_compile=works)
+    # Plain Python: AutoGraph's conversion, of which it has no need, is most of the tracing time.
+    return tf.function(_distort_planes, jit_compile=works, autograph=False)
 
 
 def _distort_planes(planes, width, draws):

@@ -70,9 +70,12 @@ def train_batches(
         return (position, *pair) if services else pair
 
     def own(order):
+        if workers == 1:
+            return order
         share = batch_size // workers
-        mine = order.filter(lambda position, *_: position % batch_size // share == worker)
-        return mine if workers > 1 else order
+        return order.filter(
+            _plain_python(lambda position, *_: position % batch_size // share == worker)
+        )
 
     def parts(order):
         examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
