@@ -70,12 +70,9 @@ def train_batches(
         return (position, *pair) if services else pair
 
     def own(order):
-        if workers == 1:
-            return order
         share = batch_size // workers
-        return order.filter(
-            _plain_python(lambda position, *_: position % batch_size // share == worker)
-        )
+        is_own = _plain_python(lambda position, *_: position % batch_size // share == worker)
+        return order.filter(is_own) if workers > 1 else order
 
     def parts(order):
         examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
