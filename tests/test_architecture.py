@@ -1,4 +1,4 @@
-"""The rules of the house: imports go downwards, files are short, names are documented."""
+"""The rules of the house: imports go downwards, names are documented."""
 
 import ast
 from pathlib import Path
@@ -122,15 +122,12 @@ def test_house_rules(path):
     source = path.read_text()
     tree = ast.parse(source)
     name = module_name(path)
-    assert len(source.splitlines()) <= 400
     assert not {"utils", "common", "misc", "helpers"} & {path.stem}
     assert ast.get_docstring(tree), f"{name} has no docstring"
     methods_of_frameworks = ("call", "build", "get_config", "from_config", "main", "run")
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{name}.{node.name} is too long"
         documented = isinstance(node, ast.ClassDef) or node in tree.body
         if documented and not node.name.startswith("_") and node.name not in methods_of_frameworks:
             assert ast.get_docstring(node), f"{name}.{node.name} has no docstring"
