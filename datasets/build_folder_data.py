@@ -3,29 +3,28 @@
     python -m datasets.build_folder_data --images_dir=photos --masks_dir=masks \
         --class_list=classes.csv --output_dir=records
 
-Images are JPEG or PNG, masks are PNGs of the same name: index, palette or RGB-colour masks.
+Images are JPEG, PNG, BMP, WebP or TIFF; masks are PNGs of the same name: index, palette or
+RGB-colour masks.
 Splits come from sub-folders that both folders share (photos/train, masks/train, ...), from list
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
 
 import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
+from deeplab_tf import config_flags, files
 from deeplab_tf.config import UserError, require, setting
 from deeplab_tf.data import building, catalog, conversion
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(building.BuilderConfig):
     """Where images, masks and classes are, and how they are split."""
 
-    images_dir: str = setting(
-        "", "Folder with the images (JPEG or PNG), or with one folder a split."
-    )
+    images_dir: str = setting("", "Folder with the images, or with one folder a split.")
     masks_dir: str = setting("", "Folder with the masks (PNG), arranged like the images.")
     class_list: str = setting("", "CSV file name,r,g,b with one line for each class, in order.")
     dataset: str = setting("", "Data set's name; the name of output_dir by default.")
@@ -39,7 +38,11 @@ class FolderConfig(building.BuilderConfig):
         choices=("auto", "index", "color"),
     )
     mask_suffix: str = setting("", "What a mask's name has after the image's, before .png.")
-    split_lists: str = setting("", "Splits as NAME=FILE[,NAME=FILE...]; a file lists image names.")
+    split_lists: str = setting(
+        "",
+        "Splits as NAME=FILE[,NAME=FILE...]; a line of a file is an image's name or path, or its "
+        "path and its mask's.",
+    )
     val_fraction: float = setting(
         0.0, "Share of images put in split val, the rest in train.", least=0
     )
@@ -89,28 +92,40 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
     for flag, folder in (("images_dir", images_dir), ("masks_dir", masks_dir)):
         if not folder.is_dir():
             raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
-    files = sorted(path for path in images_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"--images_dir={images_dir} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    names = {path: path.relative_to(images_dir).with_suffix("").as_posix() for path in files}
-    _refuse_duplicates(names)
+    listing = files.list_folder(images_dir)
+    if listing.left_out:
+        print(f"{images_dir}: {len(listing.images)} images; {listing.note()}.")
+    if not listing.images:
+        raise UserError(
+            f"--images_dir={images_dir} holds no image ({', '.join(files.IMAGE_ENDINGS)})."
+        )
+    names = {path: name for name, path in listing.images}
+    _refuse_unnameable(names)
+
+    def pair(path: Path) -> conversion.FilePair:
+        return _pair(path, names[path], masks_dir, config.mask_suffix)
+
+    paths = list(names)
     if config.split_lists:
-        members = _listed_members(config.split_lists, {name: path for path, name in names.items()})
+        members = _listed_members(config.split_lists, names, images_dir, masks_dir, pair)
     elif config.val_fraction:
-        shuffled = random.Random(config.split_seed).sample(files, len(files))
-        num_val = max(1, round(config.val_fraction * len(files)))
+        shuffled = random.Random(config.split_seed).sample(paths, len(paths))
+        num_val = max(1, round(config.val_fraction * len(paths)))
         members = {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
     else:
-        members = _members_by_folder(files, images_dir)
-    return {
-        split: [_pair(path, names[path], masks_dir, config.mask_suffix) for path in paths]
-        for split, paths in members.items()
-    }
+        members = _members_by_folder(paths, images_dir)
+    return {split: [pair(path) for path in some] for split, some in members.items()}
 
 
-def _refuse_duplicates(names: dict[Path, str]) -> None:
+def _refuse_unnameable(names: dict[Path, str]) -> None:
+    """Refuses two images of one name, and names that a record cannot hold."""
     first: dict[str, Path] = {}
     for path, name in names.items():
+        if not _is_utf8(name) or re.search("[\0-\x1f]", name):
+            raise UserError(
+                f"The name of the image {files.shown(path)} is not UTF-8, or has a line end or "
+                "another control character in it; rename the file."
+            )
         if name in first:
             raise UserError(
                 f"{first[name]} and {path} share the name {name!r}; remove one of them."
@@ -118,24 +133,84 @@ def _refuse_duplicates(names: dict[Path, str]) -> None:
         first[name] = path
 
 
-def _listed_members(split_lists: str, files: dict[str, Path]) -> dict[str, list[Path]]:
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _listed_members(
+    split_lists: str,
+    names: dict[Path, str],
+    images_dir: Path,
+    masks_dir: Path,
+    pair: Callable[[Path], conversion.FilePair],
+) -> dict[str, list[Path]]:
+    by_name = {name: path for path, name in names.items()}
+
+    def image_of(text: str) -> Path | None:
+        """Returns the image that a text names, by name or path, with or without ending."""
+        for name in (text, *_inside(text, images_dir)):
+            if image := by_name.get(name) or by_name.get(_without_ending(name)):
+                return image
+        return None
+
+    def image_of_line(line: str) -> Path | None:
+        if image := image_of(line):
+            return image
+        for gap in re.finditer(r"[\s,;]+", line):  # an image and its mask
+            image, mask = image_of(line[: gap.start()]), line[gap.end() :]
+            named = [masks_dir / name for name in (mask, *_inside(mask, masks_dir))]
+            if image and pair(image).mask_path in named:
+                return image
+        return None
+
     members: dict[str, list[Path]] = {}
-    for part in split_lists.split(","):
+    for part in re.split(r",(?=[^,=/]+=)", split_lists):  # a file's name may hold commas
         split, _, list_path = part.partition("=")
-        if not split or not Path(list_path).is_file():
+        if not split or not list_path or split in members:
             raise UserError(
-                f"--split_lists has {part!r}; allowed is NAME=FILE with an existing file."
+                f"--split_lists has {part!r}; allowed is NAME=FILE, once for each split."
             )
-        wanted = [line.strip() for line in Path(list_path).read_text().splitlines() if line.strip()]
-        wanted = [
-            name.removesuffix(Path(name).suffix) if name not in files else name for name in wanted
-        ]
-        missing = [name for name in wanted if name not in files]
-        if missing or len(set(wanted)) != len(wanted) or not wanted:
-            problem = f"the unknown image {missing[0]!r}" if missing else "no image or one twice"
-            raise UserError(f"The list {list_path} of split {split!r} has {problem}.")
-        members[split] = [files[name] for name in wanted]
+        what = f"The list of split {split!r},"
+        lines = files.read_lines(
+            Path(list_path), what, is_content=lambda line: image_of_line(line) is not None
+        )
+        some: dict[Path, None] = {}  # in the list's order
+        for number, line in lines:
+            image = image_of_line(line)
+            where = f"Line {number} of {list_path}, {line!r},"
+            if image is None:
+                raise UserError(
+                    f"{where} names no image in {images_dir}; a line must be an image's name, its "
+                    "path from that folder or to it, or that path and its mask's."
+                )
+            if image in some:
+                raise UserError(f"{where} names {image}, which an earlier line names too.")
+            some[image] = None
+        members[split] = list(some)
     return members
+
+
+def _without_ending(name: str) -> str:
+    ending = Path(name).suffix
+    return name.removesuffix(ending) if ending.lower() in files.IMAGE_ENDINGS else name
+
+
+def _inside(text: str, folder: Path) -> list[str]:
+    """Returns what a path in a list may be called from `folder`: of its folders, the last lead it.
+
+    Lists say images/a.jpg, ./images/a.jpg, ../images/a.jpg or the whole path.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    found = ["/".join(parts)]
+    for own in {folder.absolute().parts, folder.resolve().parts}:
+        for count in range(1, len(parts)):
+            if own[-count:] == tuple(parts[:count]):
+                found.append("/".join(parts[count:]))
+    return found
 
 
 def _members_by_folder(files: list[Path], images_dir: Path) -> dict[str, list[Path]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data.image_files import find_images
+from deeplab_tf.files import find_images
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -60,7 +60,10 @@ def main(job: ConvertConfig) -> None:
                 f"--output={output} would replace {path}, which exists; give another name or "
                 "remove it."
             )
-    paths = [path for _, path in find_images(job.calibration_images, flag="calibration_images")]
+    listing = find_images(job.calibration_images, flag="calibration_images")
+    if listing.left_out:
+        print(f"--calibration_images: {len(listing.images)} images; {listing.note()}.")
+    paths = [path for _, path in listing.images]
     from deeplab_tf.evaluation import formats
 
     served = formats.open_export(Path(job.export_dir), image_size=job.image_size)

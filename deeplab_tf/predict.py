@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data.image_files import find_images
+from deeplab_tf.files import find_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,15 @@ def main(job: PredictConfig) -> None:
 
 def _by_output_name(text: str) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for name, file in find_images(text, flag="input"):
+    listing = find_images(text, flag="input")
+    for name, file in listing.images:
         if images.setdefault(name, file) != file:
             raise UserError(
                 f"{images[name]} and {file} would both be written as {name}.png; predict them "
                 "into two folders."
             )
+    if listing.left_out:
+        print(f"--input: {len(images)} images; {listing.note()}.")
     return images
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from deeplab_tf import __version__
+from deeplab_tf import __version__, files
 from deeplab_tf.config import Config, UserError, require, setting
 from deeplab_tf.data import catalog, conversion, workers
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
@@ -80,11 +80,15 @@ def read_list(path: Path, help: str) -> list[str]:
     Args:
       help: what the error says when the file is missing.
     Raises:
-      UserError: if the file is missing, empty, or names an image twice.
+      UserError: if the file is missing, no text or empty, or names an image twice.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; {help}")
-    names = path.read_text().split()
+    names = []
+    for number, name in files.read_lines(path, "The list"):
+        if len(name.split()) > 1:
+            raise UserError(f"Line {number} of {path} is {name!r}; allowed is one name a line.")
+        names.append(name)
     _require_distinct(names, str(path))
     return names
 

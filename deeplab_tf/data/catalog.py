@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeplab_tf import files
 from deeplab_tf.config import UserError
 
 MANIFEST = "dataset.json"
@@ -113,20 +114,21 @@ def read_class_table(path: Path) -> tuple[LabelClass, ...]:
     Raises:
       UserError: if the file is missing or a line is not name,r,g,b with colours in 0..255.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"The class list {path} does not exist; it is a CSV file: name,r,g,b.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # spreadsheets write the mark
-    except UnicodeDecodeError:
-        raise UserError(f"The class list {path} is not UTF-8 text; save it as such.") from None
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    missing = {"name", "r", "g", "b"} - set(reader.fieldnames or ())
+    lines = files.read_lines(path, "The class list")
+    columns = next(csv.reader([lines[0][1]], skipinitialspace=True))
+    missing = {"name", "r", "g", "b"} - set(columns)
     if missing:
         raise UserError(
             f"The class list {path} has no column {', '.join(sorted(missing))}; "
             "its first line must be name,r,g,b (or index,name,r,g,b)."
         )
-    classes = [_label_class(row, index, path) for index, row in enumerate(reader)]
+    classes: list[LabelClass] = []
+    for number, text in lines[1:]:
+        row = next(csv.DictReader([text], columns, skipinitialspace=True))
+        where = f"Line {number} of the class list {path}"
+        classes.append(_label_class(row, len(classes), where))
     names = [label_class.name for label_class in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not 1 < len(classes) <= 255:
@@ -135,8 +137,7 @@ def read_class_table(path: Path) -> tuple[LabelClass, ...]:
     return tuple(classes)
 
 
-def _label_class(row: dict, index: int, path: Path) -> LabelClass:
-    where = f"Line {index + 2} of the class list {path}"
+def _label_class(row: dict, index: int, where: str) -> LabelClass:
     try:
         color = (int(row["r"]), int(row["g"]), int(row["b"]))
         label_id = int(row["label_id"]) if row.get("label_id") else None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from deeplab_tf import files
 from deeplab_tf.config import UserError
 
 CONVERSION = 2  # counts up when the same files may become other records
@@ -112,8 +113,7 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
     Raises:
       UserError: naming the file that is unreadable, out of the class list, or of another size.
     """
-    image, content = _open(pair.image_path, decode=verify == "full")
-    _require_image_mode(image, pair.image_path)
+    image, content = _open_image(pair.image_path, decode=verify == "full")
     source = hashlib.sha256(content)
     upright = _upright(image)
     label = b""
@@ -182,8 +182,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: if it is not an image of 8 bits a channel.
     """
-    image, _ = _open(path)
-    _require_image_mode(image, path)
+    image, _ = _open_image(path)
     return np.asarray(_upright(image).convert("RGB"))
 
 
@@ -197,9 +196,19 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _require_image_mode(image: Image.Image, path: Path) -> None:
+def _open_image(path: Path, *, decode: bool = True) -> tuple[Image.Image, bytes]:
+    """Opens an image and returns it with its bytes; refuses more than 8 bits a channel."""
+    content = _read(path)
+    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
+    if deep := files.deeper_than_8_bits(content):
+        raise UserError(
+            f"{path} has {deep}, but images have 8; scale all of them by the same range, as "
+            "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
+        )
+    image, _ = _open(path, content, decode=decode)
     if image.mode not in _IMAGE_MODES:
         raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
+    return image, content
 
 
 def read_mask(path: Path, coding: MaskCoding, content: bytes | None = None) -> np.ndarray:

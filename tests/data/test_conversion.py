@@ -114,10 +114,30 @@ def test_a_cut_jpeg_is_refused(tmp_path):
         encode_pair(files, CODING)
 
 
-def test_deep_images_are_refused(tmp_path):
-    deep = Image.fromarray(np.zeros([30, 40], np.uint16))
-    with pytest.raises(UserError, match=r"image\.png has the mode I;16"):
-        encode_pair(pair(tmp_path, deep, suffix="png"), CODING)
+def deep_png(color_type, channels):
+    """A 16-bit PNG of zeros, 30 x 40; Pillow writes grey ones only."""
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (
+            (b"IHDR", struct.pack(">IIBBBBB", 40, 30, 16, color_type, 0, 0, 0)),
+            (b"IDAT", zlib.compress((b"\0" + bytes(2 * channels * 40)) * 30)),
+            (b"IEND", b""),
+        )
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_deep_images_are_refused(tmp_path, color_type, channels, verify):
+    files = pair(tmp_path, noise(), suffix="png")
+    files.image_path.write_bytes(deep_png(color_type, channels))
+    Image.open(files.image_path).load()  # Pillow takes it for one of 8 bits, unless it is grey
+    message = r"image\.png has 16 bits a channel, but images have 8; scale"
+    with pytest.raises(UserError, match=message):
+        encode_pair(files, CODING, verify=verify)
+    with pytest.raises(UserError, match=message):
+        read_image(files.image_path)
 
 
 def test_masks_that_need_no_change_keep_their_bytes(tmp_path):

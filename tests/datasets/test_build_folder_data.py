@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +65,70 @@ def test_lists_name_the_splits(raw):
     assert set(names(raw, "train")) == {"i3", "i1"} and set(names(raw, "val")) == {"i0"}
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "i3\ni1\n",
+        "\ufeffi3.jpg\r\n\r\ni1.JPG\r\n",
+        "# mine\nimages/i3.jpg\n./images/i1.jpg\n",
+        "images\\i3.jpg\n../images/i1.jpg\n",
+        "{raw}/images/i3.jpg\n{raw}/images/i1.jpg\n",
+        "images/i3.jpg masks/i3.png\ni1.jpg\ti1.png\n",
+        "{raw}/images/i3.jpg, {raw}/masks/i3.png\ni1 masks/i1.png\n",
+    ],
+)
+def test_a_list_may_hold_names_paths_or_pairs(raw, lines):
+    (raw / "a,b.txt").write_text(lines.format(raw=raw))
+    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/a,b.txt")).values()
+    assert [pair.name for pair in pairs] == ["i3", "i1"]
+
+
+def test_a_listed_name_is_taken_as_it_stands_first(raw):
+    """Names may begin as comments do, hold blanks, or be those of folders above."""
+    for name in ("#9", "i 1", "images/i1", "i1.b"):
+        for folder, ending in (("images", "jpg"), ("masks", "png")):
+            path = raw / folder / f"{name}.{ending}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((raw / folder / f"i1.{ending}").read_bytes())
+    (raw / "l.txt").write_text("#9.jpg\n# i3\ni 1\nimages/i1.jpg\ni1.b\n")
+    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/l.txt")).values()
+    assert [pair.name for pair in pairs] == ["#9", "i 1", "images/i1", "i1.b"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("i1\n\ni9.jpg\n", r"Line 3 of .*l\.txt, 'i9\.jpg', names no image in .*images; a line"),
+        ("other/i1.jpg\n", "Line 1 .*'other/i1.jpg', names no image"),
+        ("i1.scan\n", "Line 1 .*'i1.scan', names no image"),
+        ("images/i1.jpg masks/i2.png\n", "names no image"),  # another image's mask
+        ("i1 i2\n", "names no image"),
+        ("i1\nimages/i1.jpg\n", "Line 2 .* names .*i1.jpg, which an earlier line names too"),
+        ("# none\n", "is empty"),
+    ],
+)
+def test_lines_that_name_no_image_are_refused(raw, lines, message):
+    (raw / "l.txt").write_text(lines)
+    with pytest.raises(UserError, match=message):
+        build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/l.txt"))
+
+
+def test_what_is_left_out_is_said(raw, capsys):
+    (raw / "images/._i1.jpg").write_bytes(b"x")
+    (raw / "images/film.mp4").write_bytes(b"x")
+    (raw / "images/i6.bmp").write_bytes((raw / "images/i5.jpg").read_bytes())
+    (raw / "masks/i6.png").write_bytes((raw / "masks/i5.png").read_bytes())
+    splits = build_folder_data.find_splits(config(raw, val_fraction=0.5))
+    assert sum(map(len, splits.values())) == 7
+    assert "images: 7 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().out
+
+
+def test_names_that_no_record_can_hold_are_refused(raw):
+    (raw / "images" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"caf\\udce9.jpg is not UTF-8"):
+        build_folder_data.find_splits(config(raw, val_fraction=0.5))
+
+
 def test_sub_folders_name_the_splits(raw):
     for folder in ("images", "masks"):
         for split, numbers in (("train", range(4)), ("test", range(4, 6))):
@@ -125,6 +190,8 @@ def test_two_images_of_one_name_are_refused(raw):
         ("name,r,g\na,1,2\n", "no column b"),
         ("name,r,g,b\na,1,2,3\na,1,2,4\n", "names 'a' twice"),
         ("name,r,g,b\na,1,2,3\nb,1,2,300\n", "Line 3 .*0..255"),
+        ("# mine\n\nname,r,g,b\r\na,1,2,3\r\n\r\nb,1,2,300\n", "Line 6 .*0..255"),
+        ('name,r,g,b\n"a,1,2,3\nb",1,2,30\n', "Line 2 .* is not name,r,g,b"),
         ("name,r,g,b\na,1,2,3\n", "holds 1 classes"),
         ("index,name,r,g,b\n0,a,1,2,3\n2,b,1,2,4\n", "indices must count up"),
     ],

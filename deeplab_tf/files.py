@@ -1,0 +1,332 @@
+"""What the package does with files of users, once: image listings, text lists, pixel depths.
+
+Standard library only, so that everything may use it. A listing never drops a file without counting
+it; a text list is read the same way whichever program wrote it; a depth is what the file's header
+says, since Pillow opens many deeper images as if they had 8 bits.
+"""
+
+import codecs
+import glob
+import os
+import re
+import stat
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deeplab_tf.settings import UserError
+
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+_VIDEO_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
+)  # fmt: skip
+_NO_IMAGES = ("thumbs.db", "desktop.ini", "__macosx")  # lower case; what systems leave in folders
+
+
+@dataclass
+class Listing:
+    """Image files, and what lay beside them.
+
+    images: name and path of each; a name is a path with slashes and without ending.
+    left_out: number of files by what kept them out: an ending, a name, a leading dot.
+    """
+
+    images: list[tuple[str, Path]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def note(self) -> str:
+        """Returns what was left out, as "left out: 3 hidden, 2 .txt"; "" if nothing was."""
+        kinds = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{count} {kind}" for kind, count in kinds[:8]]
+        if others := sum(count for _, count in kinds[8:]):
+            named.append(f"{others} others")
+        return "left out: " + ", ".join(named) if named else ""
+
+
+def list_folder(folder: Path) -> Listing:
+    """Lists the image files of a folder and of those in it, in the order of their paths.
+
+    Links to folders are followed, unless they lead back to a folder that they lie in. Hidden
+    files and folders are left out, as is what no ending of IMAGE_ENDINGS names an image.
+
+    Raises:
+      UserError: if a folder cannot be read.
+    """
+    listing = Listing()
+    paths = sorted(_walk(folder, (), listing.left_out), key=lambda path: path.parts)
+    listing.images = [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
+    return listing
+
+
+def _walk(folder: Path, parents: tuple, left_out: Counter[str]) -> Iterator[Path]:
+    try:
+        state = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from None
+    identity = (state.st_dev, state.st_ino)
+    if identity in parents:
+        left_out["link that leads back"] += 1
+        return
+
+    for entry in entries:
+        path = folder / entry.name
+        reason = _why_left_out(path)
+        if entry.is_dir() and not _is_litter(path):
+            yield from _walk(path, (*parents, identity), left_out)
+        elif reason:
+            left_out[reason] += 1
+        else:
+            yield path
+
+
+def _is_litter(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _NO_IMAGES
+
+
+def _why_left_out(path: Path) -> str:
+    """Returns what keeps a path out of a listing; "" if it is taken."""
+    if _is_litter(path):
+        return "hidden (.*)" if path.name.startswith(".") else path.name
+    ending = path.suffix.lower()
+    if ending not in IMAGE_ENDINGS:
+        return shown(ending) if ending else "without ending"
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""  # a broken link is an image that is missing: reading it says so
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a file"
+
+
+def find_images(text: str, *, flag: str) -> Listing:
+    """Lists the images that files, folders and globs name, joined by commas.
+
+    What exists is taken by its name, though it holds commas, brackets or stars. A file that is
+    named itself is taken whatever its ending, as are the matches of a glob that ends in an ending
+    (`*.gif`); folders and other globs take images only. An image in a folder is named by its path
+    there, others by their file name, without ending.
+
+    Args:
+      flag: the flag that `text` was given to, for the error.
+    Raises:
+      UserError: if a part names no image, there are only commas, or a part is a video.
+    """
+    found = Listing()
+    for part in _parts(text, flag):
+        path = Path(part)
+        if path.is_dir():
+            some = list_folder(path)
+        elif os.path.lexists(path):
+            some = Listing([(path.stem, path)])
+        else:
+            some = _list_glob(part)
+        for _, file in some.images:
+            _refuse_video(file, flag)
+        if not some.images:
+            left_out = f" ({some.note()})" if some.left_out else ""
+            raise UserError(
+                f"--{flag}={shown(part)} names no image{left_out}; give existing files, folders "
+                f"or globs of images ({', '.join(IMAGE_ENDINGS)})."
+            )
+        found.images += some.images
+        found.left_out += some.left_out
+    if text and not found.images:
+        raise UserError(f"--{flag}={text} names no image; give existing files, folders or globs.")
+    return found
+
+
+def _parts(text: str, flag: str) -> Iterator[str]:
+    """Splits at the commas that are not part of the name of a file or folder that exists."""
+    pieces = text.split(",")
+    while pieces:
+        count = next(
+            (n for n in range(len(pieces), 1, -1) if os.path.lexists(",".join(pieces[:n]))), 1
+        )
+        part = ",".join(pieces[:count])
+        if count > 1 and all(map(os.path.lexists, pieces[:count])):
+            raise UserError(
+                f"--{flag} has {shown(part)!r}, which is both one path and several that exist; "
+                "rename one of them."
+            )
+        if part:
+            yield part
+        pieces = pieces[count:]
+
+
+def _list_glob(pattern: str) -> Listing:
+    listing = Listing()
+    ending = Path(pattern).suffix
+    takes_all = bool(ending) and glob.escape(ending) == ending
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda p: p.parts):
+        reason = "" if takes_all else _why_left_out(path)
+        reason = "folder" if path.is_dir() else reason
+        if reason:
+            listing.left_out[reason] += 1
+        else:
+            listing.images.append((path.stem, path))
+    return listing
+
+
+def _refuse_video(path: Path, flag: str) -> None:
+    if path.suffix.lower() in _VIDEO_ENDINGS:
+        raise UserError(
+            f"--{flag}={shown(path)} is a video, whose frames are not read; extract them with "
+            f"'mkdir frames && ffmpeg -i {shown(path)} frames/%06d.png' and give --{flag}=frames."
+        )
+
+
+def shown(text: object) -> str:
+    """Returns a name as one printable line: line ends and bytes that are no UTF-8 are escaped."""
+    escaped = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
+
+
+def read_lines(
+    path: Path, what: str, *, is_content: Callable[[str], bool] = lambda line: False
+) -> list[tuple[int, str]]:
+    """Reads a text list: number (from 1) and text of each line that says something.
+
+    UTF-8, with or without a mark, or UTF-16 or UTF-32 with one; line ends of any system. Blanks
+    around a line are dropped, as are empty lines and comments, whose first character is '#'.
+
+    Args:
+      what: what the file is, for errors: "The class list".
+      is_content: tells whether a line that begins with '#' is none the less no comment: file
+        names may begin so.
+    Raises:
+      UserError: if the file is missing, no text, in another encoding, or has no line.
+    """
+    name = f"{what} {shown(path)}"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist.") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+
+    numbered = enumerate(re.split(r"\r\n|\r|\n", _decoded(content, name)), start=1)
+    stripped = ((number, line.strip()) for number, line in numbered)
+    lines = [
+        (number, line)
+        for number, line in stripped
+        if line and (not line.startswith("#") or is_content(line))
+    ]
+    if not lines:
+        raise UserError(f"{name} is empty, or has comments only.")
+    return lines
+
+
+# The order counts: UTF-32's mark begins with UTF-16's.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def _decoded(content: bytes, name: str) -> str:
+    encoding = next((code for mark, code in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
+        place = f" in line {line}" if encoding.startswith("utf-8") else ""
+        raise UserError(
+            f"{name} is not UTF-8 text{place}; save it as such ('iconv -f LATIN1 -t UTF-8' "
+            "converts what older programs write)."
+        ) from None
+    if re.search("[\0-\x08\x0e-\x1f]", text):
+        raise UserError(f"{name} is no text: it holds control characters; give a text file, UTF-8.")
+    return text
+
+
+def deeper_than_8_bits(content: bytes) -> str:
+    """Returns what an image file's channels are, "16 bits a channel", if more than 8-bit integers.
+
+    Empty for 8 bits or fewer, and for formats that have nothing else. Sources: PNG (2nd edition)
+    sec. 11.2.2; TIFF 6.0 p. 16, 29 and 80, BigTIFF; ITU-T T.81 B.2.2, T.800 A.5.1; Netpbm's
+    ppm(5); SGI image file format 1.00; AV1-ISOBMFF 2.3.3.
+    """
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        depths = content[24:25]
+    elif content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _deep_tiff(content)
+    elif content.startswith(b"\xff\xd8"):
+        depths = _jpeg_precision(content)
+    elif content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):  # JPEG 2000
+        start = content.find(b"\xff\x4f\xff\x51")
+        end = start + 42 + 3 * int.from_bytes(content[start + 40 : start + 42], "big")
+        depths = bytes((size & 127) + 1 for size in content[start + 42 : end : 3])
+    elif header := re.match(rb"P[2356](?:(?:\s|#[^\n]*\n)+(\d+)){3}\s", content):
+        depths = b"\x10" if int(header[1]) > 255 else b""
+    elif content.startswith(b"\x01\xda"):
+        depths = b"\x10" if content[3:4] == b"\2" else b""
+    elif content[4:12] == b"ftypavif":
+        flags = content[content.find(b"av1C") + 6 :][:1]
+        depths = b"\x0a" if flags and flags[0] & 64 else b""
+    else:
+        depths = b""
+    depth = max(depths, default=8)
+    return f"{depth} bits a channel" if depth > 8 else ""
+
+
+def _jpeg_precision(content: bytes) -> bytes:
+    """Returns the byte of a JPEG's frame header that says its bits; nothing if there is none."""
+    position = 2
+    while position + 5 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return content[position + 4 : position + 5]
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return b""
+
+
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_SAMPLE_KINDS = {2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}
+
+
+def _deep_tiff(content: bytes) -> str:
+    try:
+        tags = _tiff_tags(content)
+    except (struct.error, ValueError):  # a cut file: its decoder says so
+        return ""
+    bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+    kind = max(tags.get(_SAMPLE_FORMAT, (1,)), key=lambda number: number in _SAMPLE_KINDS)
+    if kind in _SAMPLE_KINDS:
+        return f"{bits} bits a channel ({_SAMPLE_KINDS[kind]})"
+    return f"{bits} bits a channel" if bits > 8 else ""
+
+
+def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
+    """Reads the bits and kinds of the channels of a TIFF file's first picture, by their tags."""
+    order = "<" if content[:1] == b"I" else ">"
+    big = content[2:4] in (b"+\0", b"\0+")  # BigTIFF
+    # Counts and offsets have 8 bytes in place of 4; an entry is tag, type, count, value or offset.
+    offset, count, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+
+    (start,) = struct.unpack_from(order + offset, content, 8 if big else 4)
+    (number,) = struct.unpack_from(order + count, content, start)
+    start += struct.calcsize(order + count)
+    size = struct.calcsize(order + entry)
+
+    tags = {}
+    for index in range(min(number, 65535)):
+        tag, kind, length, value = struct.unpack_from(order + entry, content, start + index * size)
+        if tag not in (_BITS_PER_SAMPLE, _SAMPLE_FORMAT) or kind not in _TIFF_NUMBERS:
+            continue
+        numbers = f"{order}{min(length, 65535)}{_TIFF_NUMBERS[kind]}"
+        source, place = value, 0
+        if struct.calcsize(numbers) > len(value):
+            source, (place,) = content, struct.unpack(order + offset, value)
+        tags[tag] = struct.unpack_from(numbers, source, place)
+    return tags
