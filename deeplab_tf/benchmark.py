@@ -71,14 +71,14 @@ def main(
 
     from deeplab_tf.data import catalog
     from deeplab_tf.distribution import choose_strategy
+    from deeplab_tf.process_state import seeded
     from deeplab_tf.training.trainer import compiled_model
 
     one_host = train.distribution_strategy != "multi_worker_mirrored"
     require(one_host, "distribution_strategy", train.distribution_strategy, "that of one host")
     strategy = choose_strategy(train)
     info = catalog.load(data.dataset, data.dataset_dir)
-    tf.keras.utils.set_random_seed(train.seed)
-    with strategy.scope():
+    with seeded(train.seed), strategy.scope():
         network = compiled_model(model, train, info)
     batches = _input(data, model, train, job, info, strategy)
     flops = forward_flops(network, *data.train_crop_size)

@@ -83,6 +83,7 @@ def main(job: ImportConfig) -> None:
     import tensorflow as tf
 
     from deeplab_tf.models.deeplab import build_model
+    from deeplab_tf.process_state import keras_settings
     from deeplab_tf.weights import mapping, sources
 
     _require_free(job.output)
@@ -98,7 +99,8 @@ def main(job: ImportConfig) -> None:
         config = dataclasses.replace(source.config, align_corners=True)
         source = dataclasses.replace(source, config=config)
     info = _classes(job.dataset, source.num_classes)
-    model = build_model(source.config, num_classes=info.num_classes)
+    with keras_settings():
+        model = build_model(source.config, num_classes=info.num_classes)
     kept = () if source.num_classes else ("aspp/", "classifier/")
     mapping.assign(model, source.arrays, kept=kept)
     _write(job.output, tf.train.Checkpoint(model=model), _experiment(source, info.name), info)

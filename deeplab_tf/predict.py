@@ -4,6 +4,7 @@ python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DI
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,6 @@ def main(job: PredictConfig) -> None:
     from deeplab_tf.data.conversion import read_image
     from deeplab_tf.evaluation import memory, report
 
-    if job.export_dir:  # its weights never change, so the CPU's library may pack them once
-        os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     labels_of, classes = _open_model(job)
     colors = [label_class.color for label_class in classes]
     from PIL import Image
@@ -130,6 +129,10 @@ def _open_model(job: PredictConfig):
 
 def run() -> None:
     description = "Predicts images with a checkpoint, an exported model or a server of one."
+    if "tensorflow" not in sys.modules:
+        # This process only predicts. An export's weights never change, so that oneDNN may pack them
+        # once; the network of a checkpoint turns this off again (process_state).
+        os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     config_flags.run(main, [PredictConfig], description, overrides=config_flags.INFERENCE)
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
     ["settings", "models.winograd"],
-    ["train_config", "serving_config", "files", "models.convolution"],
+    ["process_state", "train_config", "serving_config", "files", "models.convolution"],
     ["config"],
     [
         "data.catalog",

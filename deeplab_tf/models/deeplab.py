@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from deeplab_tf import process_state
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.aspp import ASPP
 from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
@@ -59,6 +60,7 @@ class DeepLab(tf.keras.Model):
     """
 
     def __init__(self, config: ModelConfig, *, num_classes: int, **kwargs):
+        process_state.require_changing_weights()
         super().__init__(**kwargs)
         self.config = config
         self.num_classes = num_classes

@@ -331,17 +331,6 @@ def part_of_batch(part: int | tf.Tensor, parts: int) -> Iterator[None]:
         _thread.part = before
 
 
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Layers that are made inside compute in Keras' precision `name`."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(name)
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
-
-
 def recomputed(function, layers: list[tf.keras.layers.Layer]):
     """Returns `function`, whose inner results are computed again when its gradient is wanted.
 

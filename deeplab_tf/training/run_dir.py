@@ -24,6 +24,7 @@ from deeplab_tf import __version__, config_flags
 from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.process_state import keras_settings
 from deeplab_tf.training import averaging
 
 EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
@@ -333,7 +334,8 @@ def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
     config = experiment.model
     if output_stride and output_stride != config.output_stride:
         config = config.at_output_stride(output_stride)
-    model = build_model(config, num_classes=info.num_classes)
+    with keras_settings():
+        model = build_model(config, num_classes=info.num_classes)
     steps = run.checkpoint_steps()
     if step is not None and step not in steps:
         known = ", ".join(map(str, steps)) or "none"

@@ -22,7 +22,7 @@ from deeplab_tf.distribution import (
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
-from deeplab_tf.models.layers import dtype_policy
+from deeplab_tf.process_state import keras_settings, seeded
 from deeplab_tf.training import averaging, callbacks, initialization
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
@@ -62,7 +62,7 @@ def compiled_model(
         config.label_weights,
         f"empty, or {info.num_classes} numbers, one for each class",
     )
-    with dtype_policy(config.dtype_policy):
+    with keras_settings(config.dtype_policy):
         model = build_model(model_config, num_classes=info.num_classes)
         optimizer = build_optimizer(config, build_schedule(config))
         build_slots(optimizer, model.trainable_variables)
@@ -110,10 +110,9 @@ class Trainer:
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
-        tf.keras.utils.set_random_seed(config.seed)
         with self.workers.explained_loss():
             self._require_equal_workers()
-            with self.strategy.scope():
+            with seeded(config.seed), self.strategy.scope():
                 self.model = compiled_model(experiment.model, config, self.info)
             if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
                 self._initialize()

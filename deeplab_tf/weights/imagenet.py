@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.models.resnet import DEPTHS
+from deeplab_tf.process_state import keras_settings
 from deeplab_tf.weights.mapping import Source
 
 APPLICATIONS = "keras.applications:"
@@ -22,6 +23,7 @@ _EPSILON = 1e-5  # ours; models/layers.py
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
+@keras_settings()
 def read(
     source: str,
     *,

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.models.layers import dtype_policy
+from deeplab_tf.process_state import keras_settings
 from deeplab_tf.training.optimizers import MomentumSGD
 
 SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
@@ -25,7 +25,7 @@ def trained(weights, *, steps=1, precision="float32", **settings):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (8, 49, 65, 3)).astype(np.float32)
     labels = rng.integers(0, 5, (8, 49, 65, 1)).astype(np.int32)
-    with dtype_policy(precision):
+    with keras_settings(precision):
         model = build_model(ModelConfig(**SETTINGS), num_classes=5)
         if weights:
             model.set_weights(weights)

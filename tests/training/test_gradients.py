@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.models.layers import dtype_policy
+from deeplab_tf.process_state import keras_settings
 from deeplab_tf.training import gradients
 from deeplab_tf.training.optimizers import MomentumSGD
 from tests.conftest import STRATEGIES
@@ -45,7 +45,7 @@ def step(
     )
     tf.keras.utils.set_random_seed(0)
     strategy = STRATEGIES[replicas]()
-    with strategy.scope(), dtype_policy(precision):
+    with strategy.scope(), keras_settings(precision):
         model = build_model(config, num_classes=3)
         if weights:
             model.set_weights(weights)

@@ -1,0 +1,100 @@
+"""State of the whole process: what a job must not inherit, and must not leave behind.
+
+Environment variables, Keras' global settings and Python's and NumPy's random generators outlive the
+job that set them. In a notebook, a test, or a shell that exported a variable for a server, the
+next job would compute something else without a word.
+"""
+
+import contextlib
+import functools
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.settings import UserError
+
+FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
+
+
+@functools.cache
+def require_changing_weights() -> None:
+    """Makes sure that convolutions of this process see their weights change.
+
+    With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is meant for servers, oneDNN packs the weights of
+    a convolution the first time and takes no later ones: training, and scoring checkpoint after
+    checkpoint, would go on with the old weights. TensorFlow reads the variable once, when the
+    process computes its first convolution, so this one is computed here with the variable off.
+
+    Raises:
+      UserError: if the process has computed convolutions with the variable on.
+    """
+    inherited = os.environ.get(FROZEN_WEIGHTS)
+    os.environ[FROZEN_WEIGHTS] = "0"
+    try:
+        stale = _ignores_new_weights()
+    finally:
+        if inherited is None:
+            del os.environ[FROZEN_WEIGHTS]
+        else:
+            os.environ[FROZEN_WEIGHTS] = inherited
+
+    if stale:
+        raise UserError(
+            f"This process has already computed with {FROZEN_WEIGHTS}=1, which makes convolutions "
+            "keep their first weights: training and scoring here would be wrong. Start a new "
+            "process (in a notebook: restart the kernel) without that variable."
+        )
+
+
+def _ignores_new_weights() -> bool:
+    """Whether a convolution gives the result of its first kernel for a second one too."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        images = tf.ones([1, 8, 8, 8])
+
+        @tf.function(autograph=False)
+        def convolve(kernel):
+            return tf.reduce_max(tf.nn.conv2d(images, kernel, 1, "SAME"))
+
+        kernel = tf.ones([3, 3, 8, 8])
+        first, second = convolve(kernel), convolve(2 * kernel)
+    return float(second) != 2 * float(first)
+
+
+@contextlib.contextmanager
+def keras_settings(policy: str = "float32") -> Iterator[None]:
+    """Whatever is built inside has Keras' own defaults, and the precision `policy`.
+
+    A notebook, or ~/.keras/keras.json, may have set another float type or channels_first, with
+    which layers compute in another precision or not at all. What was set is set again afterwards.
+    """
+    backend = tf.keras.backend
+    float_type, data_format = backend.floatx(), backend.image_data_format()
+    before = tf.keras.mixed_precision.global_policy()  # of the float type where none was set
+
+    backend.set_floatx("float32")
+    backend.set_image_data_format("channels_last")
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+        backend.set_image_data_format(data_format)
+        backend.set_floatx(float_type)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is drawn inside follows from `seed`; Python's and NumPy's generators are put back.
+
+    TensorFlow's global seed stays: it cannot be read, so it cannot be put back.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    tf.keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
