@@ -5,7 +5,7 @@ from deeplab_tf.models.deeplab import DeepLab, build_model
 
 
 def ssseg(depth: int, output_stride: int, num_classes: int, *, auxiliary: bool = False) -> DeepLab:
-    """Builds SSSegmentation's DeepLabV3, untrained (`reference/ssseg_deeplabv3.md`, sec. 4)."""
+    """Builds SSSegmentation's DeepLabV3, untrained (docs/ancestors.md)."""
     config = ModelConfig(
         model_variant=f"resnet_v1c_{depth}",
         output_stride=output_stride,

@@ -18,7 +18,7 @@ from deeplab_tf.data import building, catalog, conversion
 from deeplab_tf.data.conversion import FilePair
 
 # Kind of labels (None: there are none) and folders of each split; sizes as in
-# `reference/official_deeplab.md` sec. 2.2.
+# docs/ancestors.md, official DeepLab, Records.
 SPLITS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "train_fine": ("gtFine", ("train",)),
     "val_fine": ("gtFine", ("val",)),

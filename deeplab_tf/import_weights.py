@@ -23,7 +23,7 @@ from deeplab_tf.config import (
     setting,
 )
 
-# How SSSegmentation scores each data set; `reference/ssseg_deeplabv3.md` sec. 1.
+# How SSSegmentation scores each data set; docs/ancestors.md, SSSegmentation, Recipes.
 _RESIZING = {
     "pascal_voc_seg": (512, 2048),
     "ade20k": (512, 2048),

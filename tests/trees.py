@@ -125,7 +125,7 @@ def pascal_context(root: Path) -> None:
 def read_back(folder: Path, split: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """Reads a split as the official data_generator.py does: name -> image, label (None if none).
 
-    Its keys, types and defaults: reference/official_deeplab.md, section 2.1.
+    Its keys, types and defaults: docs/ancestors.md, official DeepLab, Records.
     """
     features = {
         "image/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),

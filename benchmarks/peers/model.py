@@ -1,4 +1,4 @@
-"""SSSegmentation's DeepLabV3 in plain PyTorch, with its names (`reference/ssseg_deeplabv3.md`)."""
+"""SSSegmentation's DeepLabV3 in plain PyTorch, with its names (docs/ancestors.md)."""
 
 import torch
 from torch import nn

@@ -168,7 +168,7 @@ def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
     return tuple(train_id.get(label_id, others) for label_id in range(size))
 
 
-# Published split sizes; `reference/official_deeplab.md` sec. 2.2 and `ssseg_deeplabv3.md` sec. 2.
+# Published split sizes; docs/ancestors.md, official DeepLab (Records) and SSSegmentation (Data).
 # Colours: VOC's bit-interleaved map (also for PASCAL Context, which publishes none),
 # cityscapesScripts' and the MIT Scene Parsing Benchmark's.
 _ADE20K = ("build_ade20k_data", {"train": 20210, "val": 2000})

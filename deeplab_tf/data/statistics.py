@@ -9,7 +9,7 @@ import numpy as np
 from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
 
-# Crops of the ancestor's largest recipe; `reference/ssseg_deeplabv3.md` sec. 1, Cityscapes.
+# Crops of the ancestor's largest recipe; docs/ancestors.md, SSSegmentation, Cityscapes.
 _LARGEST_CROP = 512 * 1024
 
 

@@ -17,8 +17,8 @@ class Predictor(tf.Module):
     Each view is resized by the recipe's rule. Whole: its logits are enlarged once from the output
     stride to the image's own size. Slide: each window's logits are enlarged to the window, the
     probabilities of windows that overlap are averaged, and these are resized to the image's own
-    size. With several views their probabilities are averaged (`reference/ssseg_deeplabv3.md`
-    sec. 5).
+    size. With several views their probabilities are averaged (docs/ancestors.md,
+    SSSegmentation, Scoring).
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class ServingModule(tf.Module):
 
         def serve(images):
             # First of all: a tensor of another rank would abort the server's process
-            # (`reference/tensorflow_traps.md` sec. 4d).
+            # (docs/ancestors.md, TensorFlow).
             images = tf.ensure_shape(images, [None, None, None, 3])
             return _outputs(predictor, _checked(images, predictor, config), config)
 

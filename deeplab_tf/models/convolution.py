@@ -6,7 +6,7 @@ each cell of the kernel ("taps"): a tap multiplies the window of the inputs that
 of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work; or go
 through `winograd`.
 
-The rule was measured on three x86-64 machines (`reference/performance.md`; two cores, oneDNN):
+The rule was measured on three x86-64 machines of two cores with oneDNN:
 Winograd's form wins for all three products of undilated and mildly dilated kernels of 512 channels
 or more (1.2 to 2.2 times), but its many operations take time at every start, so that it is for the
 widest alone: projection and auxiliary head. Taps win for the kernel's gradient from rate 2 on (1.1

@@ -2,7 +2,7 @@
 
 Keras' own SGD keeps the learning rate inside the momentum buffer and decouples weight decay from
 it; under a decaying rate both lead to other weights (a weight of 1 with zero gradient ends at 0.948
-instead of PyTorch's 0.604, `reference/ssseg_deeplabv3.md` sec. 0.5).
+instead of PyTorch's 0.604, docs/ancestors.md, SSSegmentation, Optimizer).
 """
 
 import warnings

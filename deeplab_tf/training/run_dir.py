@@ -2,7 +2,7 @@
 
 Checkpoints are named model.ckpt-<step>, as in the official package. Which one is newest is read
 off the files themselves: TensorFlow's `checkpoint` state file, once damaged, would silently make
-a run start anew (`reference/tensorflow_traps.md` sec. 6).
+a run start anew (docs/ancestors.md, TensorFlow).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Checkpoints of Google's official DeepLab (TensorFlow 1), ResNet variants.
 
 Names and layouts: research/deeplab, model.py and core/resnet_v1_beta.py; facts in
-`reference/official_deeplab.md` sec. 2.4 to 2.6. Kernels have our layout already. The official
+docs/ancestors.md, official DeepLab. Kernels have our layout already. The official
 projection takes image pooling first, ours takes it last.
 """
 

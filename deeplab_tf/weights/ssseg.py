@@ -1,8 +1,8 @@
 """Weights of SSSegmentation, mmsegmentation, and PyTorch's ImageNet ResNets.
 
-Names and layouts: `reference/ssseg_deeplabv3.md` sec. 4; torchvision's and openmmlab's files have
-the backbone's names without a prefix. PyTorch's kernels are out, in, height, width. Where pooling
-comes first (mmsegmentation), the projection's input channels are rolled to our order.
+Names and layouts: docs/ancestors.md, SSSegmentation, Network; torchvision's and openmmlab's files
+have the backbone's names without a prefix. PyTorch's kernels are out, in, height, width. Where
+pooling comes first (mmsegmentation), the projection's input channels are rolled to our order.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
 which does more than describe a tensor; some names of metadata, and attributes of these, are read as
-nothing, and every other name is refused (facts: `reference/tensorflow_traps.md` sec. 6). Both
+nothing, and every other name is refused (docs/ancestors.md, TensorFlow). Both
 formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
 <name>/data/<key>, and the stream of pickles before it.
 """

@@ -1,7 +1,7 @@
 """Augmentation against an oracle: the ancestor's steps in numpy and OpenCV, as it has them.
 
-Written from reference/ssseg_deeplabv3.md, section 3. Only the random numbers are shared: the
-oracle is given the draws that follow from the seed.
+Written from docs/ancestors.md, SSSegmentation, Augmentation. Only the random numbers are shared:
+the oracle is given the draws that follow from the seed.
 """
 
 import cv2

@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 def test_records_follow_the_official_schema(folder):
     write(folder, count=1, num_shards=1)
-    # Keys of the official package's build_data.py (reference/official_deeplab.md sec. 2.1).
+    # Keys of the official package's build_data.py (docs/ancestors.md, official DeepLab, Records).
     serialized = next(iter(tf.data.TFRecordDataset(str(folder / "train-00000-of-00001.tfrecord"))))
     features = tf.train.Example.FromString(serialized.numpy()).features.feature
     assert set(features) == {

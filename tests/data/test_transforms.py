@@ -15,7 +15,7 @@ def seed(number):
 
 @pytest.mark.parametrize(
     ("size", "least", "most", "expected"),
-    [  # reference/ssseg_deeplabv3.md sec. 3.1, checked there against the ancestor
+    [  # docs/ancestors.md, SSSegmentation, Augmentation, checked there against the ancestor
         ((375, 500), 512, 2048, (512, 683)),
         ((500, 333), 512, 2048, (769, 512)),
         ((256, 2000), 512, 2048, (262, 2048)),

@@ -8,7 +8,7 @@ from deeplab_tf.models.resnet import DEPTHS, STEMS, ResNet, stage_plans
 # (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000;
 # 60,192,808 - 2,049,000). v1c: its stem has 864 + 64 + 9,216 + 64 + 18,432 + 128 = 28,768 in place
 # of 9,408 + 128 = 9,536, so 19,232 more; the counts of 50 and 101 stand also in
-# reference/ssseg_deeplabv3.md sec. 4.
+# docs/ancestors.md, SSSegmentation, Network.
 PARAMETERS = {
     ("v1", 18): 11_176_512,
     ("v1", 34): 21_284_672,
@@ -46,7 +46,7 @@ def test_parameters_equal_the_published_count(stem, depth):
 
 @pytest.mark.parametrize(
     ("output_stride", "multi_grid", "stage3", "stage4"),
-    [  # (stride, rate) of the blocks: reference/ssseg_deeplabv3.md sec. 4
+    [  # (stride, rate) of the blocks: docs/ancestors.md, SSSegmentation, Network
         (32, (), [(2, 1), (1, 1), (1, 1)], [(2, 1), (1, 1), (1, 1)]),
         (16, (), [(2, 1), (1, 1), (1, 1)], [(1, 1), (1, 2), (1, 2)]),
         (8, (), [(1, 1), (1, 2), (1, 2)], [(1, 2), (1, 4), (1, 4)]),

@@ -23,7 +23,7 @@ def test_polynomial_decay_at_known_steps():
 
 
 def test_sgd_decays_a_weight_as_pytorch_does():
-    # reference/ssseg_deeplabv3.md sec. 0.5: 0.604 after 200 steps with zero gradient, its poly rule
+    # docs/ancestors.md, SSSegmentation, Optimizer: 0.604 after 200 steps with zero gradient
     optimizer = MomentumSGD(PolynomialDecay(0.01, total_steps=200, end=0.0001), weight_decay=5e-2)
     weight = tf.Variable([1.0])
     for _ in range(200):
