@@ -31,15 +31,8 @@ def require_changing_weights() -> None:
     Raises:
       UserError: if the process has computed convolutions with the variable on.
     """
-    inherited = os.environ.get(FROZEN_WEIGHTS)
-    os.environ[FROZEN_WEIGHTS] = "0"
-    try:
+    with environment_variable(FROZEN_WEIGHTS, "0"):
         stale = _ignores_new_weights()
-    finally:
-        if inherited is None:
-            del os.environ[FROZEN_WEIGHTS]
-        else:
-            os.environ[FROZEN_WEIGHTS] = inherited
 
     if stale:
         raise UserError(
@@ -61,6 +54,20 @@ def _ignores_new_weights() -> bool:
         kernel = tf.ones([3, 3, 8, 8])
         first, second = convolve(kernel), convolve(2 * kernel)
     return float(second) != 2 * float(first)
+
+
+@contextlib.contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """What reads the variable inside finds `value`; afterwards it is as before."""
+    inherited = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if inherited is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = inherited
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from deeplab_tf import files
 from deeplab_tf.config import UserError
@@ -329,7 +329,12 @@ def _decode_grey(image: Image.Image, path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Names the file in what Pillow raises for a damaged one, as a UserError."""
+    """Names the file in what Pillow raises for a damaged one, as a UserError.
+
+    Cut files are damaged even where other code in this process has told Pillow to fill them up.
+    """
+    fills_up = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
     except UserError:
@@ -338,6 +343,8 @@ def _decoding(path: Path) -> Iterator[None]:
         raise UserError(f"{path} can not be decoded: it is no image of a known format.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} can not be decoded: {error}.") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = fills_up
 
 
 def _png(image: Image.Image, **settings: int) -> bytes:

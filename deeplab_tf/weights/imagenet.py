@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.models.resnet import DEPTHS
-from deeplab_tf.process_state import keras_settings
+from deeplab_tf.process_state import environment_variable, keras_settings
 from deeplab_tf.weights.mapping import Source
 
 APPLICATIONS = "keras.applications:"
@@ -42,7 +42,9 @@ def read(
     name = source.split(":", 1)[1]
     try:
         if source.startswith(KERAS_CV):
-            from keras_cv.models import ResNetBackbone
+            # Or the package would compute with whatever library another project has chosen.
+            with environment_variable("KERAS_BACKEND", "tensorflow"):
+                from keras_cv.models import ResNetBackbone
 
             trained = sorted(ResNetBackbone.presets_with_weights)
             if name not in trained:

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from deeplab_tf.config import UserError
 from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_image, read_mask
@@ -236,3 +236,14 @@ def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path, orientation):
     expected = ImageOps.exif_transpose(Image.open(files.image_path))
     np.testing.assert_array_equal(decoded(encode_pair(files, CODING).image), expected)
     np.testing.assert_array_equal(read_image(files.image_path), expected)
+
+
+def test_a_cut_image_is_refused_though_pillow_was_told_to_fill_it_up(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UserError, match="truncated"):
+        read_image(path)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
