@@ -6,6 +6,7 @@ says, since Pillow opens many deeper images as if they had 8 bits.
 """
 
 import codecs
+import contextlib
 import glob
 import os
 import re
@@ -290,16 +291,13 @@ def _jpeg_precision(content: bytes) -> bytes:
     return b""
 
 
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_BITS_PER_SAMPLE, _ORIENTATION, _SAMPLE_FORMAT = 258, 274, 339
 _SAMPLE_KINDS = {2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}
 
 
 def _deep_tiff(content: bytes) -> str:
-    try:
-        tags = _tiff_tags(content)
-    except (struct.error, ValueError):  # a cut file: its decoder says so
-        return ""
+    tags = _tiff_tags(content)
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     kind = max(tags.get(_SAMPLE_FORMAT, (1,)), key=lambda number: number in _SAMPLE_KINDS)
     if kind in _SAMPLE_KINDS:
@@ -307,26 +305,37 @@ def _deep_tiff(content: bytes) -> str:
     return f"{bits} bits a channel" if bits > 8 else ""
 
 
+def exif_orientation(exif: bytes) -> int:
+    """Returns how EXIF data, from their TIFF header on, say an image is turned: 1 (upright) to 8.
+
+    1 also if they do not say it, or are damaged before that tag (EXIF 2.32 sec. 4.6.4).
+    """
+    is_exif = exif[:4] in (b"II*\0", b"MM\0*")
+    values = _tiff_tags(exif).get(_ORIENTATION, (1,)) if is_exif else (1,)
+    return values[0] if len(values) == 1 and 1 <= values[0] <= 8 else 1
+
+
 def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
-    """Reads the bits and kinds of the channels of a TIFF file's first picture, by their tags."""
+    """Reads those tags of the first directory that are used here; of a cut file, what is there."""
     order = "<" if content[:1] == b"I" else ">"
     big = content[2:4] in (b"+\0", b"\0+")  # BigTIFF
     # Counts and offsets have 8 bytes in place of 4; an entry is tag, type, count, value or offset.
     offset, count, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
 
-    (start,) = struct.unpack_from(order + offset, content, 8 if big else 4)
-    (number,) = struct.unpack_from(order + count, content, start)
-    start += struct.calcsize(order + count)
-    size = struct.calcsize(order + entry)
-
     tags = {}
-    for index in range(min(number, 65535)):
-        tag, kind, length, value = struct.unpack_from(order + entry, content, start + index * size)
-        if tag not in (_BITS_PER_SAMPLE, _SAMPLE_FORMAT) or kind not in _TIFF_NUMBERS:
-            continue
-        numbers = f"{order}{min(length, 65535)}{_TIFF_NUMBERS[kind]}"
-        source, place = value, 0
-        if struct.calcsize(numbers) > len(value):
-            source, (place,) = content, struct.unpack(order + offset, value)
-        tags[tag] = struct.unpack_from(numbers, source, place)
+    with contextlib.suppress(struct.error, OverflowError):  # beyond the end of the file
+        (start,) = struct.unpack_from(order + offset, content, 8 if big else 4)
+        (number,) = struct.unpack_from(order + count, content, start)
+        start += struct.calcsize(order + count)
+        for _ in range(min(number, 65535)):
+            tag, kind, length, value = struct.unpack_from(order + entry, content, start)
+            start += struct.calcsize(order + entry)
+            if tag not in (_BITS_PER_SAMPLE, _ORIENTATION, _SAMPLE_FORMAT) or length == 0:
+                continue
+            numbers = f"{order}{min(length, 65535)}{_TIFF_NUMBERS.get(kind, 's')}"
+            source, place = value, 0
+            if struct.calcsize(numbers) > len(value):
+                source, (place,) = content, struct.unpack(order + offset, value)
+            if kind in _TIFF_NUMBERS:
+                tags[tag] = struct.unpack_from(numbers, source, place)
     return tags

@@ -21,8 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from deeplab_tf import files
 from deeplab_tf.config import UserError
 
-CONVERSION = 2  # counts up when the same files may become other records
-_EXIF_ORIENTATION = 0x0112
+CONVERSION = 3  # counts up when the same files may become other records
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
 _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
@@ -115,7 +114,7 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
     """
     image, content = _open_image(pair.image_path, decode=verify == "full")
     source = hashlib.sha256(content)
-    upright = _upright(image)
+    upright = _upright(image, content)
     label = b""
     if pair.mask_path:
         mask_content = _read(pair.mask_path)
@@ -133,7 +132,9 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
         _STORED_FORMATS.get(image.format or "", ""),
     )
     if upright is not image or image.mode not in ("RGB", "L") or not image_format:
-        stored, image_format = _png(upright.convert("RGB")), "png"
+        upright = upright.convert("RGB")
+        upright.info.pop("transparency", None)  # of the old mode: Pillow cannot write it
+        stored, image_format = _png(upright), "png"
     return EncodedExample(
         name=pair.name,
         image=stored,
@@ -182,17 +183,20 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: if it is not an image of 8 bits a channel.
     """
-    image, _ = _open_image(path)
-    return np.asarray(_upright(image).convert("RGB"))
+    image, content = _open_image(path)
+    return np.asarray(_upright(image, content).convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turns an image as its EXIF data says; the same object if there is nothing to turn."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data raise anything, and say nothing on the pixels
-        return image
-    turn = _TURNS.get(orientation)
+def _upright(image: Image.Image, content: bytes) -> Image.Image:
+    """Turns an image as its EXIF data says; the same object if there is nothing to turn.
+
+    Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
+    `encoded` pass over. A TIFF, always decoded here, was turned by Pillow then.
+    """
+    if image.format == "PNG" and b"eXIf" in content:
+        image.load()  # the chunk may come after the pixels
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    turn = _TURNS.get(files.exif_orientation(exif))
     return image if turn is None else image.transpose(turn)
 
 
@@ -206,6 +210,9 @@ def _open_image(path: Path, *, decode: bool = True) -> tuple[Image.Image, bytes]
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
     image, _ = _open(path, content, decode=decode)
+    if image.format not in _STORED_FORMATS:  # is decoded anyway: header checks save nothing
+        with _decoding(path):
+            image.load()
     if image.mode not in _IMAGE_MODES:
         raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
     return image, content

@@ -125,7 +125,11 @@ def _checked_files(files, config):
     checks = [
         tf.debugging.Assert(
             tf.reduce_all(pixels > 0),
-            ["an element of encoded_images is not a JPEG or PNG of 8 bits; sizes:", sizes],
+            [
+                "an element of encoded_images is not a JPEG or PNG of 8 bits, or is a JPEG in "
+                "CMYK; sizes:",
+                sizes,
+            ],
         ),
         tf.debugging.Assert(
             tf.reduce_all(pixels <= config.max_image_pixels),
@@ -152,7 +156,7 @@ def _decoded(files, size):
     """Decodes strings [B] to uint8 [B, H, W, 3], resized to `size` if it is not empty."""
 
     def decode(file):
-        image = records.decode_image(file)
+        image = encoded.upright(records.decode_image(file), file)
         return transforms.resize_image(image, size) if size else image
 
     shape = [*(size or (None, None)), 3]

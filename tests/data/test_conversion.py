@@ -101,6 +101,39 @@ def test_exif_turns_the_image_only_if_it_then_fits_the_mask(tmp_path):
     assert as_stored.image == (tmp_path / "image.jpg").read_bytes()
 
 
+@pytest.mark.parametrize("verify", ["full", "header"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path, turn, verify):
+    """Pillow turns a TIFF when it decodes it; the oracle is the same image as a PNG."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    noise().save(tmp_path / "image.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "image.png")))
+    files = pair(tmp_path, noise(), suffix="tif", mask_size=expected.shape[1::-1])
+    noise().save(files.image_path, tiffinfo={0x0112: turn})
+    np.testing.assert_array_equal(
+        decoded(encode_pair(files, CODING, verify=verify).image), expected
+    )
+    np.testing.assert_array_equal(read_image(files.image_path), expected)
+
+
+def test_xmp_turns_no_image(tmp_path):
+    """Pillow would; TensorFlow, OpenCV and browsers look at EXIF data only."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    files = pair(tmp_path, noise())
+    noise().save(files.image_path, xmp=xmp)
+    assert Image.open(files.image_path).getexif()[0x0112] == 6
+    assert read_image(files.image_path).shape == (30, 40, 3)
+
+
+def test_a_transparent_grey_value_does_not_stop_the_conversion(tmp_path):
+    files = pair(tmp_path, noise(), suffix="png")
+    noise().convert("1").save(files.image_path, transparency=0)
+    np.testing.assert_array_equal(
+        decoded(encode_pair(files, CODING).image), read_image(files.image_path)
+    )
+
+
 def test_sizes_that_differ_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"image\.jpg is 40x30 but its mask .*mask\.png is 41x30"):
         encode_pair(pair(tmp_path, noise(), mask_size=(41, 30)), CODING)

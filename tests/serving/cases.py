@@ -64,14 +64,14 @@ def encode(pixels, kind="PNG", **settings) -> bytes:
     return buffer.getvalue()
 
 
-def png_of_any_size(width, height) -> bytes:
+def png_of_any_size(width, height, depth=8) -> bytes:
     """A PNG that only says how large it is."""
 
     def chunk(kind, content):
         checksum = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
 
 
@@ -117,6 +117,8 @@ def bad_files() -> dict[str, tuple[list[bytes], str]]:
         "GIF": ([encode(image, "GIF")], "not a JPEG or PNG"),
         "PNG signature": ([png[:8]], "not a JPEG or PNG"),
         "16 bits": ([encode(np.zeros(SIZE, np.uint16))], "not a JPEG or PNG"),
+        "16 bits, RGB": ([png_of_any_size(60, 45, depth=16)], "not a JPEG or PNG"),
+        "CMYK": ([encode(Image.new("CMYK", SIZE), "JPEG")], "or is a JPEG in CMYK"),
         "JPEG signature": ([jpeg[:3]], "Invalid JPEG data"),
         "truncated JPEG": ([jpeg[:-100]], "Invalid JPEG data"),
         "truncated PNG": ([noisy[: len(noisy) // 2]], "Invalid PNG data"),

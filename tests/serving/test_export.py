@@ -15,6 +15,7 @@ from deeplab_tf.data import encoded, records
 from deeplab_tf.data.conversion import read_image
 from deeplab_tf.evaluation import export, warmup
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
+from deeplab_tf.files import exif_orientation
 from deeplab_tf.serving_config import ServingConfig
 from tests.serving import cases
 
@@ -149,7 +150,6 @@ def kinds_of_images(folder):
         "rgb.jpg": rgb,
         "grey.png": rgb.convert("L"),
         "grey.jpg": rgb.convert("L"),
-        "cmyk.jpg": rgb.convert("CMYK"),
         "palette.png": rgb.quantize(16),
         "rgba.png": clear,
         "grey_alpha.png": clear.convert("LA"),
@@ -161,19 +161,55 @@ def kinds_of_images(folder):
     few.save(folder / "transparent_palette.png", transparency=1, bits=2)
     rgb.save(folder / "progressive.jpg", progressive=True, subsampling=0)
     rgb.save(folder / "interlaced.png", interlace=1)
+    for number in range(1, 10):  # 9 has no meaning
+        for ending in ("jpg", "png"):
+            exif = Image.Exif()
+            exif[0x0112] = number
+            exif[0x010F] = "a maker"
+            rgb.save(folder / f"turned_{number}.{ending}", exif=exif)
     return sorted(folder.iterdir())
+
+
+def with_exif_last(png):
+    """A PNG whose EXIF data come after its pixels, as ExifTool wrote them for long."""
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    last = png.index(b"IEND") - 4
+    return png[:start] + png[end:last] + png[start:end] + png[last:]
 
 
 def test_all_kinds_of_images_are_read_as_prediction_reads_them(tmp_path):
     signature = [tf.TensorSpec([], tf.string)]
     read = tf.function(
-        lambda file: (encoded.image_size(file), records.decode_image(file)), signature
+        lambda file: (
+            encoded.image_size(file),
+            encoded.upright(records.decode_image(file), file),
+        ),
+        signature,
     )
-    for path in kinds_of_images(tmp_path):
+    paths = kinds_of_images(tmp_path)
+    (tmp_path / "last.png").write_bytes(with_exif_last((tmp_path / "turned_6.png").read_bytes()))
+    for path in [*paths, tmp_path / "last.png"]:
         size, pixels = read(path.read_bytes())
         expected = read_image(path)
         assert tuple(size) == expected.shape[:2], path.name
         np.testing.assert_array_equal(pixels, expected, err_msg=path.name)
+
+
+def test_damaged_exif_data_turn_an_image_as_prediction_does(tmp_path):
+    """Each byte of the EXIF data is changed, and each length is cut off."""
+    orientation = tf.function(encoded.orientation, [tf.TensorSpec([], tf.string)])
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    file = cases.encode(cases.pictures(1, size=(2, 3))[0], "JPEG", exif=exif)
+    start = file.index(b"Exif\0\0") + 6
+    data = file[start : start + 50]
+    for position in range(50):
+        for value in (0, 3, 8, 255):
+            changed = data[:position] + bytes([value]) + data[position + 1 :]
+            turned = int(orientation(file[:start] + changed + file[start + 50 :]))
+            assert turned == exif_orientation(changed), (position, value)
+        assert 1 <= int(orientation(file[: start + position])) <= 8
 
 
 @pytest.mark.parametrize("case", cases.bad_images())
@@ -291,6 +327,8 @@ OPERATIONS = {  # what a plain export consists of; another one needs a reason
     "SelectV2",
     "sizes": "AddV2 Maximum Pack Prod Range Shape Size StridedSlice Sub",
     "files": "DecodeImage DecodeJpeg DecodePaddedRaw ExtractJpegShape StringJoin Substr",
+    "EXIF data": "AddN Any DecodeRaw FloorDiv FloorMod GatherV2 GreaterEqual LogicalOr Minimum "
+    "Reshape Squeeze StringLength Sum Transpose Where",
     "a file at a time": "StatelessWhile TensorListFromTensor TensorListGetItem TensorListReserve "
     "TensorListSetItem TensorListStack",
     "network": "ArgMax BiasAdd BroadcastTo Cast ConcatV2 Conv2D Max MaxPool Mean Mul Pad RealDiv "
