@@ -6,9 +6,8 @@ python -m deeplab_tf.convert_model --export_dir=DIR --format=onnx --output=model
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
+from deeplab_tf import config_flags, files
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.files import find_images
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -60,7 +59,7 @@ def main(job: ConvertConfig) -> None:
                 f"--output={output} would replace {path}, which exists; give another name or "
                 "remove it."
             )
-    listing = find_images(job.calibration_images, flag="calibration_images")
+    listing = files.find_images(job.calibration_images, flag="calibration_images")
     if listing.left_out:
         print(f"--calibration_images: {len(listing.images)} images; {listing.note()}.")
     paths = [path for _, path in listing.images]
@@ -78,8 +77,8 @@ def main(job: ConvertConfig) -> None:
         content = formats.tflite(
             served, half=job.format == "tflite_float16", calibration=calibration
         )
-        formats.write(table, served.class_table.encode())
-    formats.write(output, content)
+        files.write(table, served.class_table.encode())
+    files.write(output, content)
     print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")
 
 

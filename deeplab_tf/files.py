@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -184,6 +185,33 @@ def shown(text: object) -> str:
     """Returns a name as one printable line: line ends and bytes that are no UTF-8 are escaped."""
     escaped = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all, and the folders that it lies in.
+
+    Raises:
+      OSError: if it cannot be written; a file that was there stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-writing")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def same_place(folder: Path, one: str, other: str) -> bool:
+    """Whether two names are those of one file in `folder`, as where capitals do not count.
+
+    Tries it in the folder, or in the nearest one above that exists.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as trial:
+        Path(trial, one.replace("/", "_")).touch()
+        return Path(trial, other.replace("/", "_")).exists()
 
 
 def read_lines(

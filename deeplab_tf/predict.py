@@ -3,14 +3,15 @@
 python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DIR
 """
 
+import io
 import os
 import sys
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
+from deeplab_tf import config_flags, files
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.files import find_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class PredictConfig(Config):
     model_name: str = setting("deeplab", "Name of the model on the server.")
     class_list: str = setting(
         "", "Names and colours of the server's classes: its model's assets/labels.csv, or another."
+    )
+    skip_bad: bool = setting(
+        False, "Whether images that cannot be predicted are listed only, and no error."
     )
     server_timeout_secs: int = setting(
         30, "Seconds to wait for the server at first, and for each image.", least=1
@@ -54,45 +58,95 @@ class PredictConfig(Config):
 
 
 def main(job: PredictConfig) -> None:
-    """Writes index/, color/ and overlay/ PNGs under the images' own names."""
-    images = _by_output_name(job.input)
+    """Writes index/, color/ and overlay/ PNGs under the images' own names.
+
+    An image that cannot be read, or that the model refuses, does not stop the others; all such are
+    listed at the end.
+
+    Raises:
+      UserError: then, unless `skip_bad`; or if no image could be predicted.
+    """
+    images = _by_output_name(job)
     import numpy as np
     from tqdm import tqdm
 
     from deeplab_tf.data.conversion import read_image
-    from deeplab_tf.evaluation import memory, report
+    from deeplab_tf.evaluation import memory, report, serving
 
     labels_of, classes = _open_model(job)
     colors = [label_class.color for label_class in classes]
     from PIL import Image
 
+    bad = []
     for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
-        image = read_image(path)
-        labels = np.asarray(labels_of(image[np.newaxis]))[0]
+        try:
+            image = read_image(path)
+        except UserError as error:  # it names the file
+            bad.append(str(error))
+            continue
+        try:
+            labels = np.asarray(labels_of(image[np.newaxis]))[0]
+        except serving.RefusedImage as error:
+            bad.append(f"{path}: {error}")
+            continue
+
         pictures = {
             "index": Image.fromarray(labels),
             "color": Image.fromarray(report.colorize(labels, colors)),
             "overlay": Image.fromarray(report.overlay(image, labels, colors)),
         }
         for kind, picture in pictures.items():
-            target = Path(job.output_dir) / kind / f"{name}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target)
-    print(f"{job.output_dir}: {len(images)} images.")
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            files.write(_target(job, kind, name), content.getvalue())
+
+    print(f"{files.shown(job.output_dir)}: {len(images) - len(bad)} images.")
+    for reason in bad:
+        print(f"  skipped: {files.shown(reason)}")
+    if len(bad) == len(images):
+        raise UserError(f"None of the {len(images)} images could be predicted.")
+    if bad and not job.skip_bad:
+        raise UserError(
+            f"{len(bad)} of {len(images)} images were not predicted, for the reasons above; mend "
+            "or remove them, or give --skip_bad to go without them."
+        )
 
 
-def _by_output_name(text: str) -> dict[str, Path]:
+def _target(job: PredictConfig, kind: str, name: str) -> Path:
+    return Path(job.output_dir) / kind / f"{name}.png"
+
+
+def _by_output_name(job: PredictConfig) -> dict[str, Path]:
+    """Returns the images by the names of their outputs; refuses to write one over another."""
     images: dict[str, Path] = {}
-    listing = find_images(text, flag="input")
+    listing = files.find_images(job.input, flag="input")
+    alike: dict[str, str] = {}
     for name, file in listing.images:
         if images.setdefault(name, file) != file:
-            raise UserError(
-                f"{images[name]} and {file} would both be written as {name}.png; predict them "
-                "into two folders."
-            )
+            _refuse_twice(images[name], file, name)
+        # Some file systems keep one file for names that differ by capitals or accents' coding.
+        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name and files.same_place(Path(job.output_dir), other, name):
+            _refuse_twice(images[other], file, name)
+
+    inputs = {path.resolve() for path in images.values()}
+    for name in images:
+        for target in (_target(job, kind, name) for kind in ("index", "color", "overlay")):
+            if target.resolve() in inputs:
+                raise UserError(
+                    f"{files.shown(target)} is an input that would be replaced; give another "
+                    "--output_dir."
+                )
     if listing.left_out:
         print(f"--input: {len(images)} images; {listing.note()}.")
     return images
+
+
+def _refuse_twice(one: Path, other: Path, name: str) -> None:
+    raise UserError(
+        f"{files.shown(one)} and {files.shown(other)} would both be written as "
+        f"{files.shown(name)}.png; predict them into two folders."
+    )
 
 
 def _open_model(job: PredictConfig):

@@ -235,3 +235,25 @@ def test_what_pillow_writes_with_16_bits_is_seen(tmp_path, ending):
 )
 def test_the_depth_of_other_formats_and_cut_files(content, expected):
     assert files.deeper_than_8_bits(content) == expected
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    files.write(tmp_path / "new/a", b"one")
+    files.write(tmp_path / "new/a", b"two")
+    assert (tmp_path / "new/a").read_bytes() == b"two"
+
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(tmp_path / "new/a", b"three")
+    assert (tmp_path / "new/a").read_bytes() == b"two" and os.listdir(tmp_path / "new") == ["a"]
+
+
+def test_names_are_one_place_only_where_the_file_system_says_so(tmp_path):
+    assert files.same_place(tmp_path / "not/yet", "sub/a", "sub/a")
+    (tmp_path / "x").touch()
+    folds = (tmp_path / "X").exists()  # macOS, Windows
+    assert files.same_place(tmp_path, "sub/a", "sub/A") == folds
+    assert os.listdir(tmp_path) == ["x"]

@@ -22,7 +22,10 @@ from deeplab_tf import files
 from deeplab_tf.config import UserError
 
 CONVERSION = 3  # counts up when the same files may become other records
+# Of an image or mask: 2^29 bytes of RGB; Pillow's own limit, and less than TensorFlow's decoders'.
+MAX_PIXELS = 2**29 // 3
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above half the limit
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
 _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -114,7 +117,8 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
     """
     image, content = _open_image(pair.image_path, decode=verify == "full")
     source = hashlib.sha256(content)
-    upright = _upright(image, content)
+    with _decoding(pair.image_path):
+        upright = _upright(image)
     label = b""
     if pair.mask_path:
         mask_content = _read(pair.mask_path)
@@ -132,7 +136,8 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
         _STORED_FORMATS.get(image.format or "", ""),
     )
     if upright is not image or image.mode not in ("RGB", "L") or not image_format:
-        upright = upright.convert("RGB")
+        with _decoding(pair.image_path):
+            upright = upright.convert("RGB")
         upright.info.pop("transparency", None)  # of the old mode: Pillow cannot write it
         stored, image_format = _png(upright), "png"
     return EncodedExample(
@@ -183,18 +188,16 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: if it is not an image of 8 bits a channel.
     """
-    image, content = _open_image(path)
-    return np.asarray(_upright(image, content).convert("RGB"))
+    image, _ = _open_image(path)
+    return np.asarray(_upright(image).convert("RGB"))
 
 
-def _upright(image: Image.Image, content: bytes) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """Turns an image as its EXIF data says; the same object if there is nothing to turn.
 
     Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
     `encoded` pass over. A TIFF, always decoded here, was turned by Pillow then.
     """
-    if image.format == "PNG" and b"eXIf" in content:
-        image.load()  # the chunk may come after the pixels
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     turn = _TURNS.get(files.exif_orientation(exif))
     return image if turn is None else image.transpose(turn)
@@ -210,7 +213,8 @@ def _open_image(path: Path, *, decode: bool = True) -> tuple[Image.Image, bytes]
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
     image, _ = _open(path, content, decode=decode)
-    if image.format not in _STORED_FORMATS:  # is decoded anyway: header checks save nothing
+    # The first are decoded anyway; a PNG's EXIF data may come after its pixels.
+    if image.format not in _STORED_FORMATS or (image.format == "PNG" and b"eXIf" in content):
         with _decoding(path):
             image.load()
     if image.mode not in _IMAGE_MODES:
@@ -314,6 +318,8 @@ def _open(
     content = _read(path) if content is None else content
     with _decoding(path):
         image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         pictures = getattr(image, "n_frames", 1)
         if pictures > 1 and image.format != "MPO":  # a JPEG, then a preview or a second view
             raise UserError(f"{path} holds {pictures} pictures; one is allowed.")
@@ -348,8 +354,17 @@ def _decoding(path: Path) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{path} can not be decoded: it is no image of a known format.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can not be decoded: {error}.") from None
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path} has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that an image or "
+            "mask may have; cut image and mask into tiles, as 'gdal_retile.py -ps 4096 4096 "
+            "-targetDir TILES FILE' does."
+        ) from None
+    except Exception as error:  # what Pillow raises on damaged files has no common base
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} can not be decoded: {reason}.") from None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = fills_up
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import UserError
 from deeplab_tf.data.catalog import LabelClass, read_class_table
+from deeplab_tf.evaluation.serving import RefusedImage
 
 try:
     import grpc
@@ -56,7 +57,8 @@ class ServerPredictor:
         """uint8 [B, H, W, 3] -> labels [B, H, W].
 
         Raises:
-          UserError: if the server refuses or does not answer in time, or has other classes.
+          RefusedImage: if the server's model takes no such images.
+          UserError: if the server does not answer in time or not at all, or has other classes.
         """
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self._model_name
@@ -67,7 +69,8 @@ class ServerPredictor:
             response = self._predict(request, timeout=self._timeout)
         except grpc.RpcError as error:
             reason = re.sub(r"\s+", " ", error.details() or "no reason given").strip()
-            raise UserError(
+            refused = error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            raise (RefusedImage if refused else UserError)(
                 f"--server={self._address} did not predict with --model_name={self._model_name} "
                 f"({error.code().name}: {reason})."
             ) from None

@@ -224,12 +224,12 @@ class ExportedPredictor:
         """uint8 [B, H, W, 3] -> labels [B, H, W].
 
         Raises:
-          UserError: if the model was exported for smaller images or batches.
+          serving.RefusedImage: if the model was exported for smaller images or batches.
         """
         try:
             return self._serve(images=tf.constant(images))["labels"]
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(
+            raise serving.RefusedImage(
                 f"The exported model refuses images of shape {tuple(images.shape)} "
                 f"({serving.reason_of(error)}); give export_model a higher "
                 "--max_image_pixels or --max_batch_size."

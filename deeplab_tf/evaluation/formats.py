@@ -181,14 +181,3 @@ def calibration_images(
         image if image.shape[:2] == size else transforms.resize_image(image, size).numpy()
         for image in images
     ]
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-converting")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab_tf.config import UserError
 from deeplab_tf.data import encoded, records, transforms
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.serving_config import ServingConfig
@@ -161,6 +162,10 @@ def _decoded(files, size):
 
     shape = [*(size or (None, None)), 3]
     return tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+
+
+class RefusedImage(UserError):
+    """A model that takes other images refuses this one, as for its size."""
 
 
 def reason_of(error: tf.errors.InvalidArgumentError) -> str:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from deeplab_tf.config import UserError
+from deeplab_tf.data import conversion
 from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_image, read_mask
 
 CODING = MaskCoding(
@@ -132,6 +133,30 @@ def test_a_transparent_grey_value_does_not_stop_the_conversion(tmp_path):
     np.testing.assert_array_equal(
         decoded(encode_pair(files, CODING).image), read_image(files.image_path)
     )
+
+
+@pytest.mark.parametrize("limit", ["conversion.MAX_PIXELS", "Image.MAX_IMAGE_PIXELS"])
+def test_more_pixels_than_the_limit_are_refused_with_the_way_out(tmp_path, monkeypatch, limit):
+    files = pair(tmp_path, noise())
+    monkeypatch.setattr(conversion, "MAX_PIXELS", 30 * 40)
+    encode_pair(files, CODING), read_image(files.image_path)
+    if limit == "conversion.MAX_PIXELS":  # whatever Pillow's own is
+        monkeypatch.setattr(conversion, "MAX_PIXELS", 30 * 40 - 1)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    else:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 40 // 2 - 1)
+    for read in (
+        lambda: encode_pair(files, CODING, verify="header"),
+        lambda: read_image(files.image_path),
+        lambda: read_mask(files.mask_path, CODING),
+    ):
+        with pytest.raises(UserError, match=r"has more than .* megapixels, .* into tiles"):
+            read()
+
+
+def test_the_limit_is_pillows_own():
+    """So that a file under it is never refused by Pillow, in words without a way out."""
+    assert conversion.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 
 
 def test_sizes_that_differ_are_refused(tmp_path):

@@ -1,0 +1,123 @@
+"""Which images predict takes, and what a bad one does; the model is a threshold."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf import files, predict
+from deeplab_tf.config import UserError
+from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.evaluation import serving
+
+CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (250, 240, 230)))
+
+
+def labels_of(images):
+    if images.shape[2] > 30:
+        raise serving.RefusedImage("more than 30 pixels wide")
+    return (images[..., 0] > 127).astype(np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Three images; `b.jpg` is cut."""
+    monkeypatch.setattr(predict, "_open_model", lambda job: (labels_of, CLASSES))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, [3, 20, 30, 3], np.uint8)
+    for name, image in zip(("a.png", "b.jpg", "c.tif"), pixels, strict=True):
+        Image.fromarray(image).save(folder / name)
+    cut = (folder / "b.jpg").read_bytes()
+    (folder / "b.jpg").write_bytes(cut[: len(cut) // 2])
+    return folder
+
+
+def job(**values):
+    return predict.PredictConfig(
+        **{"input": "photos", "output_dir": "out", "checkpoint_dir": "run"} | values
+    )
+
+
+def written(folder="out"):
+    return sorted(os.listdir(f"{folder}/index"))
+
+
+def test_a_bad_image_is_listed_and_the_others_are_predicted(photos, capsys):
+    with pytest.raises(UserError, match="1 of 3 images were not predicted, .* --skip_bad"):
+        predict.main(job())
+    assert written() == ["a.png", "c.png"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "out: 2 images." and len(lines) == 2
+    assert lines[1].startswith("  skipped: photos/b.jpg can not be decoded")
+    for name in ("a.png", "c.tif"):
+        pixels = np.asarray(Image.open(photos / name))
+        index = np.asarray(Image.open(f"out/index/{name[0]}.png"))
+        np.testing.assert_array_equal(index, pixels[..., 0] > 127)
+        color = np.asarray(Image.open(f"out/color/{name[0]}.png"))
+        np.testing.assert_array_equal(color[index == 1][0], (250, 240, 230))
+
+
+def test_bad_images_may_be_skipped(photos, capsys):
+    predict.main(job(skip_bad=True))
+    assert written() == ["a.png", "c.png"] and "skipped: photos/b.jpg" in capsys.readouterr().out
+
+
+def test_an_image_that_the_model_refuses_is_a_bad_one(photos, capsys):
+    Image.new("RGB", (31, 5)).save(photos / "wide.png")
+    predict.main(job(skip_bad=True))
+    assert "skipped: photos/wide.png: more than 30 pixels wide" in capsys.readouterr().out
+
+
+def test_without_a_good_image_skipping_is_an_error_too(photos):
+    with pytest.raises(UserError, match="None of the 1 images could be predicted"):
+        predict.main(job(input="photos/b.jpg", skip_bad=True))
+
+
+def test_an_output_that_cannot_be_written_stops_the_job(photos, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict.main(job(skip_bad=True))
+
+
+def test_what_is_left_out_of_a_folder_is_said(photos, capsys):
+    (photos / "._a.png").write_bytes(b"x")
+    (photos / "film.mp4").write_bytes(b"x")
+    predict.main(job(skip_bad=True))
+    assert "--input: 3 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().out
+
+
+def test_two_images_are_never_written_to_one_file(photos, monkeypatch):
+    Image.new("RGB", (9, 9)).save(photos / "a.jpg")
+    with pytest.raises(
+        UserError, match=r"photos/a.jpg and photos/a.png would both be written as a"
+    ):
+        predict.main(job())
+    (photos / "a.jpg").rename(photos / "A.jpg")
+    predict.main(job(skip_bad=True))  # two files, where capitals count
+    assert written() == ["A.png", "a.png", "c.png"]
+    monkeypatch.setattr(files, "same_place", lambda folder, one, other: True)
+    with pytest.raises(UserError, match=r"photos/A.jpg and photos/a.png would both be written"):
+        predict.main(job())
+
+
+def test_an_input_is_never_replaced(photos):
+    predict.main(job(skip_bad=True))
+    before = (photos.parent / "out/color/a.png").read_bytes()
+    with pytest.raises(UserError, match=r"out/color/a.png is an input that would be replaced"):
+        predict.main(job(input="out/color/a.png"))
+    assert (photos.parent / "out/color/a.png").read_bytes() == before
+
+
+def test_a_name_that_is_no_utf8_is_predicted_under_it(photos, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    (photos / "a.png").rename(photos / f"{name}.png")
+    (photos / "b.jpg").rename(photos / f"{name}2.jpg")
+    predict.main(job(skip_bad=True))
+    assert written() == ["c.png", f"{name}.png"]
+    assert r"skipped: photos/caf\udce92.jpg" in capsys.readouterr().out
