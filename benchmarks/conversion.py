@@ -60,7 +60,8 @@ def work(config: ConversionConfig) -> None:
     import tensorflow  # noqa: F401  its import is not part of the conversion
 
     from deeplab_tf.data import building, catalog
-    from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair
+    from deeplab_tf.data.conversion import FilePair, encode_pair
+    from deeplab_tf.data.masks import MaskCoding
 
     found = [
         FilePair(path.stem, path, Path(config.masks_dir) / f"{path.stem}.png")

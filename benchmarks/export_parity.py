@@ -156,15 +156,15 @@ def require_parity(found: dict[str, tuple[float, float]]) -> None:
 
 def read_pairs(config: ParityConfig, images_file: Path, num_classes: int) -> dict[str, np.ndarray]:
     """Writes the images to an .npz and returns their masks, uint8 [H, W], by the same names."""
-    from deeplab_tf.data import conversion
+    from deeplab_tf.data import conversion, masks
 
-    coding = conversion.MaskCoding(num_classes=num_classes, ignore_label=255)
+    coding = masks.MaskCoding(num_classes=num_classes, ignore_label=255)
     paths = sorted(Path(config.images_dir).iterdir())
     places = np.linspace(0, len(paths) - 1, min(config.num_images, len(paths))).round().astype(int)
     chosen = [paths[place] for place in places]
     np.savez(images_file, **{path.stem: conversion.read_image(path) for path in chosen})
-    masks = Path(config.masks_dir)
-    return {path.stem: conversion.read_mask(masks / f"{path.stem}.png", coding) for path in chosen}
+    folder = Path(config.masks_dir)
+    return {path.stem: masks.read_mask(folder / f"{path.stem}.png", coding) for path in chosen}
 
 
 def convert(config: ParityConfig, version: Path, folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data import archives, building, catalog, masks
 from deeplab_tf.data.conversion import FilePair
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -44,7 +44,7 @@ def main(config: ADE20KConfig) -> None:
     if config.download:
         archives.install(ARCHIVE, root, flag="ade20k_root", mirror=config.download_mirror)
     info = catalog.load("ade20k_151" if config.official_classes else "ade20k", "")
-    coding = conversion.MaskCoding(
+    coding = masks.MaskCoding(
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
         index_map=catalog.index_map(info, size=151, others=info.ignore_label),

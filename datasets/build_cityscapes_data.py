@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import building, catalog, conversion
+from deeplab_tf.data import building, catalog, masks
 from deeplab_tf.data.conversion import FilePair
 
 # Kind of labels (None: there are none) and folders of each split; sizes as in
@@ -56,7 +56,7 @@ def main(config: CityscapesConfig) -> None:
     """Converts the splits; those already converted from the same files are left alone."""
     info = catalog.load("cityscapes", "")
     ids = catalog.index_map(info, size=NUM_LABEL_IDS, others=info.ignore_label)
-    coding = conversion.MaskCoding(
+    coding = masks.MaskCoding(
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
         index_map=(*ids, *[-1] * (255 - NUM_LABEL_IDS), info.ignore_label),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags, files
 from deeplab_tf.config import UserError, require, setting
-from deeplab_tf.data import building, catalog, conversion
+from deeplab_tf.data import building, catalog, conversion, masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def main(config: FolderConfig) -> None:
     )
     splits = find_splits(config)
     flat = config.ignore_colors
-    coding = conversion.MaskCoding(
+    coding = masks.MaskCoding(
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
         colors=tuple(info.colors),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data import archives, building, catalog, masks
 from deeplab_tf.data.conversion import FilePair
 
 VOC2010 = archives.Archive(
@@ -59,7 +59,7 @@ def main(config: PascalContextConfig) -> None:
     building.build(config, info, pairs, mask_coding(info, from_mat=_has_mat_files(labels_dir)))
 
 
-def mask_coding(info: catalog.DatasetInfo, *, from_mat: bool) -> conversion.MaskCoding:
+def mask_coding(info: catalog.DatasetInfo, *, from_mat: bool) -> masks.MaskCoding:
     """Returns how 459-label .mat files, or 60-way PNGs, become train ids."""
     first = 60 - info.num_classes  # of 60-way PNGs, whose background only 60 classes have
     if from_mat:
@@ -68,7 +68,7 @@ def mask_coding(info: catalog.DatasetInfo, *, from_mat: bool) -> conversion.Mask
     else:
         unused = [-1] * (info.ignore_label - 60)
         ids = (*[info.ignore_label] * first, *range(info.num_classes), *unused, info.ignore_label)
-    return conversion.MaskCoding(
+    return masks.MaskCoding(
         num_classes=info.num_classes, ignore_label=info.ignore_label, index_map=ids
     )
 

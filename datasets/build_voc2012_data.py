@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, conversion
+from deeplab_tf.data import archives, building, catalog, masks
 from deeplab_tf.data.conversion import FilePair
 
 VOC = archives.Archive(
@@ -59,7 +59,7 @@ def main(config: VOC2012Config) -> None:
         if "trainaug" in splits:
             archives.install(SBD, sbd_root, flag="sbd_root", mirror=config.download_mirror)
     info = catalog.load("pascal_voc_seg", "")
-    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=info.ignore_label)
+    coding = masks.MaskCoding(num_classes=info.num_classes, ignore_label=info.ignore_label)
     pairs = {split: find_pairs(split, voc_root, sbd_root) for split in splits}
     building.build(config, info, pairs, coding)
 

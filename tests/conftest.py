@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from datasets import build_shapes_data
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
-from deeplab_tf.data import building, catalog, conversion
+from deeplab_tf.data import building, catalog, conversion, masks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -53,7 +53,7 @@ def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) 
     """Converts a split of the shapes, each of its images under `times` names."""
     classes = catalog.read_class_table(shapes_dir / "classes.csv")
     info = catalog.DatasetInfo(name="shapes", classes=classes)
-    coding = conversion.MaskCoding(num_classes=info.num_classes, ignore_label=255)
+    coding = masks.MaskCoding(num_classes=info.num_classes, ignore_label=255)
     files = sorted((shapes_dir / "images" / split).iterdir())
     pairs = [
         conversion.FilePair(

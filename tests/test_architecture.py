@@ -12,6 +12,8 @@ LAYERS = [
     ["settings", "models.winograd"],
     ["process_state", "train_config", "serving_config", "files", "models.convolution"],
     ["config"],
+    ["data.decoding"],
+    ["data.masks"],
     [
         "data.catalog",
         "models.layers",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import building, catalog, conversion, records, workers
+from deeplab_tf.data import building, catalog, conversion, masks, records, workers
 from deeplab_tf.data.conversion import FilePair
 
 INFO = catalog.DatasetInfo(
@@ -19,7 +19,7 @@ INFO = catalog.DatasetInfo(
     classes=(catalog.LabelClass("a", (0, 0, 0)), catalog.LabelClass("b", (9, 9, 9))),
     splits={"train": 6},
 )
-CODING = conversion.MaskCoding(num_classes=2, ignore_label=255)
+CODING = masks.MaskCoding(num_classes=2, ignore_label=255)
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_a_corrupt_file_stops_the_build_and_the_old_split_stays(pairs, tmp_path)
     convert(pairs, tmp_path / "out", num_processes=1)
     before = content(tmp_path / "out")
     pairs[0].image_path.write_bytes(b"cut")
-    with pytest.raises(UserError, match="0.png can not be decoded"):
+    with pytest.raises(UserError, match="0.png cannot be decoded"):
         convert(pairs, tmp_path / "out", num_processes=1)
     assert content(tmp_path / "out") == before
-    with pytest.raises(UserError, match="0.png can not be decoded"):
+    with pytest.raises(UserError, match="0.png cannot be decoded"):
         convert(pairs, tmp_path / "new", num_processes=2)
     assert not (tmp_path / "new").exists()
 
@@ -127,7 +127,7 @@ def test_bad_files_are_skipped_and_listed_on_demand(pairs, tmp_path, capsys):
     convert(pairs, tmp_path / "out", num_processes=2, skip_bad=True)
     entry = catalog.read_manifest(tmp_path / "out")["splits"]["train"]
     assert [bad["name"] for bad in entry["skipped"]] == ["n1", "n4"]
-    assert "1.png can not be decoded" in entry["skipped"][0]["reason"]
+    assert "1.png cannot be decoded" in entry["skipped"][0]["reason"]
     assert "4m.png holds the value 7" in capsys.readouterr().out
     assert names(tmp_path / "out") == ["n0", "n2", "n3", "n5"] and entry["images"] == 4
 
@@ -203,7 +203,7 @@ def test_a_damaged_shard_is_built_again(pairs, tmp_path, damage):
 def test_other_settings_and_other_masks_build_anew(pairs, tmp_path, capsys):
     convert(pairs, tmp_path / "out", num_processes=1)
     first = catalog.read_manifest(tmp_path / "out")["splits"]["train"]
-    swapped = conversion.MaskCoding(num_classes=2, ignore_label=255, index_map=(1, 0))
+    swapped = masks.MaskCoding(num_classes=2, ignore_label=255, index_map=(1, 0))
     building.convert_split(
         pairs,
         functools.partial(conversion.encode_pair, coding=swapped),
@@ -224,7 +224,7 @@ def test_other_settings_and_other_masks_build_anew(pairs, tmp_path, capsys):
 def test_skipped_files_are_looked_at_again_without_skip_bad(pairs, tmp_path):
     pairs[1].image_path.write_bytes(b"cut")
     convert(pairs, tmp_path / "out", num_processes=1, skip_bad=True)
-    with pytest.raises(UserError, match="1.png can not be decoded"):
+    with pytest.raises(UserError, match="1.png cannot be decoded"):
         convert(pairs, tmp_path / "out", num_processes=1)
     assert names(tmp_path / "out") == ["n0", "n2", "n3", "n4", "n5"]
 

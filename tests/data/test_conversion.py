@@ -7,8 +7,9 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import conversion
-from deeplab_tf.data.conversion import FilePair, MaskCoding, encode_pair, read_image, read_mask
+from deeplab_tf.data import decoding
+from deeplab_tf.data.conversion import FilePair, encode_pair, read_image
+from deeplab_tf.data.masks import MaskCoding, read_mask
 
 CODING = MaskCoding(
     num_classes=3,
@@ -135,13 +136,13 @@ def test_a_transparent_grey_value_does_not_stop_the_conversion(tmp_path):
     )
 
 
-@pytest.mark.parametrize("limit", ["conversion.MAX_PIXELS", "Image.MAX_IMAGE_PIXELS"])
+@pytest.mark.parametrize("limit", ["decoding.MAX_PIXELS", "Image.MAX_IMAGE_PIXELS"])
 def test_more_pixels_than_the_limit_are_refused_with_the_way_out(tmp_path, monkeypatch, limit):
     files = pair(tmp_path, noise())
-    monkeypatch.setattr(conversion, "MAX_PIXELS", 30 * 40)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 30 * 40)
     encode_pair(files, CODING), read_image(files.image_path)
-    if limit == "conversion.MAX_PIXELS":  # whatever Pillow's own is
-        monkeypatch.setattr(conversion, "MAX_PIXELS", 30 * 40 - 1)
+    if limit == "decoding.MAX_PIXELS":  # whatever Pillow's own is
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 30 * 40 - 1)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     else:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 40 // 2 - 1)
@@ -156,7 +157,7 @@ def test_more_pixels_than_the_limit_are_refused_with_the_way_out(tmp_path, monke
 
 def test_the_limit_is_pillows_own():
     """So that a file under it is never refused by Pillow, in words without a way out."""
-    assert conversion.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    assert decoding.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 
 
 def test_sizes_that_differ_are_refused(tmp_path):
@@ -168,7 +169,7 @@ def test_a_cut_jpeg_is_refused(tmp_path):
     files = pair(tmp_path, noise())
     content = files.image_path.read_bytes()
     files.image_path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"image\.jpg can not be decoded"):
+    with pytest.raises(UserError, match=r"image\.jpg cannot be decoded"):
         encode_pair(files, CODING)
 
 
@@ -230,7 +231,7 @@ def test_a_cut_mask_is_refused(tmp_path):
     files = pair(tmp_path, noise())
     content = files.mask_path.read_bytes()
     files.mask_path.write_bytes(content[:-20])
-    with pytest.raises(UserError, match=r"mask\.png can not be decoded"):
+    with pytest.raises(UserError, match=r"mask\.png cannot be decoded"):
         encode_pair(files, CODING)
 
 

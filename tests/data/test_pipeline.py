@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.config import DataConfig, UserError
-from deeplab_tf.data import catalog, conversion, pipeline, records
+from deeplab_tf.data import catalog, conversion, decoding, pipeline, records
 
 MEAN = (123.675, 116.28, 103.53)
 CONFIG = DataConfig(
@@ -126,8 +126,8 @@ def official_shard(folder, image, label):
     ],
 )
 def test_records_that_fit_nothing_are_explained(tmp_path, size, cut, message):
-    image = conversion._png(Image.new("RGB", (3, 2)))
-    label = conversion._png(Image.new("L", size[::-1])) if size else b""
+    image = decoding.encode_png(Image.new("RGB", (3, 2)))
+    label = decoding.encode_png(Image.new("L", size[::-1])) if size else b""
     table = official_shard(tmp_path, image[:60] if cut else image, label)
     with pytest.raises(UserError, match=message), pipeline.explained_record_errors():
         batches(table, 0, 1)

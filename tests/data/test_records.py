@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import building, catalog, conversion, records
+from deeplab_tf.data import building, catalog, conversion, masks, records
 
 INFO = catalog.DatasetInfo(
     name="pair", classes=(catalog.LabelClass("a", (0, 0, 0)), catalog.LabelClass("b", (9, 9, 9)))
@@ -26,7 +26,7 @@ def write(folder, count=5, num_shards=2, split="train"):
         Image.fromarray(np.full([2, 3, 3], number, np.uint8)).save(pair.image_path)
         Image.fromarray(np.full([2, 3], number % 2, np.uint8)).save(pair.mask_path)
         pairs.append(pair)
-    coding = conversion.MaskCoding(num_classes=2, ignore_label=255)
+    coding = masks.MaskCoding(num_classes=2, ignore_label=255)
     building.convert_split(
         pairs,
         functools.partial(conversion.encode_pair, coding=coding),

@@ -99,7 +99,7 @@ def test_another_mat_file_is_refused(raw):
     import scipy.io
 
     scipy.io.savemat(raw / "trainval/2008_000000.mat", {"Other": np.zeros([3, 3])})
-    with pytest.raises(UserError, match=r"2008_000000\.mat can not be read.*LabelMap"):
+    with pytest.raises(UserError, match=r"2008_000000\.mat cannot be read.*LabelMap"):
         build(raw)
     label = trees.label_of(range(460), 0) + 0.5
     scipy.io.savemat(raw / "trainval/2008_000000.mat", {"LabelMap": label})

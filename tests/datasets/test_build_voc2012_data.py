@@ -73,7 +73,7 @@ def test_a_missing_part_says_what_to_fetch_and_writes_nothing(raw, gone, message
 def test_a_damaged_mat_file_is_named(raw):
     mat = raw / "benchmark_RELEASE/dataset/cls/c_0.mat"
     mat.write_bytes(mat.read_bytes()[:150])
-    with pytest.raises(UserError, match=r"c_0\.mat can not be read as a MATLAB file"):
+    with pytest.raises(UserError, match=r"c_0\.mat cannot be read as a MATLAB file"):
         build(raw, splits="trainaug")
     build(raw, splits="trainaug", skip_bad=True)
     assert list(labels(raw, "trainaug")) == ["a_0", "a_1", "c_1", "c_2"]

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import convert_model
-from deeplab_tf.data import conversion
+from deeplab_tf.data import conversion, masks
 from deeplab_tf.evaluation.export import ExportedPredictor
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.training import run_dir
@@ -69,12 +69,11 @@ def export_dir(run, tmp_path_factory):
 def photographs(camvid):
     """Every fifth validation image and its mask: uint8 [21, 360, 480, 3] and [21, 360, 480]."""
     paths = sorted((camvid / "images" / "val").iterdir())[::5]
-    coding = conversion.MaskCoding(num_classes=11, ignore_label=255)
-    masks = [
-        conversion.read_mask(camvid / "labels" / "val" / f"{path.stem}.png", coding)
-        for path in paths
+    coding = masks.MaskCoding(num_classes=11, ignore_label=255)
+    labels = [
+        masks.read_mask(camvid / "labels" / "val" / f"{path.stem}.png", coding) for path in paths
     ]
-    return np.stack([conversion.read_image(path) for path in paths]), np.stack(masks)
+    return np.stack([conversion.read_image(path) for path in paths]), np.stack(labels)
 
 
 def labels_of(predict, images):

@@ -1,0 +1,102 @@
+"""Bytes of an image file -> Pillow's image or an array; every error names the file."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from deeplab_tf.config import UserError
+
+# Of an image or mask: 2^29 bytes of RGB; Pillow's own limit, and less than TensorFlow's decoders'.
+MAX_PIXELS = 2**29 // 3
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above half the limit
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a file.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:  # fewer system calls than buffered
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def open_image(content: bytes, name: str | Path, *, decode: bool = True) -> Image.Image:
+    """Opens an image file's content.
+
+    Args:
+      name: what errors call it.
+      decode: whether the pixels are decoded now, and not when they are first needed.
+    Raises:
+      UserError: if it is no image, is damaged, or holds several pictures.
+    """
+    with naming(name):
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        pictures = getattr(image, "n_frames", 1)
+        if pictures > 1 and image.format != "MPO":  # a JPEG, then a preview or a second view
+            raise UserError(f"{name} holds {pictures} pictures; one is allowed.")
+        image.decodermaxblock = len(content)  # the decoder then takes it whole, without copies
+        if decode:
+            image.load()
+    return image
+
+
+def decode_grey(image: Image.Image, name: str | Path) -> np.ndarray:
+    """Decodes an opened image of mode L straight into an array, uint8 [H, W].
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    with naming(name):
+        values = np.empty((image.height, image.width), np.uint8)
+        memory = Image.frombuffer("L", image.size, values, "raw", "L", 0, 1).im
+        image.im = memory  # Pillow decodes into what is there; np.asarray would copy it twice
+        image.load()
+    assert image.im is memory
+    return values
+
+
+@contextlib.contextmanager
+def naming(name: str | Path) -> Iterator[None]:
+    """Turns what Pillow raises for a damaged file into a UserError that names the file.
+
+    Cut files are damaged even where other code in this process has told Pillow to fill them up.
+    """
+    fills_up = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} cannot be decoded: it is no image of a known format.") from None
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that an image or "
+            "mask may have; cut image and mask into tiles, as 'gdal_retile.py -ps 4096 4096 "
+            "-targetDir TILES FILE' does."
+        ) from None
+    except Exception as error:  # what Pillow raises on damaged files has no common base
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{name} cannot be decoded: {reason}.") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = fills_up
+
+
+def encode_png(image: Image.Image, **settings: int) -> bytes:
+    """Returns the image as the content of a PNG file; the settings are Pillow's."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", **settings)
+    return buffer.getvalue()
