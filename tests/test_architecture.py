@@ -12,7 +12,7 @@ LAYERS = [
     ["settings", "models.winograd"],
     ["process_state", "train_config", "serving_config", "files", "models.convolution"],
     ["config"],
-    ["data.decoding"],
+    ["data.decoding", "data.class_lists"],
     ["data.masks"],
     [
         "data.catalog",

@@ -4,35 +4,18 @@ Known data sets are literals here, their class tables in labels/*.csv. Any other
 described by the dataset.json that its builder writes beside the shards.
 """
 
-import csv
 import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import files
 from deeplab_tf.config import UserError
+from deeplab_tf.data import class_lists
+from deeplab_tf.data.class_lists import LabelClass
 
 MANIFEST = "dataset.json"
 LABELS_DIR = Path(__file__).parent / "labels"
-
-
-@dataclass(frozen=True)
-class LabelClass:
-    """One class: its name, its colour (RGB in 0..255), and its value in the data set's own masks.
-
-    label_id: None where the original masks hold the class's index itself.
-    """
-
-    name: str
-    color: tuple[int, int, int]
-    label_id: int | None = None
-
-    def to_json(self) -> dict:
-        """Returns the class as dataset.json holds it."""
-        own = {} if self.label_id is None else {"label_id": self.label_id}
-        return {"name": self.name, "color": list(self.color)} | own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +51,8 @@ class DatasetInfo:
 
     @property
     def label_ids(self) -> list[int]:
-        """What the original masks hold for each class."""
-        own = (label_class.label_id for label_class in self.classes)
-        return [index if label_id is None else label_id for index, label_id in enumerate(own)]
+        """What the original masks hold for each class; the first of several values."""
+        return [(*own.label_ids, index)[0] for index, own in enumerate(self.classes)]
 
     def to_json(self) -> dict:
         """Returns the part of dataset.json that describes the classes."""
@@ -89,12 +71,9 @@ def from_json(content: dict, origin: Path) -> DatasetInfo:
       UserError: if a key is missing or the counts contradict each other.
     """
     try:
-        classes = tuple(
-            LabelClass(c["name"], tuple(c["color"]), c.get("label_id")) for c in content["classes"]
-        )
         info = DatasetInfo(
             name=content["name"],
-            classes=classes,
+            classes=tuple(map(class_lists.from_json, content["classes"])),
             ignore_label=content["ignore_label"],
             splits={name: split["images"] for name, split in content.get("splits", {}).items()},
         )
@@ -109,45 +88,8 @@ def from_json(content: dict, origin: Path) -> DatasetInfo:
 
 
 def read_class_table(path: Path) -> tuple[LabelClass, ...]:
-    """Reads a class list: a CSV file with the columns name,r,g,b, optionally index and label_id.
-
-    Raises:
-      UserError: if the file is missing or a line is not name,r,g,b with colours in 0..255.
-    """
-    if not path.exists():
-        raise UserError(f"The class list {path} does not exist; it is a CSV file: name,r,g,b.")
-    lines = files.read_lines(path, "The class list")
-    columns = next(csv.reader([lines[0][1]], skipinitialspace=True))
-    missing = {"name", "r", "g", "b"} - set(columns)
-    if missing:
-        raise UserError(
-            f"The class list {path} has no column {', '.join(sorted(missing))}; "
-            "its first line must be name,r,g,b (or index,name,r,g,b)."
-        )
-    classes: list[LabelClass] = []
-    for number, text in lines[1:]:
-        row = next(csv.DictReader([text], columns, skipinitialspace=True))
-        where = f"Line {number} of the class list {path}"
-        classes.append(_label_class(row, len(classes), where))
-    names = [label_class.name for label_class in classes]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not 1 < len(classes) <= 255:
-        problem = f"names {twice[0]!r} twice" if twice else f"holds {len(classes)} classes"
-        raise UserError(f"The class list {path} {problem}; allowed are 2 to 255 distinct classes.")
-    return tuple(classes)
-
-
-def _label_class(row: dict, index: int, where: str) -> LabelClass:
-    try:
-        color = (int(row["r"]), int(row["g"]), int(row["b"]))
-        label_id = int(row["label_id"]) if row.get("label_id") else None
-    except (TypeError, ValueError):
-        raise UserError(f"{where} is not name,r,g,b: {list(row.values())}.") from None
-    if not row["name"] or not all(0 <= value <= 255 for value in color):
-        raise UserError(f"{where} needs a name and colours in 0..255: {list(row.values())}.")
-    if row.get("index") not in (None, str(index)):
-        raise UserError(f"{where} has index {row['index']}; indices must count up from 0.")
-    return LabelClass(row["name"].strip(), color, label_id)
+    """Reads the classes of a class list; raises as `class_lists.read_class_list`."""
+    return class_lists.read_class_list(path).classes
 
 
 def _known(
@@ -164,7 +106,11 @@ def _known(
 
 def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
     """Returns the train id of each of the `size` label ids; `others` for ids of no class."""
-    train_id = {label_id: index for index, label_id in enumerate(info.label_ids)}
+    train_id = {
+        label_id: index
+        for index, label_class in enumerate(info.classes)
+        for label_id in label_class.label_ids or (index,)
+    }
     return tuple(train_id.get(label_id, others) for label_id in range(size))
 
 

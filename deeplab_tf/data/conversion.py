@@ -80,6 +80,8 @@ def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> 
       UserError: naming the file that is unreadable, out of the class list, or of another size.
     """
     image, content = _open_image(pair.image_path, decode=verify == "full")
+    if verify == "full" and image.format == "PNG":
+        decoding.require_whole_png(content, pair.image_path)
     source = hashlib.sha256(content)
     with decoding.naming(pair.image_path):
         upright = _upright(image)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +95,32 @@ def naming(name: str | Path) -> Iterator[None]:
         raise UserError(f"{name} cannot be decoded: {reason}.") from None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = fills_up
+
+
+def require_whole_png(content: bytes, name: str | Path) -> None:
+    """Refuses a PNG without its end or with a damaged chunk, which Pillow passes over.
+
+    TensorFlow's decoder does not, and records hold the file as it is.
+
+    Raises:
+      UserError: naming the file.
+    """
+    view, position, kind = memoryview(content), 8, b""
+    try:
+        while kind != b"IEND":
+            length, kind = struct.unpack_from(">I4s", content, position)
+            end = position + 8 + length
+            (checksum,) = struct.unpack_from(">I", content, end)
+            if zlib.crc32(view[position + 4 : end]) != checksum:
+                part = kind.decode("ascii", "replace")
+                raise UserError(
+                    f"{name} cannot be decoded: its part {part} is damaged; get the file again."
+                )
+            position = end + 4
+    except struct.error:
+        raise UserError(
+            f"{name} cannot be decoded: its end is missing; get the file again."
+        ) from None
 
 
 def encode_png(image: Image.Image, **settings: int) -> bytes:

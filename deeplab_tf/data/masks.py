@@ -1,45 +1,71 @@
-"""Mask files -> train ids: the one gate, without TensorFlow.
+"""Mask files -> train ids: the one gate, on bytes and without TensorFlow.
 
-What a mask's values mean is a MaskCoding. A mask becomes an 8-bit index PNG, whose values are train
-ids or the ignored label; a file that contradicts itself or the class list is refused.
+A MaskCoding says what a mask's values mean. A file that lost its values, or whose colours say
+something else than its values, is refused: trained on, it would only show in the mIoU, or not at
+all. What passes becomes an 8-bit grey PNG of train ids and the ignored label.
 """
 
+import dataclasses
 import functools
 import io
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data import decoding
+
+Color = tuple[int, int, int]
+
+# Pillow's names.
+_FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
+_LOSSY_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
+_LOSSLESS_TIFF = (
+    "raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd",
+    "tiff_ccitt", "group3", "group4",
+)  # fmt: skip
+_MODES = ("L", "P", "1", "RGB", "RGBA", "LA")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF 6.0, sec. 8
+_BLACK_AND_WHITE = np.array([(0, 0, 0), (255, 255, 255)])
 
 
 @dataclass(frozen=True)
 class MaskCoding:
     """How a mask file's values become train ids.
 
-    num_classes, ignore_label: values below num_classes are train ids, `ignore_label` passes.
-    colors: class colours, for masks drawn in RGB; position is the train id.
-    ignore_colors: RGB colours that become the ignored label.
-    by_color: whether palette masks are read by their colours and not by their indices.
-    index_map: maps stored indices (position) to train ids or the ignored label; -1 refuses an
-      index, as beyond the map's end; empty takes indices as they are.
+    num_classes: values below it are train ids, unless there is an `index_map`.
+    ignore_label: what records store for pixels that do not count; this value passes, unless there
+      is an `index_map`.
+    colors: the classes' colours, by train id; empty if no mask is drawn in them.
+    ignore_colors: colours that become the ignored label.
+    encoding: "index" takes the stored values of grey, palette and RGB masks (R, G and B are equal),
+      whatever they show; "color" takes the colours that all of them show; "auto" takes the values
+      of grey and palette masks and the colours of RGB masks.
+    index_map: maps stored values (position) to train ids or the ignored label; -1 refuses a
+      value, as beyond the map's end; empty takes values as they are.
+    class_names, class_list: the user's classes and where they are listed, for errors; empty where
+      the package knows them. They do not change a record, so `repr`, which decides whether
+      records are up to date, leaves them out.
     """
 
     num_classes: int
     ignore_label: int
-    colors: tuple[tuple[int, int, int], ...] = ()
-    ignore_colors: tuple[tuple[int, int, int], ...] = ()
-    by_color: bool = False
+    colors: tuple[Color, ...] = ()
+    ignore_colors: tuple[Color, ...] = ()
+    encoding: str = "index"
     index_map: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    class_list: str = dataclasses.field(default="", repr=False)
 
     @functools.cached_property
     def train_ids(self) -> np.ndarray:
-        """The train id of each stored index, int16 [256 or more]; -1 where it is refused."""
+        """The train id of each stored value, int16 [256 or more]; -1 where it is refused."""
         table = np.full(max(256, len(self.index_map)), -1, np.int16)
         if self.index_map:
             table[: len(self.index_map)] = self.index_map
@@ -48,32 +74,98 @@ class MaskCoding:
             table[self.ignore_label] = self.ignore_label
         return table
 
+    @functools.cached_property
+    def ids_of_colors(self) -> dict[Color, tuple[int, ...]]:
+        """The train ids, or the ignored label, that each colour means; several if they share it."""
+        ids: dict[Color, tuple[int, ...]] = {}
+        for train_id, color in enumerate(self.colors):
+            ids[color] = (*ids.get(color, ()), train_id)
+        return ids | {color: (self.ignore_label,) for color in self.ignore_colors}
+
+    @functools.cached_property
+    def contradicted_greys(self) -> tuple[int, ...]:
+        """Values that, as the grey that they look like, are the colour of something else.
+
+        A grey mask is no picture of coloured classes: class colours count if all of them are grey.
+        """
+        if self.encoding != "auto":
+            return ()
+        is_grey_list = all(len(set(color)) == 1 for color in self.colors)
+        meaning = {
+            color[0]: ids
+            for color, ids in self.ids_of_colors.items()
+            if len(set(color)) == 1 and (is_grey_list or color in self.ignore_colors)
+        }
+        ids_of_values = {value: int(self.train_ids[value]) for value in meaning}
+        return tuple(v for v, i in sorted(ids_of_values.items()) if i >= 0 and i not in meaning[v])
+
+    def name_of(self, train_id: int) -> str:
+        """Returns what errors call a train id or the ignored label."""
+        if train_id == self.ignore_label:
+            return "the ignored label"
+        name = f" {self.class_names[train_id]!r}" if self.class_names else ""
+        return f"class {train_id}{name}"
+
+
+def read_mask(path: Path, coding: MaskCoding) -> np.ndarray:
+    """Reads a mask file as train ids, uint8 [H, W]; raises as `decode_mask`."""
+    return decode_mask(decoding.read_file(path), path, coding)
+
+
+def decode_mask(content: bytes, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    """Decodes a mask file's content as train ids, uint8 [H, W].
+
+    Args:
+      content: a lossless image with 8 bits a channel or fewer, grey, palette or RGB; or, if the
+        name ends in .mat, a MATLAB file of SBD or PASCAL Context.
+      name: what errors call it.
+    Raises:
+      UserError: naming the mask, and what is wrong with it or not in the class list.
+    """
+    if str(name).endswith(".mat"):
+        return _ids_of_values(_decode_mat(content, name), name, coding)
+    image = _open_exact(content, name, coding)
+    return _ids_of_image(image, content, name, coding)
+
 
 def encode_mask(
-    content: bytes, path: Path, coding: MaskCoding, *, verify: str = "full"
+    content: bytes, name: str | Path, coding: MaskCoding, *, verify: str = "full"
 ) -> tuple[bytes, tuple[int, int]]:
     """Returns a mask of train ids as a PNG, and its width and height.
 
+    The content is kept as it is where it is such a PNG.
+
     Args:
-      content: the mask file's bytes.
-      path: its name, for errors; .mat files are known by it.
+      content, name: as of `decode_mask`.
       verify: "full", or "header": a mask that needs no change is not decoded.
     Raises:
-      UserError: as `read_mask`.
+      UserError: as `decode_mask`.
     """
-    image = None if path.suffix == ".mat" else decoding.open_image(content, path, decode=False)
-    if image and image.format == "PNG" and image.mode == "L" and content[24] == 8:
-        if verify == "header" and not coding.index_map:
-            return content, image.size
-        values = decoding.decode_grey(image, path)
-        if _is_coded(values, coding):
-            return content, image.size
-        mask = _ids_of_indices(values, path, coding)
+    if str(name).endswith(".mat"):
+        ids = decode_mask(content, name, coding)
     else:
-        mask = read_mask(path, coding, content)
+        image = _open_exact(content, name, coding)
+        if _is_plain(image, coding):
+            if verify == "header" and not coding.index_map:
+                return content, image.size
+            decoding.require_whole_png(content, name)
+            values = decoding.decode_grey(image, name)
+            _require_no_contradicted_grey(values, name, coding)
+            if _is_coded(values, coding):
+                return content, image.size
+            ids = _ids_of_values(values, name, coding)
+        else:
+            ids = _ids_of_image(image, content, name, coding)
+
     # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
-    label = decoding.encode_png(Image.fromarray(mask), compress_level=1, compress_type=zlib.Z_RLE)
-    return label, (mask.shape[1], mask.shape[0])
+    png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
+    return png, (ids.shape[1], ids.shape[0])
+
+
+def _is_plain(image: Image.Image, coding: MaskCoding) -> bool:
+    """Whether the file holds its values as a record's label does: 8 bits, as an exact one has."""
+    is_grey_png = image.format == "PNG" and image.mode == "L"
+    return is_grey_png and "transparency" not in image.info and coding.encoding != "color"
 
 
 def _is_coded(values: np.ndarray, coding: MaskCoding) -> bool:
@@ -88,34 +180,302 @@ def _is_coded(values: np.ndarray, coding: MaskCoding) -> bool:
     return bool(coded.all())
 
 
-def read_mask(path: Path, coding: MaskCoding, content: bytes | None = None) -> np.ndarray:
-    """Reads a mask file as train ids, uint8 [H, W].
+# What the file itself says: does it still hold the values that were drawn?
 
-    Args:
-      path: an image (grey, palette, 1-bit, 16-bit or RGB) or a .mat file of SBD or PASCAL Context.
-      content: the file's bytes, if they were read already.
-    Raises:
-      UserError: naming the file and the values or colours outside of the class list.
-    """
-    content = decoding.read_file(path) if content is None else content
-    if path.suffix == ".mat":
-        return _ids_of_indices(_read_mat(path, content), path, coding)
-    image = decoding.open_image(content, path)
-    if image.format == "PNG" and image.mode == "L" and content[24] < 8:  # bits, in its header
+
+def _open_exact(content: bytes, name: str | Path, coding: MaskCoding) -> Image.Image:
+    """Opens a mask whose header does not say that its values are others than were drawn."""
+    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
+    if depth := files.deeper_than_8_bits(content):
         raise UserError(
-            f"The mask {path} is grey with {content[24]} bits, which programs read as other "
-            "values; save it with 8 bits."
+            f"The mask {name} has {depth}, and masks have 8; save its values in a grey PNG with "
+            "8 bits (datasets/README.md has the lines that do it)."
         )
-    if image.mode == "P" and coding.by_color:
-        image = image.convert("RGB")
-    if image.mode in ("RGB", "RGBA"):
-        return _ids_of_colors(np.asarray(image.convert("RGB")), path, coding)
-    if image.mode not in ("L", "P", "1", "I", "I;16"):
-        raise UserError(f"The mask {path} has the mode {image.mode}; allowed: grey, palette, RGB.")
-    return _ids_of_indices(np.asarray(image), path, coding)  # of a palette image: its indices
+    image = decoding.open_image(content, name, decode=False)
+    if image.format == "PNG" and image.mode == "L" and content[24] == 8 and not image.info:
+        return image  # most masks
+
+    if lossy := _lossy_format(image, content):
+        raise UserError(
+            f"The mask {name} holds {lossy} data, which need not keep a mask's values; export the "
+            "masks again as PNG: converting these files does not bring the values back."
+        )
+    if image.format not in _FORMATS:
+        raise UserError(
+            f"The mask {name} is a {image.format} file; allowed are PNG, BMP, TIFF and WebP: save "
+            "it as PNG."
+        )
+    if image.format == "GIF" and coding.encoding == "auto":
+        raise UserError(
+            f"The mask {name} is a GIF, whose writers number the colours anew; export the masks "
+            "as PNG, or give --mask_encoding=color, which reads their colours."
+        )
+    if image.mode not in _MODES:
+        raise UserError(
+            f"The mask {name} has the mode {image.mode}; allowed are grey, palette and RGB: save "
+            "it as PNG with one of them."
+        )
+    if bits := _few_grey_bits(image, content):
+        raise UserError(
+            f"The mask {name} is grey with {bits}, which programs read as other values; save it "
+            "with 8 bits, or as a palette PNG."
+        )
+    if _orientation(image) != 1:
+        raise UserError(
+            f"The mask {name} has EXIF data that turn or mirror it; save it without them, as "
+            "upright as its image is to be seen."
+        )
+    return image
 
 
-def _read_mat(path: Path, content: bytes) -> np.ndarray:
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns it, other programs may not
+        return image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+    return files.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+
+
+def _lossy_format(image: Image.Image, content: bytes) -> str:
+    """Returns what a file's data are called if they need not be exact; "" if they are."""
+    if image.format in _LOSSY_FORMATS:
+        return _LOSSY_FORMATS[image.format]
+    compression = image.info.get("compression")
+    if image.format == "TIFF" and compression not in _LOSSLESS_TIFF:
+        return f"TIFF {compression}"
+    # Google, WebP container specification: a lossy picture is a chunk of the kind "VP8 ".
+    return "lossy WebP" if image.format == "WEBP" and b"VP8 " in _chunk_kinds(content) else ""
+
+
+def _chunk_kinds(webp: bytes) -> set[bytes]:
+    kinds, position = set(), 12
+    while position + 8 <= len(webp):
+        kinds.add(webp[position : position + 4])
+        size = int.from_bytes(webp[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return kinds
+
+
+def _few_grey_bits(image: Image.Image, content: bytes) -> str:
+    """Returns how a grey file stores values that decoders stretch or turn round; "" if it does not.
+
+    A PNG of one bit has the values 0 and 1, and no third.
+    """
+    if image.mode not in ("L", "1"):
+        return ""
+    if image.format == "PNG" and content[24] in (2, 4):
+        return f"{content[24]} bits"
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(_PHOTOMETRIC) == 0:
+            return "0 as white"
+        bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+        return f"{bits} bits" if 1 < bits < 8 else ""
+    return ""
+
+
+def _ids_of_image(
+    image: Image.Image, content: bytes, name: str | Path, coding: MaskCoding
+) -> np.ndarray:
+    with decoding.naming(name):
+        image.load()
+    if image.format == "PNG":
+        decoding.require_whole_png(content, name)
+    _require_opaque(image, name, coding)
+    if image.mode in ("RGBA", "LA"):
+        image = image.convert(image.mode[:-1])
+
+    pixels = np.asarray(image)
+    if coding.encoding != "index":
+        _require_palette(image, pixels, name)
+    if coding.encoding == "color" or (coding.encoding == "auto" and image.mode == "RGB"):
+        return _ids_of_colors(np.asarray(image.convert("RGB")), name, coding)
+    if image.mode == "RGB":
+        return _ids_of_values(_equal_channel(pixels, name, coding), name, coding)
+
+    if coding.encoding == "auto":
+        _require_agreement(image, pixels, name, coding)
+    return _ids_of_values(pixels, name, coding)
+
+
+def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
+    """Refuses transparent pixels; an alpha channel that is 255 everywhere says nothing."""
+    if "A" in image.mode:
+        is_transparent = np.asarray(image.getchannel("A")) < 255
+        way = ""
+    elif "transparency" not in image.info:
+        return
+    elif image.mode == "RGB":
+        is_transparent = (np.asarray(image) == image.info["transparency"]).all(axis=-1)
+        way = ""
+    elif coding.encoding == "index":
+        return
+    else:
+        alpha = np.full(256, 255)
+        if isinstance(image.info["transparency"], bytes):  # of the first indices
+            alpha[: len(image.info["transparency"])] = list(image.info["transparency"])
+        else:  # one index or grey value
+            alpha[image.info["transparency"]] = 0
+        is_transparent = alpha[np.asarray(image).astype(np.uint8)] < 255
+        way = ", or give --mask_encoding=index, which takes all values as they are stored"
+
+    if is_transparent.any():
+        raise UserError(
+            f"The mask {name} has transparent pixels, which say no class; save it without "
+            f"transparency{way}."
+        )
+
+
+def _require_palette(image: Image.Image, values: np.ndarray, name: str | Path) -> None:
+    if image.mode != "P":
+        return
+    size, largest = len(image.getpalette() or ()) // 3, int(values.max())
+    if largest >= size:
+        raise UserError(
+            f"The mask {name} has the index {largest}, but a palette of {size} colours only; save "
+            "it with a palette of 256, or give --mask_encoding=index, which needs none."
+        )
+
+
+def _require_agreement(
+    image: Image.Image, values: np.ndarray, name: str | Path, coding: MaskCoding
+) -> None:
+    """Refuses a mask that is read by its values, but shows other classes' colours."""
+    if image.mode == "L":
+        _require_no_contradicted_grey(values, name, coding)
+        return
+    palette = _BLACK_AND_WHITE
+    if image.mode == "P":
+        palette = np.reshape(image.getpalette() or (), (-1, 3))
+    shown = [(int(r), int(g), int(b)) for r, g, b in palette]
+    used = np.flatnonzero(np.bincount(values.ravel(), minlength=len(shown)))
+    ids = coding.train_ids[used]
+
+    # A colour that several indices show was not chosen for one of them: it fills the palette.
+    times = Counter(shown)
+    for value, train_id in zip(used.tolist(), ids.tolist(), strict=True):
+        meant = coding.ids_of_colors.get(shown[value], ())
+        if meant and train_id >= 0 and train_id not in meant and times[shown[value]] == 1:
+            raise UserError(
+                _disagreement(f"the index {value}", name, shown[value], train_id, coding)
+            )
+
+    # A palette of greys may be a grey mask, whose values a compressor numbered anew.
+    greys = [shown[value] for value in used if len(set(shown[value])) == 1]
+    if image.mode != "P" or len(greys) < len(used) or any(times[grey] > 1 for grey in greys):
+        return
+    is_listed = all(
+        train_id in coding.ids_of_colors.get(grey, ())
+        for grey, train_id in zip(greys, ids.tolist(), strict=True)
+    )
+    ids_of_greys = coding.train_ids[[grey[0] for grey in greys]]
+    if not is_listed and (ids_of_greys >= 0).all() and (ids_of_greys != ids).any():
+        value = int(used[np.argmax(ids_of_greys != ids)])
+        raise UserError(
+            f"The mask {name} shows grey {shown[value][0]} for the index {value}, and both may be "
+            "meant; save it as a grey PNG if grey is, or give --mask_encoding=index."
+        )
+
+
+def _require_no_contradicted_grey(values: np.ndarray, name: str | Path, coding: MaskCoding) -> None:
+    for value in coding.contradicted_greys:
+        if (values == value).any():
+            train_id = int(coding.train_ids[value])
+            color = (value, value, value)
+            raise UserError(_disagreement(f"the value {value}", name, color, train_id, coding))
+
+
+def _disagreement(
+    what: str, name: str | Path, color: Color, train_id: int, coding: MaskCoding
+) -> str:
+    meant = " or ".join(map(coding.name_of, coding.ids_of_colors[color]))
+    return (
+        f"The mask {name} has {what}, by which it says {coding.name_of(train_id)}, but by its "
+        f"colour {_shown_color(color)} it says {meant}; give --mask_encoding=color if the colours "
+        "count, or --mask_encoding=index if the values do."
+    )
+
+
+# From values or colours to train ids.
+
+
+def _equal_channel(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    values = rgb[..., 0]
+    if not _has_equal_channels(rgb):
+        way = "leave --mask_encoding=index out" if coding.class_list else "save it as a grey PNG"
+        raise UserError(
+            f"The mask {name} holds colours, not indices: its channels R, G and B differ; {way}."
+        )
+    return values
+
+
+def _has_equal_channels(rgb: np.ndarray) -> bool:
+    return bool((rgb == rgb[..., :1]).all())
+
+
+def _ids_of_values(values: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    ids = np.take(coding.train_ids, values, mode="clip")
+    if values.dtype != np.uint8:
+        ids[(values < 0) | (values >= len(coding.train_ids))] = -1
+    if (ids < 0).any():
+        table = coding.train_ids
+        classes = np.flatnonzero((table >= 0) & (table != coding.ignore_label))
+        ignored = np.flatnonzero(table == coding.ignore_label)
+        raise UserError(
+            f"The mask {name} holds the value {_listed(np.unique(values[ids < 0]))}, which is not "
+            f"in the class list ({_ranges(classes)}) and not ignored "
+            f"({_ranges(ignored) or 'no value is'}){_way_for_values(values, coding)}."
+        )
+    return ids.astype(np.uint8)
+
+
+def _way_for_values(values: np.ndarray, coding: MaskCoding) -> str:
+    if not coding.class_list:
+        return ""
+    if all((value,) * 3 in coding.ids_of_colors for value in np.unique(values).tolist()):
+        return "; give --mask_encoding=color if class colours are meant, as grey"
+    return (
+        "; add the class it means, say in a column label_id which values a class has, or ignore "
+        "it with --ignore_label"
+    )
+
+
+def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    if not coding.colors:
+        raise UserError(
+            f"The mask {name} is drawn in colours, and the class list {coding.class_list} has "
+            "none; give it the columns r, g and b"
+            + (", or give --mask_encoding=index." if _has_equal_channels(rgb) else ".")
+        )
+    for color, ids in coding.ids_of_colors.items():
+        if len(ids) > 1:
+            raise UserError(
+                f"{' and '.join(map(coding.name_of, ids))} of the class list share the colour "
+                f"{_shown_color(color)}, so the mask {name}, drawn in colours, cannot be read; "
+                "give each class a colour of its own."
+            )
+    known = sorted((_code(color), ids[0]) for color, ids in coding.ids_of_colors.items())
+    known_codes, known_ids = np.array(known, np.int32).T
+
+    codes = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
+    places = np.minimum(np.searchsorted(known_codes, codes), len(known) - 1)
+    is_unknown = known_codes[places] != codes
+    if is_unknown.any():
+        unknown = [tuple(map(int, color)) for color in np.unique(rgb[is_unknown], axis=0)]
+        raise UserError(
+            f"The mask {name} has the colour {_listed(unknown)}, which is not in the class list; "
+            + (
+                "its R, G and B are equal: give --mask_encoding=index if they are indices."
+                if _has_equal_channels(rgb) and coding.encoding == "auto"
+                else "add it there, or to --ignore_colors."
+            )
+        )
+    return known_ids[places].astype(np.uint8)
+
+
+def _code(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _decode_mat(content: bytes, name: str | Path) -> np.ndarray:
     import scipy.io
 
     try:
@@ -125,47 +485,35 @@ def _read_mat(path: Path, content: bytes) -> np.ndarray:
         else:  # PASCAL Context
             values = variables["LabelMap"]
         indices = values.astype(np.int64)
-    except UserError:
-        raise
     except Exception as error:  # what scipy raises on damaged files has no common base
         raise UserError(
-            f"{path} cannot be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
+            f"{name} cannot be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
             f"(PASCAL Context): {type(error).__name__}: {error}."
         ) from None
     if indices.ndim != 2 or (indices != values).any():
-        raise UserError(f"{path} holds {values.dtype}{values.shape}, not a label for each pixel.")
+        raise UserError(f"{name} holds {values.dtype}{values.shape}, not a label for each pixel.")
     return indices
 
 
-def _ids_of_indices(values: np.ndarray, path: Path, coding: MaskCoding) -> np.ndarray:
-    ids = np.take(coding.train_ids, values, mode="clip")
-    if values.dtype != np.uint8:
-        ids[(values < 0) | (values >= len(coding.train_ids))] = -1
-    if (ids < 0).any():
-        raise UserError(
-            f"The mask {path} holds the value {_listed(np.unique(values[ids < 0]))}, which is not "
-            f"in the class list (0 to {coding.num_classes - 1}) and not the ignored label "
-            f"{coding.ignore_label}."
-        )
-    return ids.astype(np.uint8)
-
-
-def _ids_of_colors(rgb: np.ndarray, path: Path, coding: MaskCoding) -> np.ndarray:
-    codes = rgb.astype(np.int64) @ (65536, 256, 1)
-    ids = np.full(codes.shape, -1, np.int64)
-    for train_id, color in enumerate(coding.colors):
-        ids[codes == np.dot(color, (65536, 256, 1))] = train_id
-    for color in coding.ignore_colors:
-        ids[codes == np.dot(color, (65536, 256, 1))] = coding.ignore_label
-    if (ids < 0).any():
-        unknown = [tuple(map(int, color)) for color in np.unique(rgb[ids < 0], axis=0)]
-        raise UserError(
-            f"The mask {path} has the colour {_listed(unknown)}, which is not in the "
-            "class list; add it there, or to --ignore_colors."
-        )
-    return ids.astype(np.uint8)
+def _shown_color(color: Color) -> str:
+    return f"({', '.join(map(str, color))})"
 
 
 def _listed(values: Sequence) -> str:
     shown = ", ".join(str(value) for value in values[:5])
     return shown + (f" (and {len(values) - 5} more)" if len(values) > 5 else "")
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Returns ascending numbers as "7, 8, 11 to 13"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = int(value)
+        else:
+            runs.append([int(value), int(value)])
+    texts = [
+        str(first) if first == last else f"{first}{', ' if last == first + 1 else ' to '}{last}"
+        for first, last in runs
+    ]
+    return ", ".join(texts)

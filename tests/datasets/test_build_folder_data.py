@@ -184,24 +184,6 @@ def test_two_images_of_one_name_are_refused(raw):
         build_folder_data.main(config(raw, val_fraction=0.5))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,r,g\na,1,2\n", "no column b"),
-        ("name,r,g,b\na,1,2,3\na,1,2,4\n", "names 'a' twice"),
-        ("name,r,g,b\na,1,2,3\nb,1,2,300\n", "Line 3 .*0..255"),
-        ("# mine\n\nname,r,g,b\r\na,1,2,3\r\n\r\nb,1,2,300\n", "Line 6 .*0..255"),
-        ('name,r,g,b\n"a,1,2,3\nb",1,2,30\n', "Line 2 .* is not name,r,g,b"),
-        ("name,r,g,b\na,1,2,3\n", "holds 1 classes"),
-        ("index,name,r,g,b\n0,a,1,2,3\n2,b,1,2,4\n", "indices must count up"),
-    ],
-)
-def test_class_lists_are_checked(tmp_path, text, message):
-    (tmp_path / "c.csv").write_text(text)
-    with pytest.raises(UserError, match=message):
-        catalog.read_class_table(tmp_path / "c.csv")
-
-
 def test_settings_are_checked():
     with pytest.raises(UserError, match="--images_dir"):
         build_folder_data.FolderConfig(output_dir="d")

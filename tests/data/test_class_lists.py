@@ -1,0 +1,98 @@
+import pytest
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data import class_lists
+from deeplab_tf.data.class_lists import LabelClass, default_color, read_class_list
+
+GROUND, CAR = LabelClass("ground", (1, 2, 3)), LabelClass("my car", (9, 8, 7))
+PLAIN = LabelClass("ground", (0, 0, 0)), LabelClass("my car", (128, 0, 0))
+CVAT = "# label:color_rgb:parts:actions\nground:1,2,3::\nmy car:9,8,7:wheel,door:turn\n"
+
+
+def with_ids(*label_ids):
+    return tuple(
+        LabelClass(own.name, own.color, ids)
+        for own, ids in zip((GROUND, CAR), label_ids, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name,r,g,b\nground,1,2,3\nmy car,9,8,7\n", (GROUND, CAR)),
+        ("index,name,r,g,b\n0,ground,1,2,3\n1,my car,9,8,7\n", (GROUND, CAR)),
+        ("\ufeffName;R;G;B\r\nground;1;2;3\r\nmy car;9;8;7\r\n", (GROUND, CAR)),
+        ("NAME\tR\tG\tB\nground\t1\t2\t3\nmy car\t9\t8\t7\n", (GROUND, CAR)),
+        ('b, g, r, "name",\n3, 2, 1, ground,\n7, 8, 9, "my car",\n', (GROUND, CAR)),
+        (
+            "name,r,g,b,label_id\nground,1,2,3,7;8\nmy car,9,8,7,255\n",
+            with_ids((7, 8), (255,)),
+        ),
+        ("name;r;g;b;label_id\nground;1;2;3;7 8\nmy car;9;8;7;0\n", with_ids((7, 8), (0,))),
+        ('name,r,g,b,label_id\nground,1,2,3,"7,8"\nmy car,9,8,7,0\n', with_ids((7, 8), (0,))),
+        ("name,r,g,b,label_id\nground,1,2,3,\nmy car,9,8,7,\n", (GROUND, CAR)),
+        (CVAT, (GROUND, CAR)),
+        ("ground\n\n# none\n  my car  \n", PLAIN),
+        ("__ignore__\nground\nmy car\n", PLAIN),  # labelme's labels.txt
+        ("name\nground\nmy car\n", PLAIN),
+        ("name,label_id\nground,0\nmy car,255\n", None),
+        ("ground:::\nmy car:::\n", PLAIN),
+    ],
+)
+def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
+    (tmp_path / "c.txt").write_text(text, newline="")
+    found = read_class_list(tmp_path / "c.txt")
+    if expected is None:
+        assert [own.label_ids for own in found.classes] == [(0,), (255,)] and not found.has_colors
+        return
+    assert found.classes == expected
+    assert found.has_colors == (expected is not PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,r,g\na,1,2\n", "no column b in its first line; a class list holds names"),
+        ("a,1,2,3\nb,1,2,4\n", "no column name in its first line"),
+        ("name,r,g,b,value\na,1,2,3,7\n", "the column 'value', which is unknown or there twice"),
+        ("name,r,g,b,name\na,1,2,3,c\n", "the column 'name', which is unknown or there twice"),
+        ("name,r,g,b\na,1,2,3\na,1,2,4\n", "names 'a' twice; a class has one line"),
+        ("name,r,g,b\na,1,2,3\nb,1,2,300\n", "Line 3 .*0..255"),
+        ("name,r,g,b\na,1,2,3\n,1,2,3\n", "Line 3 .* needs a name"),
+        ("name,r,g,b\na,1,2,3\nb,1,2,3,4\n", "Line 3 .* has not 4 columns"),
+        ("name,r,g,b\na,1,2,3\nb,1,2\n", "Line 3 .* has not 4 columns"),
+        ("name,r,g,b\na,1,2,3\nb,1,2,x\n", "Line 3 .* needs whole numbers, three for a colour: "),
+        ("name,r,g,b\na,1,2,3\nb,1,,3\n", "Line 3 .* needs whole numbers, three for a colour: "),
+        ("name,r,g,b\na,1,2,3\nb,,,\n", "Line 3 .* gives 'b' no colour, and other lines do"),
+        ("name,r,g,b\na,1,2,3\n", "holds 1 classes"),
+        ("name\n", "holds 0 classes"),
+        ("\n".join(f"class {i}" for i in range(256)), "holds 256 classes"),
+        ("index,name,r,g,b\n0,a,1,2,3\n2,b,1,2,4\n", "count up from 0.*column label_id"),
+        ("name,label_id\na,7;8\nb,8\n", "Line 3 .* has the label_id 8, which is that of 'a' too"),
+        ("name,label_id\na,-1\nb,8\n", "Line 2 .* has the label_id -1, which is below 0"),
+        ("name,label_id\na,7\nb,\n", "Line 3 .* gives 'b' no label_id, and other lines do"),
+        ("a:1,2,3::\nb:1,2\n", "Line 2 .* is 'b:1,2', and not name:r,g,b:: as in CVAT's"),
+        ("a\nb,1,2,3\n", "Line 2 .* has a ',' in 'b,1,2,3', but the first line has none"),
+        ("0 a\n1 b\n", "Line 1 .* begins with a number.*index,name.*label_id,name"),
+        ('{"a": 0}\n', "is no class list"),
+        ("# only a comment\n", "is empty, or has comments only"),
+    ],
+)
+def test_class_lists_that_could_be_misread_are_refused(tmp_path, text, message):
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_class_list(tmp_path / "c.csv")
+
+
+def test_given_colors_are_distinct_and_are_vocs():
+    """The devkit's rule, see test_catalog: by hand for some, distinct for all."""
+    colors = [default_color(index) for index in range(255)]
+    assert len(set(colors)) == 255
+    assert colors[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert colors[15] == (192, 128, 128)
+
+
+def test_classes_survive_dataset_json():
+    for own in (GROUND, *with_ids((7,), (7, 8))):
+        assert class_lists.from_json(own.to_json()) == own
+    assert with_ids((7,), (8,))[0].to_json()["label_id"] == 7  # as earlier versions wrote it
