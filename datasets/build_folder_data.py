@@ -12,7 +12,6 @@ files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val
 import random
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +101,6 @@ class FolderConfig(building.BuilderConfig):
             self.ignore_colors,
             "none with --mask_encoding=index, which reads no colours: give --ignore_label",
         )
-        require(
-            not (len(self.ignore_label) > 1 and self.mask_encoding == "color"),
-            "ignore_label",
-            self.ignore_label,
-            "one value with --mask_encoding=color, which reads no values: give --ignore_colors",
-        )
 
 
 def main(config: FolderConfig) -> None:
@@ -137,7 +130,8 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
             f"The class list {config.class_list} has the label_id {too_large[0]}; masks have 8 "
             "bits, so values of 0 to 255."
         )
-    ignored = config.ignore_label or (() if 255 in class_of else (255,))
+    stated = tuple(dict.fromkeys(config.ignore_label))
+    ignored = stated or (() if 255 in class_of else (255,))
     for value in ignored:
         if value in class_of:
             raise UserError(
@@ -162,6 +156,7 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
         colors=_colors(config, class_list),
         ignore_colors=_ignore_colors(config, class_list),
         encoding=config.mask_encoding,
+        ignored_values=stated,
         index_map=() if is_plain else tuple(index_map),
         class_names=tuple(own.name for own in classes),
         class_list=config.class_list,
@@ -200,7 +195,11 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
       UserError: if a folder, image or mask is missing, or the splits cannot be told.
     """
     images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
-    _require_folders(images_dir, masks_dir)
+    if masks_dir.is_file() and masks_dir.suffix.lower() in _POLYGON_ENDINGS:
+        raise UserError(f"--masks_dir={masks_dir} is no folder of masks; {_POLYGONS}")
+    for flag, folder in (("images_dir", images_dir), ("masks_dir", masks_dir)):
+        if not folder.is_dir():
+            raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
     names, mask_names, listing = _images_and_masks(config)
     _refuse_unnameable(names)
     if listing.left_out:
@@ -220,13 +219,6 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
     else:
         members = _members_by_folder(paths, images_dir)
     return {split: [pair(path) for path in some] for split, some in members.items()}
-
-
-def _require_folders(images_dir: Path, masks_dir: Path) -> None:
-    for flag, folder in (("images_dir", images_dir), ("masks_dir", masks_dir)):
-        if not folder.is_dir():
-            polygons = f"; {_POLYGONS}" if folder.suffix.lower() in _POLYGON_ENDINGS else "."
-            raise UserError(f"--{flag}={folder} does not exist or is not a folder{polygons}")
 
 
 def _images_and_masks(
@@ -277,9 +269,9 @@ def _image_test(config: FolderConfig, names: dict[Path, str]) -> Callable[[Path,
         return lambda path, name: _ends(name, config.image_suffix)
     if config.mask_suffix:
         return lambda path, name: not _ends(name, config.mask_suffix)
-    # Two files of one name: the JPEG is the image, since no mask can be one.
-    times = Counter(names.values())
-    return lambda path, name: times[name] == 1 or path.suffix.lower() in _JPEG_ENDINGS
+    # A file with the name of a JPEG is its mask, since no mask can be a JPEG.
+    jpegs = {_folded(n): path for path, n in names.items() if path.suffix.lower() in _JPEG_ENDINGS}
+    return lambda path, name: jpegs.get(_folded(name), path) == path
 
 
 def _ends(name: str, suffix: str) -> bool:

@@ -49,6 +49,7 @@ class MaskCoding:
       of grey and palette masks and the colours of RGB masks.
     index_map: maps stored values (position) to train ids or the ignored label; -1 refuses a
       value, as beyond the map's end; empty takes values as they are.
+    ignored_values: values that the user said to ignore, so that their colours count for nothing.
     class_names, class_list: the user's classes and where they are listed, for errors; empty where
       the package knows them. They do not change a record, so `repr`, which decides whether
       records are up to date, leaves them out.
@@ -60,6 +61,7 @@ class MaskCoding:
     ignore_colors: tuple[Color, ...] = ()
     encoding: str = "index"
     index_map: tuple[int, ...] = ()
+    ignored_values: tuple[int, ...] = ()
     class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     class_list: str = dataclasses.field(default="", repr=False)
 
@@ -91,13 +93,18 @@ class MaskCoding:
         if self.encoding != "auto":
             return ()
         is_grey_list = all(len(set(color)) == 1 for color in self.colors)
-        meaning = {
-            color[0]: ids
-            for color, ids in self.ids_of_colors.items()
+        greys = sorted(
+            color
+            for color in self.ids_of_colors
             if len(set(color)) == 1 and (is_grey_list or color in self.ignore_colors)
-        }
-        ids_of_values = {value: int(self.train_ids[value]) for value in meaning}
-        return tuple(v for v, i in sorted(ids_of_values.items()) if i >= 0 and i not in meaning[v])
+        )
+        return tuple(color[0] for color in greys if self.contradicts(color[0], color))
+
+    def contradicts(self, value: int, color: Color) -> bool:
+        """Whether a value means something else than the colour that a mask shows for it."""
+        train_id, meant = self.train_ids[value], self.ids_of_colors.get(color, ())
+        is_free = value not in self.ignored_values
+        return bool(meant) and is_free and train_id >= 0 and train_id not in meant
 
     def name_of(self, train_id: int) -> str:
         """Returns what errors call a train id or the ignored label."""
@@ -351,12 +358,9 @@ def _require_agreement(
 
     # A colour that several indices show was not chosen for one of them: it fills the palette.
     times = Counter(shown)
-    for value, train_id in zip(used.tolist(), ids.tolist(), strict=True):
-        meant = coding.ids_of_colors.get(shown[value], ())
-        if meant and train_id >= 0 and train_id not in meant and times[shown[value]] == 1:
-            raise UserError(
-                _disagreement(f"the index {value}", name, shown[value], train_id, coding)
-            )
+    for value in used.tolist():
+        if coding.contradicts(value, shown[value]) and times[shown[value]] == 1:
+            raise UserError(_disagreement("index", value, name, shown[value], coding))
 
     # A palette of greys may be a grey mask, whose values a compressor numbered anew.
     greys = [shown[value] for value in used if len(set(shown[value])) == 1]
@@ -378,19 +382,16 @@ def _require_agreement(
 def _require_no_contradicted_grey(values: np.ndarray, name: str | Path, coding: MaskCoding) -> None:
     for value in coding.contradicted_greys:
         if (values == value).any():
-            train_id = int(coding.train_ids[value])
-            color = (value, value, value)
-            raise UserError(_disagreement(f"the value {value}", name, color, train_id, coding))
+            raise UserError(_disagreement("value", value, name, (value,) * 3, coding))
 
 
-def _disagreement(
-    what: str, name: str | Path, color: Color, train_id: int, coding: MaskCoding
-) -> str:
+def _disagreement(what: str, value: int, name: str | Path, color: Color, coding: MaskCoding) -> str:
+    own = coding.name_of(int(coding.train_ids[value]))
     meant = " or ".join(map(coding.name_of, coding.ids_of_colors[color]))
     return (
-        f"The mask {name} has {what}, by which it says {coding.name_of(train_id)}, but by its "
-        f"colour {_shown_color(color)} it says {meant}; give --mask_encoding=color if the colours "
-        "count, or --mask_encoding=index if the values do."
+        f"The mask {name} has the {what} {value}, by which it says {own}, but by its colour "
+        f"{_shown_color(color)} it says {meant}; give --mask_encoding=color if the colours count, "
+        "or --mask_encoding=index if the values do."
     )
 
 
@@ -452,6 +453,11 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
                 f"{_shown_color(color)}, so the mask {name}, drawn in colours, cannot be read; "
                 "give each class a colour of its own."
             )
+    if len(coding.ignored_values) > 1:
+        raise UserError(
+            f"The mask {name} is drawn in colours, and --ignore_label="
+            f"{','.join(map(str, coding.ignored_values))} names values; give --ignore_colors."
+        )
     known = sorted((_code(color), ids[0]) for color, ids in coding.ids_of_colors.items())
     known_codes, known_ids = np.array(known, np.int32).T
 

@@ -194,3 +194,181 @@ def test_settings_are_checked():
             ),
             ignore_colors=(1, 2),
         )
+
+
+def draw(folder, masks, *, images_dir="images", masks_dir="masks", image="{}.jpg", mask="{}.png"):
+    """Writes one image and one mask for each given label, whose name has its position."""
+    for part in (images_dir, masks_dir):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number, own in enumerate(masks):
+        own = own if isinstance(own, Image.Image) else Image.fromarray(own)
+        own.save(folder / masks_dir / mask.format(f"i{number}"))
+        Image.new("RGB", own.size).save(folder / images_dir / image.format(f"i{number}"))
+
+
+def built(folder, classes, **values):
+    """Builds records and returns the label values of each."""
+    (folder / "c.csv").write_text(classes)
+    settings = {"class_list": str(folder / "c.csv"), "val_fraction": 0.5} | values
+    build_folder_data.main(config(folder, **settings))
+    found = names(folder, "train") | names(folder, "val")
+    return {name: sorted(set(record["label"].numpy().flat)) for name, record in found.items()}
+
+
+def grey(*values):
+    return np.array([values, values], np.uint8)
+
+
+PLAIN = "name\nground\nroof\ntree\n"
+BLACK_WHITE = "name,r,g,b\nground,0,0,0\nroof,255,255,255\n"
+LABEL_IDS = "name,label_id\nground,7;8\nroof,255\ntree,0\n"
+PICTURE = np.array([[(0, 0, 0), (255, 255, 255)]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "classes", "values", "expected", "stored"),
+    [
+        (grey(0, 1, 2, 255), PLAIN, {}, [0, 1, 2, 255], 255),
+        (grey(0, 1, 2), PLAIN, {"ignore_label": (0,)}, [0, 1, 2], 0),  # a class that is ignored
+        (grey(0, 1, 2, 9), PLAIN, {"ignore_label": (9,)}, [0, 1, 2, 9], 9),
+        (grey(0, 1, 2, 255), PLAIN, {"ignore_label": (0, 255)}, [1, 2, 255], 255),
+        (grey(0, 1, 2, 9), PLAIN, {"ignore_label": (9, 0, 9)}, [1, 2, 255], 255),
+        (grey(0, 1, 2), PLAIN, {"ignore_label": (0, 0)}, [0, 1, 2], 0),
+        (grey(0, 7, 8, 255), LABEL_IDS, {}, [0, 1, 2], 255),
+        (grey(0, 7, 9, 255), LABEL_IDS, {"ignore_label": (9,)}, [0, 1, 2, 255], 255),
+        (grey(255, 2, 3), LABEL_IDS, {"ignore_label": (2, 3)}, [1, 255], 255),
+        (grey(0, 255), BLACK_WHITE, {"mask_encoding": "color"}, [0, 1], 255),
+        (grey(0, 255), "name,label_id\nground,0\nroof,255\n", {}, [0, 1], 255),
+        (grey(0, 1, 255), BLACK_WHITE, {"mask_encoding": "index"}, [0, 1, 255], 255),
+        (grey(0, 1, 255), BLACK_WHITE, {"ignore_label": (255,)}, [0, 1, 255], 255),
+        (PICTURE, BLACK_WHITE, {}, [0, 1], 255),
+        (PICTURE, "name,r,g,b\na,1,1,1\nb,0,0,0\n", {"ignore_colors": (255,) * 3}, [1, 255], 255),
+        (PICTURE // 127, PLAIN, {"mask_encoding": "index"}, [0, 2], 255),
+        (PICTURE, "ground:0,0,0::\nroof:255,255,255::\n", {}, [0, 1], 255),
+    ],
+)
+def test_values_and_colors_mean_what_the_user_says(
+    tmp_path, mask, classes, values, expected, stored
+):
+    draw(tmp_path, [mask, mask])
+    assert built(tmp_path, classes, **values)["i0"] == expected
+    assert catalog.load("", tmp_path / "out").ignore_label == stored
+
+
+@pytest.mark.parametrize(
+    ("mask", "classes", "values", "message"),
+    [
+        (
+            grey(0),
+            LABEL_IDS,
+            {"ignore_label": (255,)},
+            "has 255, the label_id of 'roof'",
+        ),
+        (grey(0), "name,label_id\na,7\nb,256\n", {}, "the label_id 256; masks have 8 bits"),
+        (
+            grey(0),
+            PLAIN,
+            {"mask_encoding": "color"},
+            "=color needs the classes' colours",
+        ),
+        (
+            grey(0),
+            BLACK_WHITE,
+            {"ignore_colors": (0, 0, 0)},
+            "colour of 'ground' in .*0,0,0",
+        ),
+        (grey(3), PLAIN, {}, r"value 3, .* \(0 to 2\) .* say in a column label_id"),
+        (grey(9), LABEL_IDS, {}, r"value 9, .* \(0, 7, 8, 255\) and not ignored \(no value is\)"),
+        (grey(0, 255), BLACK_WHITE, {}, "the value 255, by which it says the ignored label, but"),
+        (PICTURE, BLACK_WHITE, {"ignore_label": (0, 9)}, "--ignore_label=0,9 names values; give"),
+        (
+            PICTURE,
+            PLAIN,
+            {},
+            r"c\.csv has none; give it the columns .* or give --mask_enc",
+        ),
+    ],
+)
+def test_what_would_mean_two_things_or_nothing_is_refused(tmp_path, mask, classes, values, message):
+    draw(tmp_path, [mask, mask])
+    with pytest.raises(UserError, match=message):
+        built(tmp_path, classes, **values)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"image": "{}_sat.jpg", "mask": "{}_mask.png", "images_dir": "data", "masks_dir": "data"},
+        {"image": "{}_sat.png", "mask": "{}_mask.png"},
+        {"image": "{}_sat.png", "mask": "{}.png", "images_dir": "data", "masks_dir": "data"},
+        {"mask": "{}_mask.png", "images_dir": "data", "masks_dir": "data"},
+        {"image": "{}.png", "mask": "{}_Mask.png", "images_dir": "data", "masks_dir": "data"},
+        {"images_dir": "data", "masks_dir": "data"},
+        {"image": "{}.PNG", "images_dir": "data", "masks_dir": "data/masks"},
+        {"images_dir": "data/images", "masks_dir": "data"},
+        {"image": "{}.JPG", "mask": "{}.PNG"},
+        {"image": "E\u0301{}.jpg", "mask": "\u00c9{}.png"},  # as macOS writes it, and others
+        {"mask": "{}.tiff"},
+        {"mask": "{}.BMP"},
+    ],
+    ids=str,
+)
+def test_images_and_masks_find_each_other(tmp_path, layout):
+    draw(tmp_path, [grey(0, 1), grey(1, 2), grey(2)], **layout)
+    suffixes = {}
+    for side in ("image", "mask"):
+        ending = layout.get(side, "").partition("}")[2].rpartition(".")[0]
+        suffixes[f"{side}_suffix"] = ending.lower()
+    folders = {
+        side: str(tmp_path / layout.get(side, side[:-4])) for side in ("images_dir", "masks_dir")
+    }
+    found = built(tmp_path, PLAIN, **suffixes, **folders)
+    stem = layout.get("image", "{}").rpartition(".")[0] or "{}"
+    assert found == {stem.format("i0"): [0, 1], stem.format("i1"): [1, 2], stem.format("i2"): [2]}
+
+
+def test_a_folder_of_masks_may_hold_other_files(tmp_path):
+    """Previews are JPEGs, which no mask is; a JPEG without a PNG is refused for what it is."""
+    draw(tmp_path, [grey(0, 1), grey(1, 2)])
+    Image.new("RGB", (2, 2)).save(tmp_path / "masks" / "i0.jpg")
+    assert built(tmp_path, PLAIN) == {"i0": [0, 1], "i1": [1, 2]}
+    (tmp_path / "masks" / "i0.png").unlink()
+    with pytest.raises(UserError, match=r"i0\.jpg holds JPEG data"):
+        built(tmp_path, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"i0.png": "i0.json"},
+            r"i0\.jpg has no mask .*, but there is .*i0\.json; polygons",
+        ),
+        ({"i0.png": "a.xml", "i1.png": "b.txt"}, r"but there is .*a\.xml; polygons are not read"),
+        ({"i0.png": "i0_m.png"}, r"i0\.png does not exist \(.*i0_m\.png does\); --mask_suffix"),
+        ({"i0.png": "i0.bmp", "i1.png": "i0.tif"}, r"i0\.jpg has two masks, .*\.bmp and .*\.tif"),
+    ],
+)
+def test_missing_masks_are_explained(tmp_path, change, message):
+    draw(tmp_path, [grey(0, 1), grey(1, 2)])
+    for old, new in change.items():
+        (tmp_path / "masks" / old).rename(tmp_path / "masks" / new)
+    with pytest.raises(UserError, match=message):
+        built(tmp_path, PLAIN)
+
+
+def test_a_file_of_polygons_is_no_folder_of_masks(tmp_path):
+    draw(tmp_path, [grey(0, 1)])
+    (tmp_path / "coco.json").write_text("{}")
+    with pytest.raises(UserError, match=r"coco\.json is no folder of masks; polygons are not read"):
+        built(tmp_path, PLAIN, masks_dir=str(tmp_path / "coco.json"))
+
+
+def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path):
+    draw(tmp_path, [grey(0, 1)])
+    Image.new("RGB", (2, 2)).save(tmp_path / "images" / "I0.jpg")
+    with pytest.raises(UserError, match=r"i0\.png is that of two images"):
+        built(tmp_path, PLAIN)
+    Image.fromarray(grey(1, 2)).save(tmp_path / "masks" / "I0.png")
+    assert built(tmp_path, PLAIN) == {"i0": [0, 1], "I0": [1, 2]}
