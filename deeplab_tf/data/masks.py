@@ -32,7 +32,6 @@ _LOSSLESS_TIFF = (
 )  # fmt: skip
 _MODES = ("L", "P", "1", "RGB", "RGBA", "LA")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF 6.0, sec. 8
-_BLACK_AND_WHITE = np.array([(0, 0, 0), (255, 255, 255)])
 
 
 @dataclass(frozen=True)
@@ -290,17 +289,14 @@ def _ids_of_image(
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1])
 
-    pixels = np.asarray(image)
     if coding.encoding != "index":
-        _require_palette(image, pixels, name)
+        _require_agreement(image, name, coding)
     if coding.encoding == "color" or (coding.encoding == "auto" and image.mode == "RGB"):
         return _ids_of_colors(np.asarray(image.convert("RGB")), name, coding)
+    values = np.asarray(image)
     if image.mode == "RGB":
-        return _ids_of_values(_equal_channel(pixels, name, coding), name, coding)
-
-    if coding.encoding == "auto":
-        _require_agreement(image, pixels, name, coding)
-    return _ids_of_values(pixels, name, coding)
+        values = _equal_channel(values, name, coding)
+    return _ids_of_values(values, name, coding)
 
 
 def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
@@ -331,29 +327,33 @@ def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) ->
         )
 
 
-def _require_palette(image: Image.Image, values: np.ndarray, name: str | Path) -> None:
-    if image.mode != "P":
+def _palette(image: Image.Image) -> list[Color]:
+    """Returns what a palette or 1-bit image shows for each index."""
+    if image.mode == "1":
+        return [(0, 0, 0), (255, 255, 255)]
+    flat = image.getpalette() or []
+    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
+def _used_values(image: Image.Image) -> np.ndarray:
+    counts = np.array(image.histogram())
+    return np.flatnonzero(counts[[0, 255]] if image.mode == "1" else counts)
+
+
+def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
+    """Refuses a palette without a used index, and values that show other classes' colours."""
+    if image.mode == "L" and coding.encoding == "auto":
+        _require_no_contradicted_grey(np.asarray(image), name, coding)
+    if image.mode not in ("P", "1"):
         return
-    size, largest = len(image.getpalette() or ()) // 3, int(values.max())
-    if largest >= size:
+    shown, used = _palette(image), _used_values(image)
+    if used[-1] >= len(shown):
         raise UserError(
-            f"The mask {name} has the index {largest}, but a palette of {size} colours only; save "
-            "it with a palette of 256, or give --mask_encoding=index, which needs none."
+            f"The mask {name} has the index {used[-1]}, but a palette of {len(shown)} colours; "
+            "save it with a palette of 256, or give --mask_encoding=index, which needs none."
         )
-
-
-def _require_agreement(
-    image: Image.Image, values: np.ndarray, name: str | Path, coding: MaskCoding
-) -> None:
-    """Refuses a mask that is read by its values, but shows other classes' colours."""
-    if image.mode == "L":
-        _require_no_contradicted_grey(values, name, coding)
+    if coding.encoding == "color":
         return
-    palette = _BLACK_AND_WHITE
-    if image.mode == "P":
-        palette = np.reshape(image.getpalette() or (), (-1, 3))
-    shown = [(int(r), int(g), int(b)) for r, g, b in palette]
-    used = np.flatnonzero(np.bincount(values.ravel(), minlength=len(shown)))
     ids = coding.train_ids[used]
 
     # A colour that several indices show was not chosen for one of them: it fills the palette.
@@ -458,12 +458,11 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
             f"The mask {name} is drawn in colours, and --ignore_label="
             f"{','.join(map(str, coding.ignored_values))} names values; give --ignore_colors."
         )
-    known = sorted((_code(color), ids[0]) for color, ids in coding.ids_of_colors.items())
-    known_codes, known_ids = np.array(known, np.int32).T
-
-    codes = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
-    places = np.minimum(np.searchsorted(known_codes, codes), len(known) - 1)
-    is_unknown = known_codes[places] != codes
+    codes = rgb.astype(np.int32)
+    codes = (codes[..., 0] << 16) | (codes[..., 1] << 8) | codes[..., 2]
+    known = tuple((color, own[0]) for color, own in coding.ids_of_colors.items())
+    train_ids = _ids_of_codes(known)[codes]
+    is_unknown = train_ids < 0
     if is_unknown.any():
         unknown = [tuple(map(int, color)) for color in np.unique(rgb[is_unknown], axis=0)]
         raise UserError(
@@ -474,11 +473,19 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
                 else "add it there, or to --ignore_colors."
             )
         )
-    return known_ids[places].astype(np.uint8)
+    return train_ids.astype(np.uint8)
 
 
-def _code(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+@functools.lru_cache(maxsize=1)
+def _ids_of_codes(ids_of_colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
+    """The train id of each colour r << 16 | g << 8 | b, int16; -1 for others.
+
+    32 MiB once are faster than a search for each pixel.
+    """
+    table = np.full(1 << 24, -1, np.int16)
+    for (red, green, blue), train_id in ids_of_colors:
+        table[red << 16 | green << 8 | blue] = train_id
+    return table
 
 
 def _decode_mat(content: bytes, name: str | Path) -> np.ndarray:

@@ -180,7 +180,7 @@ TABLE = {
     "palette too short": (
         file(palette_image(LABEL, [*COLORS] * 7)),
         {},
-        "has the index 255, but a palette of 21 colours only; .*--mask_encoding=index",
+        "has the index 255, but a palette of 21 colours; .*--mask_encoding=index",
     ),
     "palette too short, values": (
         file(palette_image(LABEL, [*COLORS] * 7)),
