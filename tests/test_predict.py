@@ -51,7 +51,7 @@ def test_a_bad_image_is_listed_and_the_others_are_predicted(photos, capsys):
     assert written() == ["a.png", "c.png"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "out: 2 images." and len(lines) == 2
-    assert lines[1].startswith("  skipped: photos/b.jpg can not be decoded")
+    assert lines[1].startswith("  skipped: photos/b.jpg cannot be decoded")
     for name in ("a.png", "c.tif"):
         pixels = np.asarray(Image.open(photos / name))
         index = np.asarray(Image.open(f"out/index/{name[0]}.png"))

@@ -9,7 +9,7 @@ from PIL import Image, ImageFile, ImageOps
 from deeplab_tf.config import UserError
 from deeplab_tf.data import decoding
 from deeplab_tf.data.conversion import FilePair, encode_pair, read_image
-from deeplab_tf.data.masks import MaskCoding
+from deeplab_tf.data.masks import MaskCoding, read_mask
 
 CODING = MaskCoding(
     num_classes=3,
