@@ -63,8 +63,8 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {HELP}")
     pairs = [
-        FilePair(path.stem, path, masks / f"{path.stem}.png")
-        for path in sorted(images.glob("*.jpg"))
+        FilePair(name, path, masks / f"{name}.png")
+        for name, path in building.list_images(images, ".jpg")
     ]
     if not pairs:
         raise UserError(f"{images} holds no .jpg image; {HELP}")

@@ -77,10 +77,10 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
     for folder in folders:
         images = root / "leftImg8bit" / folder
         help = _help(kind, folder)
-        found = sorted(images.glob(f"*/*{SUFFIX}"))
-        if not found:
+        listed = building.list_images(images, SUFFIX) if images.is_dir() else []
+        if not listed:
             raise UserError(f"{images} holds no city's folder with images; {help}")
-        for path in found:
+        for _, path in listed:
             name = path.name.removesuffix(SUFFIX)
             mask = None
             if kind:

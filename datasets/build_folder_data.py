@@ -202,8 +202,8 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
             raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
     names, mask_names, listing = _images_and_masks(config)
     _refuse_unnameable(names)
-    if listing.left_out:
-        print(f"{images_dir}: {len(names)} images; {listing.note()}.")
+    building.warn_of_left_out(images_dir, len(names), listing)
+    _warn_of_masks_without_image(config, names, mask_names)
     find_mask = _mask_finder(config, mask_names)
 
     def pair(path: Path) -> conversion.FilePair:
@@ -218,6 +218,8 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
         members = {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
     else:
         members = _members_by_folder(paths, images_dir)
+    if unlisted := len(paths) - len(set().union(*members.values())):
+        building.warn(f"{unlisted} of {len(paths)} images in {images_dir} are in no split's list.")
     return {split: [pair(path) for path in some] for split, some in members.items()}
 
 
@@ -323,6 +325,24 @@ def _mask_finder(config: FolderConfig, mask_names: dict[Path, str]) -> Callable[
         return mask
 
     return find_mask
+
+
+def _warn_of_masks_without_image(
+    config: FolderConfig, names: dict[Path, str], mask_names: dict[Path, str]
+) -> None:
+    keys = {_key(name, config.image_suffix) for name in names.values()}
+    own = [path for path, name in mask_names.items() if _ends(name, config.mask_suffix)]
+    unused = [path for path in own if _key(mask_names[path], config.mask_suffix) not in keys]
+    if unused:
+        building.warn(
+            f"{len(unused)} of {len(own)} masks in {config.masks_dir} have no image (the first: "
+            f"{unused[0]}) and are left out."
+        )
+    if others := len(mask_names) - len(own):
+        building.warn(
+            f"{others} of {len(mask_names)} images in {config.masks_dir} are no masks by their "
+            f"name (--mask_suffix={config.mask_suffix}) and are left out."
+        )
 
 
 def _missing_mask(config: FolderConfig, image: Path, name: str, mask_names: dict[Path, str]) -> str:

@@ -52,29 +52,27 @@ def main(job: InspectConfig) -> None:
 def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
     """Reports on one split; returns its numbers."""
     import numpy as np
-    from tqdm import tqdm
 
-    from deeplab_tf.data import records, statistics
+    from deeplab_tf.data import records
     from deeplab_tf.evaluation import report
 
-    with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
-        found = statistics.measure(table, info, progress=bar.update)
+    found = measure(info, split, table)
+    labels = found.labels
     weights = [round(float(weight), 4) for weight in found.class_weights()]
     crop = found.crop_size()
     absent = [
         name
         for index, name in enumerate(info.class_names)
-        if not found.images[index] and index != info.ignore_label
+        if not labels.images[index] and index != info.ignore_label
     ]
     areas = sorted(found.sizes, key=lambda size: size[0] * size[1])
     (common, times), *_ = found.sizes.most_common(1)
-    total = int(found.pixels.sum()) + found.ignored
     print(f"\n{split}: {len(table)} images")
     print(f"sizes (height x width): {len(areas)}; smallest {_size(areas[0])}, largest ", end="")
     print(f"{_size(areas[-1])}, commonest {_size(common)} ({times} images)")
-    if total:
-        print(report.class_histogram(info.class_names, found.pixels, found.images, weights))
-        print(f"ignored pixels: {100 * found.ignored / total:.2f} %")
+    if labels.pixels.any() or labels.ignored:
+        print(report.class_histogram(info.class_names, labels.pixels, labels.images, weights))
+        print(f"ignored pixels: {100 * labels.ignored_share:.2f} %")
         print(f"absent classes: {', '.join(absent) or 'none'}")
         print(f"class weights (median frequency balancing): {','.join(map(str, weights))}")
     else:
@@ -91,12 +89,33 @@ def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
     return {
         "images": len(table),
         "sizes": {_size(size): count for size, count in sorted(found.sizes.items())},
-        "pixels": dict(zip(info.class_names, found.pixels.tolist(), strict=True)),
-        "images_with": dict(zip(info.class_names, found.images.tolist(), strict=True)),
-        "ignored_pixels": found.ignored,
+        **labels.to_json(info.class_names),
         "class_weights": weights,
         "train_crop_size": crop,
     }
+
+
+def measure(info, split: str, table):
+    """Decodes every image and label of a split and counts, with a progress bar.
+
+    Raises:
+      UserError: naming an image whose label has another size or a value outside of the classes.
+    """
+    from tqdm import tqdm
+
+    from deeplab_tf.data import pipeline, statistics
+
+    found = statistics.Statistics.none(info.num_classes)
+    batches = pipeline.eval_batches(
+        table,
+        batch_size=1,
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        labelled=False,
+    )
+    for batch in tqdm(batches, total=len(table), desc=split, unit=" images", disable=None):
+        found.add(batch.images.shape[1:3], batch.labels[0, :, :, 0], info.ignore_label)
+    return found
 
 
 def _size(size: tuple[int, int]) -> str:

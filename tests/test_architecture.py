@@ -10,7 +10,14 @@ ROOT = Path(__file__).parents[1]
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
     ["settings", "models.winograd"],
-    ["process_state", "train_config", "serving_config", "files", "models.convolution"],
+    [
+        "process_state",
+        "train_config",
+        "serving_config",
+        "files",
+        "models.convolution",
+        "data.statistics",
+    ],
     ["config"],
     ["data.decoding", "data.class_lists"],
     ["data.masks"],
@@ -26,6 +33,7 @@ LAYERS = [
     [
         "data.records",
         "data.workers",
+        "data.split_report",
         "data.transforms",
         "data.photometric",
         "data.encoded",
@@ -52,7 +60,6 @@ LAYERS = [
         "evaluation.warmup",
     ],
     [
-        "data.statistics",
         "weights.sources",
         "evaluation.evaluator",
         "evaluation.export",

@@ -19,11 +19,13 @@ def test_the_report_counts_what_the_masks_hold(shapes_dir, records_dir, tmp_path
     inspect_data.main(job)
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "statistics.json").read_text())
+    built = catalog.read_manifest(records_dir)["splits"]
     for split in ("train", "val"):
         masks = [np.asarray(Image.open(p)) for p in (shapes_dir / "masks" / split).iterdir()]
         counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)
         assert list(found[split]["pixels"].values()) == counts[:7].tolist()
         assert found[split]["ignored_pixels"] == counts[255]
+        assert built[split]["statistics"].items() <= found[split].items()
         holders = [sum((mask == index).any() for mask in masks) for index in range(7)]
         assert list(found[split]["images_with"].values()) == holders
         sizes = collections.Counter(f"{mask.shape[0]}x{mask.shape[1]}" for mask in masks)
@@ -70,16 +72,12 @@ def test_ignored_pixels_keep_the_images_color_even_if_their_label_is_a_class():
 
 
 def test_class_weights_balance_by_the_median_frequency():
-    # Class 0: 60 of the 100 pixels of the images it is in, class 1: 10 of 50, class 2: 5 of 50,
-    # class 3 nowhere. Frequencies 0.6, 0.2, 0.1; median 0.2.
-    counts = Statistics(
-        sizes=collections.Counter({(10, 5): 2}),
-        pixels=np.array([60, 10, 5, 0]),
-        images=np.array([2, 1, 1, 0]),
-        room=np.array([100, 50, 50, 0]),
-        ignored=25,
-    )
-    np.testing.assert_allclose(counts.class_weights(), [1 / 3, 1, 2, 0])
+    # Class 0: 60 of the 75 pixels that count in the images it is in, class 1: 10 of 50, class 2:
+    # 5 of 50, class 3 nowhere. Frequencies 0.8, 0.2, 0.1; median 0.2.
+    counts = Statistics.none(4)
+    for values in ([0] * 35 + [1] * 10 + [2] * 5, [0] * 25 + [255] * 25):
+        counts.add((10, 5), np.array(values, np.uint8).reshape(10, 5), 255)
+    np.testing.assert_allclose(counts.class_weights(), [1 / 4, 1, 2, 0])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +90,6 @@ def test_class_weights_balance_by_the_median_frequency():
     ],
 )
 def test_crops_fit_the_median_image(sizes, crop):
-    nothing = np.zeros(2, int)
-    statistics = Statistics(collections.Counter(sizes), nothing, nothing, nothing, 0)
-    assert statistics.crop_size() == crop
+    counts = Statistics.none(2)
+    counts.sizes.update(sizes)
+    assert counts.crop_size() == crop

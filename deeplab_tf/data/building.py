@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from deeplab_tf import __version__, files
 from deeplab_tf.config import Config, UserError, require, setting
-from deeplab_tf.data import catalog, conversion, workers
+from deeplab_tf.data import catalog, conversion, split_report, workers
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
+from deeplab_tf.data.split_report import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,14 @@ class BuilderConfig(Config):
         "reads only their sizes.",
         choices=("full", "header"),
     )
+    exif_orientation: str = setting(
+        "apply",
+        "apply turns images as their EXIF data say, unless only the unturned image has its mask's "
+        "size; ignore turns none.",
+        choices=("apply", "ignore"),
+    )
     skip_bad: bool = setting(
-        False, "Whether files that can not be converted are left out and listed, not fatal."
+        False, "Whether files that cannot be converted are left out and listed, not fatal."
     )
 
     def __post_init__(self):
@@ -101,6 +108,28 @@ def _require_distinct(names: Sequence[str], origin: str) -> None:
         raise UserError(f"{origin} has {twice!r} twice; every image may occur once.")
 
 
+def list_images(folder: Path, suffix: str = "") -> list[tuple[str, Path]]:
+    """Lists the images in a folder and in those in it, and warns of what it leaves out.
+
+    Args:
+      suffix: how the names of the wanted files end; empty takes all images.
+    Returns:
+      name (the path from `folder`, without ending) and path of each, in the order of the paths.
+    """
+    listing = files.list_folder(folder)
+    wanted = [(name, path) for name, path in listing.images if path.name.endswith(suffix)]
+    if others := len(listing.images) - len(wanted):
+        listing.left_out[f"without {suffix}"] = others
+    warn_of_left_out(folder, len(wanted), listing)
+    return wanted
+
+
+def warn_of_left_out(folder: Path, num_images: int, listing: files.Listing) -> None:
+    """Warns of what a folder holds next to its images."""
+    if listing.left_out:
+        warn(f"{folder}: {num_images} images; {listing.note()}.")
+
+
 def require_files(pairs: Iterable[FilePair], help: str) -> None:
     """Raises UserError naming the first file of the pairs that does not exist."""
     for pair in pairs:
@@ -116,72 +145,129 @@ def build(
     coding: conversion.MaskCoding,
 ) -> None:
     """Converts all splits; those already converted from the same files are left alone."""
-    encode = functools.partial(conversion.encode_pair, coding=coding, verify=config.verify)
     for split, pairs in splits.items():
         published = info.splits.get(split)
         if published not in (None, len(pairs)):
-            print(f"Note: {split} has {len(pairs)} images, the published set {published}.")
-        convert_split(
-            pairs,
-            encode,
-            output_dir=Path(config.output_dir),
-            info=info,
-            split=split,
-            num_shards=config.num_shards,
-            num_processes=config.num_processes,
-            skip_bad=config.skip_bad,
-        )
+            warn(f"{split} has {len(pairs)} images, the published set {published}.")
+    encode = functools.partial(
+        conversion.encode_pair,
+        coding=coding,
+        verify=config.verify,
+        exif_orientation=config.exif_orientation,
+    )
+    convert_splits(
+        splits,
+        encode,
+        output_dir=Path(config.output_dir),
+        info=info,
+        num_shards=config.num_shards,
+        num_processes=config.num_processes,
+        skip_bad=config.skip_bad,
+    )
 
 
-def convert_split(
-    pairs: Sequence[FilePair],
+@dataclass(frozen=True)
+class _Plan:
+    """A split as it shall be: its files by shards, and what decides whether it is up to date.
+
+    sources: a hash for each shard. building: hidden folder for shards until all are there.
+    """
+
+    split: str
+    parts: list[Sequence[FilePair]]
+    sources: list[str]
+    building: Path
+
+    @property
+    def source(self) -> str:
+        return hashlib.sha256("".join(self.sources).encode()).hexdigest()
+
+
+def convert_splits(
+    splits: Mapping[str, Sequence[FilePair]],
     encode: functools.partial,
     *,
     output_dir: Path,
     info: catalog.DatasetInfo,
-    split: str,
     num_shards: int,
     num_processes: int = 0,
     skip_bad: bool = False,
 ) -> None:
-    """Converts files to one split on all cores, with a progress bar; does nothing if it is there.
+    """Converts files to splits on all cores, with a progress bar, and prints what they hold.
+
+    Splits that are there are not converted again. The others appear together, when all is well.
 
     Args:
-      pairs: the files, in the order in which they are written.
+      splits: the files of each split, in the order in which they are written.
       encode: turns a pair into an EncodedExample; its keywords are the settings that, with the
         files, decide whether a shard is up to date.
       output_dir: created if need be; other splits in it stay as they are.
       info: the data set's classes and published split sizes.
-      num_shards: wanted number of shards; fewer when there are fewer images.
+      num_shards: wanted number of shards of each split; fewer when there are fewer images.
       num_processes: workers; 0 takes one for each core, or one where headers alone are read: that
         is Python's own work, which threads only hold up.
       skip_bad: as in `workers.encode_all`.
     Raises:
-      UserError: naming the file that can not be converted, or that is there twice; or if
-        dataset.json in output_dir describes other classes.
+      UserError: naming the file that cannot be converted, or that is there twice; if dataset.json
+        in output_dir describes other classes; or if the labels are 0 and ignored alone.
     """
-    _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
     coding = encode.keywords["coding"]
     if encode.keywords.get("verify") == "header" and not coding.index_map:
         num_processes = num_processes or 1
+    plans = [_plan(split, pairs, encode, output_dir, num_shards) for split, pairs in splits.items()]
+    encode_left = functools.partial(
+        workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
+    )
+
+    with _sole_builder(output_dir):
+        manifest = open_manifest(output_dir, info)
+        entries = manifest["splits"]
+        todo = [
+            plan
+            for plan in plans
+            if not _is_up_to_date(plan, output_dir, entries.get(plan.split, {}), skip_bad)
+        ]
+        for plan in todo:
+            _write_shards(plan, encode_left, skip_bad, info)
+        new = {plan.split: _entry(plan, info) for plan in todo}
+
+        try:
+            split_report.require_a_second_class(info, entries | new)
+        except UserError:
+            for plan in todo:
+                shutil.rmtree(plan.building)
+            raise
+        for plan in todo:
+            _publish(plan, new[plan.split], output_dir, manifest)
+
+    for plan in plans:
+        entry = manifest["splits"][plan.split]
+        state = "" if plan in todo else " is up to date"
+        print(f"{output_dir}: split {plan.split}{state}, {_summary(entry)}.")
+    built = {plan.split: manifest["splits"][plan.split] for plan in plans}
+    split_report.print_report(info, built)
+
+
+def convert_split(
+    pairs: Sequence[FilePair], encode: functools.partial, *, split: str, **settings
+) -> None:
+    """Converts files to one split; settings as in `convert_splits`."""
+    convert_splits({split: pairs}, encode, **settings)
+
+
+def _plan(
+    split: str,
+    pairs: Sequence[FilePair],
+    encode: functools.partial,
+    output_dir: Path,
+    num_shards: int,
+) -> _Plan:
+    _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
     num_shards = min(num_shards, len(pairs))
     bounds = [len(pairs) * shard // num_shards for shard in range(num_shards + 1)]
     parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]
     sources = [conversion.fingerprint(part, sorted(encode.keywords.items())) for part in parts]
-    source = hashlib.sha256("".join(sources).encode()).hexdigest()
-    with _sole_builder(output_dir):
-        manifest = open_manifest(output_dir, info)
-        entry = manifest["splits"].get(split, {})
-        if entry.get("source") == source and _is_whole(output_dir, entry, skip_bad):
-            print(f"{output_dir}: split {split} is up to date ({_summary(entry)}).")
-            return
-        building = output_dir / f".{split}-building"
-        encode_left = functools.partial(
-            workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
-        )
-        _write_shards(building, parts, sources, encode_left, split, skip_bad)
-        entry = _publish(building, output_dir, info, manifest, split, num_shards, source)
-        print(f"{output_dir}: split {split}, {_summary(entry)}.")
+    return _Plan(split, parts, sources, output_dir / f".{split}-building")
 
 
 @contextlib.contextmanager
@@ -200,39 +286,39 @@ def _sole_builder(output_dir: Path) -> Iterator[None]:
 
 
 def _write_shards(
-    building: Path,
-    parts: Sequence[Sequence[FilePair]],
-    sources: Sequence[str],
-    encode_left: Callable,
-    split: str,
-    skip_bad: bool,
+    plan: _Plan, encode_left: Callable, skip_bad: bool, info: catalog.DatasetInfo
 ) -> None:
     """Writes the shards that an earlier, interrupted call did not finish."""
-    todo = [i for i in range(len(parts)) if not _finished(building, i, sources[i], skip_bad)]
+    parts, building = plan.parts, plan.building
+    todo = [i for i in range(len(parts)) if not _finished(plan, i, skip_bad)]
     left = [pair for shard in todo for pair in parts[shard]]
     total = sum(map(len, parts))
     if len(todo) < len(parts):
-        print(f"{split}: {len(parts) - len(todo)} of {len(parts)} shards are done already.")
+        print(f"{plan.split}: {len(parts) - len(todo)} of {len(parts)} shards are done already.")
     building.mkdir(parents=True, exist_ok=True)
     outcomes = encode_left(left)
-    progress = {"initial": total - len(left), "total": total, "desc": split, "unit": " images"}
+    progress = {"initial": total - len(left), "total": total, "desc": plan.split}
     try:
-        with contextlib.closing(outcomes), tqdm(outcomes, **progress, disable=None) as bar:
+        with (
+            contextlib.closing(outcomes),
+            tqdm(outcomes, **progress, unit=" images", disable=None) as bar,
+        ):
             stream = iter(bar)
             for shard in todo:
                 some = itertools.islice(stream, len(parts[shard]))
-                _write_shard(building, shard, some, sources[shard])
+                _write_shard(plan, shard, some, info)
     finally:
         _remove_empty(building)  # unless it holds whole shards, to go on from
 
 
 def _write_shard(
-    building: Path, shard: int, outcomes: Iterable[EncodedExample | BadFile], source: str
+    plan: _Plan, shard: int, outcomes: Iterable[EncodedExample | BadFile], info: catalog.DatasetInfo
 ) -> None:
     from deeplab_tf.data import records  # imports TensorFlow: after everything that may be wrong
 
-    whole, partial = building / f"{shard:05d}", building / f"{shard:05d}.part"
+    whole, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
     digests, skipped, unlabelled = [], [], 0
+    facts = split_report.SplitFacts.none(info)
     try:
         with records.shard_writer(partial) as writer:
             for outcome in outcomes:
@@ -242,17 +328,19 @@ def _write_shard(
                     writer.write(records.serialize(outcome))
                     digests.append(outcome.source.hex())
                     unlabelled += not outcome.label
+                    facts.add(outcome, info)
         os.replace(partial, whole)
     finally:
         partial.unlink(missing_ok=True)
     state = {
-        "source": source,
+        "source": plan.sources[shard],
         "bytes": whole.stat().st_size,
         "digests": digests,
         "skipped": skipped,
         "unlabelled": unlabelled,
+        "facts": facts.to_json(info),
     }
-    _journal(building, shard).write_text(json.dumps(state))
+    _journal(plan.building, shard).write_text(json.dumps(state))
 
 
 def _remove_empty(folder: Path) -> None:
@@ -264,54 +352,65 @@ def _journal(building: Path, shard: int) -> Path:
     return building / f"{shard:05d}.json"
 
 
-def _finished(building: Path, shard: int, source: str, skip_bad: bool) -> bool:
+def _finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
     try:
-        state = json.loads(_journal(building, shard).read_text())
-        size = (building / f"{shard:05d}").stat().st_size
-        same = (state["source"], state["bytes"]) == (source, size)
+        state = json.loads(_journal(plan.building, shard).read_text())
+        size = (plan.building / f"{shard:05d}").stat().st_size
+        same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
         return same and (skip_bad or not state["skipped"])
     except (OSError, ValueError, KeyError):
         return False
 
 
-def _publish(
-    building: Path,
-    output_dir: Path,
-    info: catalog.DatasetInfo,
-    manifest: dict,
-    split: str,
-    num_shards: int,
-    source: str,
-) -> dict:
-    """Moves the finished shards to their names and lists them in dataset.json."""
-    states = [json.loads(_journal(building, shard).read_text()) for shard in range(num_shards)]
+def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
+    """Returns what dataset.json shall say of a split whose shards are finished.
+
+    Raises:
+      UserError: if they hold no image.
+    """
+    num_shards = len(plan.parts)
+    states = [json.loads(_journal(plan.building, i).read_text()) for i in range(num_shards)]
     digests = [digest for state in states for digest in state["digests"]]
     if not digests:
-        shutil.rmtree(building)
-        raise UserError(f"No image of the split {split!r} could be converted; nothing was written.")
-    shards = []
-    for shard, state in enumerate(states):
-        name = f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
-        os.replace(building / f"{shard:05d}", output_dir / name)
-        count = len(state["digests"])
-        shards.append({"file": name, "images": count, "bytes": state["bytes"]})
-    entry = {
+        shutil.rmtree(plan.building)
+        raise UserError(
+            f"No image of the split {plan.split!r} could be converted; nothing was written."
+        )
+    facts = split_report.SplitFacts.none(info)
+    for state in states:
+        facts.merge(split_report.SplitFacts.from_json(state["facts"]))
+    shards = [
+        {
+            "file": f"{plan.split}-{shard:05d}-of-{num_shards:05d}.tfrecord",
+            "images": len(state["digests"]),
+            "bytes": state["bytes"],
+        }
+        for shard, state in enumerate(states)
+    ]
+    return {
         "images": len(digests),
-        "published_images": info.splits.get(split),
+        "published_images": info.splits.get(plan.split),
         "labelled": not any(state["unlabelled"] for state in states),
         "builder": f"{info.builder} {__version__}",
-        "source": source,
+        "source": plan.source,
         "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        **facts.to_json(info),
         "skipped": [bad for state in states for bad in state["skipped"]],
         "shards": shards,
     }
-    replaced = manifest["splits"].get(split, {}).get("shards", [])
-    manifest["splits"][split] = entry
+
+
+def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None:
+    """Moves a split's finished shards to their names and lists them in dataset.json."""
+    for shard, listed in enumerate(entry["shards"]):
+        os.replace(plan.building / f"{shard:05d}", output_dir / listed["file"])
+    replaced = manifest["splits"].get(plan.split, {}).get("shards", [])
+    manifest["splits"][plan.split] = entry
     write_manifest(output_dir, manifest)
-    shutil.rmtree(building)
-    for name in {shard["file"] for shard in replaced} - {shard["file"] for shard in shards}:
+    shutil.rmtree(plan.building)
+    names = {shard["file"] for shard in entry["shards"]}
+    for name in {shard["file"] for shard in replaced} - names:
         (output_dir / name).unlink(missing_ok=True)
-    return entry
 
 
 def _summary(entry: dict) -> str:
@@ -320,8 +419,8 @@ def _summary(entry: dict) -> str:
     return "\n  ".join(lines)
 
 
-def _is_whole(output_dir: Path, entry: dict, skip_bad: bool) -> bool:
-    if entry["skipped"] and not skip_bad:
+def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -> bool:
+    if entry.get("source") != plan.source or (entry["skipped"] and not skip_bad):
         return False
     paths = [(output_dir / shard["file"], shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -9,17 +9,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data import decoding, masks
 from deeplab_tf.data.masks import MaskCoding
 
-CONVERSION = 3  # counts up when the same files may become other records
+CONVERSION = 3  # counts up when the same files may become other records or counts
+_TIFF_ORIENTATION, _TIFF_SAMPLES_PER_PIXEL = 274, 277  # TIFF 6.0, sec. 8
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
 _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
@@ -31,7 +32,17 @@ _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INVERSE = {6: 8, 8: 6}  # others are their own
+_SIDEWAYS = (5, 6, 7, 8)  # swap width and height
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
+
+# What a conversion does to an image without being asked:
+Remark = Literal[
+    "turned",  # as its EXIF data say
+    "turned_unsure",  # so too, though the mask fits the image as it is stored as well
+    "not_turned",  # though its EXIF data say so: the mask fits only the image as it is stored
+    "channel_dropped",  # transparency, or a channel that is no colour
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,9 @@ class EncodedExample:
 
     label: empty where the data set publishes none.
     source: SHA-256 of the files that it was made of.
+    label_values: how many pixels of the label have each value, 256 numbers; empty if it has no
+      label or was not decoded.
+    remarks: what its owner should know of the image's conversion.
     """
 
     name: str
@@ -49,6 +63,8 @@ class EncodedExample:
     width: int
     label: bytes
     source: bytes = b""
+    label_values: Sequence[int] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,52 +84,82 @@ class FilePair:
     mask_path: Path | None
 
 
-def encode_pair(pair: FilePair, coding: MaskCoding, *, verify: str = "full") -> EncodedExample:
+def encode_pair(
+    pair: FilePair, coding: MaskCoding, *, verify: str = "full", exif_orientation: str = "apply"
+) -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
     The bytes of both are kept as they are when TensorFlow decodes them to the same pixels.
-    An image that its EXIF data turns is turned unless only the unturned one has the mask's size.
 
     Args:
       verify: "full", or "header": files that are kept as they are are not decoded.
+      exif_orientation: "apply" turns an image as its EXIF data say, unless only the unturned one
+        has the mask's size; "ignore" turns none.
     Raises:
       UserError: naming the file that is unreadable, out of the class list, or of another size.
     """
-    image, content = _open_image(pair.image_path, decode=verify == "full")
-    if verify == "full" and image.format == "PNG":
-        decoding.require_whole_png(content, pair.image_path)
-    source = hashlib.sha256(content)
-    with decoding.naming(pair.image_path):
-        upright = _upright(image)
-    label = b""
+    stored = _open_image(pair.image_path, decode=verify == "full")
+    if verify == "full" and stored.format == "png":
+        decoding.require_whole_png(stored.content, pair.image_path)
+    source = hashlib.sha256(stored.content)
+    label, mask_size = b"", None
+    label_values: Sequence[int] = ()
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
         source.update(mask_content)
-        label, size = masks.encode_mask(mask_content, pair.mask_path, coding, verify=verify)
-        if upright.size != size:
-            upright = image
-        if upright.size != size:
-            raise UserError(
-                f"{pair.image_path} is {image.width}x{image.height} but its mask {pair.mask_path} "
-                f"is {size[0]}x{size[1]}; they must have the same size."
-            )
-    stored, image_format = (
-        content,
-        _STORED_FORMATS.get(image.format or "", ""),
-    )
-    if upright is not image or image.mode not in ("RGB", "L") or not image_format:
+        label, mask_size, label_values = masks.encode_mask(
+            mask_content, pair.mask_path, coding, verify=verify
+        )
+    remark = _orientation_remark(stored, pair, mask_size, exif_orientation)
+    dropped: Remark | None = "channel_dropped" if stored.has_other_channel else None
+
+    image, content, image_format = stored.image, stored.content, stored.format
+    is_turned = remark in ("turned", "turned_unsure")
+    if is_turned or image.mode not in ("RGB", "L") or not image_format:
         with decoding.naming(pair.image_path):
-            upright = upright.convert("RGB")
-        upright.info.pop("transparency", None)  # of the old mode: Pillow cannot write it
-        stored, image_format = decoding.encode_png(upright), "png"
+            image = (stored.turned() if is_turned else image).convert("RGB")
+        image.info.pop("transparency", None)  # of the old mode: Pillow cannot write it
+        content, image_format = decoding.encode_png(image), "png"
     return EncodedExample(
         name=pair.name,
-        image=stored,
+        image=content,
         image_format=image_format,
-        height=upright.height,
-        width=upright.width,
+        height=image.height,
+        width=image.width,
         label=label,
         source=source.digest(),
+        label_values=label_values,
+        remarks=tuple(told for told in (remark, dropped) if told),
+    )
+
+
+def _orientation_remark(
+    stored: "_StoredImage",
+    pair: FilePair,
+    mask_size: tuple[int, int] | None,
+    exif_orientation: str,
+) -> Remark | None:
+    """Returns whether the image is turned as its EXIF data say; None if they say nothing.
+
+    Args:
+      mask_size: width and height; None if there is no mask.
+    Raises:
+      UserError: if the image cannot have the mask's size.
+    """
+    size = stored.image.size
+    turned_size = size[::-1] if stored.orientation in _SIDEWAYS else size
+    turns = stored.orientation in _TURNS and exif_orientation == "apply"
+    if turns and mask_size in (None, turned_size):
+        # Half a turn, a mirroring and a square keep the size: it does not tell what was annotated.
+        return "turned_unsure" if mask_size == size else "turned"
+    if mask_size in (None, size):
+        return "not_turned" if turns else None
+    way_out = "they must have the same size."
+    if mask_size == turned_size:
+        way_out = "turned as its EXIF data say it would fit: leave out --exif_orientation=ignore."
+    raise UserError(
+        f"{pair.image_path} is {size[0]}x{size[1]} but its mask {pair.mask_path} "
+        f"is {mask_size[0]}x{mask_size[1]}; {way_out}"
     )
 
 
@@ -123,23 +169,32 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: if it is not an image of 8 bits a channel.
     """
-    image, _ = _open_image(path)
-    return np.asarray(_upright(image).convert("RGB"))
+    return np.asarray(_open_image(path).turned().convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turns an image as its EXIF data says; the same object if there is nothing to turn.
+@dataclass(frozen=True)
+class _StoredImage:
+    """An image file: its pixels as they are stored, and what it says of them.
 
-    Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
-    `encoded` pass over. A TIFF, always decoded here, was turned by Pillow then.
+    format: "jpeg", "png", or empty for those that TensorFlow does not decode to the same pixels.
+    orientation: how its EXIF data turn it, 1 (upright) to 8.
+    has_other_channel: whether there is a channel next to those of its colours.
     """
-    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    turn = _TURNS.get(files.exif_orientation(exif))
-    return image if turn is None else image.transpose(turn)
+
+    image: Image.Image
+    content: bytes
+    format: str
+    orientation: int
+    has_other_channel: bool
+
+    def turned(self) -> Image.Image:
+        """Returns the image as its EXIF data turn it."""
+        turn = _TURNS.get(self.orientation)
+        return self.image if turn is None else self.image.transpose(turn)
 
 
-def _open_image(path: Path, *, decode: bool = True) -> tuple[Image.Image, bytes]:
-    """Opens an image and returns it with its bytes; refuses more than 8 bits a channel."""
+def _open_image(path: Path, *, decode: bool = True) -> _StoredImage:
+    """Opens an image file; refuses more than 8 bits a channel."""
     content = decoding.read_file(path)
     # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
     if deep := files.deeper_than_8_bits(content):
@@ -147,14 +202,45 @@ def _open_image(path: Path, *, decode: bool = True) -> tuple[Image.Image, bytes]
             f"{path} has {deep}, but images have 8; scale all of them by the same range, as "
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
-    image = decoding.open_image(content, path, decode=decode)
+    image = decoding.open_image(content, path, decode=False)
+    # Asked for now, since Pillow turns a TIFF itself as it decodes it, and then forgets it.
+    tiff_orientation = _tiff_tag(image, _TIFF_ORIENTATION)
     # The first are decoded anyway; a PNG's EXIF data may come after its pixels.
-    if image.format not in _STORED_FORMATS or (image.format == "PNG" and b"eXIf" in content):
+    is_stored = image.format in _STORED_FORMATS
+    if decode or not is_stored or (image.format == "PNG" and b"eXIf" in content):
         with decoding.naming(path):
             image.load()
     if image.mode not in _IMAGE_MODES:
         raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
-    return image, content
+
+    stored_format = _STORED_FORMATS.get(image.format or "", "")
+    has_other_channel = _has_other_channel(image)
+    if tiff_orientation in _TURNS:
+        orientation = tiff_orientation
+        image = image.transpose(_TURNS[_INVERSE.get(orientation, orientation)])
+    else:
+        # Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
+        # `encoded` pass over.
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        orientation = files.exif_orientation(exif)
+    return _StoredImage(image, content, stored_format, orientation, has_other_channel)
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> int:
+    """Returns the number that a TIFF file has for a tag; 1 if it has none, or is no TIFF."""
+    return image.tag_v2.get(tag, 1) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
+
+
+def _has_other_channel(image: Image.Image) -> bool:
+    """Whether an image has a channel next to those of its colours, which no record holds.
+
+    Pillow itself leaves out the channels that TIFF files call neither colour nor transparency.
+    """
+    return (
+        image.mode in ("RGBA", "LA")
+        or (image.mode == "P" and "transparency" in image.info)
+        or _tiff_tag(image, _TIFF_SAMPLES_PER_PIXEL) > len(image.getbands())
+    )
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:

@@ -1,32 +1,123 @@
-"""What a split holds: sizes, pixels of each class, and the settings that these suggest."""
+"""What the labels of a split hold, and the settings that this suggests; without TensorFlow.
+
+Builders count while they convert and inspect_data counts records, both by `LabelCounts`.
+"""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from deeplab_tf.data import pipeline, records
-from deeplab_tf.data.catalog import DatasetInfo
+from PIL import Image
 
 # Crops of the ancestor's largest recipe; docs/ancestors.md, SSSegmentation, Cityscapes.
 _LARGEST_CROP = 512 * 1024
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Counts over the images of a split.
+def histogram(label: np.ndarray) -> list[int]:
+    """Counts each value of a label, uint8 [H, W]: 256 numbers.
 
-    sizes: images of each (height, width). pixels: int64 [classes], pixels of each class.
-    images: int64 [classes], images in which a class occurs. room: int64 [classes], pixels with
-    any class in those images. ignored: pixels with the ignored label.
+    Pillow counts bytes as they are, without Python's lock; np.bincount copies them to int64 first
+    and takes twice the time.
+    """
+    height, width = label.shape
+    return Image.frombuffer("L", (width, height), label, "raw", "L", 0, 1).histogram()
+
+
+@dataclass
+class LabelCounts:
+    """Counts over labels.
+
+    pixels: int64 [classes], pixels of each class. images: int64 [classes], images in which a class
+    occurs. ignored: pixels with the ignored label.
+    """
+
+    pixels: np.ndarray
+    images: np.ndarray
+    ignored: int = 0
+
+    @classmethod
+    def none(cls, num_classes: int) -> "LabelCounts":
+        """Returns the counts of no label."""
+        return cls(np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64))
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of the ignored label in all pixels, 0 to 1."""
+        return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
+
+    def add(self, values: Sequence[int], ignore_label: int) -> np.ndarray:
+        """Adds a label of which `histogram` counted the values; returns its pixels of each class.
+
+        The ignored label may be a class's index too: those pixels are ignored.
+        """
+        pixels = np.array(values[: len(self.pixels)], np.int64)
+        if ignore_label < len(pixels):
+            pixels[ignore_label] = 0
+        self.pixels += pixels
+        self.images += pixels > 0
+        self.ignored += values[ignore_label]
+        return pixels
+
+    def __add__(self, other: "LabelCounts") -> "LabelCounts":
+        return LabelCounts(
+            self.pixels + other.pixels,
+            self.images + other.images,
+            self.ignored + other.ignored,
+        )
+
+    def to_json(self, class_names: Sequence[str]) -> dict:
+        """Returns the counts as dataset.json and statistics.json hold them."""
+        return {
+            "pixels": dict(zip(class_names, self.pixels.tolist(), strict=True)),
+            "images_with": dict(zip(class_names, self.images.tolist(), strict=True)),
+            "ignored_pixels": self.ignored,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> "LabelCounts":
+        """Returns the counts that `to_json` wrote."""
+        return cls(
+            np.array([*content["pixels"].values()], np.int64),
+            np.array([*content["images_with"].values()], np.int64),
+            content["ignored_pixels"],
+        )
+
+
+def counts_of(entry: dict) -> LabelCounts | None:
+    """Returns a split's counts from its entry in dataset.json; None if not all was counted.
+
+    Builders count what they decode, and did not count at all in earlier versions.
+    """
+    if not entry.get("labelled") or entry.get("uncounted_labels", 1):
+        return None
+    return LabelCounts.from_json(entry["statistics"])
+
+
+@dataclass
+class Statistics:
+    """Counts over the records of a split.
+
+    sizes: images of each (height, width). labels: their pixels. room: int64 [classes], pixels with
+    any class in the images in which a class occurs.
     """
 
     sizes: collections.Counter[tuple[int, int]]
-    pixels: np.ndarray
-    images: np.ndarray
+    labels: LabelCounts
     room: np.ndarray
-    ignored: int
+
+    @classmethod
+    def none(cls, num_classes: int) -> "Statistics":
+        """Returns the counts of no record."""
+        room = np.zeros(num_classes, np.int64)
+        return cls(collections.Counter(), LabelCounts.none(num_classes), room)
+
+    def add(self, size: tuple[int, int], label: np.ndarray, ignore_label: int) -> None:
+        """Adds an image's height and width, and its label, uint8 [H, W]; [0, 0] if it has none."""
+        self.sizes[size] += 1
+        if label.size:
+            pixels = self.labels.add(histogram(label), ignore_label)
+            self.room += np.where(pixels > 0, pixels.sum(), 0)
 
     def class_weights(self) -> np.ndarray:
         """Returns loss weights by median frequency balancing, float64 [classes].
@@ -35,7 +126,7 @@ class Statistics:
         the images that it occurs in; its weight is the median frequency over its own. Classes
         that do not occur get 0.
         """
-        frequency = self.pixels / np.maximum(self.room, 1)
+        frequency = self.labels.pixels / np.maximum(self.room, 1)
         present = frequency > 0
         if not present.any():
             return np.zeros(len(frequency))
@@ -54,36 +145,30 @@ class Statistics:
         return max(16, int(height) // 16 * 16), max(16, int(width) // 16 * 16)
 
 
-def measure(
-    table: records.RecordTable,
-    info: DatasetInfo,
-    *,
-    progress: Callable[[int], None] = lambda images: None,
-) -> Statistics:
-    """Decodes every image and label of a split and counts.
+def table(class_names: Sequence[str], splits: Mapping[str, LabelCounts]) -> str:
+    """Returns a line for each class with its pixels in each split, and one for the ignored label.
 
-    Raises:
-      UserError: naming an image whose label has another size or a value outside of the classes.
+    As in the reports of eval and inspect_data, a class's percentage is of the pixels that count;
+    the ignored label's is of all pixels. Classes that do not occur have none.
     """
-    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
-    pixels, images, room = np.zeros([3, info.num_classes], np.int64)
-    ignored = 0
-    batches = pipeline.eval_batches(
-        table,
-        batch_size=1,
-        num_classes=info.num_classes,
-        ignore_label=info.ignore_label,
-        labelled=False,
-    )
-    for batch in batches:
-        height, width = batch.images.shape[1:3]
-        sizes[height, width] += 1
-        counts = np.bincount(batch.labels.ravel(), minlength=256)
-        ignored += int(counts[info.ignore_label])
-        counts[info.ignore_label] = 0
-        counts = counts[: info.num_classes]
-        pixels += counts
-        images += counts > 0
-        room += np.where(counts > 0, counts.sum(), 0)
-        progress(1)
-    return Statistics(sizes, pixels, images, room, ignored)
+    width = max(map(len, [*class_names, "ignored, of all"]))
+    columns = [max(len(split), 13) for split in splits]  # of 10 thousand million pixels
+    header = f"{'pixels':<{width}}"
+    lines = [
+        header + "".join(f"  {s:>{c}}  {'%':>6}" for s, c in zip(splits, columns, strict=True))
+    ]
+    for index, name in enumerate(class_names):
+        cells = [(counts.pixels[index], counts.pixels.sum()) for counts in splits.values()]
+        lines.append(f"{name:<{width}}" + _cells(cells, columns))
+    lines.append("-" * len(lines[0]))
+    cells = [(counts.ignored, counts.pixels.sum() + counts.ignored) for counts in splits.values()]
+    lines.append(f"{'ignored, of all':<{width}}" + _cells(cells, columns))
+    return "\n".join(lines)
+
+
+def _cells(cells: Sequence[tuple[int, int]], columns: Sequence[int]) -> str:
+    text = ""
+    for (pixels, total), column in zip(cells, columns, strict=True):
+        share = f"{100 * pixels / total:.2f}" if pixels else "-"
+        text += f"  {pixels:>{column},}  {share:>6}"
+    return text

@@ -53,13 +53,84 @@ def test_other_images_become_rgb_png(tmp_path, mode, suffix):
         np.testing.assert_array_equal(decoded(example.image), np.asarray(stored.convert("RGB")))
 
 
-def test_exif_turns_the_image_only_if_it_then_fits_the_mask(tmp_path):
+@pytest.mark.parametrize(
+    ("orientation", "mask_size", "setting", "shape", "remarks"),
+    [
+        (6, (30, 40), "apply", (40, 30, 3), ("turned",)),
+        (6, (40, 30), "apply", None, ("not_turned",)),
+        (6, (40, 30), "ignore", None, ()),
+        (3, (40, 30), "apply", (30, 40, 3), ("turned_unsure",)),
+        (3, (40, 30), "ignore", None, ()),
+        (1, (40, 30), "apply", None, ()),
+        (9, (40, 30), "apply", None, ()),  # no orientation
+    ],
+)
+def test_exif_turns_an_image_unless_only_the_unturned_fits_the_mask(
+    tmp_path, orientation, mask_size, setting, shape, remarks
+):
+    """A shape of None: the file's bytes are stored, which TensorFlow decodes unturned."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees
-    upright = encode_pair(pair(tmp_path, noise(), mask_size=(30, 40), exif=exif), CODING)
-    assert decoded(upright.image).shape == (40, 30, 3)
-    as_stored = encode_pair(pair(tmp_path, noise(), exif=exif), CODING)
-    assert as_stored.image == (tmp_path / "image.jpg").read_bytes()
+    exif[0x0112] = orientation
+    files = pair(tmp_path, noise(), mask_size=mask_size, exif=exif)
+    example = encode_pair(files, CODING, exif_orientation=setting)
+    assert example.remarks == remarks
+    if shape:
+        assert decoded(example.image).shape == (example.height, example.width, 3) == shape
+    else:
+        assert example.image == files.image_path.read_bytes()
+        assert (example.height, example.width) == (30, 40)
+
+
+def test_without_a_mask_exif_decides(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = FilePair("image", pair(tmp_path, noise(), exif=exif).image_path, None)
+    example = encode_pair(files, CODING)
+    assert (example.height, example.width, example.remarks) == (40, 30, ("turned",))
+    stored = encode_pair(files, CODING, exif_orientation="ignore")
+    assert (stored.height, stored.width, stored.remarks) == (30, 40, ())
+
+
+def test_a_mask_that_fits_only_the_turned_image_names_the_flag(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = pair(tmp_path, noise(), mask_size=(30, 40), exif=exif)
+    with pytest.raises(UserError, match="40x30 but .* 30x40; .*leave out --exif_orientation=ign"):
+        encode_pair(files, CODING, exif_orientation="ignore")
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("RGBA", "tif")])
+def test_a_channel_next_to_the_colours_is_told(tmp_path, mode, suffix):
+    image = noise("RGBA").convert(mode)
+    example = encode_pair(pair(tmp_path, image, suffix=suffix), CODING)
+    assert example.remarks == ("channel_dropped",)
+
+
+def test_an_infrared_channel_that_pillow_does_not_show_is_told(tmp_path):
+    """Of a TIFF whose fourth channel is no transparency, Pillow gives red, green and blue."""
+    files = pair(tmp_path, noise("RGBA"), suffix="tif")
+    content = bytearray(files.image_path.read_bytes())
+    place = content.index(struct.pack("<HHI", 338, 3, 1)) + 8  # tag ExtraSamples, one SHORT
+    assert content[place] == 2  # unassociated transparency
+    content[place] = 0  # unspecified
+    files.image_path.write_bytes(content)
+    assert Image.open(files.image_path).mode == "RGB"
+    assert encode_pair(files, CODING).remarks == ("channel_dropped",)
+    assert encode_pair(pair(tmp_path, noise("RGB"), suffix="tif"), CODING).remarks == ()
+
+
+def test_a_masks_values_are_counted_as_they_are_stored(tmp_path):
+    files = pair(tmp_path, noise())
+    mask = np.zeros([30, 40], np.uint8)
+    mask[:2], mask[5, :7] = 2, 255
+    Image.fromarray(mask).save(files.mask_path)
+    expected = np.bincount(mask.ravel(), minlength=256).tolist()  # 80 of 2, 7 of 255
+    assert [*encode_pair(files, CODING).label_values] == expected
+    swapped = MaskCoding(3, 255, index_map=(2, 1, 0, *[-1] * 252, 255))
+    expected[0], expected[2] = expected[2], expected[0]
+    example = encode_pair(files, swapped)
+    assert [*example.label_values] == expected
+    np.testing.assert_array_equal(np.bincount(decoded(example.label).ravel()), expected)
 
 
 @pytest.mark.parametrize("verify", ["full", "header"])
@@ -225,3 +296,20 @@ def test_a_cut_image_is_refused_though_pillow_was_told_to_fill_it_up(tmp_path, m
     with pytest.raises(UserError, match="truncated"):
         read_image(path)
     assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_no_orientation_is_applied_twice_or_against_the_flag(tmp_path, orientation, suffix):
+    """Pillow turns TIFF files itself as it decodes them."""
+    image = noise()
+    image.getexif()[0x0112] = orientation
+    exact = {"lossless": True} if suffix == "webp" else {}
+    files = pair(tmp_path, image, suffix=suffix, exif=image.getexif(), **exact)
+    stored = encode_pair(files, CODING, exif_orientation="ignore")
+    np.testing.assert_array_equal(decoded(stored.image), image)
+
+    expected = ImageOps.exif_transpose(image)
+    Image.new("L", expected.size).save(files.mask_path)
+    np.testing.assert_array_equal(decoded(encode_pair(files, CODING).image), expected)
+    np.testing.assert_array_equal(read_image(files.image_path), expected)

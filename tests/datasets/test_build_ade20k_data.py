@@ -30,7 +30,17 @@ def test_other_is_ignored_and_classes_count_from_zero(raw, capsys):
     assert info.num_classes == 150 and info.splits == {"train": 3, "val": 2}
     label = trees.read_back(raw / "out", "train")["ADE_train_00000000"][1]
     np.testing.assert_array_equal(label, trees.label_of([255, *range(150)], 0))
-    assert "published set 20210" in capsys.readouterr().out
+    assert "published set 20210" in capsys.readouterr().err
+
+
+def test_files_that_are_no_images_of_the_set_are_left_out_and_counted(raw, capsys):
+    folder = raw / "ADEChallengeData2016" / "images" / "training"
+    for name in ("._ADE_train_00000000.jpg", "notes.txt", "extra.png"):
+        (folder / name).write_bytes(b"")
+    build(raw)
+    assert len(trees.read_back(raw / "out", "train")) == 3
+    told = "training: 3 images; left out: 1 .txt, 1 hidden (.*), 1 without .jpg."
+    assert f"Warning: {folder.parent}/{told}" in capsys.readouterr().err
 
 
 def test_the_official_convention_keeps_the_values(raw):

@@ -43,6 +43,16 @@ def test_label_ids_become_train_ids(raw):
     assert list(labels(raw, "val_fine")) == ["munster_000001_000019", "munster_000003_000019"]
 
 
+def test_files_that_are_no_images_of_the_set_are_left_out_and_counted(raw, capsys):
+    folder = raw / "leftImg8bit" / "val" / "munster"
+    for name in ("._munster_000001_000019_leftImg8bit.png", "munster_000001_000019_other.png"):
+        (folder / name).write_bytes(b"")
+    build(raw, splits="val_fine")
+    assert len(labels(raw, "val_fine")) == 2
+    told = "val: 2 images; left out: 1 hidden (.*), 1 without _leftImg8bit.png."
+    assert told in capsys.readouterr().err
+
+
 def test_the_test_split_has_no_labels(raw):
     build(raw)
     assert labels(raw, "test_fine") == {"berlin_000000_000019": None, "berlin_000002_000019": None}

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_what_is_left_out_is_said(raw, capsys):
     (raw / "masks/i6.png").write_bytes((raw / "masks/i5.png").read_bytes())
     splits = build_folder_data.find_splits(config(raw, val_fraction=0.5))
     assert sum(map(len, splits.values())) == 7
-    assert "images: 7 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().out
+    assert "images: 7 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().err
 
 
 def test_names_that_no_record_can_hold_are_refused(raw):
@@ -372,3 +373,39 @@ def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path):
         built(tmp_path, PLAIN)
     Image.fromarray(grey(1, 2)).save(tmp_path / "masks" / "I0.png")
     assert built(tmp_path, PLAIN) == {"i0": [0, 1], "I0": [1, 2]}
+
+
+def test_what_belongs_to_no_image_or_list_is_told(tmp_path, capsys):
+    draw(tmp_path, [grey(0, 1)] * 3, mask="{}_m.png")
+    draw(tmp_path, [grey(0, 1)] * 4, mask="{}_m.png", images_dir="more")
+    Image.fromarray(grey(0, 1)).save(tmp_path / "masks" / "i0_other.png")
+    (tmp_path / "list.txt").write_text("i0\ni2\n")
+    built(tmp_path, PLAIN, mask_suffix="_m", val_fraction=0.5)
+    told = capsys.readouterr().err
+    assert (
+        f"1 of 4 masks in {tmp_path}/masks have no image (the first: {tmp_path}/masks/i3_m" in told
+    )
+    assert (
+        f"1 of 5 images in {tmp_path}/masks are no masks by their name (--mask_suffix=_m)" in told
+    )
+    assert "split's list" not in told
+    lists = f"train={tmp_path}/list.txt"
+    build_folder_data.main(
+        config(
+            tmp_path,
+            class_list=str(tmp_path / "c.csv"),
+            mask_suffix="_m",
+            split_lists=lists,
+            output_dir=str(tmp_path / "listed"),
+        )
+    )
+    assert f"1 of 3 images in {tmp_path}/images are in no split's list." in capsys.readouterr().err
+
+
+def test_masks_of_0_and_255_are_refused_with_a_way_that_exists(tmp_path, capsys):
+    draw(tmp_path, [grey(0, 255)] * 2)
+    with pytest.raises(UserError, match="All labels are 'ground' or ignored") as refusal:
+        built(tmp_path, "name\nground\nroof\n")
+    assert not (tmp_path / "out").exists()
+    header, line = re.search(r"first line (\S+); another (\S+)\)", str(refusal.value)).groups()
+    assert built(tmp_path, f"{header}\nground,0\n{line}\n")["i1"] == [0, 1]

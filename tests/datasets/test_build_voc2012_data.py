@@ -35,7 +35,7 @@ def test_the_lists_name_the_splits_and_palettes_are_indices(raw, capsys):
     for name, label in labels(raw, "val").items():
         np.testing.assert_array_equal(label, trees.label_of(trees.VOC_VALUES, int(name[-1])))
     assert set(np.unique(labels(raw, "val")["b_2"])) == {*range(21), 255}
-    assert "train has 2 images, the published set 1464" in capsys.readouterr().out
+    assert "train has 2 images, the published set 1464" in capsys.readouterr().err
 
 
 def test_trainaug_joins_sbd_with_vocs_train_without_vocs_val(raw):

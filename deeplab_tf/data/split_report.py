@@ -1,0 +1,214 @@
+"""What a builder counts in its splits, and what it says of them: a table, warnings, a refusal.
+
+The facts lie in dataset.json, so that a builder that finds a split there says the same again.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeplab_tf.config import UserError
+from deeplab_tf.data import statistics
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.data.conversion import EncodedExample
+from deeplab_tf.data.statistics import LabelCounts
+
+# Carefully labelled sets ignore borders and unnamed things: 4 % of CamVid, about a tenth of others.
+# Where a class was taken for the ignored label it is mostly the background, which covers far more.
+_USUAL_IGNORED_SHARE = 0.3
+
+# By what befell an image; `conversion.Remark` and "wholly_ignored".
+_REMARKS = {
+    "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
+    "turned_unsure": (
+        "turned as the EXIF data say, though the mask fits the unturned image as well (a square, "
+        "half a turn or a mirroring); see in inspect_data's page of samples whether the masks lie "
+        "right, and give --exif_orientation=ignore if not."
+    ),
+    "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
+    "channel_dropped": (
+        "with a channel next to the colours (transparency, infrared), which was dropped: records "
+        "hold red, green and blue."
+    ),
+    "wholly_ignored": "without a pixel that counts: all have the ignored label.",
+}
+
+
+@dataclass
+class SplitFacts:
+    """What a builder counts in a split or in a shard of it.
+
+    labels: pixels of the classes. uncounted: labels that were not decoded. remarks: for each key
+    of `_REMARKS`, the number of images and the first one's name.
+    """
+
+    labels: LabelCounts
+    uncounted: int = 0
+    remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, info: DatasetInfo) -> "SplitFacts":
+        """Returns the facts of no image."""
+        return cls(LabelCounts.none(info.num_classes))
+
+    def add(self, example: EncodedExample, info: DatasetInfo) -> None:
+        """Adds an image and its label."""
+        remarks: list[str] = [*example.remarks]
+        if example.label_values:
+            pixels = self.labels.add(example.label_values, info.ignore_label)
+            if not pixels.any():
+                remarks.append("wholly_ignored")
+        elif example.label:
+            self.uncounted += 1
+        for remark in remarks:
+            self._remark(remark, 1, example.name)
+
+    def merge(self, other: "SplitFacts") -> None:
+        """Adds what was counted in images that come after those of `self`."""
+        self.labels += other.labels
+        self.uncounted += other.uncounted
+        for remark, (images, first) in other.remarks.items():
+            self._remark(remark, images, first)
+
+    def _remark(self, remark: str, images: int, first: str) -> None:
+        known, name = self.remarks.get(remark, (0, first))
+        self.remarks[remark] = (known + images, name)
+
+    def to_json(self, info: DatasetInfo) -> dict:
+        """Returns the part of dataset.json that describes the split's content."""
+        return {
+            "statistics": self.labels.to_json(info.class_names),
+            "uncounted_labels": self.uncounted,
+            "remarks": {
+                remark: {"images": images, "first": first}
+                for remark, (images, first) in self.remarks.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> "SplitFacts":
+        """Returns the facts that `to_json` wrote."""
+        return cls(
+            LabelCounts.from_json(content["statistics"]),
+            content["uncounted_labels"],
+            {key: (told["images"], told["first"]) for key, told in content["remarks"].items()},
+        )
+
+
+def warn(sentence: str) -> None:
+    """Prints a warning of a builder."""
+    print(f"Warning: {sentence}", file=sys.stderr)
+
+
+def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+    """Refuses a data set whose labels are 0 and ignored alone: nothing can be learnt from it.
+
+    Mostly the ignored label is what the masks use for another class, as 255 in masks of 0 and 255.
+
+    Args:
+      entries: dataset.json's of all splits.
+    Raises:
+      UserError: if some pixels are ignored, and all others are class 0.
+    """
+    labels = LabelCounts.none(info.num_classes)
+    for entry in entries.values():
+        counts = statistics.counts_of(entry)
+        if counts:
+            labels += counts
+        elif entry.get("labelled", True):
+            return  # of what was not looked at nothing is known
+    if not labels.ignored or labels.pixels[1:].any():
+        return
+
+    name, ignored = info.class_names[-1], info.ignore_label
+    way_out = (
+        f"If {ignored} is a class in the masks, say so in a column label_id of the class list (its "
+        f"first line name,label_id; another {name},{ignored}), and leave it out of --ignore_label."
+    )
+    if info.builder != "build_folder_data" or ignored < info.num_classes:
+        way_out = f"Are these the masks of {info.name}?"
+    raise UserError(
+        f"All labels are {info.class_names[0]!r} or ignored ({100 * labels.ignored_share:.1f} % of "
+        f"the pixels): nothing can be learnt from them, and nothing was written. {way_out}"
+    )
+
+
+def print_report(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+    """Prints the pixels of each class in each split, and warnings of what looks wrong.
+
+    Args:
+      entries: dataset.json's of the splits that were asked for.
+    """
+    counted = {}
+    for split, entry in entries.items():
+        counts = statistics.counts_of(entry)
+        if counts:
+            counted[split] = counts
+        elif entry["labelled"]:
+            print(f"{split}: pixels of the classes were not counted; --verify=full counts them.")
+    if counted:
+        print(statistics.table(info.class_names, counted))
+
+    _warn_of_absent_classes(info, counted)
+    for split, labels in counted.items():
+        if labels.ignored_share > _USUAL_IGNORED_SHARE:
+            warn(
+                f"{100 * labels.ignored_share:.0f} % of the pixels of {split} have the ignored "
+                f"label {info.ignore_label}; data sets seldom ignore more than "
+                f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it none of the classes?"
+            )
+    facts = SplitFacts.none(info)
+    for entry in entries.values():
+        facts.merge(SplitFacts.from_json(entry))
+    _warn_of_remarks(facts.remarks)
+
+
+def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:
+    total = sum((labels.pixels for labels in counted.values()), start=np.zeros(1, np.int64))
+    if (total > 0).sum() == 1:
+        name = info.class_names[int(total.argmax())]
+        warn(f"{name!r} is the only class that occurs: a model would learn to say it everywhere.")
+    absent = {split: _absent(info, labels) for split, labels in counted.items()}
+    everywhere = set.intersection(*map(set, absent.values())) if absent else set()
+    if everywhere:
+        names = [name for name in info.class_names if name in everywhere]
+        guess = ""
+        if len(names) == 1 and any(labels.ignored for labels in counted.values()):
+            guess = f"; do the masks use {info.ignore_label}, which is ignored, for it?"
+        warn(
+            f"{len(names)} of {info.num_classes} classes occur nowhere ({', '.join(absent)}): "
+            f"{_named(names)}{guess or '.'}"
+        )
+    for split, names in absent.items():
+        if names := [name for name in names if name not in everywhere]:
+            warn(
+                f"{len(names)} of {info.num_classes} classes occur in other splits but not in "
+                f"{split}: {_named(names)}."
+            )
+
+
+def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
+    for remark, sentence in _REMARKS.items():
+        if remark in remarks:
+            images, first = remarks[remark]
+            warn(f"{images} image{'s' if images > 1 else ''} (the first: {first!r}) {sentence}")
+    if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
+        warn(
+            "wherever the sizes tell, the masks were drawn on unturned images; give "
+            "--exif_orientation=ignore to turn none of the others either."
+        )
+
+
+def _absent(info: DatasetInfo, labels: LabelCounts) -> list[str]:
+    return [
+        name
+        for index, name in enumerate(info.class_names)
+        if not labels.pixels[index] and index != info.ignore_label
+    ]
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown + (f" (and {len(names) - 5} more)" if len(names) > 5 else "")
