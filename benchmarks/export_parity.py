@@ -40,7 +40,7 @@ class ParityConfig(Config):
     )
     images_dir: str = setting("", "Folder with images.")
     masks_dir: str = setting("", "Folder with their masks, index PNGs, 255 ignored.")
-    calibration_images: str = setting("", "Training images, for int8.")
+    calibration_images: tuple[str, ...] = setting((), "Training images, for int8.", names="paths")
     num_images: int = setting(24, "Images that labels are compared on, evenly taken.", least=1)
     crop_size: int = setting(512, "Height and width of the images timed.")
     calls: int = setting(3, "Batches in a measurement, after one that is not timed.", least=1)
@@ -173,7 +173,8 @@ def convert(config: ParityConfig, version: Path, folder: Path) -> dict[str, Path
         command = [sys.executable, "-m", "deeplab_tf.convert_model", f"--format={name}"]
         command += [f"--export_dir={version}", f"--output={folder / file}"]
         if name == "tflite_int8":
-            command.append(f"--calibration_images={config.calibration_images}")
+            images = config_flags.text_of(config.calibration_images)
+            command.append(f"--calibration_images={images}")
         subprocess.run(command, cwd=pairs.ROOT, check=True)
     return {name: folder / file for name, file in CONVERTED.items()}
 

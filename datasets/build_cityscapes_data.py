@@ -38,16 +38,11 @@ class CityscapesConfig(building.BuilderConfig):
     cityscapes_root: str = setting(
         "./cityscapes", "Folder with leftImg8bit/ and gtFine/ (and gtCoarse/)."
     )
-    splits: str = setting(
-        "train_fine,val_fine,test_fine",
-        f"Splits to convert, joined by commas, of: {', '.join(SPLITS)}.",
+    splits: tuple[str, ...] = setting(
+        ("train_fine", "val_fine", "test_fine"), f"Splits to convert, of: {', '.join(SPLITS)}."
     )
 
-    download: bool = setting(False, "Not possible: the archives need a login.")
-
     def __post_init__(self):
-        if self.download:
-            raise UserError(f"--download can not log in for you; {_help('gtFine', 'train')}")
         super().__post_init__()
         building.require_splits(self.splits, tuple(SPLITS))
 
@@ -62,7 +57,7 @@ def main(config: CityscapesConfig) -> None:
         index_map=(*ids, *[-1] * (255 - NUM_LABEL_IDS), info.ignore_label),
     )
     root = Path(config.cityscapes_root)
-    pairs = {split: find_pairs(root, split) for split in config.splits.split(",")}
+    pairs = {split: find_pairs(root, split) for split in config.splits}
     building.build(config, info, pairs, coding)
 
 
@@ -105,7 +100,9 @@ def _help(kind: str | None, folder: str) -> str:
 
 
 def run() -> None:
-    config_flags.run(main, [CityscapesConfig], (__doc__ or "").strip())
+    no_login = f"no program can log in for you; {_help('gtFine', 'train')}"
+    instead = {"download": no_login, "download_mirror": no_login}
+    config_flags.run(main, [CityscapesConfig], (__doc__ or "").strip(), instead=instead)
 
 
 if __name__ == "__main__":

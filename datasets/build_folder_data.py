@@ -66,10 +66,11 @@ class FolderConfig(building.BuilderConfig):
     mask_suffix: str = setting(
         "", "What a mask's name has at its end and its image's has not, as _mask in 1_mask.png."
     )
-    split_lists: str = setting(
-        "",
-        "Splits as NAME=FILE[,NAME=FILE...]; a line of a file is an image's name or path, or its "
-        "path and its mask's.",
+    split_lists: tuple[str, ...] = setting(
+        (),
+        "Splits as NAME=FILE; a line of a file is an image's name or path, or its path and its "
+        "mask's.",
+        names="named_files",
     )
     val_fraction: float = setting(
         0.0, "Share of images put in split val, the rest in train.", least=0
@@ -392,7 +393,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _listed_members(
-    split_lists: str,
+    split_lists: tuple[str, ...],
     names: dict[Path, str],
     images_dir: Path,
     masks_dir: Path,
@@ -418,7 +419,7 @@ def _listed_members(
         return None
 
     members: dict[str, list[Path]] = {}
-    for part in re.split(r",(?=[^,=/]+=)", split_lists):  # a file's name may hold commas
+    for part in split_lists:
         split, _, list_path = part.partition("=")
         if not split or not list_path or split in members:
             raise UserError(

@@ -43,7 +43,7 @@ class VOC2012Config(building.DownloadConfig):
     sbd_root: str = setting(
         "./benchmark_RELEASE", "Folder with dataset/ of SBD; only trainaug needs it."
     )
-    splits: str = setting(",".join(SPLITS), "Splits to convert, joined by commas.")
+    splits: tuple[str, ...] = setting(SPLITS, "Splits to convert.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,14 +53,13 @@ class VOC2012Config(building.DownloadConfig):
 def main(config: VOC2012Config) -> None:
     """Converts the splits; those already converted from the same files are left alone."""
     voc_root, sbd_root = Path(config.voc_root), Path(config.sbd_root)
-    splits = config.splits.split(",")
     if config.download:
         archives.install(VOC, voc_root, flag="voc_root", mirror=config.download_mirror)
-        if "trainaug" in splits:
+        if "trainaug" in config.splits:
             archives.install(SBD, sbd_root, flag="sbd_root", mirror=config.download_mirror)
     info = catalog.load("pascal_voc_seg", "")
     coding = masks.MaskCoding(num_classes=info.num_classes, ignore_label=info.ignore_label)
-    pairs = {split: find_pairs(split, voc_root, sbd_root) for split in splits}
+    pairs = {split: find_pairs(split, voc_root, sbd_root) for split in config.splits}
     building.build(config, info, pairs, coding)
 
 

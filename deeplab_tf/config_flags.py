@@ -1,21 +1,27 @@
-"""The only bridge between settings and absl: dataclass -> flags -> dataclass -> flagfile text.
+"""The only bridge between settings and flags: dataclass -> flags -> dataclass -> flagfile text.
 
 An entry point is two functions: `main(settings)` does the work and may import TensorFlow;
 `run()` calls `config_flags.run(main, ...)`, which parses flags first. So `--help` and a
-mistyped flag answer at once.
+mistyped flag answer at once. What was given belongs to this one call of `run`: the next one in the
+same process knows nothing of it.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import os
 import re
+import select
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
+from deeplab_tf import command_line
+from deeplab_tf.command_line import Given
 from deeplab_tf.config import (
     DataConfig,
     EvalConfig,
@@ -24,12 +30,15 @@ from deeplab_tf.config import (
     UserError,
     groups,
 )
+from deeplab_tf.settings import is_list, part_type
 
-FLAGS = flags.FLAGS
 # TensorFlow's errors (not imported here) of damaged files, full disks and full memory, not of bugs.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 # Settings that decide how much memory a step needs.
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+_SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_CLOSED_PIPE = 141  # as shells report a program that SIGPIPE ended
 
 # Settings of a run that whoever predicts with it may override; the rest is as trained.
 INFERENCE = (
@@ -44,8 +53,34 @@ INFERENCE = (
 )
 
 
+@dataclass(frozen=True)
+class Flags:
+    """The flags of one job.
+
+    Attributes:
+      values: every setting's value by its name: as given, else its default.
+      given: names of the settings that the command line or a flagfile gave.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+
+    def read(self, kind: type) -> Any:
+        """Builds a settings group."""
+        return kind(**{field.name: self.values[field.name] for field in fields(kind)})
+
+
+_NONE = Flags({}, frozenset())
+_current: contextvars.ContextVar[Flags] = contextvars.ContextVar("flags", default=_NONE)
+
+
 def run(
-    main: Callable, settings: list[type], description: str, *, overrides: Sequence[str] = ()
+    main: Callable,
+    settings: list[type],
+    description: str,
+    *,
+    overrides: Sequence[str] = (),
+    instead: Mapping[str, str] | None = None,
 ) -> None:
     """Parses the command line into `settings` and calls `main` with one object for each.
 
@@ -54,18 +89,20 @@ def run(
     Args:
       overrides: names of settings stored in a run's folder for which flags are defined too; main
         asks for them with `with_overrides` and `given`.
+      instead: what to do in place of flags that this program has not, though people look for
+        them: names and sentences.
     """
     module = sys.modules[main.__module__]
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
-    stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
-    of_a_run = [field for field in stored if field.name in overrides]
 
     def call(_):
         try:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else each start prints a page
-            logging.set_verbosity(logging.WARNING)
-            main(*[read(kind) for kind in settings])
+            job = _current.get()
+            main(*[job.read(kind) for kind in settings])
         except (UserError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _output_is_closed():
+                raise
             sys.exit(f"{program}: {error}")
         except KeyboardInterrupt:
             print(f"{program}: interrupted.", file=sys.stderr)
@@ -75,9 +112,105 @@ def run(
                 raise
             sys.exit(f"{program}: {_sentence(error)}")
 
-    _define([*(field for kind in settings for field in fields(kind)), *of_a_run])
-    help_text = _help(program, settings, of_a_run, description)
-    app.run(call, flags_parser=lambda argv: _parse(argv, program, help_text))
+    def parse_all(argv: list[str]) -> list[str]:
+        if any(argument in _HELP for argument in argv[1:]):
+            with contextlib.suppress(BrokenPipeError):
+                print(_help(program, settings, overrides, description))
+            sys.exit(0)
+        try:
+            _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
+        except (flags.Error, UserError) as error:
+            sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
+        return argv[:1]
+
+    before = _current.set(_NONE)
+    try:
+        with _absl_flags_put_back(), _ends_with_its_output(program):
+            logging.set_verbosity(logging.WARNING)
+            app.run(call, flags_parser=parse_all)
+    finally:
+        _current.reset(before)
+
+
+@contextlib.contextmanager
+def _absl_flags_put_back() -> Iterator[None]:
+    """Restores absl's own flags, which are the process's (--verbosity, --pdb, ...)."""
+    before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if flags.FLAGS[name].value != value:
+                flags.FLAGS[name].value = value
+
+
+@contextlib.contextmanager
+def _ends_with_its_output(program: str) -> Iterator[None]:
+    """Ends the program without a traceback when nobody reads its output (`... | head -1`)."""
+    try:
+        yield
+    except BrokenPipeError:  # its output is closed, see `run`
+        _drop_output()
+        with contextlib.suppress(OSError):
+            print(f"{program}: stopped, since its output is not read any more.", file=sys.stderr)
+        sys.exit(_CLOSED_PIPE)
+    except SystemExit:  # as app.run ends; all is done, and only the last lines are not read
+        _drop_output()
+        raise
+
+
+def _drop_output() -> None:
+    """Sends what stdout still holds to nowhere if it is closed; else Python complains at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _output_is_closed() -> bool:
+    """Returns whether stdout or stderr is a pipe that nobody reads."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a notebook's has no file
+            poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def parse(
+    arguments: Sequence[str],
+    settings: Iterable[type],
+    *,
+    overrides: Sequence[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> Flags:
+    """Reads a command line: the settings groups' flags, those of `overrides`, and absl's own.
+
+    Args:
+      arguments: the command line without the program's name.
+      overrides, instead: as in `run`.
+    Raises:
+      UserError: if a flag is unknown, its value is not of the setting's type, or a flag that takes
+        one value is given twice in one place.
+    """
+    known = {field.name: field for field in _fields_of(settings, overrides)}
+    of_absl = {
+        name: flags.FLAGS[name].boolean
+        for name in flags.FLAGS
+        if name not in known and not name.startswith(("help", "?"))
+    }
+    switches = of_absl | {name: _is_switch(field) for name, field in known.items()}
+
+    values = {name: field.default for name, field in known.items()}
+    given = set()
+    for layer in command_line.read(arguments, switches, instead=instead):
+        own = [flag for flag in layer if flag.name in known]
+        found = _values_of_layer(own, known, _given_value)
+        values |= found
+        given |= set(found)
+        flags.FLAGS(["", *(f"--{flag.name}={flag.text}" for flag in layer if flag.name in of_absl)])
+    return Flags(values, frozenset(given))
 
 
 def _sentence(error: Exception) -> str:
@@ -86,36 +219,74 @@ def _sentence(error: Exception) -> str:
     wanted = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
     if not wanted:
         return text.splitlines()[0]
-    deciding = ", ".join(f"--{name}" for name in _MEMORY if name in FLAGS)
+    deciding = ", ".join(f"--{name}" for name in _MEMORY if name in _current.get().values)
     return f"out of memory at a tensor of shape {wanted[1]}" + (
         f"; {deciding} decide how much a step needs." if deciding else "."
     )
 
 
-def _define(settings: Iterable[dataclasses.Field]) -> None:
-    for field in settings:
-        if field.name in FLAGS:
-            continue  # a second entry point in the same process, as in tests
-        if isinstance(field.default, bool):
-            flags.DEFINE_boolean(field.name, field.default, field.metadata["help"])
-        else:
-            flags.DEFINE(
-                _SettingParser(field),
-                field.name,
-                field.default,
-                field.metadata["help"],
-                serializer=_SettingSerializer(),
+def _fields_of(settings: Iterable[type], overrides: Sequence[str]) -> list[dataclasses.Field]:
+    own = [field for kind in settings for field in fields(kind)]
+    return own + _of_a_run(overrides)
+
+
+def _of_a_run(overrides: Sequence[str]) -> list[dataclasses.Field]:
+    stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
+    return [field for field in stored if field.name in overrides]
+
+
+def _is_switch(field: dataclasses.Field) -> bool:
+    return isinstance(field.default, bool)
+
+
+def _values_of_layer(
+    layer: Iterable[Given],
+    known: Mapping[str, dataclasses.Field],
+    parse_text: Callable[[dataclasses.Field, str], Any],
+) -> dict[str, Any]:
+    """Returns what one flagfile, or the command line, gives: a repeated list adds up.
+
+    Args:
+      parse_text: makes a setting's value of a text.
+    Raises:
+      UserError: if a value is not of the setting's type, or a single one is given twice.
+    """
+    values: dict[str, Any] = {}
+    texts: dict[str, str | None] = {}
+    for flag in layer:
+        field = known[flag.name]
+        if flag.name in texts and not is_list(field):
+            raise flag.error(
+                f"--{flag.name} is given twice, as {texts[flag.name]!r} and as {flag.text!r}, but "
+                "takes one value; leave one of them out."
             )
+        try:
+            value = parse_text(field, flag.text or "")
+        except UserError as error:
+            raise flag.error(str(error)) from None
+        # --name= clears what was given before it.
+        adds_up = is_list(field) and flag.text and flag.name in values
+        values[flag.name] = values[flag.name] + value if adds_up else value
+        texts[flag.name] = flag.text
+    return values
 
 
-def read(kind: type) -> Any:
-    """Builds a settings group from the parsed flags."""
-    return kind(**{field.name: getattr(FLAGS, field.name) for field in fields(kind)})
+def _given_value(field: dataclasses.Field, text: str) -> Any:
+    """Parses what a person gives to a flag; a comma may belong to the name of a file."""
+    value = value_of(field, text)
+    if is_list(field) and part_type(field) is str:
+        if field.metadata["names"] == "paths":
+            return command_line.whole_paths(value, flag=field.name)
+        if field.metadata["names"] == "named_files":
+            return command_line.named_files(value)
+        return tuple(part.strip() for part in value)
+    return value
 
 
 def given(name: str) -> Any:
     """Returns the value that the command line or a flagfile gave to a flag, else None."""
-    return getattr(FLAGS, name) if name in FLAGS and FLAGS[name].present else None
+    job = _current.get()
+    return job.values[name] if name in job.given else None
 
 
 def with_overrides(experiment: Experiment) -> Experiment:
@@ -134,7 +305,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ",".join(map(text_of, value))
+        return command_line.join_parts([text_of(part) for part in value])
     return str(value)
 
 
@@ -145,18 +316,17 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
       UserError: if the text is not a value of the setting's type.
     """
     kind: Any = type(field.default)
-    name = field.name
     try:
         if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+            return _SWITCH_TEXTS[text.strip().lower()]
         if kind is tuple:
-            number = float if "float" in str(field.type) else int
-            return tuple(number(part) for part in text.split(",") if part.strip())
+            return tuple(map(part_type(field), command_line.split_parts(text)))
         return kind(text)
     except (KeyError, ValueError):
         kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-        allowed = kinds.get(kind, "numbers joined by commas")
-        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.") from None
+        parts = "whole numbers" if is_list(field) and part_type(field) is int else "numbers"
+        allowed = kinds.get(kind, f"{parts}, joined by commas or given one by one")
+        raise UserError(f"--{field.name}={text} is not possible; allowed: {allowed}.") from None
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
@@ -207,60 +377,29 @@ def parse_flagfile(path: Path) -> Experiment:
     Raises:
       UserError: if a line is not a known setting.
     """
-    texts = {}
-    for line in path.read_text().splitlines():
+    sections: dict[str, Any] = {section.name: section.type for section in fields(Experiment)}
+    known = {field.name: field for kind in sections.values() for field in fields(kind)}
+    layer = []
+    for number, line in enumerate(command_line.lines_of(path), start=1):
         if line.strip() and not line.startswith("#"):
-            name, _, text = line.strip().removeprefix("--").partition("=")
-            texts[name] = text
-    sections = {}
-    for section in fields(Experiment):
-        values = {}
-        for field in fields(section.type):  # type: ignore[arg-type]
-            if field.name in texts:
-                values[field.name] = value_of(field, texts.pop(field.name))
-        sections[section.name] = section.type(**values)  # type: ignore[operator]
-    if texts:
+            layer.append(command_line.flag_of(line.lstrip(), f"{path}, line {number}"))
+    unknown = sorted({flag.name for flag in layer} - set(known))
+    if unknown:
         raise UserError(
-            f"{path} holds settings this version does not know: {', '.join(sorted(texts))}; "
+            f"{path} holds settings this version does not know: {', '.join(unknown)}; "
             "it was written by another version of deeplab_tf."
         )
-    return Experiment(**sections)
+
+    values = _values_of_layer(layer, known, value_of)
+    return Experiment(
+        **{
+            name: kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+            for name, kind in sections.items()
+        }
+    )
 
 
-class _SettingParser(flags.ArgumentParser):
-    def __init__(self, field):
-        super().__init__()
-        self._field = field
-        self.syntactic_help = ""
-
-    def parse(self, argument):
-        return argument if not isinstance(argument, str) else value_of(self._field, argument)
-
-    def flag_type(self):
-        return type(self._field.default).__name__
-
-
-class _SettingSerializer(flags.ArgumentSerializer):
-    def serialize(self, value):
-        return text_of(value)
-
-
-def _parse(argv: list[str], program: str, help_text: str) -> list[str]:
-    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
-        print(help_text)
-        sys.exit(0)
-    try:
-        rest = FLAGS(argv)
-    except (flags.Error, UserError) as error:
-        sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
-    if len(rest) > 1:
-        sys.exit(f"{program}: {rest[1]!r} is not a flag; settings are given as --name=value.")
-    return rest
-
-
-def _help(
-    program: str, settings: list[type], of_a_run: list[dataclasses.Field], description: str
-) -> str:
+def _help(program: str, settings: list[type], overrides: Sequence[str], description: str) -> str:
     def describe(field, default):
         choices = field.metadata["choices"]
         limits = f" One of: {', '.join(map(str, choices))}." if choices else ""
@@ -268,10 +407,12 @@ def _help(
         return f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}"
 
     lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
+    if any(is_list(field) for field in _fields_of(settings, overrides)):
+        lines += ["Lists are joined by commas (--name=1,2), or the flag is repeated."]
     for kind in settings:
         lines += ["", (kind.__doc__ or kind.__name__).strip().splitlines()[0]]
         lines += [describe(field, text_of(field.default)) for field in fields(kind)]
-    if of_a_run:
+    if overrides:
         lines += ["", "In place of the run's own settings:"]
-        lines += [describe(field, "as in the run") for field in of_a_run]
+        lines += [describe(field, "as in the run") for field in _of_a_run(overrides)]
     return "\n".join(lines)

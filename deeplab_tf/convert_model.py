@@ -29,8 +29,8 @@ class ConvertConfig(Config):
     image_size: tuple[int, ...] = setting(
         (), "Height,width of the one image the file takes; empty: any number, any size.", least=1
     )
-    calibration_images: str = setting(
-        "", "For tflite_int8: training images, folders and globs, joined by commas."
+    calibration_images: tuple[str, ...] = setting(
+        (), "For tflite_int8: training images, folders and globs.", names="paths"
     )
     num_calibration_images: int = setting(100, "How many of them are used, evenly taken.", least=1)
 

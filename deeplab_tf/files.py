@@ -14,7 +14,7 @@ import stat
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,21 +104,21 @@ def _why_left_out(path: Path) -> str:
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a file"
 
 
-def find_images(text: str, *, flag: str) -> Listing:
-    """Lists the images that files, folders and globs name, joined by commas.
+def find_images(parts: Sequence[str], *, flag: str) -> Listing:
+    """Lists the images that files, folders and globs name.
 
-    What exists is taken by its name, though it holds commas, brackets or stars. A file that is
+    What exists is taken by its name, though it holds brackets or stars. A file that is
     named itself is taken whatever its ending, as are the matches of a glob that ends in an ending
     (`*.gif`); folders and other globs take images only. An image in a folder is named by its path
     there, others by their file name, without ending.
 
     Args:
-      flag: the flag that `text` was given to, for the error.
+      flag: the flag that the parts were given to, for the error.
     Raises:
-      UserError: if a part names no image, there are only commas, or a part is a video.
+      UserError: if a part names no image, or is a video.
     """
     found = Listing()
-    for part in _parts(text, flag):
+    for part in parts:
         path = Path(part)
         if path.is_dir():
             some = list_folder(path)
@@ -136,27 +136,7 @@ def find_images(text: str, *, flag: str) -> Listing:
             )
         found.images += some.images
         found.left_out += some.left_out
-    if text and not found.images:
-        raise UserError(f"--{flag}={text} names no image; give existing files, folders or globs.")
     return found
-
-
-def _parts(text: str, flag: str) -> Iterator[str]:
-    """Splits at the commas that are not part of the name of a file or folder that exists."""
-    pieces = text.split(",")
-    while pieces:
-        count = next(
-            (n for n in range(len(pieces), 1, -1) if os.path.lexists(",".join(pieces[:n]))), 1
-        )
-        part = ",".join(pieces[:count])
-        if count > 1 and all(map(os.path.lexists, pieces[:count])):
-            raise UserError(
-                f"--{flag} has {shown(part)!r}, which is both one path and several that exist; "
-                "rename one of them."
-            )
-        if part:
-            yield part
-        pieces = pieces[count:]
 
 
 def _list_glob(pattern: str) -> Listing:
@@ -229,15 +209,7 @@ def read_lines(
     Raises:
       UserError: if the file is missing, no text, in another encoding, or has no line.
     """
-    name = f"{what} {shown(path)}"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{name} does not exist.") from None
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}.") from None
-
-    numbered = enumerate(re.split(r"\r\n|\r|\n", _decoded(content, name)), start=1)
+    numbered = enumerate(read_text(path, what).split("\n"), start=1)
     stripped = ((number, line.strip()) for number, line in numbered)
     lines = [
         (number, line)
@@ -245,7 +217,7 @@ def read_lines(
         if line and (not line.startswith("#") or is_content(line))
     ]
     if not lines:
-        raise UserError(f"{name} is empty, or has comments only.")
+        raise UserError(f"{what} {shown(path)} is empty, or has comments only.")
     return lines
 
 
@@ -257,6 +229,22 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+def read_text(path: Path, what: str) -> str:
+    r"""Reads a text file as `read_lines` does; lines end in \n.
+
+    Raises:
+      UserError: if the file is missing, no text, or in another encoding.
+    """
+    name = f"{what} {shown(path)}"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist.") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+    return re.sub(r"\r\n|\r", "\n", _decoded(content, name))
 
 
 def _decoded(content: bytes, name: str) -> str:

@@ -17,7 +17,7 @@ class InspectConfig(Config):
 
     dataset_dir: str = setting("", "Folder with the TFRecord shards and dataset.json.")
     dataset: str = setting("", "Data set's name; empty takes it from <dataset_dir>/dataset.json.")
-    splits: str = setting("", "Splits to look at, joined by commas; empty takes all.")
+    splits: tuple[str, ...] = setting((), "Splits to look at; empty takes all.")
     output_dir: str = setting(
         "", "Folder for pages and numbers; <dataset_dir>/inspection if empty."
     )
@@ -35,7 +35,7 @@ def main(job: InspectConfig) -> None:
 
     info = catalog.load(job.dataset, job.dataset_dir)
     described = (Path(job.dataset_dir) / catalog.MANIFEST).is_file()
-    splits = job.splits.split(",") if job.splits else list(info.splits) if described else []
+    splits = job.splits or (tuple(info.splits) if described else ())
     if not splits:
         raise UserError(f"{job.dataset_dir} lists no splits; name those to look at by --splits.")
     tables = {

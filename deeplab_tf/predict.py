@@ -18,7 +18,7 @@ from deeplab_tf.config import Config, UserError, require, setting
 class PredictConfig(Config):
     """Which images are predicted, by what, and where the results go."""
 
-    input: str = setting("", "Images, folders and globs, joined by commas.")
+    input: tuple[str, ...] = setting((), "Images, folders and globs.", names="paths")
     output_dir: str = setting("", "Folder for index/, color/ and overlay/.")
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
@@ -40,7 +40,7 @@ class PredictConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.input), "input", "(empty)", "files, folders or globs joined by commas")
+        require(bool(self.input), "input", "(empty)", "files, folders or globs")
         require(bool(self.output_dir), "output_dir", "(empty)", "a path")
         sources = [self.checkpoint_dir, self.export_dir, self.server]
         require(

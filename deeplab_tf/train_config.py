@@ -156,9 +156,9 @@ class TrainConfig(Config):
         least=1,
         may_change=True,
     )
-    data_service: str = setting(
-        "",
-        "Addresses HOST:PORT, joined by commas, of hosts that run `python -m "
+    data_service: tuple[str, ...] = setting(
+        (),
+        "Addresses HOST:PORT of hosts that run `python -m "
         "deeplab_tf.data_service` and make the examples; empty makes them here.",
         may_change=True,
     )
@@ -199,5 +199,4 @@ class TrainConfig(Config):
 
     def data_services(self) -> tuple[str, ...]:
         """Returns the addresses of --data_service, each HOST:PORT."""
-        parts = (part.strip() for part in self.data_service.split(","))
-        return tuple(part.removeprefix("grpc://") for part in parts if part)
+        return tuple(address.removeprefix("grpc://") for address in self.data_service)

@@ -18,6 +18,7 @@ LAYERS = [
         "models.convolution",
         "data.statistics",
     ],
+    ["command_line"],
     ["config"],
     ["data.decoding", "data.class_lists"],
     ["data.masks"],

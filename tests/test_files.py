@@ -54,26 +54,24 @@ def test_many_kinds_are_one_short_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("part", "names"),
     [
         ("a[1].png", ["a[1]"]),  # exists, so it is no pattern
         ("a*.png", ["a1", "a[1]"]),
         ("my photo, 1.JPG", ["my photo, 1"]),
-        ("a1.png,my photo, 1.JPG,sub", ["a1", "my photo, 1", "c"]),
         ("notes.txt", ["notes"]),  # named itself: the decoder decides
         (".dot.png", [".dot"]),
         ("sub/*", ["c"]),
         ("**/*.xyz", ["scan"]),  # the pattern asks for this ending
-        ("a1.png,,", ["a1"]),
     ],
 )
-def test_what_a_command_line_names(tmp_path, monkeypatch, text, names):
+def test_what_a_command_line_names(tmp_path, monkeypatch, part, names):
     touch(tmp_path, "a[1].png", "a1.png", "my photo, 1.JPG", "notes.txt", ".dot.png")
     touch(tmp_path, "sub/c.png", "sub/d.txt", "sub/scan.xyz")
     monkeypatch.chdir(tmp_path)
-    listing = files.find_images(text, flag="input")
+    listing = files.find_images([part], flag="input")
     assert found(listing) == names
-    if text == "sub/*":
+    if part == "sub/*":
         assert listing.note() == "left out: 1 .txt, 1 .xyz"
 
 
@@ -81,18 +79,16 @@ def test_what_a_command_line_names(tmp_path, monkeypatch, text, names):
     ("text", "message"),
     [
         ("nothing.png", "--input=nothing.png names no image; give existing"),
-        (",", "--input=, names no image"),
         ("sub", r"--input=sub names no image \(left out: 1 \.mp4, 1 \.txt\)"),
         ("film.MOV", r"film.MOV is a video, .*ffmpeg -i film.MOV frames/%06d.png"),
         ("*.MOV", "film.MOV is a video"),
-        ("a.png,b.png", "both one path and several that exist"),
     ],
 )
 def test_what_names_no_image_is_one_sentence(tmp_path, monkeypatch, text, message):
-    touch(tmp_path, "sub/d.txt", "sub/e.mp4", "film.MOV", "a.png", "b.png", "a.png,b.png")
+    touch(tmp_path, "sub/d.txt", "sub/e.mp4", "film.MOV")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        files.find_images(text, flag="input")
+        files.find_images([text], flag="input")
 
 
 def test_names_that_are_no_utf8_are_listed_and_shown_on_one_line(tmp_path):

@@ -57,7 +57,7 @@ def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
     run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
     predict.main(
         predict.PredictConfig(
-            input=f"{shapes_dir}/images/val/val_0000.jpg",
+            input=(f"{shapes_dir}/images/val/val_0000.jpg",),
             output_dir=str(tmp_path / "predicted"),
             checkpoint_dir=str(tmp_path / "out"),
         )

@@ -49,7 +49,7 @@ def test_splits_without_labels_are_shown_too(tmp_path, capsys):
     assert (tmp_path / "out/inspection/test_fine.png").is_file()
     with pytest.raises(UserError, match="no split 'val'; it has: test_fine, train_fine, val_fine"):
         inspect_data.main(
-            inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out"), splits="val")
+            inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out"), splits=("val",))
         )
 
 

@@ -70,15 +70,14 @@ class DownloadConfig(BuilderConfig):
     )
 
 
-def require_splits(splits: str, known: Sequence[str]) -> None:
-    """Checks the value of --splits: names of `known` joined by commas.
+def require_splits(splits: Sequence[str], known: Sequence[str]) -> None:
+    """Checks the value of --splits: names of `known`.
 
     Raises:
       UserError: if a name is unknown or there twice.
     """
-    names = splits.split(",")
-    proper = set(names) <= set(known) and len(set(names)) == len(names)
-    require(proper, "splits", splits, f"different ones of {', '.join(known)}, joined by commas")
+    proper = bool(splits) and set(splits) <= set(known) and len(set(splits)) == len(splits)
+    require(proper, "splits", tuple(splits), f"different ones of {', '.join(known)}")
 
 
 def read_list(path: Path, help: str) -> list[str]:

@@ -70,7 +70,7 @@ def test_a_service_that_is_not_there_is_one_sentence(tiny_experiment, tmp_path):
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert not service.answers("127.0.0.1:1")
         experiment = change(
-            tiny_experiment, "train", data_service=f"grpc://{address}", worker_timeout_secs=1
+            tiny_experiment, "train", data_service=(f"grpc://{address}",), worker_timeout_secs=1
         )
         answer = threading.Thread(target=lambda: silent.accept()[0].sendall(b"HTTP/1.1 400\r\n"))
         answer.start()  # another kind of server
@@ -84,7 +84,7 @@ def test_a_service_that_is_not_there_is_one_sentence(tiny_experiment, tmp_path):
 def test_a_service_whose_examples_do_not_arrive_is_one_sentence(tiny_experiment, tmp_path):
     with hosts(1, host="192.0.2.1") as (_, addresses):  # an address of nobody's, RFC 5737
         port = addresses[0].split(":")[1]
-        experiment = change(tiny_experiment, "train", data_service=f"localhost:{port}")
+        experiment = change(tiny_experiment, "train", data_service=(f"localhost:{port}",))
         trainer = start(experiment, tmp_path)
         printed = trainer.communicate(timeout=200)[0]
     assert trainer.returncode == 1, printed
@@ -100,8 +100,8 @@ def test_a_port_without_a_next_one_is_refused():
 @pytest.mark.parametrize("text", ["host", "host:", ":5050", "host:99999", "a:1,b"])
 def test_wrong_addresses_are_refused(text):
     with pytest.raises(UserError, match=f"--data_service={text} .* HOST:PORT"):
-        TrainConfig(data_service=text)
-    addresses = TrainConfig(data_service="grpc://a:1, b:2").data_services()
+        TrainConfig(data_service=tuple(text.split(",")))
+    addresses = TrainConfig(data_service=("grpc://a:1", "b:2")).data_services()
     assert addresses == ("a:1", "b:2")
 
 
@@ -111,7 +111,7 @@ def test_a_served_run_leaves_the_same_weights_and_continues_exactly(
 ):
     whole, served = (
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), data_service=addresses)
-        for name, addresses in (("whole", ""), ("served", ",".join(two_hosts)))
+        for name, addresses in (("whole", ()), ("served", tuple(two_hosts)))
     )
     assert_resumed_exactly(whole, served, monkeypatch)
 
@@ -121,7 +121,7 @@ def test_a_served_run_leaves_the_same_weights_and_continues_exactly(
 def test_a_lost_service_ends_the_run_in_bounded_time(tiny_experiment, tmp_path, ending):
     with hosts(1) as (processes, addresses):
         experiment = change(
-            tiny_experiment, "train", data_service=addresses[0], training_number_of_steps=100000
+            tiny_experiment, "train", data_service=(addresses[0],), training_number_of_steps=100000
         )
         trainer = start(experiment, tmp_path)
         wait_for(tmp_path / "run" / "model.ckpt-2.index", trainer)

@@ -62,7 +62,7 @@ def test_a_seeded_share_becomes_val_and_nothing_is_lost(raw):
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")
-    build_folder_data.main(config(raw, split_lists=f"train={raw}/a.txt,val={raw}/b.txt"))
+    build_folder_data.main(config(raw, split_lists=(f"train={raw}/a.txt", f"val={raw}/b.txt")))
     assert set(names(raw, "train")) == {"i3", "i1"} and set(names(raw, "val")) == {"i0"}
 
 
@@ -80,7 +80,8 @@ def test_lists_name_the_splits(raw):
 )
 def test_a_list_may_hold_names_paths_or_pairs(raw, lines):
     (raw / "a,b.txt").write_text(lines.format(raw=raw))
-    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/a,b.txt")).values()
+    splits = build_folder_data.find_splits(config(raw, split_lists=(f"t={raw}/a,b.txt",)))
+    (pairs,) = splits.values()
     assert [pair.name for pair in pairs] == ["i3", "i1"]
 
 
@@ -92,7 +93,7 @@ def test_a_listed_name_is_taken_as_it_stands_first(raw):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes((raw / folder / f"i1.{ending}").read_bytes())
     (raw / "l.txt").write_text("#9.jpg\n# i3\ni 1\nimages/i1.jpg\ni1.b\n")
-    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/l.txt")).values()
+    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=(f"t={raw}/l.txt",))).values()
     assert [pair.name for pair in pairs] == ["#9", "i 1", "images/i1", "i1.b"]
 
 
@@ -111,7 +112,7 @@ def test_a_listed_name_is_taken_as_it_stands_first(raw):
 def test_lines_that_name_no_image_are_refused(raw, lines, message):
     (raw / "l.txt").write_text(lines)
     with pytest.raises(UserError, match=message):
-        build_folder_data.find_splits(config(raw, split_lists=f"t={raw}/l.txt"))
+        build_folder_data.find_splits(config(raw, split_lists=(f"t={raw}/l.txt",)))
 
 
 def test_what_is_left_out_is_said(raw, capsys):
@@ -168,7 +169,7 @@ def test_a_second_build_does_nothing_and_a_changed_mask_is_noticed(raw, capsys):
         (None, {"class_list": "none.csv"}, "none.csv does not exist"),
         (None, {}, "lies in no split's folder"),
         ("masks/i2.png", {"val_fraction": 0.5}, r"i2.jpg has no mask: .*i2.png"),
-        (None, {"split_lists": "train=missing.txt"}, "missing.txt"),
+        (None, {"split_lists": ("train=missing.txt",)}, "missing.txt"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(raw, spoil, values, message):

@@ -39,7 +39,7 @@ def test_the_lists_name_the_splits_and_palettes_are_indices(raw, capsys):
 
 
 def test_trainaug_joins_sbd_with_vocs_train_without_vocs_val(raw):
-    build(raw, splits="trainaug")
+    build(raw, splits=("trainaug",))
     found = labels(raw, "trainaug")
     # a_0, a_1 from VOC (a_1 is in SBD too, with another mask); b_2 is in VOC's val
     assert list(found) == ["a_0", "a_1", "c_0", "c_1", "c_2"]
@@ -74,12 +74,12 @@ def test_a_damaged_mat_file_is_named(raw):
     mat = raw / "benchmark_RELEASE/dataset/cls/c_0.mat"
     mat.write_bytes(mat.read_bytes()[:150])
     with pytest.raises(UserError, match=r"c_0\.mat cannot be read as a MATLAB file"):
-        build(raw, splits="trainaug")
-    build(raw, splits="trainaug", skip_bad=True)
+        build(raw, splits=("trainaug",))
+    build(raw, splits=("trainaug",), skip_bad=True)
     assert list(labels(raw, "trainaug")) == ["a_0", "a_1", "c_1", "c_2"]
 
 
-@pytest.mark.parametrize("splits", ["train,test", "train,train", ""])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train"), ()])
 def test_unknown_splits_are_refused(raw, splits):
     with pytest.raises(UserError, match="--splits=.*allowed: different ones of train, trainaug"):
         build(raw, splits=splits)

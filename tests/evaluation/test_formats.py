@@ -81,7 +81,7 @@ def test_a_part_of_an_export_is_refused(export_dir, tmp_path, missing):
 
 @pytest.mark.parametrize("format", ["tflite_float32", "tflite_float16", "tflite_int8"])
 def test_tensorflow_lite_gives_the_exports_labels_at_any_size(export_dir, photos, tmp_path, format):
-    settings = {"calibration_images": str(photos)} if format == "tflite_int8" else {}
+    settings = {"calibration_images": (str(photos),)} if format == "tflite_int8" else {}
     file = convert(export_dir, tmp_path / "model.tflite", format=format, **settings)
     least = {"tflite_float32": 0.9999, "tflite_float16": 0.99, "tflite_int8": 0.9}[format]
     for count, height, width in [(2, 65, 81), (1, 90, 47)]:
@@ -166,7 +166,7 @@ def test_other_models_keep_their_labels(format, model, least, photos, tmp_path):
     if format == "onnx":
         pytest.importorskip("tf2onnx")
     export_dir = tiny_export(tmp_path / "export", **model)
-    settings = {"calibration_images": str(photos)} if format == "tflite_int8" else {}
+    settings = {"calibration_images": (str(photos),)} if format == "tflite_int8" else {}
     output = tmp_path / f"model{convert_model.SUFFIXES[format]}"
     file = convert(export_dir, output, format=format, **settings)
     for count, height, width in [(2, 65, 81), (1, 90, 47)]:
@@ -177,7 +177,7 @@ def test_other_models_keep_their_labels(format, model, least, photos, tmp_path):
 @pytest.mark.slow
 def test_windows_are_not_calibrated_at_one_size(photos, tmp_path):
     export_dir = tiny_export(tmp_path / "export", **SLIDE)
-    settings = {"calibration_images": str(photos), "image_size": (65, 81)}
+    settings = {"calibration_images": (str(photos),), "image_size": (65, 81)}
     with pytest.raises(UserError, match="calibration crashes for windows .*--image_size empty"):
         convert(export_dir, tmp_path / "model.tflite", format="tflite_int8", **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
@@ -220,13 +220,16 @@ def test_onnx_without_tf2onnx_names_the_extra(export_dir, tmp_path, monkeypatch)
         ({"output": "model.onnx"}, "--output=model.onnx is not possible; allowed: a file .tflite"),
         ({"output": ""}, r"--output=\(empty\)"),
         ({"format": "tflite_int8"}, r"--calibration_images=\(empty\)"),
-        ({"calibration_images": "photos"}, "--calibration_images=photos is not possible"),
+        ({"calibration_images": ("photos",)}, "--calibration_images=photos is not possible"),
         ({"image_size": (65,)}, "--image_size=65 is not possible; allowed: height,width"),
-        ({"format": "tflite_int8", "calibration_images": "none"}, "none names no image"),
+        ({"format": "tflite_int8", "calibration_images": ("none",)}, "none names no image"),
         ({"export_dir": "none"}, "--export_dir=none holds no SavedModel"),
         ({"output": "old.tflite"}, "would replace old.tflite, which exists; give another name"),
         ({"output": "table.tflite"}, "would replace table.labels.csv, which exists"),
-        ({"format": "tflite_int8", "calibration_images": ","}, "--calibration_images=, names no"),
+        (
+            {"format": "tflite_int8", "calibration_images": ("", "")},
+            "--calibration_images=, is not possible; allowed: a list without empty parts",
+        ),
     ],
 )
 def test_a_mistake_is_said_and_leaves_nothing(tmp_path, monkeypatch, changes, message):

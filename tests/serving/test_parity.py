@@ -104,7 +104,7 @@ def miou(labels, masks):
 def converted(format, export_dir, camvid, folder):
     """Returns the prediction of a converted file."""
     file = folder / f"model{convert_model.SUFFIXES[format]}"
-    training_images = str(camvid / "images" / "train") if format == "tflite_int8" else ""
+    training_images = (str(camvid / "images" / "train"),) if format == "tflite_int8" else ()
     convert_model.main(
         convert_model.ConvertConfig(
             export_dir=str(export_dir),
