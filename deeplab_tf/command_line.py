@@ -19,7 +19,7 @@ from pathlib import Path
 from deeplab_tf import files
 from deeplab_tf.settings import UserError
 
-_LONGEST_PATH = 4096  # characters; Linux takes no longer one
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of a file, in bytes; limits.h of Linux
 _NUMBER = re.compile(r"-\.?\d")
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
@@ -31,6 +31,12 @@ class Given:
     name: str
     text: str | None
     place: str = ""  # of a flagfile: its path and the line; empty: the command line
+
+    def value(self) -> str:
+        """Returns the text, which must be there."""
+        if self.text is None:
+            raise self.error(f"--{self.name} has no value; write --{self.name}=VALUE.")
+        return self.text
 
     def error(self, problem: str) -> UserError:
         """Returns the error that says where the flag stands and what is wrong with it."""
@@ -60,7 +66,7 @@ def read(
     undefok = {"undefok"}
     for flag in itertools.chain(*layers):
         if flag.name == "undefok":
-            names = [name.strip() for name in _value_of(flag).split(",")]
+            names = [name.strip() for name in flag.value().split(",")]
             undefok |= {*names, *(f"no{name}" for name in names)}
     layers = [
         [
@@ -103,7 +109,7 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
     own = []
     for flag in given:
         if flag.name == "flagfile":
-            path = Path(os.path.expanduser(_value_of(flag)))
+            path = Path(os.path.expanduser(flag.value()))
             if path.resolve() in opened:
                 raise flag.error(f"--flagfile={path} leads back to itself; remove this line.")
             yield from _layers(_read_flagfile(path, flag), (*opened, path.resolve()))
@@ -159,7 +165,7 @@ def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, st
     if flag.name in switches:
         if flag.text is None and switches[flag.name]:
             return Given(flag.name, "true", flag.place)
-        return Given(flag.name, _value_of(flag), flag.place)
+        return Given(flag.name, flag.value(), flag.place)
 
     positive = flag.name.removeprefix("no")
     if positive != flag.name and switches.get(positive):
@@ -174,12 +180,6 @@ def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, st
     near = difflib.get_close_matches(flag.name, switches, n=3, cutoff=0.75)
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
     raise flag.error(f"Unknown command line flag {flag.name!r}.{hint}")
-
-
-def _value_of(flag: Given) -> str:
-    if flag.text is None:
-        raise flag.error(f"--{flag.name} has no value; write --{flag.name}=VALUE.")
-    return flag.text
 
 
 def join_parts(parts: Sequence[str]) -> str:
@@ -217,25 +217,39 @@ def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
     found = []
     left = list(parts)
     while left:
-        lengths = itertools.accumulate(len(part) + 1 for part in left)
-        most = sum(1 for _ in itertools.takewhile(lambda n: n <= _LONGEST_PATH, lengths))
-        count = next((n for n in range(most, 1, -1) if _on_disk(",".join(left[:n]))), 1)
+        count = _count_in_name(left)
         joined = ",".join(left[:count])
         if count > 1 and all(map(_on_disk, left[:count])):
             raise UserError(
                 f"--{flag}={joined} names what is there both as a whole and in each part; write a "
-                f"comma that belongs to a name as \\, or give --{flag} once for each part."
+                f"comma that belongs to a name as '\\,' or give --{flag} once for each part."
             )
         found.append(_on_disk(joined) or joined.strip())
         left = left[count:]
     return tuple(found)
 
 
+def _count_in_name(parts: Sequence[str]) -> int:
+    """Returns how many of the first parts together, as many as may be, name what is on disk."""
+    most = 1
+    for count in range(2, len(parts) + 1):
+        joined = ",".join(parts[:count])
+        folder, name = os.path.split(joined)
+        # Ends the search where no longer name can exist either: lists may have thousands of parts.
+        longest = _LONGEST_NAME if glob.escape(joined) == joined else _LONGEST_PATH
+        if len(name) > longest or (folder and not _on_disk(folder)):
+            break
+        if _on_disk(joined):
+            most = count
+    return most
+
+
 def _on_disk(text: str) -> str | None:
     """Returns the path or glob that names what is there: the text, or it without outer spaces."""
-    for path in (text, text.strip()):
-        # The glob of an empty text would match the current folder.
-        if path and (os.path.lexists(path) or any(glob.iglob(path, recursive=True))):
+    for path in dict.fromkeys((text, text.strip())):
+        if os.path.lexists(path):
+            return path
+        if glob.escape(path) != path and any(glob.iglob(path, recursive=True)):
             return path
     return None
 

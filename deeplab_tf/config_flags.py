@@ -101,7 +101,8 @@ def run(
             job = _current.get()
             main(*[job.read(kind) for kind in settings])
         except (UserError, OSError) as error:
-            if isinstance(error, BrokenPipeError) and _output_is_closed():
+            closed = _is_closed(sys.stdout) or _is_closed(sys.stderr)
+            if isinstance(error, BrokenPipeError) and closed:
                 raise
             sys.exit(f"{program}: {error}")
         except KeyboardInterrupt:
@@ -113,14 +114,16 @@ def run(
             sys.exit(f"{program}: {_sentence(error)}")
 
     def parse_all(argv: list[str]) -> list[str]:
-        if any(argument in _HELP for argument in argv[1:]):
-            with contextlib.suppress(BrokenPipeError):
-                print(_help(program, settings, overrides, description))
-            sys.exit(0)
         try:
+            if any(argument in _HELP for argument in argv[1:]):
+                with contextlib.suppress(BrokenPipeError):  # whoever asked has read enough
+                    print(_help(program, settings, overrides, description))
+                sys.exit(0)
             _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
         except (flags.Error, UserError) as error:
             sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
+        except OSError as error:  # of a full disk that the help goes to
+            sys.exit(f"{program}: {error}")
         return argv[:1]
 
     before = _current.set(_NONE)
@@ -150,32 +153,47 @@ def _ends_with_its_output(program: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # its output is closed, see `run`
-        _drop_output()
-        with contextlib.suppress(OSError):
-            print(f"{program}: stopped, since its output is not read any more.", file=sys.stderr)
+        _write_out()
+        print(f"{program}: stopped, since its output is not read any more.", file=sys.stderr)
         sys.exit(_CLOSED_PIPE)
-    except SystemExit:  # as app.run ends; all is done, and only the last lines are not read
-        _drop_output()
+    except SystemExit as end:  # as app.run ends; all is done, and only the last lines are not read
+        fault = _write_out()
+        if fault and not end.code:
+            sys.exit(f"{program}: its output could not be written: {fault}")
         raise
 
 
-def _drop_output() -> None:
-    """Sends what stdout still holds to nowhere if it is closed; else Python complains at exit."""
+def _write_out() -> OSError | None:
+    """Writes what stdout still holds; returns why that failed, if it did though somebody reads it.
+
+    Python itself would write it at its end, and complain with a traceback. What nobody reads goes
+    nowhere, stderr's sentences too.
+    """
+    if _is_closed(sys.stderr):
+        _lead_nowhere(sys.stderr)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return None
+    except OSError as error:
+        _lead_nowhere(sys.stdout)
+        return None if isinstance(error, BrokenPipeError) else error
 
 
-def _output_is_closed() -> bool:
-    """Returns whether stdout or stderr is a pipe that nobody reads."""
+def _is_closed(stream: Any) -> bool:
+    """Returns whether a stream is a pipe that nobody reads."""
     poll = select.poll()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a notebook's has no file
-            poll.register(stream.fileno(), select.POLLOUT)
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, AttributeError):  # a notebook's has no file; Python has none if it was closed
+        return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _lead_nowhere(stream: Any) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def parse(
@@ -261,7 +279,7 @@ def _values_of_layer(
                 "takes one value; leave one of them out."
             )
         try:
-            value = parse_text(field, flag.text or "")
+            value = parse_text(field, flag.value())
         except UserError as error:
             raise flag.error(str(error)) from None
         # --name= clears what was given before it.
@@ -381,7 +399,7 @@ def parse_flagfile(path: Path) -> Experiment:
     known = {field.name: field for kind in sections.values() for field in fields(kind)}
     layer = []
     for number, line in enumerate(command_line.lines_of(path), start=1):
-        if line.strip() and not line.startswith("#"):
+        if line.strip() and not line.lstrip().startswith("#"):
             layer.append(command_line.flag_of(line.lstrip(), f"{path}, line {number}"))
     unknown = sorted({flag.name for flag in layer} - set(known))
     if unknown:
@@ -402,7 +420,8 @@ def parse_flagfile(path: Path) -> Experiment:
 def _help(program: str, settings: list[type], overrides: Sequence[str], description: str) -> str:
     def describe(field, default):
         choices = field.metadata["choices"]
-        limits = f" One of: {', '.join(map(str, choices))}." if choices else ""
+        names = [str(choice) if choice != "" else "(empty)" for choice in choices]
+        limits = f" One of: {', '.join(names)}." if choices else ""
         shown = f" [{default}]" if default else ""
         return f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}"
 

@@ -199,4 +199,4 @@ class TrainConfig(Config):
 
     def data_services(self) -> tuple[str, ...]:
         """Returns the addresses of --data_service, each HOST:PORT."""
-        return tuple(address.removeprefix("grpc://") for address in self.data_service)
+        return tuple(address.strip().removeprefix("grpc://") for address in self.data_service)

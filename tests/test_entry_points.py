@@ -79,6 +79,11 @@ def test_help_answers_without_tensorflow(program):
             "none does not exist; unpack http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         ),
         (
+            "datasets.build_cityscapes_data",
+            ["--download", "--output_dir=x"],
+            "There is no --download: no program can log in for you; log in at https://www.city",
+        ),
+        (
             "deeplab_tf.import_weights",
             ["--source=none.pth", "--output=x"],
             "none.pth does not exist; allowed: a .pth",
