@@ -84,6 +84,8 @@ class FolderConfig(building.BuilderConfig):
         require(
             self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
         )
+        only_one = not (self.val_fraction and self.split_lists)
+        require(only_one, "val_fraction", self.val_fraction, "0 with --split_lists")
         require(
             all(value <= 255 for value in self.ignore_label),
             "ignore_label",

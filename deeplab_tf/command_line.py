@@ -109,13 +109,27 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
     own = []
     for flag in given:
         if flag.name == "flagfile":
-            path = Path(os.path.expanduser(flag.value()))
+            path = _find(Path(os.path.expanduser(flag.value())), flag, opened)
             if path.resolve() in opened:
                 raise flag.error(f"--flagfile={path} leads back to itself; remove this line.")
             yield from _layers(_read_flagfile(path, flag), (*opened, path.resolve()))
         else:
             own.append(flag)
     yield own
+
+
+def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
+    """Returns the flagfile of that path, in the working directory or next to the one it stands in.
+
+    absl knows the working directory only.
+    """
+    beside = opened[-1].parent / path if opened else path
+    if path.exists() and beside.exists() and not path.samefile(beside):
+        raise flag.error(
+            f"--flagfile={path} is there twice, in {os.getcwd()} and in {beside.parent}; give the "
+            "whole path of the one that is meant."
+        )
+    return path if path.exists() or not beside.exists() else beside
 
 
 def _read_flagfile(path: Path, named_by: Given) -> list[Given]:

@@ -202,7 +202,8 @@ class DataConfig(Config):
     )
     one_category_max_ratio: float = setting(
         1.0,
-        "Crops with a larger share of one class are drawn anew, up to 10 times; 1 never.",
+        "Crops in which one class has this share of the pixels, or is the only one, are drawn "
+        "anew, up to 9 times; 1 never.",
         least=0.01,
     )
     photometric_distortion: bool = setting(

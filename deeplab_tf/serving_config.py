@@ -12,7 +12,7 @@ class ServingConfig(Config):
     serving_size: tuple[int, ...] = setting(
         (),
         "Height and width that encoded images are resized to, and their labels' size; "
-        "none predicts them at their own size, which all images of a batch must share.",
+        "empty predicts them at their own size, which all images of a batch must share.",
         least=1,
     )
     add_scores: bool = setting(

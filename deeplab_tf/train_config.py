@@ -173,7 +173,10 @@ class TrainConfig(Config):
         0, "Steps between validations on eval_split; 0 never validates.", least=0, may_change=True
     )
     summary_images: int = setting(
-        2, "Example pictures written to TensorBoard at each checkpoint.", least=0, may_change=True
+        2,
+        "Example pictures written to TensorBoard at each checkpoint; at most a replica's batch.",
+        least=0,
+        may_change=True,
     )
 
     def __post_init__(self):

@@ -113,6 +113,21 @@ def test_a_flagfile_replaces_those_that_it_names(folder):
         assert parse(variant, "--name=mine") == {"rates": (1, 2), "steps": 2, "name": "mine"}
 
 
+def test_a_flagfile_is_found_here_or_next_to_the_one_that_names_it(folder):
+    (folder / "configs").mkdir()
+    variant = write(folder, "configs/variant.flags", "--flagfile=base.flags", "--name=mine")
+    with pytest.raises(UserError, match="variant.flags, line 1: The flagfile .*base.flags does"):
+        parse(variant)
+
+    write(folder, "base.flags", "--steps=1")
+    assert parse(variant) == {"steps": 1, "name": "mine"}
+    write(folder, "configs/base.flags", "--steps=2")
+    with pytest.raises(UserError, match="variant.flags, line 1: --flagfile=base.flags is there tw"):
+        parse(variant)
+    (folder / "base.flags").unlink()
+    assert parse(variant) == {"steps": 2, "name": "mine"}
+
+
 def test_flagfiles_that_name_each_other_are_refused(folder):
     write(folder, "a.flags", "--flagfile=b.flags")
     write(folder, "b.flags", "--steps=1", "--flagfile=./a.flags")

@@ -11,7 +11,15 @@ import pytest
 from absl import logging
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, DataConfig, Experiment, TrainConfig, UserError, setting
+from deeplab_tf.config import (
+    Config,
+    DataConfig,
+    Experiment,
+    TrainConfig,
+    UserError,
+    groups,
+    setting,
+)
 from deeplab_tf.settings import is_list, part_type
 
 ROOT = Path(__file__).parents[1]
@@ -321,3 +329,12 @@ def test_an_output_on_a_full_disk_is_told(tmp_path):
             )
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "configs").glob("**/*.flags")), ids=lambda p: p.stem
+)
+def test_a_recipe_says_the_same_to_train_and_to_the_reader_of_runs(recipe):
+    job = parse("deeplab_tf.train", f"--flagfile={recipe}")
+    experiment = config_flags.parse_flagfile(recipe)
+    assert [job.read(type(group)) for group in groups(experiment)] == groups(experiment)

@@ -180,6 +180,11 @@ def test_mistakes_are_one_sentence_and_leave_nothing(raw, spoil, values, message
     assert not (raw / "out").exists()
 
 
+def test_lists_and_a_share_together_are_refused(raw):
+    with pytest.raises(UserError, match="--val_fraction=0.5 .* allowed: 0 with --split_lists"):
+        config(raw, val_fraction=0.5, split_lists=("train=a.txt",))
+
+
 def test_two_images_of_one_name_are_refused(raw):
     Image.new("RGB", (30, 20)).save(raw / "images" / "i0.png")
     with pytest.raises(UserError, match="share the name 'i0'"):
