@@ -7,6 +7,7 @@ flagfile with those that it names itself; the later of two flagfiles replaces th
 be read in two ways is refused.
 """
 
+import dataclasses
 import difflib
 import glob
 import itertools
@@ -145,7 +146,7 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
         if not line or line.startswith(("#", "//")):
             continue
         flag = flag_of(line, f"{path}, line {number}")
-        text = flag.text or ""
+        text = (flag.text or "").strip()
         if not line.startswith("-") or re.search(r"\s", flag.name):
             raise flag.error(f"{line!r} is not a flag; write --name=value, one a line.")
         if _TRAILING_COMMENT.search(text):
@@ -155,7 +156,7 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
             )
         if text.startswith(("'", '"')):
             raise flag.error(f"{line!r} has quotes, which would be part of the value; remove them.")
-        given.append(flag)
+        given.append(dataclasses.replace(flag, text=flag.text and text))
     return given
 
 

@@ -139,12 +139,14 @@ def run(
 def _absl_flags_put_back() -> Iterator[None]:
     """Restores absl's own flags, which are the process's (--verbosity, --pdb, ...)."""
     before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    verbosity = logging.get_verbosity()
     try:
         yield
     finally:
         for name, value in before.items():
             if flags.FLAGS[name].value != value:
                 flags.FLAGS[name].value = value
+        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

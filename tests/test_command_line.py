@@ -146,7 +146,7 @@ def test_flagfiles_that_name_each_other_are_refused(folder):
     ],
 )
 def test_any_editor_may_write_a_flagfile(folder, encoding, mark, end):
-    text = end.join(["--name=größe", "  --rates=3  ", "", "# Ende", "--rates=4", "--steps=5"])
+    text = end.join(["--name= größe ", "  --rates=3  ", "", "# Ende", "--rates=4", "--steps=5"])
     (folder / "x.flags").write_bytes(mark + text.encode(encoding))
     assert parse("--flagfile=x.flags") == {"name": "größe", "rates": (3, 4), "steps": 5}
 
