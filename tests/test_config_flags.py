@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from absl import logging
@@ -50,7 +51,8 @@ def programs():
         calls.append({"settings": settings, "overrides": overrides, "instead": instead})
 
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
+    # A program may prepare its own process.
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.setattr(config_flags, "run", run)
         for module in modules_with("    config_flags.run("):
             if hasattr(module, "run"):

@@ -37,7 +37,7 @@ def photos(tmp_path, monkeypatch):
 
 def job(**values):
     return predict.PredictConfig(
-        **{"input": "photos", "output_dir": "out", "checkpoint_dir": "run"} | values
+        **{"input": ("photos",), "output_dir": "out", "checkpoint_dir": "run"} | values
     )
 
 
@@ -73,7 +73,7 @@ def test_an_image_that_the_model_refuses_is_a_bad_one(photos, capsys):
 
 def test_without_a_good_image_skipping_is_an_error_too(photos):
     with pytest.raises(UserError, match="None of the 1 images could be predicted"):
-        predict.main(job(input="photos/b.jpg", skip_bad=True))
+        predict.main(job(input=("photos/b.jpg",), skip_bad=True))
 
 
 def test_an_output_that_cannot_be_written_stops_the_job(photos, monkeypatch):
@@ -110,7 +110,7 @@ def test_an_input_is_never_replaced(photos):
     predict.main(job(skip_bad=True))
     before = (photos.parent / "out/color/a.png").read_bytes()
     with pytest.raises(UserError, match=r"out/color/a.png is an input that would be replaced"):
-        predict.main(job(input="out/color/a.png"))
+        predict.main(job(input=("out/color/a.png",)))
     assert (photos.parent / "out/color/a.png").read_bytes() == before
 
 
