@@ -15,6 +15,7 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def run(
 
     before = _current.set(_NONE)
     try:
-        with _absl_flags_put_back(), _ends_with_its_output(program):
+        with _absl_put_back(), _ends_with_its_output(program):
             logging.set_verbosity(logging.WARNING)
             app.run(call, flags_parser=parse_all)
     finally:
@@ -136,10 +137,12 @@ def run(
 
 
 @contextlib.contextmanager
-def _absl_flags_put_back() -> Iterator[None]:
-    """Restores absl's own flags, which are the process's (--verbosity, --pdb, ...)."""
+def _absl_put_back() -> Iterator[None]:
+    """Restores what absl keeps for the process: its flags (--verbosity, ...) and log handlers."""
     before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
     verbosity = logging.get_verbosity()
+    root = getLogger()
+    handlers, level = list(root.handlers), root.level
     try:
         yield
     finally:
@@ -147,6 +150,8 @@ def _absl_flags_put_back() -> Iterator[None]:
             if flags.FLAGS[name].value != value:
                 flags.FLAGS[name].value = value
         logging.set_verbosity(verbosity)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextlib.contextmanager

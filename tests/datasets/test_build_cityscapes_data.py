@@ -47,7 +47,7 @@ def test_files_that_are_no_images_of_the_set_are_left_out_and_counted(raw, capsy
     folder = raw / "leftImg8bit" / "val" / "munster"
     for name in ("._munster_000001_000019_leftImg8bit.png", "munster_000001_000019_other.png"):
         (folder / name).write_bytes(b"")
-    build(raw, splits="val_fine")
+    build(raw, splits=("val_fine",))
     assert len(labels(raw, "val_fine")) == 2
     told = "val: 2 images; left out: 1 hidden (.*), 1 without _leftImg8bit.png."
     assert told in capsys.readouterr().err

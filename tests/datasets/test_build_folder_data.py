@@ -395,7 +395,7 @@ def test_what_belongs_to_no_image_or_list_is_told(tmp_path, capsys):
         f"1 of 5 images in {tmp_path}/masks are no masks by their name (--mask_suffix=_m)" in told
     )
     assert "split's list" not in told
-    lists = f"train={tmp_path}/list.txt"
+    lists = (f"train={tmp_path}/list.txt",)
     build_folder_data.main(
         config(
             tmp_path,
