@@ -181,7 +181,12 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """Which records are read, and how training examples are augmented."""
 
-    dataset: str = setting("", "Data set's name; empty takes it from <dataset_dir>/dataset.json.")
+    dataset: str = setting(
+        "",
+        "Data set's name; empty takes it from <dataset_dir>/dataset.json. A known name's classes "
+        "must be those of the records.",
+        may_change=True,
+    )
     dataset_dir: str = setting(
         "", "Folder with the TFRecord shards and dataset.json.", may_change=True
     )

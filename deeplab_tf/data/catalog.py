@@ -5,6 +5,7 @@ described by the dataset.json that its builder writes beside the shards.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,9 +65,32 @@ class DatasetInfo:
         }
 
 
-def from_json(content: dict, origin: Path) -> DatasetInfo:
+_BUILD_AGAIN = "build the data set again"
+
+
+def first_difference(one: DatasetInfo, other: DatasetInfo) -> str:
+    """Says where the classes of two data sets differ first; empty if they are the same.
+
+    Names in their order and the ignored label make the identity: names of data sets, colours and
+    the values in the original masks do not.
+    """
+    pairs = itertools.zip_longest(one.class_names, other.class_names)
+    for index, names in enumerate(pairs):
+        if names[0] != names[1]:
+            first, second = ("none" if name is None else repr(name) for name in names)
+            counts = f" ({one.num_classes} and {other.num_classes} classes)"
+            same = one.num_classes == other.num_classes
+            return f"class {index} is {first} against {second}{'' if same else counts}"
+    if one.ignore_label != other.ignore_label:
+        return f"the ignored label is {one.ignore_label} against {other.ignore_label}"
+    return ""
+
+
+def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> DatasetInfo:
     """Builds a DatasetInfo from the content of a dataset.json found at `origin`.
 
+    Args:
+      advice: what to do about a damaged one.
     Raises:
       UserError: if a key is missing or the counts contradict each other.
     """
@@ -78,11 +102,11 @@ def from_json(content: dict, origin: Path) -> DatasetInfo:
             splits={name: split["images"] for name, split in content.get("splits", {}).items()},
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{origin} lacks {error}; build the data set again.") from None
+        raise UserError(f"{origin} lacks {error}; {advice}.") from None
     if content.get("num_classes") != info.num_classes:
         raise UserError(
             f"{origin} says num_classes={content.get('num_classes')} but lists "
-            f"{info.num_classes} classes; build the data set again."
+            f"{info.num_classes} classes; {advice}."
         )
     return info
 
@@ -148,10 +172,13 @@ KNOWN = {
 
 
 def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
-    """Returns the facts of a data set: those beside its shards, else those known here.
+    """Returns the facts of a data set: those next to its shards, else those known here.
+
+    Records may be called what they like. The classes of a known name are compared; any other name
+    says nothing about classes, so that dataset.json decides.
 
     Args:
-      name: value of --dataset; empty trusts dataset.json alone.
+      name: value of --dataset; empty trusts only dataset.json.
       dataset_dir: folder of the shards; may lack a dataset.json if the name is known.
     Raises:
       UserError: if neither describes the data set, or they are different data sets.
@@ -159,10 +186,11 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     manifest = Path(dataset_dir) / MANIFEST
     if dataset_dir and manifest.is_file():
         info = from_json(read_manifest(dataset_dir), manifest)
-        if name and name != info.name:
+        difference = first_difference(KNOWN[name](), info) if name in KNOWN else ""
+        if difference:
             raise UserError(
-                f"--dataset={name}, but {manifest} describes {info.name!r}; "
-                "give the folder of the right data set or leave --dataset out."
+                f"--dataset={name} has other classes than {manifest}: {difference}; give the "
+                "folder of its records, or --dataset= (empty) for the classes of these."
             )
         return info
     if name in KNOWN:
@@ -179,9 +207,11 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     )
 
 
-def read_manifest(dataset_dir: str | Path) -> dict:
+def read_manifest(dataset_dir: str | Path, *, advice: str = "") -> dict:
     """Reads <dataset_dir>/dataset.json.
 
+    Args:
+      advice: what to do if there is none, or a damaged one.
     Raises:
       UserError: if it is missing or not JSON.
     """
@@ -192,7 +222,9 @@ def read_manifest(dataset_dir: str | Path) -> dict:
             return content
         error: object = f"it is a {type(content).__name__}"
     except FileNotFoundError:
-        raise UserError(f"There is no {MANIFEST} in {dataset_dir}; build the data set.") from None
+        advice = advice or "build the data set"
+        raise UserError(f"There is no {MANIFEST} in {dataset_dir}; {advice}.") from None
     except ValueError as problem:  # of JSON or UTF-8
         error = problem
-    raise UserError(f"{path} is damaged ({error}); remove it and build the data set again.")
+    advice = advice or f"remove it and {_BUILD_AGAIN}"
+    raise UserError(f"{path} is damaged ({error}); {advice}.")

@@ -1,6 +1,10 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
+from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
 
 
@@ -62,3 +66,37 @@ def test_a_data_set_without_a_catalog_entry_needs_its_manifest_only(records_dir)
     info = catalog.load("", records_dir)
     assert info.name == "shapes" and "shapes" not in catalog.KNOWN
     assert info.splits == {"train": 9, "val": 5} and info.colors[1] == (230, 60, 60)
+
+
+def described(folder, name, **changes):
+    """Writes the dataset.json of a known data set's classes under the folder's name."""
+    info = dataclasses.replace(catalog.KNOWN[name](), name=folder.name, **changes)
+    (folder / catalog.MANIFEST).write_text(json.dumps(info.to_json() | {"splits": {}}))
+    return info
+
+
+def test_equal_classes_are_one_data_set_under_any_name(tmp_path):
+    black = tuple(
+        dataclasses.replace(c, color=(0, 0, 0), label_id=None)
+        for c in catalog.load("camvid", "").classes
+    )
+    described(tmp_path, "camvid", classes=black)
+    info = catalog.load("camvid", tmp_path)
+    assert info.name == tmp_path.name and info.colors[0] == (0, 0, 0)  # those of the records
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda info: {"classes": info.classes[:-1]}, "class 10 is 'bicyclist' against none"),
+        (lambda info: {"classes": info.classes[1::-1] + info.classes[2:]}, "class 0 is 'sky' agai"),
+        (lambda info: {"ignore_label": 0}, "the ignored label is 255 against 0"),
+    ],
+)
+def test_other_classes_under_a_known_name_are_refused_with_the_first(tmp_path, change, difference):
+    folder = tmp_path / "camvid"
+    folder.mkdir()
+    described(folder, "camvid", **change(catalog.KNOWN["camvid"]()))
+    with pytest.raises(UserError, match=f"--dataset=camvid .*{difference}.* or --dataset= "):
+        catalog.load("camvid", folder)
+    assert catalog.load("", folder).name == "camvid"  # the way that the sentence names
