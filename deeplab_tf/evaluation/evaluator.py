@@ -36,6 +36,8 @@ class Evaluation:
             "split": self.split,
             "images": self.images,
             "miou": _number(self.scores.miou),
+            "classes_in_miou": self.scores.num_scored,
+            "num_classes": info.num_classes,
             "pixel_accuracy": _number(self.scores.pixel_accuracy),
             "mean_accuracy": _number(self.scores.mean_accuracy),
             "per_class": {
@@ -43,6 +45,21 @@ class Evaluation:
                 for name, iou in zip(info.class_names, self.scores.iou, strict=True)
             },
         }
+
+
+def require_labels(result: Evaluation, info: DatasetInfo, *, where: str) -> None:
+    """Raises UserError if all pixels of a split are ignored, so that there is no score."""
+    if not result.matrix.any():
+        raise UserError(nothing_to_score(result, info, where=where))
+
+
+def nothing_to_score(result: Evaluation, info: DatasetInfo, *, where: str) -> str:
+    """Says that all pixels of a split are ignored."""
+    return (
+        f"All labels of the {result.images} images of {result.split!r} in {where} are ignored "
+        f"({info.ignore_label}), so there is nothing to score; give another --eval_split, or build "
+        "the records again from masks that hold the classes."
+    )
 
 
 def _number(value: float) -> float | None:

@@ -37,6 +37,18 @@ class Scores:
     pixel_accuracy: float
     mean_accuracy: float
 
+    @property
+    def num_scored(self) -> int:
+        """Number of classes in the mean: those that occur in labels or predictions."""
+        return int(np.count_nonzero(~np.isnan(self.iou)))
+
+    @property
+    def miou_name(self) -> str:
+        """What the mean is to be called: it says so where classes are left out."""
+        classes = len(self.iou)
+        left_out = self.num_scored < classes
+        return f"mIoU over {self.num_scored} of {classes} classes" if left_out else "mIoU"
+
 
 def scores(matrix: np.ndarray) -> Scores:
     """Turns a confusion matrix, int64 [label, prediction], into scores."""

@@ -13,14 +13,14 @@ Color = tuple[int, int, int]
 def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str:
     """Returns per-class IoU and share of pixels, in percent, then the means; n/a where absent."""
     pixels = matrix.sum(axis=1)
-    width = max(map(len, [*class_names, "pixel accuracy"]))
+    width = max(map(len, [*class_names, "pixel accuracy", scores.miou_name]))
     lines = [f"{'class':<{width}}  {'IoU %':>7}  {'pixels %':>8}"]
     for name, iou, count in zip(class_names, scores.iou, pixels, strict=True):
         share = 100 * count / max(pixels.sum(), 1)
         lines.append(f"{name:<{width}}  {_percent(iou):>7}  {share:8.2f}")
     lines.append("-" * (width + 19))
     for name, value in (
-        ("mIoU", scores.miou),
+        (scores.miou_name, scores.miou),
         ("pixel accuracy", scores.pixel_accuracy),
         ("mean accuracy", scores.mean_accuracy),
     ):

@@ -350,7 +350,10 @@ class Trainer:
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
             if self.workers.is_chief:
-                miou = f"{result.scores.miou:.4f}"
-                print(f"step {step}  {evaluation.eval_split} mIoU {miou}", flush=True)
+                line = f"{evaluation.eval_split} {result.scores.miou_name} {result.scores.miou:.4f}"
+                if not result.matrix.any():
+                    folder = self.experiment.data.dataset_dir
+                    line = evaluator.nothing_to_score(result, self.info, where=folder)
+                print(f"step {step}  {line}", flush=True)
 
         return validate
