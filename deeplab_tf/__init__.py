@@ -6,20 +6,36 @@ Importing the package does not import TensorFlow.
 __version__ = "0.1.0"
 
 
-def load_model(run_dir, output_stride=None):
-    """Returns the Keras model of a run's folder, its newest whole checkpoint restored.
+def load_model(run_dir, output_stride=None, checkpoint=""):
+    """Returns the Keras model of a run's folder, one of its checkpoints restored.
+
+    The logger `deeplab_tf` says which one (level INFO), and warns if a better or newer one is kept.
 
     Args:
       run_dir: folder of a run or of an imported checkpoint, or one checkpoint in it
         (.../model.ckpt-1000).
       output_stride: unrolls the network at another output stride than it was trained at.
+      checkpoint: "newest", "best" (of the validations in training) or a step; empty takes the one
+        that run_dir names, or the newest whole one of a folder.
     Returns:
       A `deeplab_tf.models.deeplab.DeepLab`. Called on float32 RGB images [B, H, W, 3] in 0..255
       it returns a dict with `logits` (float32, at stride resolution, before enlarging) and, where
       trained, `aux_logits`.
     Raises:
-      deeplab_tf.config.UserError: if there is no run, or no whole checkpoint, in the folder.
+      deeplab_tf.config.UserError: if there is no run in the folder, or not that checkpoint, or
+        run_dir names another one than `checkpoint`.
     """
+    import logging
+
+    from deeplab_tf import checkpoint_choice
     from deeplab_tf.training import run_dir as run_dir_lib
 
-    return run_dir_lib.load(run_dir, output_stride=output_stride).model
+    choice = str(checkpoint)
+    checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir")
+    loaded = run_dir_lib.load(
+        run_dir, checkpoint=choice, output_stride=output_stride, way="checkpoint={!r}"
+    )
+    chosen = choice or checkpoint_choice.split(run_dir)[1] is not None
+    level = logging.WARNING if loaded.others and not chosen else logging.INFO
+    logging.getLogger(__name__).log(level, "%s: %s", run_dir, loaded.standing)
+    return loaded.model

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf import checkpoint_choice, config_flags
+from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
+from deeplab_tf.config import Config, UserError, require, setting
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,6 +23,7 @@ class EvalJobConfig(Config):
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
+    checkpoint: str = checkpoint_setting()
     eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
     eval_interval_secs: int = setting(300, "Seconds between looks for a new checkpoint.", least=0)
     max_number_of_evaluations: int = setting(
@@ -33,10 +35,19 @@ class EvalJobConfig(Config):
         super().__post_init__()
         require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
         require(bool(self.eval_logdir), "eval_logdir", "(empty)", "a path")
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+        if self.max_number_of_evaluations != 1:
+            folder, step = checkpoint_choice.split(self.checkpoint_dir)
+            asked = f"--max_number_of_evaluations={self.max_number_of_evaluations}"
+            if self.checkpoint not in ("", checkpoint_choice.NEWEST) or step is not None:
+                raise UserError(
+                    f"{asked} scores each new checkpoint of a run; give --checkpoint_dir={folder} "
+                    "without --checkpoint, or leave --max_number_of_evaluations out to score one."
+                )
 
 
 def main(job: EvalJobConfig) -> None:
-    """Scores the newest checkpoint, or each new one up to the end of the run."""
+    """Scores the chosen checkpoint, or each new one up to the end of the run."""
     from deeplab_tf.distribution import on_this_host
     from deeplab_tf.training.run_dir import RunDir, UnreadableCheckpointError
 
@@ -63,9 +74,9 @@ def main(job: EvalJobConfig) -> None:
 
 
 def score(
-    job: EvalJobConfig, checkpoint: str, strategy: "tf.distribute.Strategy"
+    job: EvalJobConfig, path: str, strategy: "tf.distribute.Strategy"
 ) -> "evaluator.Evaluation":
-    """Scores a checkpoint, or the newest of a folder: prints the table, writes the results.
+    """Scores a checkpoint, or the chosen one of a folder: prints the table, writes the results.
 
     The replicas of `strategy` share the images.
     """
@@ -79,7 +90,13 @@ def score(
     from deeplab_tf.training import run_dir
 
     with strategy.scope():
-        loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
+        loaded = run_dir.load(
+            path,
+            checkpoint=job.checkpoint if path == job.checkpoint_dir else "",
+            output_stride=config_flags.given("output_stride"),
+            way="--checkpoint={}",
+        )
+    print(f"{path}: {loaded.standing}", flush=True)
     experiment = config_flags.with_overrides(loaded.experiment)
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
@@ -94,13 +111,14 @@ def score(
             progress=bar.update,
             workers=Workers.of(strategy),
         )
+    evaluator.require_labels(result, info, where=experiment.data.dataset_dir)
     print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
     print(report.table(result.scores, info.class_names, result.matrix))
     folder = Path(job.eval_logdir)
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         **result.to_json(info, loaded.step),
-        "checkpoint": run_dir.RunDir.of(checkpoint).prefix(loaded.step),
+        "checkpoint": run_dir.RunDir.of(path).prefix(loaded.step),
         "dataset_dir": experiment.data.dataset_dir,
         "inference": config_flags.inference_settings(experiment, loaded.model.config),
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
+from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
 from deeplab_tf.config import Config, require, setting
 from deeplab_tf.serving_config import ServingConfig
 
@@ -18,6 +19,7 @@ class ExportConfig(Config):
     checkpoint_path: str = setting(
         "", "One checkpoint (.../model.ckpt-1000), in place of train_logdir."
     )
+    checkpoint: str = checkpoint_setting()
     export_dir: str = setting("", "Folder of the model; its versions are folders 1, 2, ... in it.")
     export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
     model_name: str = setting("", "Name of the model on a server; empty takes export_dir's.")
@@ -34,6 +36,8 @@ class ExportConfig(Config):
             "the folder of a run, or --checkpoint_path in its place",
         )
         require(bool(self.export_dir), "export_dir", "(empty)", "a path")
+        flag = "train_logdir" if self.train_logdir else "checkpoint_path"
+        require_one_choice(self.checkpoint, getattr(self, flag), flag)
 
 
 def main(job: ExportConfig, serving: ServingConfig) -> None:
@@ -42,13 +46,19 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    checkpoint = job.train_logdir or job.checkpoint_path
-    loaded = run_dir.load(checkpoint, output_stride=config_flags.given("output_stride"))
+    path = job.train_logdir or job.checkpoint_path
+    loaded = run_dir.load(
+        path,
+        checkpoint=job.checkpoint,
+        output_stride=config_flags.given("output_stride"),
+        way="--checkpoint={}",
+    )
+    print(f"{path}: {loaded.standing}", flush=True)
     experiment = config_flags.with_overrides(loaded.experiment)
-    run = run_dir.RunDir.of(checkpoint)
+    run = run_dir.RunDir.of(path)
     export_dir = Path(job.export_dir)
     name = job.model_name or export_dir.resolve().name
-    path = export.export(
+    version = export.export(
         build_predictor(loaded.model, experiment.data, experiment.eval),
         loaded.info,
         export_dir,
@@ -59,7 +69,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
         card=model_card.of_run(run, loaded, experiment),
         base_path=job.model_base_path or f"/models/{name}",
     )
-    print(f"{path}: step {loaded.step}, {loaded.info.num_classes} classes.")
+    print(f"{version}: step {loaded.step}, {loaded.info.num_classes} classes.")
 
 
 def run() -> None:

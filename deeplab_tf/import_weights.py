@@ -55,6 +55,14 @@ class ImportConfig(Config):
     dataset: str = setting(
         "", "Data set of the classes; empty takes the known one with as many, else numbers them."
     )
+    class_list: str = setting(
+        "",
+        "Class list of your own data, in place of dataset: the file that the records were, or "
+        "will be, built with.",
+    )
+    ignore_label: int = setting(
+        255, "With class_list: the label of ignored pixels in the records.", least=0
+    )
     output_stride: int = setting(16, "Input pixels per encoder cell.", choices=(8, 16, 32))
     atrous_rates: tuple[int, ...] = setting(
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
@@ -76,6 +84,18 @@ class ImportConfig(Config):
         super().__post_init__()
         require(bool(self.source), "source", "(empty)", "a path, an address or a model's name")
         require(bool(self.output), "output", "(empty)", "a path")
+        require(
+            not (self.dataset and self.class_list),
+            "class_list",
+            self.class_list,
+            f"nothing with --dataset={self.dataset}, which names the classes already",
+        )
+        require(
+            self.ignore_label <= 255 and (bool(self.class_list) or self.ignore_label == 255),
+            "ignore_label",
+            self.ignore_label,
+            "0 to 255, with --class_list",
+        )
 
 
 def main(job: ImportConfig) -> None:
@@ -98,7 +118,7 @@ def main(job: ImportConfig) -> None:
     if job.align_corners:
         config = dataclasses.replace(source.config, align_corners=True)
         source = dataclasses.replace(source, config=config)
-    info = _classes(job.dataset, source.num_classes)
+    info = _classes(job, source.num_classes)
     with keras_settings():
         model = build_model(source.config, num_classes=info.num_classes)
     kept = () if source.num_classes else ("aspp/", "classifier/")
@@ -111,10 +131,11 @@ def main(job: ImportConfig) -> None:
         f"dilated for output stride {config.output_stride}, ASPP rates {config.aspp_rates()}, "
         f"multi-grid {config.multi_grid or 'none'}, corners {corners}"
     )
-    print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes of {info.name}")
+    print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes")
+    print(f"class names: {_origin_of_names(job, info, source.num_classes)}")
     print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")
     if kept:
-        print("new: ASPP and classifier; the file holds a backbone alone, so train before use")
+        print("new: ASPP and classifier; the file holds only a backbone, so train before use")
     print(f"unused: {', '.join(source.unused) or 'none'}")
     print("missing: none")
     print(f"{Path(job.output)} is ready for eval, predict, export_model and train.")
@@ -124,7 +145,7 @@ def _require_free(output: str) -> None:
     path = Path(output)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
-            raise UserError(f"--output={output} can not be a folder: {place} is a file.")
+            raise UserError(f"--output={output} cannot be a folder: {place} is a file.")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"--output={output} is not empty; give a new folder.")
 
@@ -164,21 +185,51 @@ def _is_official(source) -> bool:
     return source.config.backbone()["stride_placement"] == "last_3x3"
 
 
-def _classes(name: str, num_classes: int):
+def _classes(job: ImportConfig, num_classes: int):
     from deeplab_tf.data import catalog
 
-    name = name or _DATASETS.get(num_classes or 21, "")
+    if job.class_list:
+        path = Path(job.class_list)
+        classes = catalog.read_class_table(path)
+        info = catalog.DatasetInfo(
+            name=f"classes_{len(classes)}", classes=classes, ignore_label=job.ignore_label
+        )
+        if num_classes not in (0, info.num_classes):
+            raise UserError(
+                f"--class_list={path} has {info.num_classes} classes, the weights of {job.source} "
+                f"have {num_classes}; give the list that they were trained with."
+            )
+        # Equal classes are the same data set, with its way of scoring, whatever the file is called.
+        for name, known in catalog.KNOWN.items():
+            if not catalog.first_difference(known(), info):
+                return dataclasses.replace(info, name=name)
+        return info
+
+    name = job.dataset or _DATASETS.get(num_classes or 21, "")
     if not name:
-        classes = [
+        numbered = (
             catalog.LabelClass(f"class_{i}", (i * 37 % 256,) * 3) for i in range(num_classes)
-        ]
-        return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(classes))
+        )
+        return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(numbered))
     info = catalog.load(name, "")
     if num_classes not in (0, info.num_classes):
         raise UserError(
-            f"--dataset={name} has {info.num_classes} classes, the weights have {num_classes}."
+            f"--dataset={name} has {info.num_classes} classes, the weights have {num_classes}; "
+            "leave it out, or name your own with --class_list=classes.csv."
         )
     return info
+
+
+def _origin_of_names(job: ImportConfig, info, num_classes: int) -> str:
+    """Says where the classes' names come from: files of weights hold none."""
+    if job.class_list:
+        return f"those of {job.class_list}"
+    if job.dataset:
+        return f"those of {info.name}"
+    if info.name in _DATASETS.values():
+        reason = "guessed from their number" if num_classes else "since the file has no classes"
+        return f"those of {info.name}, {reason}; --class_list or --dataset names others"
+    return f"numbers, {info.class_names[0]} and so on; --class_list names them"
 
 
 def _experiment(source, dataset: str) -> Experiment:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags, files
+from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
 from deeplab_tf.config import Config, UserError, require, setting
 
 
@@ -23,6 +24,7 @@ class PredictConfig(Config):
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
+    checkpoint: str = checkpoint_setting()
     export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
     server: str = setting(
         "", "host:port of a TensorFlow Serving that answers gRPC, in place of checkpoint_dir."
@@ -49,6 +51,13 @@ class PredictConfig(Config):
             self.checkpoint_dir or "(empty)",
             "exactly one of --checkpoint_dir, --export_dir and --server",
         )
+        require(
+            bool(self.checkpoint_dir) or not self.checkpoint,
+            "checkpoint",
+            self.checkpoint,
+            "a choice among the checkpoints of --checkpoint_dir",
+        )
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
         require(
             bool(self.server) == bool(self.class_list),
             "class_list",
@@ -175,7 +184,13 @@ def _open_model(job: PredictConfig):
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
+    loaded = run_dir.load(
+        job.checkpoint_dir,
+        checkpoint=job.checkpoint,
+        output_stride=config_flags.given("output_stride"),
+        way="--checkpoint={}",
+    )
+    print(f"{job.checkpoint_dir}: {loaded.standing}", flush=True)
     experiment = config_flags.with_overrides(loaded.experiment)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
     return predictor.labels, loaded.info.classes

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags
+from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
 from deeplab_tf.config import Config, require, setting
 
 
@@ -15,6 +16,7 @@ class VisConfig(Config):
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
+    checkpoint: str = checkpoint_setting()
     vis_logdir: str = setting("", "Folder for the pictures.")
     vis_split: str = setting("val", "Split to paint.")
     max_number_of_images: int = setting(0, "Pictures painted; 0 paints all of the split.", least=0)
@@ -31,6 +33,7 @@ class VisConfig(Config):
         super().__post_init__()
         require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
         require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
         saved = self.also_save_raw_predictions or not self.raw_label_ids
         require(saved, "raw_label_ids", True, "true with --also_save_raw_predictions only")
 
@@ -45,7 +48,13 @@ def main(job: VisConfig) -> None:
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import run_dir
 
-    loaded = run_dir.load(job.checkpoint_dir, output_stride=config_flags.given("output_stride"))
+    loaded = run_dir.load(
+        job.checkpoint_dir,
+        checkpoint=job.checkpoint,
+        output_stride=config_flags.given("output_stride"),
+        way="--checkpoint={}",
+    )
+    print(f"{job.checkpoint_dir}: {loaded.standing}", flush=True)
     experiment = config_flags.with_overrides(loaded.experiment)
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)

@@ -107,7 +107,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path):
         )
     assert not (tmp_path / "out").exists()
     for output in ("m.pth", "m.pth/out"):
-        with pytest.raises(UserError, match=r"can not be a folder: .*m\.pth is a file"):
+        with pytest.raises(UserError, match=r"cannot be a folder: .*m\.pth is a file"):
             run(tmp_path / "m.pth", tmp_path / output)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")

@@ -1,7 +1,6 @@
 """A new run's first weights, from another run or another program; nothing silently in part."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +39,16 @@ def initialize(
       UserError: if the weights belong to another network, or a variable would be left out.
     """
     backbone_only = not (last_layers or logits_only)
-    source = _of_a_run(checkpoint) or sources.read(
-        checkpoint,
-        output_stride=model.config.output_stride,
-        atrous_rates=model.config.aspp_rates(),
-        multi_grid=model.config.multi_grid,
-        backbone_only=backbone_only,
+    own = _of_a_run(checkpoint)
+    source, standing = own or (
+        sources.read(
+            checkpoint,
+            output_stride=model.config.output_stride,
+            atrous_rates=model.config.aspp_rates(),
+            multi_grid=model.config.multi_grid,
+            backbone_only=backbone_only,
+        ),
+        "",
     )
     backbone_only = backbone_only or not source.num_classes
     _require_same_network(source, model.config, checkpoint, backbone_only)
@@ -68,22 +71,21 @@ def initialize(
         reasons.append(f"unused in the file: {', '.join(source.unused)}")
     text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
     text += f"; new: {', '.join(new)}" if new else ", all"
-    return f"{text} ({'; '.join(reasons)})." if reasons else f"{text}."
+    text += f" ({'; '.join(reasons)})." if reasons else "."
+    return f"{text} The checkpoint is {standing}." if standing else text
 
 
-def _of_a_run(checkpoint: str) -> Source | None:
-    """Reads one of our own runs, or a checkpoint in it."""
+def _of_a_run(checkpoint: str) -> tuple[Source, str] | None:
+    """Reads one of our own runs, or a checkpoint in it; says which one it is."""
     path = Path(checkpoint)
     if sources.is_named(checkpoint) or "://" in checkpoint:
         return None
-    folder = path if path.is_dir() else path.parent
-    if not path.is_dir() and not re.fullmatch(r"model\.ckpt-\d+(\.index)?", path.name):
-        return None
-    if not (folder / run_dir.EXPERIMENT).is_file():
+    if not (run_dir.RunDir.of(path).path / run_dir.EXPERIMENT).is_file():
         return None
     loaded = run_dir.load(path)
     arrays = {name: v.numpy() for name, v in mapping.variables_of(loaded.model).items()}
-    return Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
+    source = Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
+    return source, loaded.standing
 
 
 def _require_same_network(

@@ -5,6 +5,7 @@ off the files themselves: TensorFlow's `checkpoint` state file, once damaged, wo
 a run start anew (docs/ancestors.md, TensorFlow).
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,27 +15,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import __version__, config_flags
-from deeplab_tf.config import Experiment, UserError
+from deeplab_tf import __version__, checkpoint_choice, config_flags
+from deeplab_tf.checkpoint_choice import BEST, NEWEST
+from deeplab_tf.config import Experiment, TrainConfig, UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.process_state import keras_settings
-from deeplab_tf.training import averaging
+from deeplab_tf.training import averaging, foreign, schedules
 
-EXPERIMENT, METRICS, ENVIRONMENT, BEST = (
-    "experiment.flags",
-    "metrics.jsonl",
-    "environment.json",
-    "best.json",
-)
+EXPERIMENT, METRICS, ENVIRONMENT = "experiment.flags", "metrics.jsonl", "environment.json"
+BEST_FILE = "best.json"
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
-_CHECKPOINT = re.compile(r"model\.ckpt-(\d+)(\.index)?")
 # What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
 _DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
 WRITE_FAULTS = (tf.errors.OpError, OSError)
@@ -55,8 +53,7 @@ class RunDir:
     @classmethod
     def of(cls, path: str | Path) -> "RunDir":
         """Returns the run of a folder, or of one checkpoint in it (.../model.ckpt-1000)."""
-        folder = Path(path)
-        return cls(folder.parent if _CHECKPOINT.fullmatch(folder.name) else folder)
+        return cls(checkpoint_choice.split(path)[0])
 
     def open_for_training(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
         """Writes the run's settings, or checks that they are those of the run to be resumed.
@@ -71,33 +68,94 @@ class RunDir:
                 f"--train_logdir={self.path} is the folder of a data set; a run needs its own."
             )
         if flags.is_file():
-            changed = config_flags.differences(config_flags.parse_flagfile(flags), experiment)
-            if self.dataset().to_json() != info.to_json():
-                changed.append("the data set's classes")
-            if changed:
-                raise UserError(
-                    f"{self.path} holds a run with other settings, which can not be resumed with "
-                    f"these: {'; '.join(changed)}. Give the old values, or another --train_logdir."
-                )
+            self._require_same_run(experiment, info)
         elif self.checkpoint_steps():
             raise UserError(
                 f"{self.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
             )
+        self.require_plain_path()
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(manifest, json.dumps(info.to_json(), indent=1) + "\n")
         write_atomically(flags, config_flags.flagfile_text(experiment))
         write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
+    def require_plain_path(self) -> None:
+        """Raises UserError for names that TensorFlow cannot read checkpoints from."""
+        # TensorFlow would write checkpoints there, and then find none of them.
+        pattern = re.search(r"\[.*\]|[\\*?]", str(self.path))
+        if pattern:
+            raise UserError(
+                f"The run's folder {self.path} has {pattern[0]} in its path, which TensorFlow "
+                "takes for a pattern when it reads checkpoints; rename it, or give a path without."
+            )
+
+    def _require_same_run(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
+        old = self.experiment()
+        changed = config_flags.differences(old, experiment)
+        difference = catalog.first_difference(self.dataset(), info)
+        if difference:
+            changed.append(f"the data set's classes ({difference})")
+        before = old.train.training_number_of_steps
+        now = experiment.train.training_number_of_steps
+        if len(changed) == 1 and before != now:
+            self._require_continuable(old.train, now)
+        elif changed:
+            raise UserError(
+                f"{self.path} holds a run with other settings, which cannot be resumed with "
+                f"these: {'; '.join(changed)}. Give the old values, or another --train_logdir."
+            )
+
+    def _require_continuable(self, config: TrainConfig, steps: int) -> None:
+        """Checks that the run so far is the beginning of one of `steps` steps.
+
+        Batches depend on the step only, and the rest of the settings are equal: so the learning
+        rates decide.
+        """
+        done = max(self.checkpoint_steps(), default=0)
+        before = config.training_number_of_steps
+        start_anew = (
+            f"train on from its weights in a new folder: --tf_initial_checkpoint={self.path} "
+            "--train_logdir=DIR"
+        )
+        if steps < done:
+            raise UserError(
+                f"{self.path} is at step {done} already, past --training_number_of_steps={steps}; "
+                f"give its own {before}, or {start_anew}."
+            )
+        longer = dataclasses.replace(config, training_number_of_steps=steps)
+        old, new = schedules.build_schedule(config), schedules.build_schedule(longer)
+        passed = tf.range(done, dtype=tf.int64)
+        if not np.array_equal(old(passed), new(passed)):
+            finish = f"give {before} to finish it, or " if done < before else ""
+            raise UserError(
+                f"{self.path} did {done} of {before} steps at learning rates that a run of "
+                f"{steps} steps would not have had (--learning_policy={config.learning_policy} "
+                f"falls over the whole run), so it cannot become one; {finish}{start_anew} "
+                f"--training_number_of_steps={max(steps - done, 1)}."
+            )
+        if not np.any(new(tf.range(done, steps, dtype=tf.int64))) and steps > done:
+            raise UserError(
+                f"{self.path} is at step {done}, where the learning rate has come down to 0 and "
+                f"stays there, so {steps - done} further steps would train nothing; {start_anew} "
+                f"--training_number_of_steps={steps - done}."
+            )
+
     def experiment(self) -> Experiment:
-        """Reads the run's settings."""
+        """Reads the run's settings.
+
+        Raises:
+          UserError: if the folder is not a run's; it says what the folder holds.
+        """
         path = self.path / EXPERIMENT
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run's folder: there is no {EXPERIMENT} in it.")
+            raise foreign.not_a_run(self.path, EXPERIMENT)
         return config_flags.parse_flagfile(path)
 
     def dataset(self) -> catalog.DatasetInfo:
         """Reads what the run's data set consists of."""
-        return catalog.from_json(catalog.read_manifest(self.path), self.path / catalog.MANIFEST)
+        advice = f"it names the model's classes: restore it from a copy of {self.path}"
+        content = catalog.read_manifest(self.path, advice=advice)
+        return catalog.from_json(content, self.path / catalog.MANIFEST, advice=advice)
 
     def checkpoint_steps(self) -> list[int]:
         """Returns the steps of all checkpoints, ascending; they may turn out to be damaged."""
@@ -123,7 +181,7 @@ class RunDir:
         Args:
           lost: errors that tell of other workers, not of the disk; they are raised as they are.
         Raises:
-          UserError: if it can not be written; earlier checkpoints stay.
+          UserError: if it cannot be written; earlier checkpoints stay.
         """
         try:
             self.write(checkpoint, step)
@@ -140,7 +198,7 @@ class RunDir:
         self.prune(keep=keep, also={step})
 
     def write(self, checkpoint: tf.train.Checkpoint, step: int) -> None:
-        """Writes a checkpoint; raises one of WRITE_FAULTS if it can not."""
+        """Writes a checkpoint; raises one of WRITE_FAULTS if it cannot."""
         checkpoint.write(self.prefix(step))
         # For tf.train.latest_checkpoint in people's own scripts; nothing here reads it.
         state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
@@ -194,7 +252,7 @@ class RunDir:
             checkpoint.read(self.prefix(step)).assert_existing_objects_matched()
         except _DAMAGE as error:
             raise UnreadableCheckpointError(
-                f"{self.prefix(step)} can not be read ({reason_of(error)}); all workers must see "
+                f"{self.prefix(step)} cannot be read ({reason_of(error)}); all workers must see "
                 "the chief's --train_logdir."
             ) from None
 
@@ -213,16 +271,26 @@ class RunDir:
         write_atomically(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
 
     def _recorded(self) -> list[dict]:
+        """Returns the lines of metrics.jsonl, without the one that a killed run was writing.
+
+        Raises:
+          UserError: if another line is damaged: without it the best checkpoint could be another.
+        """
         path = self.path / METRICS
         if not path.is_file():
             return []
+        *lines, unfinished = path.read_bytes().split(b"\n")
         entries = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # the line a killed run was writing
-        return entries
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is None:
+                raise UserError(
+                    f"Line {number} of {path} is damaged; restore the file from a copy, or delete "
+                    "that line, which then is forgotten."
+                )
+            entries.append(entry)
+        last = _entry(unfinished)
+        return entries + ([last] if last else [])
 
     def was_scored(self, step: int) -> bool:
         """Whether metrics.jsonl has a validation of this step."""
@@ -238,16 +306,89 @@ class RunDir:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def best(self) -> dict:
-        """Returns step and miou of the best validated checkpoint; empty before the first."""
+        """Returns step and miou of the best validated checkpoint; empty before the first.
+
+        Scores of one split are compared, the last one validated on. Where metrics.jsonl has none,
+        as in a copy of a run's checkpoints, best.json tells.
+        """
         scored = [entry for entry in self._recorded() if entry.get("miou") is not None]
         if not scored:
-            return {}
+            return self._noted_best()
+        scored = [entry for entry in scored if entry.get("split") == scored[-1].get("split")]
         best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
-        return {"step": best["step"], "miou": best["miou"]}
+        return {"step": best["step"], "miou": best["miou"], "split": best.get("split")}
+
+    def _noted_best(self) -> dict:
+        path = self.path / BEST_FILE
+        noted = _entry(path.read_bytes()) if path.is_file() else None
+        return noted if noted and isinstance(noted.get("miou"), float) else {}
 
     def note_best(self) -> None:
         """Writes best.json, which tells people what `best` tells programs."""
-        write_atomically(self.path / BEST, json.dumps(self.best()) + "\n")
+        write_atomically(self.path / BEST_FILE, json.dumps(self.best()) + "\n")
+
+    def choose(self, wanted: str | int) -> int:
+        """Returns the step of the checkpoint that is wanted: newest, best or a step.
+
+        Raises:
+          UnreadableCheckpointError: if it is not kept; the sentence names those that are.
+        """
+        steps = self.checkpoint_steps()
+        if not steps:
+            raise UserError(f"{self.path} holds no whole checkpoint yet; train it first.")
+        if wanted == NEWEST:
+            return steps[-1]
+        kept = f"it has: {', '.join(map(str, steps))}"
+        best = self.best()
+        if wanted == BEST and not best:
+            raise UnreadableCheckpointError(
+                f"{self.path} has no best checkpoint, since none was validated in training "
+                f"(--eval_interval_steps); {kept}."
+            )
+        step = best["step"] if wanted == BEST else int(wanted)
+        if step not in steps:
+            what = f"checkpoint of step {step}" + (", its best" if wanted == BEST else "")
+            raise UnreadableCheckpointError(f"{self.path} has no {what}; {kept}.")
+        return step
+
+    def standing(
+        self, step: int, *, damaged: Collection[int] = (), way: str = ""
+    ) -> tuple[str, list[str]]:
+        """Says what a step's checkpoint is, and which newer or better ones there are.
+
+        Args:
+          damaged: steps whose checkpoints were passed over.
+          way: how to get another one, with {} for newest or best; by default its path is named.
+        Returns:
+          Such as "step 1000 (newest)", and what there is to say of others; mIoU in percent.
+        """
+        others = set(self.checkpoint_steps()) - {step, *damaged}
+        best = self.best()
+        scores = [
+            entry["miou"]
+            for entry in self.scores_at(step)
+            if entry["miou"] is not None and entry.get("split") == best.get("split")
+        ]
+        newest = not others or max(others) < step
+        titles = [*["newest"] * newest, *["best"] * (best.get("step") == step)]
+        if not others:
+            titles = ["the only checkpoint"]
+        titles += ["before any training"] if step == 0 else []
+        titles += [f"mIoU {100 * scores[-1]:.2f} in validation"] if scores else []
+        titles += [f"{', '.join(map(str, sorted(damaged)))} damaged"] if damaged else []
+        others_say = []
+
+        def reach(name: str, other: int) -> str:
+            return way.format(name) + " takes it" if way else f"it is {self.prefix(other)}"
+
+        if not newest:
+            others_say += [f"step {max(others)} is newer", reach(NEWEST, max(others))]
+        if best and best["step"] != step and not (scores and scores[-1] == best["miou"]):
+            against = f"against {100 * scores[-1]:.2f}" if scores else "where this has no score"
+            others_say += [f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}"]
+            kept = best["step"] in others
+            others_say += [reach(BEST, best["step"]) if kept else "it is not kept"]
+        return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", others_say
 
 
 class FollowersRunDir(RunDir):
@@ -266,7 +407,7 @@ class FollowersRunDir(RunDir):
             if isinstance(error, lost):
                 raise
             raise UserError(
-                f"Step {step} can not be saved: every worker needs room for a copy of the "
+                f"Step {step} cannot be saved: every worker needs room for a copy of the "
                 f"checkpoint in {tempfile.gettempdir()} ({reason_of(error)}); make room, or set "
                 "TMPDIR."
             ) from None
@@ -290,12 +431,22 @@ class FollowersRunDir(RunDir):
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run's settings, data set and restored model."""
+    """A run's settings, data set and restored model.
+
+    title: which checkpoint it is. others: what is to be said of newer or better ones.
+    """
 
     experiment: Experiment
     info: catalog.DatasetInfo
     model: DeepLab
     step: int
+    title: str
+    others: list[str]
+
+    @property
+    def standing(self) -> str:
+        """Which checkpoint it is, and which newer or better ones there are, for people."""
+        return "; ".join([self.title, *self.others])
 
     def dataset_at(self, dataset_dir: str) -> catalog.DatasetInfo:
         """Returns the data set to score on, which must have the classes the model was trained for.
@@ -303,62 +454,91 @@ class LoadedRun:
         Raises:
           UserError: if its classes differ.
         """
-        described = (Path(dataset_dir) / catalog.MANIFEST).is_file()
-        known = self.info.name in catalog.KNOWN
-        info = self.info
-        if described or known:
-            info = catalog.load("" if described else self.info.name, dataset_dir)
-        if info.class_names != self.info.class_names:
+        if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
+            # The official package's shards describe nothing, but a known data set's size is known.
+            known = catalog.KNOWN.get(self.info.name, lambda: self.info)()
+            return self.info if catalog.first_difference(self.info, known) else known
+
+        info = catalog.load("", dataset_dir)
+        difference = catalog.first_difference(self.info, info)
+        if difference:
+            imported = not self.experiment.train.train_logdir
             raise UserError(
-                f"The model was trained for the {self.info.num_classes} classes of "
-                f"{self.info.name!r}; --dataset_dir={dataset_dir} has {info.num_classes} others."
+                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference} "
+                "(the model's first); "
+                + (
+                    "import its weights again with --class_list, the list that the records were "
+                    "built with, if the weights were trained for it, or give other records."
+                    if imported
+                    else "give records that were built with the class list it was trained with."
+                )
             )
         return info
 
 
-def load(path: str | Path, *, output_stride: int | None = None) -> LoadedRun:
+def load(
+    path: str | Path, *, checkpoint: str = "", output_stride: int | None = None, way: str = ""
+) -> LoadedRun:
     """Restores the model of a run's folder, with averaged weights if the run has them.
 
     Args:
-      path: the folder, whose newest whole checkpoint is restored, or the path of one checkpoint
-        in it (.../model.ckpt-1000).
+      path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
+      checkpoint: as the setting: newest, best or a step; empty takes the one that the path names,
+        or the newest whole one.
       output_stride: builds the network at another output stride than it was trained at.
+      way: see RunDir.standing; used where the path is a folder.
     Raises:
-      UserError: if the folder, or a whole checkpoint in it, does not exist.
+      UserError: if the folder, or the checkpoint in it, does not exist or is damaged.
     """
-    named = _CHECKPOINT.fullmatch(Path(path).name)
-    step = int(named[1]) if named else None
     run = RunDir.of(path)
-    folder = run.path
+    if not (run.path / EXPERIMENT).is_file():
+        raise foreign.not_a_run(Path(path), EXPERIMENT)
+    run.require_plain_path()
+    wanted = checkpoint_choice.wanted(path, checkpoint)
+    way = "" if checkpoint_choice.split(path)[1] is not None else way
     experiment, info = run.experiment(), run.dataset()
+    step = run.choose(wanted)
     config = experiment.model
     if output_stride and output_stride != config.output_stride:
         config = config.at_output_stride(output_stride)
     with keras_settings():
         model = build_model(config, num_classes=info.num_classes)
-    steps = run.checkpoint_steps()
-    if step is not None and step not in steps:
-        known = ", ".join(map(str, steps)) or "none"
-        raise UnreadableCheckpointError(
-            f"{folder} has no checkpoint of step {step}; it has: {known}."
-        )
     parts = [tf.train.Checkpoint(model=model)]
     if experiment.train.ema_decay:
         parts.append(averaging.checkpoint_of_averages(model))
-    for candidate in reversed(steps) if step is None else [step]:
+
+    damaged: list[int] = []
+    older = [kept for kept in reversed(run.checkpoint_steps()) if kept < step]
+    for candidate in [step, *older] if wanted == NEWEST else [step]:
         try:
             for part in parts:
                 status = part.read(run.prefix(candidate)).expect_partial()
                 status.assert_existing_objects_matched()
-            return LoadedRun(experiment, info, model, candidate)
+            title, others = run.standing(candidate, damaged=damaged, way=way)
+            return LoadedRun(experiment, info, model, candidate, title, others)
         except _DAMAGE as error:
-            reason = str(error).splitlines()[0]
-            if step is not None:
+            if wanted != NEWEST:
+                whole = ", ".join(str(kept) for kept in run.checkpoint_steps() if kept != step)
                 raise UnreadableCheckpointError(
-                    f"{run.prefix(step)} can not be read: {reason}."
+                    f"{run.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
+                    f"{run.path} also has: {whole or 'none'}."
                 ) from None
             _warn_of_damage(candidate, error)
-    raise UserError(f"{folder} holds no whole checkpoint yet.")
+            damaged.append(candidate)
+    steps = ", ".join(map(str, sorted(damaged)))
+    raise UserError(
+        f"{run.path} holds no whole checkpoint, those of steps {steps} are damaged; restore their "
+        "files, or train again."
+    )
+
+
+def _entry(line: bytes) -> dict | None:
+    """Returns a line of JSON that has a step; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:  # of JSON or UTF-8
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def _warn_of_damage(step: int, error: Exception) -> None:

@@ -1,0 +1,58 @@
+"""Which checkpoint of a run is meant: --checkpoint, or a path that names one.
+
+Needs no TensorFlow, so that a contradiction is answered at once.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from deeplab_tf.settings import UserError, require, setting
+
+NEWEST, BEST = "newest", "best"
+# People give any of a checkpoint's files, as the shell completes them.
+_FILE = re.compile(r"model\.ckpt-(\d+)(\.index|\.data-\d{5}-of-\d{5})?")
+_STEP = re.compile(r"(?:model\.ckpt-)?(\d+)")
+
+
+def checkpoint_setting() -> Any:
+    """Returns the setting --checkpoint, the same in every program that reads a run."""
+    return setting(
+        "",
+        "Checkpoint to take: newest, best (of the validations in training) or a step; empty takes "
+        "the one that the path names, or the newest of a folder.",
+    )
+
+
+def require_one_choice(choice: str, path: str, flag: str) -> None:
+    """Raises UserError if --checkpoint is no choice, or contradicts a path that names a step."""
+    require(
+        choice in ("", NEWEST, BEST) or bool(_STEP.fullmatch(choice)),
+        "checkpoint",
+        choice,
+        "newest, best or a step such as 1000",
+    )
+    folder, step = split(path)
+    if choice and step is not None and wanted(path, choice) != step:
+        raise UserError(
+            f"--{flag}={path} names step {step}, --checkpoint={choice} another; give only one of "
+            f"them, or --{flag}={folder} --checkpoint={choice}."
+        )
+
+
+def split(path: str | Path) -> tuple[Path, int | None]:
+    """Returns a run's folder, and the step if the path names a checkpoint (.../model.ckpt-1000)."""
+    path = Path(path)
+    named = _FILE.fullmatch(path.name)
+    if not named or path.is_dir():
+        return path, None
+    return path.parent, int(named[1])
+
+
+def wanted(path: str | Path, choice: str = "") -> str | int:
+    """Returns NEWEST, BEST or a step."""
+    named = _STEP.fullmatch(choice)
+    if named:
+        return int(named[1])
+    step = split(path)[1]
+    return choice or (NEWEST if step is None else step)

@@ -1,0 +1,238 @@
+"""Which checkpoint of a run is taken, what is said of it, and which runs may be made longer."""
+
+import dataclasses
+import shutil
+
+import pytest
+import tensorflow as tf
+
+import deeplab_tf
+from deeplab_tf import checkpoint_choice, eval
+from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError
+from deeplab_tf.data import catalog
+from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.training import initialization, run_dir
+from deeplab_tf.training.run_dir import RunDir
+
+INFO = catalog.DatasetInfo(
+    name="own", classes=tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("a", "b", "c"))
+)
+MODEL = ModelConfig(
+    model_variant="resnet_v1_18", atrous_rates=(1,), aspp_convs_filters=2, dropout_rate=0
+)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run with steps 0, 500, 800 and 1000; the first bias of the classifier is the step."""
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    run = RunDir(folder)
+    run.open_for_training(Experiment(model=MODEL, train=TrainConfig(train_logdir="run")), INFO)
+    model = build_model(MODEL, num_classes=3)
+    for step in (0, 500, 800, 1000):
+        bias(model).assign([float(step), 0, 0])
+        run.write(tf.train.Checkpoint(model=model), step)
+    return folder
+
+
+def bias(model):
+    return next(v for v in model.trainable_variables if v.shape == [3] and "bias" in v.name)
+
+
+@pytest.fixture
+def run(kept, tmp_path):
+    """A copy of it, in which step 800 was scored best."""
+    shutil.copytree(kept, tmp_path / "run")
+    found = RunDir(tmp_path / "run")
+    for step, miou in ((500, 0.3), (800, 0.534), (1000, 0.529)):
+        found.record({"step": step, "split": "val", "miou": miou})
+    found.note_best()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("choice", "step", "said"),
+    [
+        (
+            "",
+            1000,
+            "step 1000 (newest, mIoU 52.90 in validation); step 800 scored better: 53.40 against "
+            "52.90; --checkpoint=best takes it",
+        ),
+        (
+            "best",
+            800,
+            "step 800 (best, mIoU 53.40 in validation); step 1000 is newer; --checkpoint=newest "
+            "takes it",
+        ),
+        ("model.ckpt-0", 0, "step 0 (before any training); step 1000 is newer; --checkpoint="),
+    ],
+)
+def test_what_is_chosen_is_loaded_and_said(run, choice, step, said):
+    loaded = run_dir.load(run.path, checkpoint=choice, way="--checkpoint={}")
+    assert loaded.step == step == bias(loaded.model).numpy()[0]
+    assert loaded.standing.startswith(said)
+
+
+def test_a_path_names_a_step_by_any_of_its_files(run):
+    for ending in ("", ".index", ".data-00000-of-00001"):
+        path = f"{run.prefix(500)}{ending}"
+        assert checkpoint_choice.split(path) == (run.path, 500)
+        checkpoint_choice.require_one_choice("500", path, "checkpoint_dir")
+    for choice in ("newest", "best", "800"):
+        with pytest.raises(UserError, match=f"names step 500, --checkpoint={choice} another"):
+            checkpoint_choice.require_one_choice(choice, path, "checkpoint_dir")
+    loaded = run_dir.load(path, way="--checkpoint={}")
+    assert loaded.step == 500 and f"it is {run.prefix(800)}" in loaded.standing
+
+
+def test_what_is_not_kept_is_refused_with_what_is(run):
+    with pytest.raises(UserError, match="no checkpoint of step 900; it has: 0, 500, 800, 1000"):
+        run_dir.load(run.path, checkpoint="900")
+    for file in run.path.glob("model.ckpt-800.*"):
+        file.unlink()
+    with pytest.raises(UserError, match="of step 800, its best; it has: 0, 500, 1000"):
+        run_dir.load(run.path, checkpoint="best")
+    assert "53.40 against 52.90; it is not kept" in run_dir.load(run.path).standing
+
+
+def test_without_validation_there_is_no_best(run):
+    (run.path / "metrics.jsonl").unlink()
+    assert run.best()["step"] == 800  # as best.json tells
+    (run.path / "best.json").unlink()
+    assert run_dir.load(run.path).standing == "step 1000 (newest)"
+    with pytest.raises(UserError, match=r"no best .* \(--eval_interval_steps\); it has: 0, 500"):
+        run_dir.load(run.path, checkpoint="best")
+
+
+def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run):
+    for step in (800, 1000):
+        data = run.path / f"model.ckpt-{step}.data-00000-of-00001"
+        data.write_bytes(data.read_bytes()[:100])
+    loaded = run_dir.load(run.path)
+    assert loaded.step == 500 and loaded.title.endswith("validation, 800, 1000 damaged)")
+    with pytest.raises(UserError, match="model.ckpt-800 cannot be read: .*also has: 0, 500, 1000"):
+        run_dir.load(run.path, checkpoint="best")
+
+
+def test_scores_of_another_split_are_not_compared(run):
+    run.record({"step": 1000, "split": "test", "miou": 0.4})
+    assert run.best() == {"step": 1000, "miou": 0.4, "split": "test"}
+    assert run.standing(1000) == ("step 1000 (newest, best, mIoU 40.00 in validation)", [])
+
+
+def test_a_damaged_line_of_scores_is_named_and_nothing_is_lost(run):
+    """Only the last line may be cut, by a kill: without the others the best may be another."""
+    path = run.path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": 10')
+    assert run.best()["step"] == 800
+    for number, damage in ((1, b"\xff"), (2, b"x"), (3, b"[]\n")):
+        lines = whole.splitlines(keepends=True)
+        lines[number - 1] = damage + lines[number - 1][1:] if number < 3 else damage
+        path.write_bytes(b"".join(lines))
+        for reading in (run.best, lambda: run.forget_after(1000), lambda: run.prune(keep=1)):
+            with pytest.raises(UserError, match=f"Line {number} of .*metrics.jsonl is damaged"):
+                reading()
+        assert path.read_bytes() == b"".join(lines)
+    assert run.checkpoint_steps() == [0, 500, 800, 1000]
+
+
+def test_load_model_takes_the_choice_and_warns_of_a_better_one(run, caplog):
+    assert bias(deeplab_tf.load_model(run.path)).numpy()[0] == 1000
+    assert "step 800 scored better" in caplog.text and "checkpoint='best' takes it" in caplog.text
+    caplog.clear()
+    for checkpoint, step in (("best", 800), (500, 500)):
+        assert bias(deeplab_tf.load_model(run.path, checkpoint=checkpoint)).numpy()[0] == step
+    assert not caplog.text
+
+
+def test_a_new_run_says_which_step_it_starts_from(run):
+    model = build_model(MODEL, num_classes=3)
+    said = initialization.initialize(model, str(run.path))
+    assert "is step 1000 (newest, mIoU 52.90 in validation); step 800 scored better" in said
+    assert f"; it is {run.prefix(800)}." in said
+
+
+def test_following_a_run_takes_no_choice(run):
+    for settings in (
+        {"checkpoint": "best", "checkpoint_dir": str(run.path)},
+        {"checkpoint_dir": run.prefix(500)},
+    ):
+        with pytest.raises(UserError, match="=0 scores each new checkpoint of a run"):
+            eval.EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "done", "steps"),
+    [
+        ({"learning_policy": "step"}, 1000, 2000),
+        ({"learning_policy": "step", "slow_start_step": 10}, 1000, 2000),
+        ({"end_learning_rate": 0.1}, 1000, 2000),  # equal to the first: constant
+        ({"learning_power": 0.0}, 1000, 2000),
+        ({"decay_steps": 1000, "end_learning_rate": 0.01}, 1000, 2000),
+        ({"decay_steps": 900, "learning_policy": "cosine", "end_learning_rate": 0.01}, 1000, 1500),
+        ({"decay_steps": 4000}, 1000, 2000),
+        ({"learning_policy": "step"}, 500, 700),  # shorter, but not shorter than it is
+        ({}, 0, 2000),
+    ],
+)
+def test_a_run_goes_on_where_the_longer_one_would_have_been_there(tmp_path, settings, done, steps):
+    assert longer(tmp_path, settings, done, steps).experiment().train == TrainConfig(
+        **{"base_learning_rate": 0.1, "training_number_of_steps": steps} | settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "done", "steps", "sentence"),
+    [
+        ({}, 1000, 2000, r"policy=poly falls .* become one; train on .*=1000\.$"),
+        ({}, 500, 2000, r"give 1000 to finish it, or train on .*=1500\.$"),
+        ({"learning_policy": "cosine"}, 1000, 1001, "policy=cosine falls"),
+        ({"slow_start_step": 10}, 1000, 1100, "policy=poly falls"),
+        ({"decay_steps": 1000}, 1000, 2000, r"come down to 0 .* so 1000 further steps would"),
+        ({"learning_policy": "step"}, 1000, 900, "is at step 1000 already, past .*its own 1000"),
+    ],
+)
+def test_other_rates_are_refused_with_the_way_out(tmp_path, settings, done, steps, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        longer(tmp_path, settings, done, steps)
+    assert f"--tf_initial_checkpoint={tmp_path} --train_logdir=DIR" in str(error.value)
+    assert RunDir(tmp_path).experiment().train.training_number_of_steps == 1000
+
+
+def longer(folder, settings, done, steps):
+    """Opens a run of 1000 steps that has done some as one of `steps` steps."""
+    train = TrainConfig(base_learning_rate=0.1, training_number_of_steps=1000, **settings)
+    run = RunDir(folder)
+    run.open_for_training(Experiment(train=train), INFO)
+    (folder / f"model.ckpt-{done}.index").touch()
+    train = dataclasses.replace(train, training_number_of_steps=steps)
+    run.open_for_training(Experiment(train=train), INFO)
+    return run
+
+
+def test_a_renamed_data_set_is_the_same_and_other_classes_are_named(tmp_path):
+    run = RunDir(tmp_path)
+    run.open_for_training(Experiment(), INFO)
+    renamed = dataclasses.replace(INFO, name="records")
+    run.open_for_training(Experiment(), renamed)
+    assert run.dataset() == renamed
+    other = dataclasses.replace(
+        INFO, classes=(*INFO.classes[:2], catalog.LabelClass("d", (0,) * 3))
+    )
+    with pytest.raises(UserError, match=r"classes \(class 2 is 'c' against 'd'\)"):
+        run.open_for_training(Experiment(), other)
+
+
+@pytest.mark.parametrize("name", ["runs[1]", "a*", "a?", "a\\b"])
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="which TensorFlow takes for a pattern"):
+        RunDir(tmp_path / name).open_for_training(Experiment(), INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_its_classes_says_to_restore_them(run):
+    (run.path / catalog.MANIFEST).unlink()
+    with pytest.raises(UserError, match="There is no dataset.json .*: restore it from a copy of"):
+        run_dir.load(run.path)
