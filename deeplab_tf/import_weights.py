@@ -200,10 +200,8 @@ def _classes(job: ImportConfig, num_classes: int):
                 f"have {num_classes}; give the list that they were trained with."
             )
         # Equal classes are the same data set, with its way of scoring, whatever the file is called.
-        for name, known in catalog.KNOWN.items():
-            if not catalog.first_difference(known(), info):
-                return dataclasses.replace(info, name=name)
-        return info
+        known = catalog.known_as(info)
+        return dataclasses.replace(info, name=known.name) if known else info
 
     name = job.dataset or _DATASETS.get(num_classes or 21, "")
     if not name:

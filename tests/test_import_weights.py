@@ -1,3 +1,4 @@
+import re
 import resource
 import tarfile
 
@@ -8,7 +9,9 @@ import tensorflow as tf
 import deeplab_tf
 from deeplab_tf import import_weights, predict
 from deeplab_tf.config import UserError
+from deeplab_tf.data import catalog
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.training import run_dir
 from deeplab_tf.training.run_dir import RunDir
 from tests.weights import writers
 from tests.weights.test_official import Oracle as OfficialOracle
@@ -65,6 +68,39 @@ def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
     assert (tmp_path / "predicted/index/val_0000.png").is_file()
 
 
+def test_own_classes_are_named_and_scored_on_records_built_with_their_list(
+    tmp_path, shapes_dir, records_dir
+):
+    write_mmseg(tmp_path / "m.pth", 7)
+    for name, settings in (("numbered", {}), ("own", {"class_list": f"{shapes_dir}/classes.csv"})):
+        run(tmp_path / "m.pth", tmp_path / name, atrous_rates=(6, 12), **settings)
+
+    with pytest.raises(UserError, match="class 0 is 'class_0' in the model, 'background' in the r"):
+        run_dir.load(tmp_path / "numbered").dataset_at(str(records_dir))
+    loaded = run_dir.load(tmp_path / "own")
+    assert loaded.standing == "step 0 (imported weights)"
+    assert loaded.dataset_at(str(records_dir)).splits == {"train": 9, "val": 5}
+    other = tmp_path / "other.csv"
+    other.write_text("name,r,g,b\na,0,0,0\nb,1,1,1\n")
+    with pytest.raises(UserError, match=r"other.csv has 2 classes, the weights of .* have 7; give"):
+        run(tmp_path / "m.pth", tmp_path / "x", atrous_rates=(6, 12), class_list=str(other))
+
+
+def test_a_known_data_sets_classes_are_known_in_any_list(tmp_path):
+    """With their way of scoring, but in the list's colours."""
+    write_mmseg(tmp_path / "m.pth", 19)
+    names = catalog.load("cityscapes", "").class_names
+    lines = [f"{name},{index},0,0" for index, name in enumerate(names)]
+    (tmp_path / "mine.csv").write_text("\n".join(["name,r,g,b", *lines]))
+    settings = {"atrous_rates": (6, 12), "class_list": str(tmp_path / "mine.csv")}
+    run(tmp_path / "m.pth", tmp_path / "out", **settings)
+    folder = RunDir(tmp_path / "out")
+    assert folder.experiment().data.min_resize_value == 1024
+    assert folder.dataset().name == "cityscapes" and folder.dataset().colors[18] == (18, 0, 0)
+    run(tmp_path / "m.pth", tmp_path / "with_zero", ignore_label=0, **settings)
+    assert RunDir(tmp_path / "with_zero").dataset().name == "classes_19"
+
+
 def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     oracle = OfficialOracle()
@@ -75,7 +111,17 @@ def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeyp
     writers.write_tf1_checkpoint(tmp_path / "deeplab/model.ckpt", oracle.arrays)
     with tarfile.open(tmp_path / "deeplab.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "deeplab", "deeplab")
-    run(tmp_path / "deeplab.tar.gz", tmp_path / "out", image_pooling_crop_size=(513, 513))
+    source = tmp_path / "deeplab.tar.gz"
+    for asked in (tmp_path, tmp_path / "deeplab", tmp_path / "deeplab/model.ckpt"):
+        with pytest.raises(UserError) as error:
+            run_dir.load(asked)
+        command = re.search(
+            r"`python -m deeplab_tf.import_weights --source=(\S+) ", str(error.value)
+        )
+        assert command[1] == str(tmp_path / "deeplab/model.ckpt")
+    run(command[1], tmp_path / "by_command")  # as the sentence says
+    assert deeplab_tf.load_model(tmp_path / "by_command").num_classes == 21
+    run(source, tmp_path / "out", image_pooling_crop_size=(513, 513))
     assert ": official DeepLab, resnet_v1_50_beta\n" in capsys.readouterr().out
     experiment = RunDir(tmp_path / "out").experiment()
     assert experiment.data.min_resize_value == 0 and experiment.model.align_corners

@@ -68,21 +68,28 @@ class DatasetInfo:
 _BUILD_AGAIN = "build the data set again"
 
 
-def first_difference(one: DatasetInfo, other: DatasetInfo) -> str:
+def first_difference(
+    one: DatasetInfo, other: DatasetInfo, *, places: tuple[str, str] = ("there", "here")
+) -> str:
     """Says where the classes of two data sets differ first; empty if they are the same.
 
     Names in their order and the ignored label make the identity: names of data sets, colours and
     the values in the original masks do not.
+
+    Args:
+      places: where each of them is found, such as "in the model" and "in the records".
     """
     pairs = itertools.zip_longest(one.class_names, other.class_names)
     for index, names in enumerate(pairs):
         if names[0] != names[1]:
             first, second = ("none" if name is None else repr(name) for name in names)
+            text = f"class {index} is {first} {places[0]}, {second} {places[1]}"
             counts = f" ({one.num_classes} and {other.num_classes} classes)"
-            same = one.num_classes == other.num_classes
-            return f"class {index} is {first} against {second}{'' if same else counts}"
+            return text + (counts if one.num_classes != other.num_classes else "")
     if one.ignore_label != other.ignore_label:
-        return f"the ignored label is {one.ignore_label} against {other.ignore_label}"
+        return (
+            f"the ignored label is {one.ignore_label} {places[0]}, {other.ignore_label} {places[1]}"
+        )
     return ""
 
 
@@ -171,6 +178,12 @@ KNOWN = {
 }
 
 
+def known_as(info: DatasetInfo) -> DatasetInfo | None:
+    """Returns the known data set that has these classes, whatever it is called."""
+    known = (make() for make in KNOWN.values())
+    return next((found for found in known if not first_difference(found, info)), None)
+
+
 def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     """Returns the facts of a data set: those next to its shards, else those known here.
 
@@ -186,7 +199,8 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     manifest = Path(dataset_dir) / MANIFEST
     if dataset_dir and manifest.is_file():
         info = from_json(read_manifest(dataset_dir), manifest)
-        difference = first_difference(KNOWN[name](), info) if name in KNOWN else ""
+        expected = KNOWN[name]() if name in KNOWN else info
+        difference = first_difference(expected, info, places=(f"in {name}", "in the records"))
         if difference:
             raise UserError(
                 f"--dataset={name} has other classes than {manifest}: {difference}; give the "

@@ -20,8 +20,9 @@ def not_a_run(path: Path, missing: str) -> UserError:
     """Returns the error for a path in which `missing`, a file of every run, is not found."""
     weights = _weights_of_others(path)
     if weights:
+        what = "it" if weights == path else weights
         return UserError(
-            f"{path} is not a run's folder: {weights} holds weights of another program; import "
+            f"{path} is not a run's folder: {what} holds weights of another program; import "
             f"them with `python -m deeplab_tf.import_weights --source={shlex.quote(str(weights))} "
             f"--output=DIR`, and give DIR in place of {path}."
         )

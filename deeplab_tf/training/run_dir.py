@@ -92,7 +92,9 @@ class RunDir:
     def _require_same_run(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
         old = self.experiment()
         changed = config_flags.differences(old, experiment)
-        difference = catalog.first_difference(self.dataset(), info)
+        difference = catalog.first_difference(
+            self.dataset(), info, places=("in the run", "in the records")
+        )
         if difference:
             changed.append(f"the data set's classes ({difference})")
         before = old.train.training_number_of_steps
@@ -373,7 +375,9 @@ class RunDir:
         titles = [*["newest"] * newest, *["best"] * (best.get("step") == step)]
         if not others:
             titles = ["the only checkpoint"]
-        titles += ["before any training"] if step == 0 else []
+        if step == 0:
+            imported = not self.experiment().train.train_logdir
+            titles = ["imported weights"] if imported else [*titles, "before any training"]
         titles += [f"mIoU {100 * scores[-1]:.2f} in validation"] if scores else []
         titles += [f"{', '.join(map(str, sorted(damaged)))} damaged"] if damaged else []
         others_say = []
@@ -456,19 +460,20 @@ class LoadedRun:
         """
         if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
             # The official package's shards describe nothing, but a known data set's size is known.
-            known = catalog.KNOWN.get(self.info.name, lambda: self.info)()
-            return self.info if catalog.first_difference(self.info, known) else known
+            return catalog.known_as(self.info) or self.info
 
         info = catalog.load("", dataset_dir)
-        difference = catalog.first_difference(self.info, info)
+        difference = catalog.first_difference(
+            self.info, info, places=("in the model", "in the records")
+        )
         if difference:
             imported = not self.experiment.train.train_logdir
             raise UserError(
-                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference} "
-                "(the model's first); "
+                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference}; "
                 + (
-                    "import its weights again with --class_list, the list that the records were "
-                    "built with, if the weights were trained for it, or give other records."
+                    "if these are the classes it was trained for, import its weights again with "
+                    "--class_list, the list that the records were built with; else give other "
+                    "records."
                     if imported
                     else "give records that were built with the class list it was trained with."
                 )

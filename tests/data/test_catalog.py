@@ -88,9 +88,12 @@ def test_equal_classes_are_one_data_set_under_any_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (lambda info: {"classes": info.classes[:-1]}, "class 10 is 'bicyclist' against none"),
-        (lambda info: {"classes": info.classes[1::-1] + info.classes[2:]}, "class 0 is 'sky' agai"),
-        (lambda info: {"ignore_label": 0}, "the ignored label is 255 against 0"),
+        (
+            lambda info: {"classes": info.classes[:-1]},
+            "class 10 is 'bicyclist' in camvid, none in the records",
+        ),
+        (lambda info: {"classes": info.classes[1::-1] + info.classes[2:]}, "class 0 is 'sky' in c"),
+        (lambda info: {"ignore_label": 0}, "the ignored label is 255 in camvid, 0 in the records"),
     ],
 )
 def test_other_classes_under_a_known_name_are_refused_with_the_first(tmp_path, change, difference):

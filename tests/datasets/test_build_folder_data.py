@@ -148,7 +148,7 @@ def test_classes_and_colors_are_recorded(raw):
     info = catalog.load("roofs", raw / "out")
     assert info.class_names == ["ground", "roof"] and info.colors[1] == (200, 100, 0)
     assert catalog.load("towns", raw / "out") == info  # a name is no identity
-    with pytest.raises(UserError, match="class 0 is 'sky' against 'ground'"):
+    with pytest.raises(UserError, match="class 0 is 'sky' in camvid, 'ground' in the records"):
         catalog.load("camvid", raw / "out")
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation import metrics, report
 
 
 def count(labels, predictions, num_classes):
@@ -57,3 +57,16 @@ def test_counts_are_exact_beyond_single_precision():
 def test_only_ignored_pixels_give_no_score():
     result = metrics.scores(count([255, 255], [0, 1], 2))
     assert np.isnan(result.miou) and np.isnan(result.pixel_accuracy)
+
+
+def test_the_mean_says_over_how_many_classes_it_is():
+    # class 0 is right, 1 is only predicted, 2 is only labelled, 3 is nowhere
+    matrix = count([0, 0, 2, 2], [0, 1, 0, 0], 4)
+    result = metrics.scores(matrix)
+    assert result.miou == pytest.approx((1 / 4 + 0 + 0) / 3)
+    lines = report.table(result, ["a", "b", "c", "d"], matrix).splitlines()
+    assert [line.split() for line in lines if line[0] in "dm"][:2] == [
+        ["d", "n/a", "0.00"],
+        ["mIoU", "over", "3", "of", "4", "classes", "8.33"],
+    ]
+    assert metrics.scores(np.eye(4, dtype=np.int64)).miou_name == "mIoU"

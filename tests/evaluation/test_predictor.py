@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.data import catalog, records
-from deeplab_tf.evaluation import evaluator
+from deeplab_tf.evaluation import evaluator, metrics
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.models.deeplab import build_model
 
@@ -88,6 +88,24 @@ def test_an_image_scored_twice_is_refused(model, records_dir):
     )
     with pytest.raises(UserError, match="'val_0000' more than once"):
         evaluator.evaluate(Predictor(model), twice, info, split="val")
+
+
+def test_a_split_whose_labels_are_all_ignored_has_no_score(records_dir):
+    info = catalog.load("", records_dir)
+    matrix = np.zeros([7, 7], np.int64)
+    nothing = evaluator.Evaluation("val", 5, matrix, metrics.scores(matrix))
+    with pytest.raises(UserError, match=r"5 images of 'val' in here are ignored \(255\), so there"):
+        evaluator.require_labels(nothing, info, where="here")
+    content = nothing.to_json(info, 1)
+    assert content["miou"] is None and (content["classes_in_miou"], content["num_classes"]) == (
+        0,
+        7,
+    )
+
+    matrix[0, 1] = 1
+    scored = evaluator.Evaluation("val", 5, matrix, metrics.scores(matrix))
+    evaluator.require_labels(scored, info, where="here")
+    assert scored.to_json(info, 1)["classes_in_miou"] == 2
 
 
 def windows_of(length, crop, stride):

@@ -221,7 +221,9 @@ def test_a_renamed_data_set_is_the_same_and_other_classes_are_named(tmp_path):
     other = dataclasses.replace(
         INFO, classes=(*INFO.classes[:2], catalog.LabelClass("d", (0,) * 3))
     )
-    with pytest.raises(UserError, match=r"classes \(class 2 is 'c' against 'd'\)"):
+    with pytest.raises(
+        UserError, match=r"classes \(class 2 is 'c' in the run, 'd' in the records\)"
+    ):
         run.open_for_training(Experiment(), other)
 
 

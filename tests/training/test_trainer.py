@@ -301,6 +301,20 @@ def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
     assert "log_steps" not in str(error.value)  # which may change
 
 
+@pytest.mark.slow
+def test_a_finished_run_made_longer_is_one_that_was_so_long(tiny_experiment, tmp_path):
+    """Weights, statistics, momentum and step; the records may be renamed meanwhile."""
+    settings = {"learning_policy": "step", "learning_rate_decay_step": 3}
+    straight, longer = (
+        change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
+        for name in ("straight", "longer")
+    )
+    Trainer(straight).run()
+    assert Trainer(change(longer, "train", training_number_of_steps=2)).run() == 2
+    assert Trainer(change(longer, "data", dataset="renamed")).run() == 4
+    assert_same_weights(tmp_path / "straight", tmp_path / "longer")
+
+
 def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
     settings = {"eval_interval_steps": 4, "recompute_stages": 1}
     tiny_experiment = change(tiny_experiment, "train", **settings)
