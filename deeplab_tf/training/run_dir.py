@@ -76,7 +76,8 @@ class RunDir:
         self.require_plain_path()
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(manifest, json.dumps(info.to_json(), indent=1) + "\n")
-        write_atomically(flags, config_flags.flagfile_text(experiment))
+        text = config_flags.flagfile_text(experiment)
+        write_atomically(flags, f"# {_count_of_settings(text)} settings follow.\n{text}")
         write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
     def require_plain_path(self) -> None:
@@ -146,11 +147,19 @@ class RunDir:
         """Reads the run's settings.
 
         Raises:
-          UserError: if the folder is not a run's; it says what the folder holds.
+          UserError: if the folder is not a run's (it says what the folder holds), or lines are
+            missing, whose defaults would make another network of the same weights.
         """
         path = self.path / EXPERIMENT
         if not path.is_file():
             raise foreign.not_a_run(self.path, EXPERIMENT)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        counted = re.match(r"# (\d+) settings follow", text)  # earlier versions wrote no count
+        found = _count_of_settings(text)
+        if counted and found != int(counted[1]):
+            raise UserError(
+                f"{path} has {found} of its {counted[1]} settings; restore it from a copy."
+            )
         return config_flags.parse_flagfile(path)
 
     def dataset(self) -> catalog.DatasetInfo:
@@ -535,6 +544,10 @@ def load(
         f"{run.path} holds no whole checkpoint, those of steps {steps} are damaged; restore their "
         "files, or train again."
     )
+
+
+def _count_of_settings(text: str) -> int:
+    return len(re.findall("^--", text, re.MULTILINE))
 
 
 def _entry(line: bytes) -> dict | None:

@@ -238,3 +238,12 @@ def test_a_run_without_its_classes_says_to_restore_them(run):
     (run.path / catalog.MANIFEST).unlink()
     with pytest.raises(UserError, match="There is no dataset.json .*: restore it from a copy of"):
         run_dir.load(run.path)
+
+
+def test_settings_that_were_cut_off_are_missed(run):
+    """With the defaults in their place, averaged weights would silently not be loaded."""
+    path = run.path / "experiment.flags"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: [line[:5] for line in lines].index("--ema")]))
+    with pytest.raises(UserError, match=r"experiment.flags has \d+ of its \d+ settings; restore"):
+        run_dir.load(run.path)
