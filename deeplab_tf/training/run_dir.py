@@ -480,8 +480,8 @@ class LoadedRun:
             raise UserError(
                 f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference}; "
                 + (
-                    "if these are the classes it was trained for, import its weights again with "
-                    "--class_list, the list that the records were built with; else give other "
+                    "if it was trained for those of the records, import its weights again with the "
+                    "--class_list and --ignore_label that these were built with; else give other "
                     "records."
                     if imported
                     else "give records that were built with the class list it was trained with."
