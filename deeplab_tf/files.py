@@ -10,6 +10,7 @@ import contextlib
 import glob
 import os
 import re
+import shlex
 import stat
 import struct
 import tempfile
@@ -157,7 +158,8 @@ def _refuse_video(path: Path, flag: str) -> None:
     if path.suffix.lower() in _VIDEO_ENDINGS:
         raise UserError(
             f"--{flag}={shown(path)} is a video, whose frames are not read; extract them with "
-            f"'mkdir frames && ffmpeg -i {shown(path)} frames/%06d.png' and give --{flag}=frames."
+            f"mkdir frames && ffmpeg -i {shlex.quote(shown(path))} frames/%06d.png, then give "
+            f"--{flag}=frames."
         )
 
 

@@ -109,6 +109,8 @@ def main(job: PredictConfig) -> None:
             picture.save(content, "PNG")
             files.write(_target(job, kind, name), content.getvalue())
 
+    if bad and len(images) == 1:
+        raise UserError(bad[0])
     print(f"{files.shown(job.output_dir)}: {len(images) - len(bad)} images.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")

@@ -72,8 +72,11 @@ def test_an_image_that_the_model_refuses_is_a_bad_one(photos, capsys):
 
 
 def test_without_a_good_image_skipping_is_an_error_too(photos):
-    with pytest.raises(UserError, match="None of the 1 images could be predicted"):
+    with pytest.raises(UserError, match="photos/b.jpg cannot be decoded"):
         predict.main(job(input=("photos/b.jpg",), skip_bad=True))
+    (photos / "d.png").write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 2 images could be predicted"):
+        predict.main(job(input=("photos/b.jpg", "photos/d.png"), skip_bad=True))
 
 
 def test_an_output_that_cannot_be_written_stops_the_job(photos, monkeypatch):

@@ -13,7 +13,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from deeplab_tf.config import UserError
 
-# Of an image or mask: 2^29 bytes of RGB; Pillow's own limit, and less than TensorFlow's decoders'.
+# Of an image or mask. TensorFlow's JPEG decoder takes less than 2^29 bytes of RGB; Pillow's limit
+# is the same.
 MAX_PIXELS = 2**29 // 3
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above half the limit
 
@@ -87,8 +88,8 @@ def naming(name: str | Path) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise UserError(
             f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that an image or "
-            "mask may have; cut image and mask into tiles, as 'gdal_retile.py -ps 4096 4096 "
-            "-targetDir TILES FILE' does."
+            "mask may have; cut image and mask into tiles, as 'gdal_retile.py -of PNG "
+            "-ps 4096 4096 -targetDir TILES FILE' does."
         ) from None
     except Exception as error:  # what Pillow raises on damaged files has no common base
         reason = str(error) or type(error).__name__
