@@ -55,7 +55,7 @@ def read(
     Args:
       arguments: the command line without the program's name.
       switches: all flags there are; true for switches, which may be given as --name and --noname.
-      instead: sentences on flags that there are not, for whoever expects them.
+      instead: as in `config_flags.run`.
     Returns:
       Layers of flags of `switches`, all with a text; one layer may hold a flag several times.
     Raises:

@@ -90,8 +90,8 @@ def run(
     Args:
       overrides: names of settings stored in a run's folder for which flags are defined too; main
         asks for them with `with_overrides` and `given`.
-      instead: what to do in place of flags that this program has not, though people look for
-        them: names and sentences.
+      instead: for flags that people look for and this program does not have: by the flag's name,
+        a sentence on what to do.
     """
     module = sys.modules[main.__module__]
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
@@ -277,7 +277,7 @@ def _values_of_layer(
       UserError: if a value is not of the setting's type, or a single one is given twice.
     """
     values: dict[str, Any] = {}
-    texts: dict[str, str | None] = {}
+    texts: dict[str, str] = {}
     for flag in layer:
         field = known[flag.name]
         if flag.name in texts and not is_list(field):
@@ -285,14 +285,15 @@ def _values_of_layer(
                 f"--{flag.name} is given twice, as {texts[flag.name]!r} and as {flag.text!r}, but "
                 "takes one value; leave one of them out."
             )
+        text = flag.value()
         try:
-            value = parse_text(field, flag.value())
+            value = parse_text(field, text)
         except UserError as error:
             raise flag.error(str(error)) from None
         # --name= clears what was given before it.
-        adds_up = is_list(field) and flag.text and flag.name in values
+        adds_up = is_list(field) and text and flag.name in values
         values[flag.name] = values[flag.name] + value if adds_up else value
-        texts[flag.name] = flag.text
+        texts[flag.name] = text
     return values
 
 

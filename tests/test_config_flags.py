@@ -253,7 +253,7 @@ def test_repeats_in_experiment_flags_mean_what_they_mean_elsewhere(tmp_path):
     with pytest.raises(UserError, match="line 2: --output_stride is given twice"):
         config_flags.parse_flagfile(path)
     path.write_text("--dataset\n")
-    with pytest.raises(UserError, match="line 1: --dataset has no value"):
+    with pytest.raises(UserError, match="^[^:]*, line 1: --dataset has no value"):
         config_flags.parse_flagfile(path)
 
 
