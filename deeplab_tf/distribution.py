@@ -71,6 +71,19 @@ def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strat
     return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
 
 
+def devices_of(strategy: tf.distribute.Strategy, hosts: int) -> str:
+    """Says what computes: the devices of this host, and on how many hosts."""
+    devices = strategy.extended.worker_devices
+    gpus = tf.config.get_visible_devices("GPU")
+    if all("GPU" in device for device in devices) and gpus:
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        text = f"{len(devices)} x {name}" if len(devices) > 1 else name
+    else:
+        replicas = f", {len(devices)} replicas" if len(devices) > 1 else ""
+        text = f"CPU, {os.cpu_count()} cores{replicas}"
+    return f"{text} on each of {hosts} hosts" if hosts > 1 else text
+
+
 def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> None:
     """Raises UserError unless every part of every replica gets the same number of images."""
     shares = replicas * parts

@@ -17,7 +17,8 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: E
         step = trainer.run()
 
     if trainer.workers.is_chief:
-        print(f"{train.train_logdir} is at step {step} of {train.training_number_of_steps}.")
+        last_step = trainer.experiment.train.training_number_of_steps
+        print(f"{train.train_logdir} is at step {step} of {last_step}.")
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Settings of training: optimisation, precision, distribution, and what a run writes when."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
-from deeplab_tf.settings import Config, require, setting
+from deeplab_tf.settings import Config, UserError, require, setting
 
 _ADDONS = ("adamw", "sgdw", "lamb")
+_PARTS = 20  # saves and validations of a run whose intervals are -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +18,17 @@ class TrainConfig(Config):
         "", "The run's folder: settings, checkpoints, logs.", may_change=True
     )
     train_batch_size: int = setting(8, "Images in a step, over all replicas.", least=1)
-    training_number_of_steps: int = setting(30000, "Steps in the whole run.", least=1)
+    training_number_of_steps: int = setting(
+        30000, "Steps in the whole run; 0: as many as train_epochs needs.", least=0
+    )
+    train_epochs: float = setting(
+        0.0,
+        "Times that a run with training_number_of_steps=0 trains on each image of train_split.",
+        least=0,
+    )
+    min_training_steps: int = setting(
+        0, "Fewest steps of such a run, for data sets of few images.", least=0
+    )
     optimizer: str = setting(
         "sgd",
         "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
@@ -165,12 +178,20 @@ class TrainConfig(Config):
     log_steps: int = setting(
         10, "Steps between lines of the log and TensorBoard.", least=1, may_change=True
     )
-    save_interval_steps: int = setting(1000, "Steps between checkpoints.", least=1, may_change=True)
+    save_interval_steps: int = setting(
+        1000,
+        "Steps between checkpoints; -1: a twentieth of the run.",
+        least=-1,
+        may_change=True,
+    )
     keep_checkpoints: int = setting(
         5, "Newest checkpoints kept; the best one is kept beside them.", least=1, may_change=True
     )
     eval_interval_steps: int = setting(
-        0, "Steps between validations on eval_split; 0 never validates.", least=0, may_change=True
+        0,
+        "Steps between validations on eval_split; 0 never validates, -1: a twentieth of the run.",
+        least=-1,
+        may_change=True,
     )
     summary_images: int = setting(
         2,
@@ -186,9 +207,12 @@ class TrainConfig(Config):
         if self.optimizer in _ADDONS:
             alone = f"0 with optimizer={self.optimizer}, which keeps no averages"
             require(not self.ema_decay, "ema_decay", self.ema_decay, alone)
+        self._require_one_length()
         slow, steps = self.slow_start_step, self.training_number_of_steps
         fewer = f"less than training_number_of_steps ({steps})"
-        require(slow < steps, "slow_start_step", slow, fewer)
+        require(slow < steps or not steps, "slow_start_step", slow, fewer)
+        interval = self.save_interval_steps
+        require(interval != 0, "save_interval_steps", interval, "1 or more, or -1")
         share = self.top_k_percent_pixels
         require(0 < share <= 1, "top_k_percent_pixels", share, "above 0, up to 1")
         for address in self.data_services():
@@ -197,8 +221,53 @@ class TrainConfig(Config):
             require(bool(known), "data_service", self.data_service, "HOST:PORT[,HOST:PORT...]")
         together = self.steps_per_execution
         for name in ("log_steps", "save_interval_steps", "eval_interval_steps"):
-            allowed = f"a divisor of {name} ({getattr(self, name)})"
-            require(getattr(self, name) % together == 0, "steps_per_execution", together, allowed)
+            interval = getattr(self, name)
+            divides = interval == -1 or interval % together == 0
+            allowed = f"a divisor of {name} ({interval})"
+            require(divides, "steps_per_execution", together, allowed)
+
+    def _require_one_length(self) -> None:
+        steps, epochs = self.training_number_of_steps, self.train_epochs
+        if steps and epochs:
+            raise UserError(
+                f"--training_number_of_steps={steps} and --train_epochs={epochs:g} both say how "
+                "long to train; give 0 for one of them."
+            )
+        if not (steps or epochs):
+            raise UserError(
+                "--training_number_of_steps=0 trains for --train_epochs, which is 0 too; give one "
+                "of them."
+            )
+
+    def for_images(self, number: int) -> "TrainConfig":
+        """Returns these settings with the steps that stand for a share or a number of epochs.
+
+        A run stores what this returns, so that it continues with the same numbers.
+
+        Args:
+          number: images in train_split.
+        """
+        steps = self.training_number_of_steps
+        if not steps:
+            needed = math.ceil(round(self.train_epochs * number / self.train_batch_size, 6))
+            steps = max(needed, self.min_training_steps)
+
+        # A call of several steps can be followed by a save or a validation, not interrupted by it.
+        calls = math.ceil(steps / _PARTS / self.steps_per_execution)
+        part = calls * self.steps_per_execution
+
+        return dataclasses.replace(
+            self,
+            training_number_of_steps=steps,
+            train_epochs=0.0,
+            min_training_steps=0,
+            save_interval_steps=part
+            if self.save_interval_steps == -1
+            else self.save_interval_steps,
+            eval_interval_steps=part
+            if self.eval_interval_steps == -1
+            else self.eval_interval_steps,
+        )
 
     def data_services(self) -> tuple[str, ...]:
         """Returns the addresses of --data_service, each HOST:PORT."""

@@ -50,6 +50,7 @@ LAYERS = [
         "training.foreign",
         "training.schedules",
         "training.optimizers",
+        "training.overview",
         "evaluation.memory",
         "evaluation.metrics",
         "evaluation.report",

@@ -51,6 +51,9 @@ def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
             "--eval_crop_stride=9,10 .*at most eval_crop_size",
         ),
         (TrainConfig, {"train_batch_size": 0}, "--train_batch_size=0 .*1 or more"),
+        (TrainConfig, {"train_epochs": 2.0}, "=30000 and --train_epochs=2 both say"),
+        (TrainConfig, {"training_number_of_steps": 0}, "--train_epochs, which is 0 too"),
+        (TrainConfig, {"save_interval_steps": 0}, "--save_interval_steps=0 .*1 or more, or -1"),
     ],
 )
 def test_impossible_values_name_flag_value_and_what_is_allowed(kind, values, message):
@@ -75,6 +78,36 @@ def test_rates_follow_the_output_stride():
     assert ModelConfig(atrous_rates=(1, 2)).at_output_stride(8).aspp_rates() == (2, 4)
     with pytest.raises(UserError, match="--output_stride=32"):
         ModelConfig(atrous_rates=(1, 2)).at_output_stride(32)
+
+
+@pytest.mark.parametrize(
+    ("images", "steps", "interval"),
+    [
+        (367, 2753, 138),  # 60 * 367 / 8 = 2752.5 steps, 137.65 a twentieth
+        (160, 1200, 60),
+        (10, 500, 25),  # 75 steps would be too few
+    ],
+)
+def test_steps_follow_from_the_number_of_images(images, steps, interval):
+    config = TrainConfig(
+        train_batch_size=8,
+        training_number_of_steps=0,
+        train_epochs=60.0,
+        min_training_steps=500,
+        save_interval_steps=-1,
+        eval_interval_steps=-1,
+    )
+    found = config.for_images(images)
+    assert found.training_number_of_steps == steps
+    assert (found.save_interval_steps, found.eval_interval_steps) == (interval, interval)
+    assert found.for_images(images + 1) == found  # as a run's experiment.flags has it
+
+
+def test_intervals_are_whole_calls_of_steps():
+    config = TrainConfig(training_number_of_steps=90, save_interval_steps=-1, log_steps=8)
+    found = dataclasses.replace(config, steps_per_execution=4).for_images(1)
+    assert found.save_interval_steps == 8  # 90 / 20 = 4.5, in calls of 4
+    assert found.eval_interval_steps == 0  # which means never
 
 
 def test_differences_name_what_must_not_change():

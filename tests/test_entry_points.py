@@ -88,7 +88,7 @@ def test_help_answers_without_tensorflow(program):
             ["--source=none.pth", "--output=x"],
             "none.pth does not exist; allowed: a .pth",
         ),
-        ("deeplab_tf.inspect_data", ["--dataset_dir=none"], "There is no dataset.json in"),
+        ("deeplab_tf.inspect_data", ["--dataset_dir=none"], "=none is not a folder; give"),
         ("deeplab_tf.train", ["run"], "'run' is not a flag"),
         ("deeplab_tf.train", ["--flagfile=none.flags"], "none.flags"),
         ("deeplab_tf.eval", ["--eval_logdir=x"], "--checkpoint_dir=(empty)"),

@@ -212,12 +212,16 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     known = ", ".join(sorted(KNOWN))
     if not dataset_dir:
         raise UserError(
-            f"--dataset_dir is empty and --dataset={name} is not one of {known}; "
-            "give the folder that a builder in datasets/ wrote."
+            "--dataset_dir is empty; give the folder that a builder wrote (datasets/README.md)."
+        )
+    if not Path(dataset_dir).is_dir():
+        raise UserError(
+            f"--dataset_dir={dataset_dir} is not a folder; give the one that a builder wrote "
+            "(datasets/README.md)."
         )
     raise UserError(
-        f"There is no {MANIFEST} in --dataset_dir={dataset_dir}, and --dataset={name} is not one "
-        f"of {known}; build the data set with one of the builders (datasets/README.md)."
+        f"--dataset_dir={dataset_dir} has no {MANIFEST}; give the folder that a builder wrote "
+        f"(datasets/README.md), or for shards without it also their --dataset: {known}."
     )
 
 

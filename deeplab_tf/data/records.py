@@ -144,12 +144,18 @@ class RecordTable:
 
 
 def open_split(
-    dataset_dir: str | Path, split: str, info: catalog.DatasetInfo, *, labelled: bool = True
+    dataset_dir: str | Path,
+    split: str,
+    info: catalog.DatasetInfo,
+    *,
+    labelled: bool = True,
+    advice: str = "name one of them, or build it",
 ) -> RecordTable:
     """Finds a split's shards, checks that they are whole, and indexes their records.
 
     Args:
       labelled: whether records without labels are refused.
+      advice: what the user can do if there is no such split.
     Raises:
       UserError: if the split does not exist, or a shard is missing, cut or changed.
     """
@@ -162,11 +168,13 @@ def open_split(
     if (folder / catalog.MANIFEST).is_file():
         splits = catalog.read_manifest(folder).get("splits")
         if splits is None:
-            raise UserError(f"--dataset_dir={folder} is the folder of a run, not of a data set.")
-        if split not in splits:
             raise UserError(
-                f"{folder} has no split {split!r}; it has: {', '.join(sorted(splits)) or 'none'}."
+                f"--dataset_dir={folder} is the folder of a run, not of a data set; give the "
+                "folder that a builder wrote."
             )
+        if split not in splits:
+            known = ", ".join(sorted(splits)) or "none"
+            raise UserError(f"{folder} has no split {split!r}; it has: {known}; {advice}.")
         if labelled and not splits[split].get("labelled", True):
             raise UserError(
                 f"The split {split!r} in {folder} has no labels; it can be painted by vis only."

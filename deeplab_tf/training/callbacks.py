@@ -4,11 +4,13 @@
 scaling leaves out).
 """
 
+import collections
+import contextlib
 import datetime
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,10 +57,73 @@ class StopOnNonFiniteLoss(StepCallback):
             )
 
 
+class Pace:
+    """Tells how long the rest of a run takes, from how long its parts took so far.
+
+    Args:
+      last_step: the run's.
+      pauses: steps between the times that training pauses for something; 0 for never. It does
+        after the last step too.
+    """
+
+    # Keras traces the graph in the first call, and again in the second where a call has several
+    # steps: they are no measure of those that follow.
+    _WARM_UP_CALLS = 2
+    _FEW_CALLS = 3  # that suffice for an estimate
+
+    def __init__(self, last_step: int, *, pauses: dict[str, int]):
+        self._last_step = last_step
+        self._intervals = {name: interval for name, interval in pauses.items() if interval}
+        self._num_calls = 0
+        self._calls: collections.deque[tuple[int, float]] = collections.deque(maxlen=100)
+        self._pauses: dict[str, list[float]] = {name: [] for name in pauses}
+
+    def add_call(self, steps: int, seconds: float) -> None:
+        """Counts a call of training steps."""
+        self._num_calls += 1
+        if self._num_calls > self._WARM_UP_CALLS:
+            self._calls.append((steps, seconds))
+
+    @contextlib.contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Counts the time that training pauses for something."""
+        began = time.monotonic()
+        yield
+        self._pauses[name].append(time.monotonic() - began)
+
+    def is_steady(self) -> bool:
+        """Whether there were enough calls for an estimate."""
+        return len(self._calls) >= self._FEW_CALLS
+
+    def seconds_per_step(self) -> float:
+        """Returns the mean of the newest calls; NaN before there are any."""
+        steps = sum(steps for steps, _ in self._calls)
+        return sum(seconds for _, seconds in self._calls) / steps if steps else math.nan
+
+    def untimed_pauses(self, step: int) -> dict[str, int]:
+        """Returns how many pauses are to come, of those whose length is not known yet."""
+        counts = {name: self._pauses_after(step, name) for name in self._intervals}
+        return {name: n for name, n in counts.items() if n and not self._pauses[name]}
+
+    def seconds_left(self, step: int) -> float:
+        """Returns the time from `step` to the run's end, less `untimed_pauses`; NaN if unknown."""
+        total = (self._last_step - step) * self.seconds_per_step()
+        for name in self._intervals:
+            if self._pauses[name]:
+                newest = self._pauses[name][-1]  # the first traces a graph
+                total += self._pauses_after(step, name) * newest
+        return total
+
+    def _pauses_after(self, step: int, name: str) -> int:
+        interval = self._intervals[name]
+        at_the_end = self._last_step > step and self._last_step % interval != 0
+        return max(self._last_step // interval - step // interval, 0) + at_the_end
+
+
 class TrainingLog(StepCallback):
     """Writes mean loss, learning rate and speed to metrics.jsonl, TensorBoard and the log.
 
-    Speed and remaining time count the training steps, without saving and validating.
+    The speed counts the training steps only, the remaining time saves and validations too.
     """
 
     def __init__(
@@ -66,26 +131,35 @@ class TrainingLog(StepCallback):
         run: RunDir,
         writer: tf.summary.SummaryWriter,
         *,
+        pace: Pace,
         log_steps: int,
         batch_size: int,
         last_step: int,
+        tell: Callable[[str], None],
         print_lines: bool,
     ):
         super().__init__()
-        self._run, self._writer = run, writer
+        self._run, self._writer, self._pace = run, writer, pace
         self._log_steps, self._batch_size, self._last_step = log_steps, batch_size, last_step
-        self._print_lines = print_lines
-        self._logged, self._seconds, self._began = 0, 0.0, 0.0
+        self._tell, self._print_lines, self._has_estimated = tell, print_lines, False
+        self._logged, self._counted, self._seconds, self._began = 0, 0, 0.0, 0.0
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._logged = self.step
+        self._logged = self._counted = self.step
 
     def on_train_batch_begin(self, batch, logs=None):
         self._began = time.monotonic()
 
     def on_step(self, step, logs):
-        self._seconds += time.monotonic() - self._began
+        seconds = time.monotonic() - self._began
+        self._seconds += seconds
+        self._pace.add_call(step - self._counted, seconds)
+        self._counted = step
+        if self._pace.is_steady() and not self._has_estimated and step < self._last_step:
+            self._has_estimated = True
+            self._tell(self._estimate(step))
+
         if step % self._log_steps and step != self._last_step:
             return
         seconds = self._seconds / (step - self._logged)
@@ -101,21 +175,37 @@ class TrainingLog(StepCallback):
             for name, value in entry.items():
                 tf.summary.scalar(f"train/{name}", value)
         if self._print_lines:
-            eta = datetime.timedelta(seconds=round(seconds * (self._last_step - step)))
-            print(
+            left = self._pace.seconds_left(step)
+            eta = "" if math.isnan(left) else f"  ETA {duration(left)}"
+            self._tell(
                 f"step {step}/{self._last_step}  loss {entry['loss']:.4f}  "
-                f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s  "
-                f"ETA {eta}",
-                flush=True,
+                f"lr {entry['learning_rate']:.6f}  {entry['images_per_second']:.2f} images/s{eta}"
             )
+
+    def _estimate(self, step: int) -> str:
+        left, each = self._last_step - step, self._pace.seconds_per_step()
+        text = (
+            f"time        about {duration(self._pace.seconds_left(step))} for the {left} steps "
+            f"left, {each:.2g} s each"
+        )
+        untimed = self._pace.untimed_pauses(step)
+        if not untimed:
+            return f"{text}."
+        pauses = " and ".join(f"{number} {name}s" for name, number in untimed.items())
+        return f"{text}; {pauses} come on top, which ETA counts from the first on."
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in whole seconds, such as 1:04:30."""
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Saver(StepCallback):
     """Saves a checkpoint every few steps and at the end, however the end came."""
 
-    def __init__(self, save: Callable[[int], None], *, save_interval_steps: int):
+    def __init__(self, save: Callable[[int], None], pace: Pace, *, save_interval_steps: int):
         super().__init__()
-        self._save, self._interval = save, save_interval_steps
+        self._save, self._pace, self._interval = save, pace, save_interval_steps
         self._saved = -1
 
     def on_step(self, step, logs):
@@ -128,7 +218,8 @@ class Saver(StepCallback):
     def save_once(self, step: int) -> None:
         """Saves the weights, which are those after `step`, unless that was done."""
         if self._saved != step:
-            self._save(step)
+            with self._pace.pause("save"):
+                self._save(step)
             self._saved = step
 
 
@@ -138,20 +229,21 @@ class Validation(StepCallback):
     def __init__(
         self,
         validate: Callable[[int], None],
-        run: RunDir,
         saver: Saver,
+        pace: Pace,
         *,
         eval_interval_steps: int,
         last_step: int,
     ):
         super().__init__()
-        self._validate, self._run, self._saver = validate, run, saver
+        self._validate, self._saver, self._pace = validate, saver, pace
         self._interval, self._last_step = eval_interval_steps, last_step
 
     def on_step(self, step, logs):
         if step % self._interval == 0 or step == self._last_step:
             self._saver.save_once(step)
-            self._validate(step)
+            with self._pace.pause("validation"):
+                self._validate(step)
 
     def catch_up(self, step: int) -> None:
         """Scores the restored checkpoint of a run that was stopped before that was done."""

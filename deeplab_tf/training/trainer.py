@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import (
     Workers,
     choose_strategy,
+    devices_of,
     on_gpus,
     require_even_batch,
     require_gpus,
@@ -23,7 +25,7 @@ from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
 from deeplab_tf.process_state import keras_settings, seeded
-from deeplab_tf.training import averaging, callbacks, initialization
+from deeplab_tf.training import averaging, callbacks, initialization, overview
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
 from deeplab_tf.training.schedules import build_schedule
@@ -94,14 +96,25 @@ class Trainer:
     """
 
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
-        self.experiment = experiment
-        config, data = experiment.train, experiment.data
+        data = experiment.data
         self.info = catalog.load(data.dataset, data.dataset_dir)
-        self.train_table = records.open_split(data.dataset_dir, data.train_split, self.info)
+        self.train_table = records.open_split(
+            data.dataset_dir,
+            data.train_split,
+            self.info,
+            advice="name one of them by --train_split, or build it",
+        )
+        config = experiment.train.for_images(len(self.train_table))
+        self.experiment = experiment = dataclasses.replace(experiment, train=config)
         self.eval_table = None
         if config.eval_interval_steps:
-            split = experiment.eval.eval_split
-            self.eval_table = records.open_split(data.dataset_dir, split, self.info)
+            self.eval_table = records.open_split(
+                data.dataset_dir,
+                experiment.eval.eval_split,
+                self.info,
+                advice="build it (build_folder_data --val_fraction=0.2 sets images aside), name "
+                "another by --eval_split, or train without validation: --eval_interval_steps=0",
+            )
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
@@ -110,6 +123,7 @@ class Trainer:
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
+        self._tell(self._overview())  # the model takes its time
         with self.workers.explained_loss():
             self._require_equal_workers()
             with seeded(config.seed), self.strategy.scope():
@@ -118,6 +132,22 @@ class Trainer:
                 self._initialize()
             self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
+
+    def _overview(self) -> str:
+        data = self.experiment.data
+        folder = Path(data.dataset_dir)
+        described = (folder / catalog.MANIFEST).is_file()
+        splits = catalog.read_manifest(folder).get("splits", {}) if described else {}
+        return overview.describe(
+            self.experiment,
+            self.info,
+            images=len(self.train_table),
+            image_size=tuple(records.parse_size(self.train_table.read(0)).numpy()),
+            eval_images=len(self.eval_table or ()),
+            ignored=overview.ignored_share(splits.get(data.train_split, {})),
+            devices=devices_of(self.strategy, self.workers.count),
+            continues=bool(self.run_dir.checkpoint_steps()),
+        )
 
     def _require_equal_workers(self) -> None:
         settings = config_flags.flagfile_text(self.experiment)
@@ -171,7 +201,8 @@ class Trainer:
         elif not self.workers.is_chief:
             self.run_dir.restore(self.checkpoint, step)
         if step > 0:
-            self._tell(f"Continuing {self.run_dir.path} at step {step}.")
+            left = max(self.experiment.train.training_number_of_steps - step, 0)
+            self._tell(f"Continuing {self.run_dir.path} at step {step}; {left} steps are left.")
         return max(step, 0)
 
     def _save(self, step: int, *, keep: int) -> None:
@@ -256,17 +287,23 @@ class Trainer:
         bar = None
         if sys.stderr.isatty() and self.workers.is_chief:
             bar = callbacks.progress_bar(config.train_batch_size, last_step)
+        pauses = {"save": config.save_interval_steps, "validation": config.eval_interval_steps}
+        pace = callbacks.Pace(last_step, pauses=pauses)
         training_log = callbacks.TrainingLog(
             self.run_dir,
             writer,
+            pace=pace,
             log_steps=config.log_steps,
             batch_size=config.train_batch_size,
             last_step=last_step,
-            print_lines=bar is None and self.workers.is_chief,
+            tell=self._tell,
+            print_lines=bar is None,
         )
         predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
         saver = callbacks.Saver(
-            self._saving(writer, predictor, stop), save_interval_steps=config.save_interval_steps
+            self._saving(writer, predictor, stop),
+            pace,
+            save_interval_steps=config.save_interval_steps,
         )
         chosen = [
             callbacks.StopOnNonFiniteLoss(self.run_dir),
@@ -277,8 +314,8 @@ class Trainer:
             chosen.append(
                 callbacks.Validation(
                     self._validating(writer, predictor, stop),
-                    self.run_dir,
                     saver,
+                    pace,
                     eval_interval_steps=config.eval_interval_steps,
                     last_step=last_step,
                 )

@@ -18,7 +18,7 @@ from deeplab_tf.config import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import averaging, callbacks, run_dir, trainer
 from deeplab_tf.training.trainer import Trainer
-from tests.conftest import two_replicas
+from tests.conftest import two_replicas, write_shapes
 
 
 def change(experiment, section, **values):
@@ -103,6 +103,25 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_experiment):
     (folder / "model.ckpt-0_temp").mkdir()
     assert trainer.run() == 4
     assert not list(folder.glob("*_temp"))
+
+
+def test_a_run_of_epochs_stores_its_steps(tiny_experiment, shapes_dir, tmp_path, capsys):
+    experiment = change(
+        tiny_experiment, "train", training_number_of_steps=0, train_epochs=1.0, log_steps=5
+    )
+    assert Trainer(experiment).run() == 3  # 9 images in batches of 4
+    printed = capsys.readouterr().out
+    assert "3 steps of 4 crops of 33x33: 1.33 epochs" in printed and "RANDOM" in printed
+    folder = run_dir.RunDir(experiment.train.train_logdir)
+    assert folder.experiment().train.training_number_of_steps == 3
+
+    assert Trainer(experiment).run() == 3
+    printed = capsys.readouterr().out
+    assert "RANDOM" not in printed and "at step 3; 0 steps are left" in printed
+
+    write_shapes(shapes_dir, tmp_path / "more", "train", times=2)
+    with pytest.raises(UserError, match="--training_number_of_steps: 3 -> 5"):  # 18 images
+        Trainer(change(experiment, "data", dataset_dir=str(tmp_path / "more")))
 
 
 def test_a_data_sets_folder_is_no_runs_folder(tiny_experiment, records_dir):

@@ -1,0 +1,117 @@
+"""What a run says before it starts: data, length, learning rate, network, weights, devices, folder.
+
+Whoever reads it should notice what hours of training would otherwise show: the wrong split, no
+validation, random weights.
+"""
+
+from pathlib import Path
+
+from deeplab_tf.config import Experiment, ModelConfig, TrainConfig
+from deeplab_tf.config_flags import text_of
+from deeplab_tf.data import catalog
+
+
+def describe(
+    experiment: Experiment,
+    info: catalog.DatasetInfo,
+    *,
+    images: int,
+    image_size: tuple[int, int],
+    eval_images: int,
+    ignored: float | None,
+    devices: str,
+    continues: bool,
+) -> str:
+    """Returns the lines, each a title and what the run has there.
+
+    Args:
+      experiment: settings whose steps are numbers (`TrainConfig.for_images`).
+      images, eval_images: of the training split and of the validation split.
+      image_size: height and width of the first training image.
+      ignored: share of the training pixels with the ignored label; None if it was not counted.
+      devices: what computes.
+      continues: whether the run's folder has a checkpoint, which is continued.
+    """
+    data, train = experiment.data, experiment.train
+    share = "not counted" if ignored is None else f"{100 * ignored:.1f} %"
+    epochs = train.training_number_of_steps * train.train_batch_size / images
+    crop = "x".join(map(str, data.train_crop_size))
+    size = "x".join(map(str, image_size))
+    name = "" if info.name == Path(data.dataset_dir).name else f" ({info.name})"
+
+    parts = {
+        "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images (the first "
+        f"{size}), {info.num_classes} classes, ignored pixels {share}",
+        "length": f"{train.training_number_of_steps} steps of {train.train_batch_size} crops of "
+        f"{crop}: {epochs:.3g} epochs",
+        "optimizer": f"{train.optimizer}, {learning_rate(train)}, weight decay "
+        f"{train.weight_decay:g}",
+        "network": _network(experiment.model),
+        "weights": _weights(train, continues),
+        "validation": _validation(experiment, eval_images),
+        "devices": f"{devices}, {train.dtype_policy}",
+        "run": f"{train.train_logdir}, {'continued' if continues else 'new'}",
+    }
+    width = max(map(len, parts))
+    return "\n".join(f"{title:{width}}  {text}" for title, text in parts.items())
+
+
+def ignored_share(split: dict) -> float | None:
+    """Returns the share of a split's pixels with the ignored label, as its builder counted it.
+
+    Args:
+      split: the split's entry in dataset.json; empty where there is none.
+    Returns:
+      0 to 1; None if the pixels were not counted, or not all of them.
+    """
+    counts = split.get("statistics")
+    if not counts or split.get("uncounted_labels"):
+        return None
+    ignored = counts["ignored_pixels"]
+    return ignored / max(ignored + sum(counts["pixels"].values()), 1)
+
+
+def learning_rate(train: TrainConfig) -> str:
+    """Says how the learning rate goes."""
+    base, end = train.base_learning_rate, train.end_learning_rate
+    if train.learning_policy == "step":
+        factor, every = train.learning_rate_decay_factor, train.learning_rate_decay_step
+        text = f"learning rate {base:g}, times {factor:g} every {every} steps (step)"
+    else:
+        within = f" in {train.decay_steps} steps" if train.decay_steps else ""
+        text = f"learning rate {base:g} to {end:g}{within} ({train.learning_policy})"
+    if not train.slow_start_step:
+        return text
+
+    how = "from" if train.slow_start_burnin_type == "linear" else "at"
+    return f"{text} after {train.slow_start_step} steps {how} {train.slow_start_learning_rate:g}"
+
+
+def _network(model: ModelConfig) -> str:
+    rates = text_of(model.aspp_rates())
+    text = f"{model.model_variant}, output stride {model.output_stride}, "
+    text += f"ASPP of {model.aspp_convs_filters} channels at rates {rates}"
+    if model.decoder_output_stride:
+        text += f", decoder at stride {model.decoder_output_stride}"
+    return text
+
+
+def _weights(train: TrainConfig, continues: bool) -> str:
+    if continues:
+        return "those of the run's newest checkpoint"
+    if not train.tf_initial_checkpoint:
+        return (
+            "RANDOM: nothing is loaded, training starts from scratch; --tf_initial_checkpoint "
+            "names weights to start from"
+        )
+    return train.tf_initial_checkpoint
+
+
+def _validation(experiment: Experiment, eval_images: int) -> str:
+    train, split = experiment.train, experiment.eval.eval_split
+    if not train.eval_interval_steps:
+        return "none, so the best checkpoint is not known; --eval_interval_steps turns it on"
+    return (
+        f"split {split}, {eval_images} images, every {train.eval_interval_steps} steps; the best "
+        f"checkpoint is kept, and the newest {train.keep_checkpoints}"
+    )

@@ -1,0 +1,99 @@
+"""What a run says at its start agrees with its settings and records."""
+
+import pytest
+
+from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+from deeplab_tf.data import catalog
+from deeplab_tf.training import overview
+
+CLASSES = tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("wall", "floor", "door"))
+
+
+def lines(*, train=None, ignored=None, continues=False, **settings):
+    experiment = Experiment(
+        model=ModelConfig(model_variant="resnet_v1_18", atrous_rates=(2, 4, 6)),
+        data=DataConfig(dataset_dir="home/records", train_crop_size=(65, 97)),
+        train=TrainConfig(train_logdir="runs/one", **(train or {})),
+        eval=EvalConfig(eval_split="held_out"),
+    )
+    text = overview.describe(
+        experiment,
+        catalog.DatasetInfo(name="rooms", classes=CLASSES),
+        images=50,
+        image_size=(120, 160),
+        eval_images=7,
+        ignored=ignored,
+        devices="CPU, 2 cores",
+        continues=continues,
+    )
+    found = dict(line.split(maxsplit=1) for line in text.splitlines())
+    return found
+
+
+def test_the_lines_hold_the_runs_numbers():
+    found = lines(
+        train={
+            "training_number_of_steps": 300,
+            "train_batch_size": 4,
+            "base_learning_rate": 0.02,
+            "end_learning_rate": 0.0002,
+            "eval_interval_steps": 30,
+            "keep_checkpoints": 2,
+            "tf_initial_checkpoint": "weights.pth",
+        },
+        ignored=0.0312,
+    )
+    assert found["data"] == (
+        "home/records (rooms), split train: 50 images (the first 120x160), 3 classes, "
+        "ignored pixels 3.1 %"
+    )
+    assert found["length"] == "300 steps of 4 crops of 65x97: 24 epochs"  # 300 * 4 / 50
+    assert "sgd, learning rate 0.02 to 0.0002 (poly)" in found["optimizer"]
+    assert (
+        found["network"].startswith("resnet_v1_18, output stride 16")
+        and "2,4,6" in found["network"]
+    )
+    assert found["weights"] == "weights.pth"
+    assert found["validation"].startswith("split held_out, 7 images, every 30 steps; the best")
+    assert found["devices"] == "CPU, 2 cores, float32"
+    assert found["run"] == "runs/one, new"
+
+
+def test_what_is_missing_is_said():
+    found = lines()
+    assert found["weights"].startswith("RANDOM: nothing is loaded")
+    assert found["validation"].startswith("none")
+    assert found["data"].endswith("ignored pixels not counted")
+
+
+def test_a_continued_run_has_its_own_weights():
+    found = lines(train={"tf_initial_checkpoint": "weights.pth"}, continues=True)
+    assert "weights.pth" not in found["weights"] and "newest checkpoint" in found["weights"]
+    assert found["run"] == "runs/one, continued"
+
+
+def test_the_ignored_share_is_the_builders_count():
+    counts = {"pixels": {"wall": 50, "floor": 25, "door": 0}, "ignored_pixels": 25}
+    assert overview.ignored_share({"statistics": counts, "uncounted_labels": 0}) == 0.25
+    assert overview.ignored_share({"statistics": counts, "uncounted_labels": 1}) is None
+    assert overview.ignored_share({}) is None  # records of the official package
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"learning_policy": "cosine"}, "learning rate 0.1 to 0 (cosine)"),
+        ({"decay_steps": 70}, "learning rate 0.1 to 0 in 70 steps (poly)"),
+        (
+            {"learning_policy": "step", "learning_rate_decay_step": 40},
+            "learning rate 0.1, times 0.1 every 40 steps (step)",
+        ),
+        (
+            {"slow_start_step": 9, "slow_start_burnin_type": "linear"},
+            "learning rate 0.1 to 0 (poly) after 9 steps from 0.0001",
+        ),
+        ({"slow_start_step": 9}, "learning rate 0.1 to 0 (poly) after 9 steps at 0.0001"),
+    ],
+)
+def test_the_learning_rates_way_is_told(settings, text):
+    assert overview.learning_rate(TrainConfig(base_learning_rate=0.1, **settings)) == text
