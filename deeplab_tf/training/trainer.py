@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -41,6 +42,15 @@ def _require_batch_statistics(experiment: Experiment) -> None:
             f"branch one value; allowed: {2 * parts} or more, --nofine_tune_batch_norm, or "
             "--noadd_image_level_feature."
         )
+
+
+def _require_folder(path: Path) -> None:
+    """Raises UserError unless a folder can be written at `path`, before hours or minutes pass."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
 
 
 def compiled_model(
@@ -123,6 +133,8 @@ class Trainer:
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
+        if self.workers.is_chief:
+            _require_folder(self.run_dir.path)
         self._tell(self._overview())  # the model takes its time
         with self.workers.explained_loss():
             self._require_equal_workers()

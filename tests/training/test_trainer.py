@@ -133,6 +133,18 @@ def test_a_data_sets_folder_is_no_runs_folder(tiny_experiment, records_dir):
         Trainer(change(other, "data", dataset_dir=str(folder)))
 
 
+def test_a_split_or_folder_that_is_not_there_names_the_way_out(tiny_experiment, tmp_path):
+    with pytest.raises(UserError, match="no split 'tr'; it has: train, val; name .*--train_split"):
+        Trainer(change(tiny_experiment, "data", train_split="tr"))
+    validated = change(tiny_experiment, "train", eval_interval_steps=1)
+    with pytest.raises(UserError, match="no split 'test'; .*--eval_interval_steps=0"):
+        Trainer(change(validated, "eval", eval_split="test"))
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(UserError, match=r"file is a file; give a folder's path"):
+            Trainer(change(tiny_experiment, "train", train_logdir=str(path)))
+
+
 def test_a_batch_of_one_is_refused_where_it_leaves_no_statistics(tiny_experiment):
     with pytest.raises(UserError, match="--train_batch_size=1"):
         Trainer(change(tiny_experiment, "train", train_batch_size=1))
