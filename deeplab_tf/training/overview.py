@@ -9,6 +9,7 @@ from pathlib import Path
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig
 from deeplab_tf.config_flags import text_of
 from deeplab_tf.data import catalog
+from deeplab_tf.data.statistics import LabelCounts
 
 
 def describe(
@@ -64,11 +65,9 @@ def ignored_share(split: dict) -> float | None:
     Returns:
       0 to 1; None if the pixels were not counted, or not all of them.
     """
-    counts = split.get("statistics")
-    if not counts or split.get("uncounted_labels"):
+    if "statistics" not in split or split.get("uncounted_labels"):
         return None
-    ignored = counts["ignored_pixels"]
-    return ignored / max(ignored + sum(counts["pixels"].values()), 1)
+    return LabelCounts.from_json(split["statistics"]).ignored_share
 
 
 def learning_rate(train: TrainConfig) -> str:

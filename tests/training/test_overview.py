@@ -73,7 +73,8 @@ def test_a_continued_run_has_its_own_weights():
 
 
 def test_the_ignored_share_is_the_builders_count():
-    counts = {"pixels": {"wall": 50, "floor": 25, "door": 0}, "ignored_pixels": 25}
+    pixels = {"wall": 50, "floor": 25, "door": 0}
+    counts = {"pixels": pixels, "images_with": pixels, "ignored_pixels": 25}
     assert overview.ignored_share({"statistics": counts, "uncounted_labels": 0}) == 0.25
     assert overview.ignored_share({"statistics": counts, "uncounted_labels": 1}) is None
     assert overview.ignored_share({}) is None  # records of the official package
