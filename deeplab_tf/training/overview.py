@@ -17,7 +17,7 @@ def describe(
     info: catalog.DatasetInfo,
     *,
     images: int,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None,
     eval_images: int,
     ignored: float | None,
     devices: str,
@@ -28,7 +28,7 @@ def describe(
     Args:
       experiment: settings whose steps are numbers (`TrainConfig.for_images`).
       images, eval_images: of the training split and of the validation split.
-      image_size: height and width of the first training image.
+      image_size: height and width of the first training image; None if unknown.
       ignored: share of the training pixels with the ignored label; None if it was not counted.
       devices: what computes.
       continues: whether the run's folder has a checkpoint, which is continued.
@@ -37,12 +37,12 @@ def describe(
     share = "not counted" if ignored is None else f"{100 * ignored:.1f} %"
     epochs = train.training_number_of_steps * train.train_batch_size / images
     crop = "x".join(map(str, data.train_crop_size))
-    size = "x".join(map(str, image_size))
+    size = f" (the first {image_size[0]}x{image_size[1]})" if image_size else ""
     name = "" if info.name == Path(data.dataset_dir).name else f" ({info.name})"
 
     parts = {
-        "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images (the first "
-        f"{size}), {info.num_classes} classes, ignored pixels {share}",
+        "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images{size}, "
+        f"{info.num_classes} classes, ignored pixels {share}",
         "length": f"{train.training_number_of_steps} steps of {train.train_batch_size} crops of "
         f"{crop}: {epochs:.3g} epochs",
         "optimizer": f"{train.optimizer}, {learning_rate(train)}, weight decay "

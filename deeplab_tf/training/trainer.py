@@ -154,12 +154,20 @@ class Trainer:
             self.experiment,
             self.info,
             images=len(self.train_table),
-            image_size=tuple(records.parse_size(self.train_table.read(0)).numpy()),
+            image_size=self._first_size(),
             eval_images=len(self.eval_table or ()),
             ignored=overview.ignored_share(splits.get(data.train_split, {})),
             devices=devices_of(self.strategy, self.workers.count),
             continues=bool(self.run_dir.checkpoint_steps()),
         )
+
+    def _first_size(self) -> tuple[int, int] | None:
+        """Returns height and width of the first training image; None if its record lacks them."""
+        try:
+            height, width = records.parse_size(self.train_table.read(0)).numpy().tolist()
+        except tf.errors.OpError:
+            return None  # what is wrong with a record is told where it is read for training
+        return height, width
 
     def _require_equal_workers(self) -> None:
         settings = config_flags.flagfile_text(self.experiment)
