@@ -445,9 +445,9 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
     for color, ids in coding.ids_of_colors.items():
         if len(ids) > 1:
             raise UserError(
-                f"{' and '.join(map(coding.name_of, ids))} of the class list share the colour "
-                f"{_shown_color(color)}, so the mask {name}, drawn in colours, cannot be read; "
-                "give each class a colour of its own."
+                f"The mask {name}, drawn in colours, cannot be read: "
+                f"{' and '.join(map(coding.name_of, ids))} of {coding.class_list} share the colour "
+                f"{_shown_color(color)}; give each class a colour of its own."
             )
     if len(coding.ignored_values) > 1:
         raise UserError(

@@ -121,7 +121,7 @@ TABLE = {
     "shared colour": (
         file(rgb(LABEL % 2)),
         {"colors": (COLORS[0], COLORS[1], COLORS[1])},
-        r"class 1 'car' and class 2 'tree' of the class list share the colour \(200, 10, 10\)",
+        r"class 1 'car' and class 2 'tree' of c\.csv share the colour \(200, 10, 10\); give each",
     ),
     "shared colour, values": (file(LABEL), {"colors": (COLORS[0], COLORS[1], COLORS[1])}, LABEL),
     "rgb, no colours": (file(rgb(LABEL)), {"colors": ()}, "c.csv has none; give it the columns"),
@@ -181,6 +181,16 @@ TABLE = {
         file(palette_image(LABEL, [*COLORS] * 7)),
         {},
         "has the index 255, but a palette of 21 colours; .*--mask_encoding=index",
+    ),
+    "palette one too short": (
+        file(palette_image(LABEL % 21 + np.uint8(18), [*COLORS] * 7)),  # 18 to 21
+        {"num_classes": 22, "class_names": ()},
+        "has the index 21, but a palette of 21 colours",
+    ),
+    "grey palette filled with white": (
+        file(palette_image(ZERO_ONE, [COLORS[0], *[WHITE] * 255])),
+        {"colors": ()},
+        ZERO_ONE,
     ),
     "palette too short, values": (
         file(palette_image(LABEL, [*COLORS] * 7)),
