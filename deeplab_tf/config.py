@@ -94,6 +94,14 @@ class ModelConfig(Config):
     auxiliary_filters: int = setting(
         0, "Channels of the auxiliary head on the third stage; 0 means no such head.", least=0
     )
+    initializer: str = setting(
+        "",
+        "Initial weights of new layers: pytorch (uniform within 1 / sqrt(inputs) of zero, the "
+        "classifiers' biases too: SSSegmentation), official (official DeepLab's) or he_normal (He "
+        "et al. 2015, classifiers near zero); empty: official for beta variants, else pytorch.",
+        choices=("", "pytorch", "official", "he_normal"),
+        may_change=True,
+    )
     align_corners: bool = setting(
         False,
         "Whether bilinear resizing aligns corner pixel centres, as the official package does.",
@@ -160,6 +168,12 @@ class ModelConfig(Config):
             "stride_placement": placement,
             "stem_padding": self.stem_padding or padding,
         }
+
+    def initializer_style(self) -> str:
+        """Returns the initializer in force: the one given, or that of the variant's own program."""
+        return self.initializer or (
+            "official" if self.model_variant.endswith("_beta") else "pytorch"
+        )
 
     def aspp_rates(self) -> tuple[int, ...]:
         """Returns the rates in force: those given, or 6, 12, 18 scaled to the output stride."""

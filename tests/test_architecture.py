@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom (0 is the lowest); a module may import those below it only. `config` here
 # and `deeplab_tf.data.transforms` importing `deeplab_tf.models.layers` would fail.
 LAYERS = [
-    ["settings", "models.winograd"],
+    ["settings", "seeds", "models.winograd", "models.initializers"],
     [
         "process_state",
         "train_config",

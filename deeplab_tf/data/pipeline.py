@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import seeds
 from deeplab_tf.config import DataConfig, UserError
 from deeplab_tf.data import photometric, records, service, transforms
 
@@ -112,7 +113,7 @@ def augment(
     crop_size = config.train_crop_size
     window, label = transforms.random_crop(
         label,
-        seed=seed,
+        seed=seeds.stream(seed, "crop"),
         crop_size=crop_size,
         min_resize_value=config.min_resize_value,
         max_resize_value=config.max_resize_value,
@@ -124,8 +125,8 @@ def augment(
     )
     image = transforms.cut_image(image, window)
     if config.photometric_distortion:
-        other = seed + tf.constant([1 << 32, 0], tf.int64)
-        image = photometric.distort(image, seed=other, max_size=crop_size)
+        colors = seeds.stream(seed, "photometric distortion")
+        image = photometric.distort(image, seed=colors, max_size=crop_size)
     image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
     label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
     return image, label
@@ -137,7 +138,7 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
 
     @_plain_python
     def epoch_order(epoch):
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        key = seeds.stream(tf.stack([tf.constant(seed, tf.int64), epoch]), "order")
         everything = tf.range(num_records, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices(
             tf.random.experimental.stateless_shuffle(everything, seed=key)

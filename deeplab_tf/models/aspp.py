@@ -36,6 +36,7 @@ class ASPP(tf.keras.layers.Layer):
         projection_kernel_size: int = 1,
         align_corners: bool = False,
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -48,15 +49,16 @@ class ASPP(tf.keras.layers.Layer):
             "align_corners": align_corners,
             "projection_kernel_size": projection_kernel_size,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
         }
-        norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
+        common: dict[str, Any] = {"batch_norm_decay": batch_norm_decay, "initializer": initializer}
         atrous = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
-        self.branches = [ConvNorm(filters, 1, name="branch1", **norm)] + [
-            atrous(filters, rate=rate, name=f"branch{index}", **norm)
+        self.branches = [ConvNorm(filters, 1, name="branch1", **common)] + [
+            atrous(filters, rate=rate, name=f"branch{index}", **common)
             for index, rate in enumerate(rates, start=2)
         ]
-        self.pooling = ConvNorm(filters, 1, name="pooling", **norm) if image_pooling else None
-        self.projection = ConvNorm(filters, projection_kernel_size, name="projection", **norm)
+        self.pooling = ConvNorm(filters, 1, name="pooling", **common) if image_pooling else None
+        self.projection = ConvNorm(filters, projection_kernel_size, name="projection", **common)
 
     def call(self, inputs, training=False):
         outputs = [branch(inputs, training=training) for branch in self.branches]

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf import process_state
+from deeplab_tf import process_state, seeds
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.aspp import ASPP
 from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
@@ -64,8 +64,11 @@ class DeepLab(tf.keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.num_classes = num_classes
-        norm: dict[str, Any] = {"batch_norm_decay": config.batch_norm_decay}
-        self.backbone = ResNet(**config.backbone(), name="backbone", **norm)
+        common: dict[str, Any] = {
+            "batch_norm_decay": config.batch_norm_decay,
+            "initializer": config.initializer_style(),
+        }
+        self.backbone = ResNet(**config.backbone(), name="backbone", **common)
         self.aspp = ASPP(
             config.aspp_convs_filters,
             rates=config.aspp_rates(),
@@ -77,7 +80,7 @@ class DeepLab(tf.keras.Model):
             align_corners=config.align_corners,
             projection_kernel_size=config.aspp_projection_kernel_size,
             name="aspp",
-            **norm,
+            **common,
         )
         self.decoder = None
         if config.decoder_output_stride:
@@ -87,10 +90,13 @@ class DeepLab(tf.keras.Model):
                 separable=config.decoder_use_separable_conv,
                 align_corners=config.align_corners,
                 name="decoder",
-                **norm,
+                **common,
             )
         self.classifier = Classifier(
-            num_classes, dropout_rate=config.dropout_rate, name="classifier"
+            num_classes,
+            dropout_rate=config.dropout_rate,
+            initializer=config.initializer_style(),
+            name="classifier",
         )
         self.auxiliary_head = None
         if config.auxiliary_filters:
@@ -99,7 +105,7 @@ class DeepLab(tf.keras.Model):
                 num_classes,
                 dropout_rate=config.dropout_rate,
                 name="auxiliary_head",
-                **norm,
+                **common,
             )
         self.loss_tracker = tf.keras.metrics.Mean(name="loss")
         self.distribute_reduction_method = "first"  # what a step returns is equal on all replicas
@@ -111,16 +117,24 @@ class DeepLab(tf.keras.Model):
 
         Args:
           training: whether dropout is active and batch normalisation uses batch statistics.
-          seed: int64 [2], what dropout draws from; None draws anew.
+          seed: int64 [2], what dropout draws from, each head independently; None draws anew.
           update_batch_norm: false keeps batch normalisation at its moving averages in training.
         """
+
+        def dropout_of(head):
+            return None if seed is None else seeds.stream(seed, f"dropout of {head}")
+
         norm_training = training and update_batch_norm
         features = self._features(images, norm_training)
         context = self._context(features, norm_training)
-        outputs = {"logits": self.classifier(context, training=training, seed=seed)}
+        dropout = dropout_of("classifier")
+        outputs = {"logits": self.classifier(context, training=training, seed=dropout)}
         if self.auxiliary_head:
             outputs["aux_logits"] = self.auxiliary_head(
-                features["stage3"], training=training, norm_training=norm_training, seed=seed
+                features["stage3"],
+                training=training,
+                norm_training=norm_training,
+                seed=dropout_of("auxiliary_head"),
             )
         return outputs
 
@@ -299,7 +313,8 @@ class DeepLab(tf.keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         fields = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-        values = {name: config[name] for name in fields}
+        # A setting that is younger than what was saved has its default.
+        values = {name: config.get(name, default) for name, default in fields.items()}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(ModelConfig(**values), num_classes=config["num_classes"], name=config["name"])
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from deeplab_tf.models import initializers
 from deeplab_tf.models.layers import (
     NAMESPACE,
     ChannelDropout,
@@ -30,6 +31,7 @@ class Decoder(tf.keras.layers.Layer):
         separable: bool = True,
         align_corners: bool = False,
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -39,15 +41,12 @@ class Decoder(tf.keras.layers.Layer):
             "separable": separable,
             "align_corners": align_corners,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
         }
-        self.reduction = ConvNorm(
-            reduction_filters, 1, batch_norm_decay=batch_norm_decay, name="reduction"
-        )
+        common: dict[str, Any] = {"batch_norm_decay": batch_norm_decay, "initializer": initializer}
+        self.reduction = ConvNorm(reduction_filters, 1, name="reduction", **common)
         conv = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
-        self.refinement = [
-            conv(filters, batch_norm_decay=batch_norm_decay, name=f"refinement{index}")
-            for index in (1, 2)
-        ]
+        self.refinement = [conv(filters, name=f"refinement{index}", **common) for index in (1, 2)]
 
     def call(self, context, detail=None, training=False):
         detail = self.reduction(detail, training=training)
@@ -66,18 +65,34 @@ class Decoder(tf.keras.layers.Layer):
 class Classifier(tf.keras.layers.Layer):
     """Channel dropout and a 1x1 convolution with bias: [B, h, w, C] -> logits, float32."""
 
-    def __init__(self, num_classes: int, *, dropout_rate: float = 0.1, **kwargs):
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        dropout_rate: float = 0.1,
+        initializer: str = "pytorch",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self._settings = {"num_classes": num_classes, "dropout_rate": dropout_rate}
+        self._settings: dict[str, Any] = {
+            "num_classes": num_classes,
+            "dropout_rate": dropout_rate,
+            "initializer": initializer,
+        }
         self.dropout = ChannelDropout(dropout_rate, name="dropout")
         self.conv = tf.keras.layers.Conv2D(
             num_classes,
             1,
-            kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            kernel_initializer=initializers.kernel_initializer(initializer, "classifier"),
             dtype=tf.float32,  # whatever the precision of the features
             name="conv",
         )
         self.folded: tuple | None = None
+
+    def build(self, input_shape):
+        initializer = self._settings["initializer"]
+        self.conv.bias_initializer = initializers.bias_initializer(initializer, input_shape[-1])
+        super().build(input_shape)
 
     def fold(self, map_size: tuple[int, ...] = ()):
         """Fixes the weights for inference; they have one form only."""
@@ -108,6 +123,7 @@ class AuxiliaryHead(tf.keras.layers.Layer):
         *,
         dropout_rate: float = 0.1,
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -116,9 +132,14 @@ class AuxiliaryHead(tf.keras.layers.Layer):
             "num_classes": num_classes,
             "dropout_rate": dropout_rate,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
         }
-        self.conv = ConvNorm(filters, 3, batch_norm_decay=batch_norm_decay, name="conv")
-        self.classifier = Classifier(num_classes, dropout_rate=dropout_rate, name="classifier")
+        self.conv = ConvNorm(
+            filters, 3, batch_norm_decay=batch_norm_decay, initializer=initializer, name="conv"
+        )
+        self.classifier = Classifier(
+            num_classes, dropout_rate=dropout_rate, initializer=initializer, name="classifier"
+        )
 
     def call(self, inputs, training=False, norm_training=None, seed=None):
         """`norm_training` is `training` of batch normalisation, where it differs."""

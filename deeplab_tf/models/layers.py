@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.models import convolution, winograd
+from deeplab_tf.models import convolution, initializers, winograd
 from deeplab_tf.models.convolution import NAMESPACE
 
 # Whether this thread traces what `recomputed` repeats (recomputes), or for XLA (compiles); and
@@ -126,7 +126,8 @@ class ConvNorm(tf.keras.layers.Layer):
     """Convolution without bias, batch normalisation and, by default, ReLU.
 
     Batch statistics are taken over all replicas of the tf.distribute strategy in force when the
-    layer is made. With `symmetric` false a stride pads by TensorFlow's own rule SAME.
+    layer is made. With `symmetric` false a stride pads by TensorFlow's own rule SAME. `initializer`
+    and `part` are those of `initializers.kernel_initializer`.
     """
 
     def __init__(
@@ -139,6 +140,8 @@ class ConvNorm(tf.keras.layers.Layer):
         relu: bool = True,
         symmetric: bool = True,
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
+        part: str = "head",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -150,6 +153,8 @@ class ConvNorm(tf.keras.layers.Layer):
             "relu": relu,
             "symmetric": symmetric,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
+            "part": part,
         }
         self.relu = relu
         layer = AtrousConv2D if symmetric else tf.keras.layers.Conv2D
@@ -160,7 +165,7 @@ class ConvNorm(tf.keras.layers.Layer):
             dilation_rate=1 if strides > 1 else rate,
             padding="same",
             use_bias=False,
-            kernel_initializer=tf.keras.initializers.HeNormal(),
+            kernel_initializer=initializers.kernel_initializer(initializer, part),
             name="conv",
         )
         self.norm = batch_norm(batch_norm_decay, name="norm")
@@ -205,19 +210,39 @@ class SeparableConvNorm(tf.keras.layers.Layer):
     (Chen et al. 2018, arXiv:1802.02611, sec. 3.1; official model.py, split_separable_conv2d.)
     """
 
-    def __init__(self, filters: int, *, rate: int = 1, batch_norm_decay: float = 0.9, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        *,
+        rate: int = 1,
+        batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self._settings = {"filters": filters, "rate": rate, "batch_norm_decay": batch_norm_decay}
+        self._settings = {
+            "filters": filters,
+            "rate": rate,
+            "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
+        }
         self.depthwise = tf.keras.layers.DepthwiseConv2D(
             3,
             dilation_rate=rate,
             padding="same",
             use_bias=False,
-            depthwise_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.33),
+            depthwise_initializer=initializers.kernel_initializer(initializer, "depthwise"),
             name="depthwise",
         )
         self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
-        self.pointwise = ConvNorm(filters, 1, batch_norm_decay=batch_norm_decay, name="pointwise")
+        self.pointwise = ConvNorm(
+            filters,
+            1,
+            batch_norm_decay=batch_norm_decay,
+            initializer=initializer,
+            part="pointwise",
+            name="pointwise",
+        )
         self.folded: tuple[tf.Variable, tf.Variable] | None = None
 
     def fold(self, map_size: tuple[int, ...] = ()):

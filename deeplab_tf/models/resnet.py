@@ -56,6 +56,7 @@ class ResidualBlock(tf.keras.layers.Layer):
         project: bool,
         stride_in_1x1: bool = False,
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,31 +68,40 @@ class ResidualBlock(tf.keras.layers.Layer):
             "project": project,
             "stride_in_1x1": stride_in_1x1,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
         }
         self.strides = strides
-        norm: dict[str, Any] = {"batch_norm_decay": batch_norm_decay}
+        common: dict[str, Any] = {
+            "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
+            "part": "backbone",
+        }
         if bottleneck:
             self.convs = [
-                ConvNorm(filters, 1, strides=strides if stride_in_1x1 else 1, name="conv1", **norm),
+                ConvNorm(
+                    filters, 1, strides=strides if stride_in_1x1 else 1, name="conv1", **common
+                ),
                 ConvNorm(
                     filters,
                     3,
                     strides=1 if stride_in_1x1 else strides,
                     rate=rate,
                     name="conv2",
-                    **norm,
+                    **common,
                 ),
-                ConvNorm(4 * filters, 1, relu=False, name="conv3", **norm),
+                ConvNorm(4 * filters, 1, relu=False, name="conv3", **common),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, strides=strides, rate=rate, name="conv1", **norm),
-                ConvNorm(filters, 3, relu=False, name="conv2", **norm),
+                ConvNorm(filters, 3, strides=strides, rate=rate, name="conv1", **common),
+                ConvNorm(filters, 3, relu=False, name="conv2", **common),
             ]
         self.shortcut = None
         if project:
             width = 4 * filters if bottleneck else filters
-            self.shortcut = ConvNorm(width, 1, strides=strides, relu=False, name="shortcut", **norm)
+            self.shortcut = ConvNorm(
+                width, 1, strides=strides, relu=False, name="shortcut", **common
+            )
 
     def call(self, inputs, training=False):
         outputs = inputs
@@ -126,6 +136,7 @@ class ResNet(tf.keras.layers.Layer):
         stride_placement: str = "first_3x3",
         stem_padding: str = "symmetric",
         batch_norm_decay: float = 0.9,
+        initializer: str = "pytorch",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -138,6 +149,7 @@ class ResNet(tf.keras.layers.Layer):
             "stride_placement": stride_placement,
             "stem_padding": stem_padding,
             "batch_norm_decay": batch_norm_decay,
+            "initializer": initializer,
         }
         self.stem = [
             ConvNorm(
@@ -146,6 +158,8 @@ class ResNet(tf.keras.layers.Layer):
                 strides=strides,
                 symmetric=stem_padding != "same",
                 batch_norm_decay=batch_norm_decay,
+                initializer=initializer,
+                part="backbone",
                 name=f"stem{index + 1}",
             )
             for index, (filters, kernel, strides) in enumerate(STEMS[stem])
@@ -166,6 +180,7 @@ class ResNet(tf.keras.layers.Layer):
                 project=block == 0 and (bottleneck or stage > 1),
                 stride_in_1x1=stride_placement == "first_1x1",
                 batch_norm_decay=batch_norm_decay,
+                initializer=initializer,
                 name=f"stage{stage}_block{block + 1}",
             )
             for stage, plan in enumerate(plans, start=1)

@@ -20,6 +20,7 @@ _FREE = (
     "dropout_rate",
     "batch_norm_decay",
     "image_pooling_crop_size",
+    "initializer",
 )
 _OF_BACKBONE = ("model_variant", "stride_placement", "stem_padding", "image_mean", "image_std")
 
