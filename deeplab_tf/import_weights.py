@@ -112,6 +112,7 @@ def main(job: ImportConfig) -> None:
         output_stride=job.output_stride,
         atrous_rates=job.atrous_rates,
         multi_grid=job.multi_grid,
+        flag="source",
     )
     if job.image_pooling_crop_size:
         source = _with_pooling_window(source, job)

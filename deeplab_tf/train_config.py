@@ -118,7 +118,8 @@ class TrainConfig(Config):
     tf_initial_checkpoint: str = setting(
         "",
         "Weights a new run starts from: a run's folder or checkpoint, official DeepLab's "
-        "checkpoint, a .pth file, keras.applications:NAME or keras_cv:PRESET.",
+        "checkpoint, a .pth file (or the address of one), keras.applications:NAME or "
+        "keras_cv:PRESET; empty starts from random ones.",
         may_change=True,
     )
     initialize_last_layer: bool = setting(

@@ -4,8 +4,12 @@ import dataclasses
 import json
 import math
 import shutil
+import socket
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets import (
@@ -15,9 +19,12 @@ from datasets import (
     build_voc2012_data,
 )
 from deeplab_tf import config_flags
+from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.training.trainer import Trainer
 from tests import trees
+from tests.weights import writers
+from tests.weights.test_ssseg import IMAGES, Oracle
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATASETS = {
@@ -51,6 +58,8 @@ context    R101 OS8 60  480x480 0.004 4e-05 0.9 0.9 0.0001 16 312x260=81120 1,12
 context59  R50 OS8  59  480x480 0.004 4e-05 0.9 0.9 0.0001 16 312x260=81120 1,12,24,36 4998/5105 520,520 520,520 slide:480x480:320x320 51.69
 context59  R101 OS8 59  480x480 0.004 4e-05 0.9 0.9 0.0001 16 312x260=81120 1,12,24,36 4998/5105 520,520 520,520 slide:480x480:320x320 53.81
 """.strip()  # noqa: E501
+# Where SSSegmentation fetches the weights of its backbones (ssseg/modules/models/backbones).
+PRETRAINED = "https://download.openmmlab.com/pretrain/third_party"
 ROW_OF = {
     f"{cells[0]}_{cells[1].lower()}_{cells[2].lower()}": cells
     for cells in map(str.split, ROWS.splitlines())
@@ -75,6 +84,7 @@ def test_every_recipe_is_whole(path):
     assert experiment.data.dataset == name
     assert experiment.model.model_variant.endswith(f"_{backbone[1:]}")
     assert experiment.model.output_stride == int(stride[2:])
+    assert ("from ImageNet weights" in text) == bool(experiment.train.tf_initial_checkpoint)
     if name in catalog.KNOWN:
         info = catalog.load(name, "")
         assert info.num_classes == num_classes
@@ -123,6 +133,9 @@ def test_a_recipe_equals_its_row(name):
     images = info.splits[data.train_split], info.splits[evaluation.eval_split]
     assert images == numbers(sizes, "/")
     assert model.model_variant == f"resnet_v1c_{backbone[1:]}"
+    start = f"resnet{backbone[1:]}_v1c-{ {'R50': '2cccc1ad', 'R101': 'e67eebb6'}[backbone] }.pth"
+    assert train.tf_initial_checkpoint == f"{PRETRAINED}/{start}"
+    assert model.initializer == "pytorch"
     assert model.output_stride == int(stride[2:])
     assert (1, *model.aspp_rates()) == numbers(rates, ",")
     assert data.train_crop_size == numbers(crop)
@@ -242,15 +255,68 @@ def test_a_recipe_trains_and_evaluates(name, miniatures, tmp_path):
         dataset_dir=str(miniatures / recipe.data.dataset),
         train_crop_size=tuple(side // 16 + 1 for side in recipe.data.train_crop_size),
     )
-    train = dataclasses.replace(recipe.train, train_logdir=str(run), training_number_of_steps=2)
+    train = dataclasses.replace(
+        recipe.train,
+        train_logdir=str(run),
+        training_number_of_steps=2,
+        tf_initial_checkpoint="",  # without a network
+    )
     assert Trainer(dataclasses.replace(recipe, data=data, train=train)).run() == 2
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     results = [line for line in lines if "miou" in line]
-    # Untrained scores are near to equal: cross-entropy is the logarithm of the classes, and
+    # New classifiers' scores are small: cross-entropy is near the logarithm of the classes, and
     # that of the auxiliary head weighs 0.4.
     expected = 1.4 * math.log(int(ROW_OF[name][3]))
     assert losses and all(0.6 * expected < loss < 2 * expected for loss in losses)
     assert [(line["step"], line["images"]) for line in results] == [(2, 2)]
     assert 0 <= results[0]["miou"] < 0.5 and len(results[0]["per_class"]) == int(ROW_OF[name][3])
     shutil.rmtree(run)  # checkpoints are large
+
+
+@pytest.fixture
+def few_steps(miniatures, tmp_path):
+    """The recipe of VOC with small crops, for one step."""
+    recipe = config_flags.parse_flagfile(CONFIGS / "voc_r50_os16.flags")
+    data = dataclasses.replace(
+        recipe.data,
+        dataset_dir=str(miniatures / "pascal_voc_seg"),
+        train_crop_size=(33, 33),
+    )
+    train = dataclasses.replace(
+        recipe.train,
+        train_logdir=str(tmp_path / "run"),
+        train_batch_size=2,
+        training_number_of_steps=1,
+        eval_interval_steps=0,
+        summary_images=0,
+    )
+    return dataclasses.replace(recipe, data=data, train=train)
+
+
+def test_a_recipe_without_its_weights_stops_before_anything_is_written(
+    few_steps, tmp_path, monkeypatch
+):
+    def unreachable(*args, **kwargs):
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(UserError, match=r"2cccc1ad\.pth cannot be .*--tf_initial_checkpoint=PATH"):
+        Trainer(few_steps)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_recipe_starts_from_the_file_that_was_fetched_by_hand(few_steps, tmp_path, capsys):
+    oracle = Oracle()
+    oracle.backbone(IMAGES, "", 50, "v1c", 16)
+    path = tmp_path / "fetched.pth"
+    writers.write_pth(path, {"state_dict": oracle.arrays})
+    train = dataclasses.replace(few_steps.train, tf_initial_checkpoint=str(path))
+    trainer = Trainer(dataclasses.replace(few_steps, train=train))
+    assert "new: aspp, auxiliary_head, classifier (the file holds a back" in capsys.readouterr().out
+    kernel = trainer.model.backbone.stem[0].conv.kernel.numpy()
+    np.testing.assert_array_equal(kernel, oracle.arrays["stem.0.weight"].transpose(2, 3, 1, 0))
+    assert trainer.run() == 1
+    shutil.rmtree(tmp_path / "run")

@@ -1,10 +1,12 @@
 """Fetching published archives: resumed downloads, checked sizes and hashes, safe unpacking."""
 
+import errno
 import hashlib
 import http.client
 import lzma
 import os
 import shutil
+import socket
 import ssl
 import stat
 import tarfile
@@ -23,7 +25,7 @@ from deeplab_tf.config import UserError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 30
 _NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try again
     urllib.error.URLError,
     http.client.HTTPException,
@@ -32,6 +34,7 @@ _NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try ag
     ssl.SSLError,
     EOFError,
 )
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
 _PASSING_ANSWERS = (408, 429, 500, 502, 503, 504)
 _DAMAGED_ARCHIVE = (
     tarfile.TarError,
@@ -118,7 +121,8 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "")
       UserError: if the server can not be reached, or the file's size or hash is not the published.
     """
     path = folder / archive.file_name
-    if path.is_file() and not _difference(path, archive):
+    found = _difference(path, archive) if path.is_file() else ""
+    if path.is_file() and not found:
         return path
     url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
     if not url.lower().startswith(("http://", "https://")) or not url.isascii() or " " in url:
@@ -126,6 +130,8 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     advice = advice or f"fetch the file by hand to {path}, or give another --download_mirror"
+    if found:
+        advice = f"{path} is there, but {found}; {advice}"
     continued = partial.is_file()
     _fetch(url, partial, archive.size, advice)
     problem = _difference(partial, archive)
@@ -155,16 +161,28 @@ def _fetch(url: str, partial: Path, size: int, advice: str) -> None:
             code = getattr(error, "code", 0)
             if code and code not in _PASSING_ANSWERS:
                 raise UserError(f"{url} answers {code}; {advice}.") from None
-            if attempt == _ATTEMPTS - 1:
-                raise UserError(
-                    f"{url} can not be fetched: {error}; the same command goes on where it "
-                    f"stopped. Otherwise {advice}."
-                ) from None
+            # Where the server was never reached there is no network, or no such server.
+            if attempt == _ATTEMPTS - 1 or (not attempt and _is_unreachable(error)):
+                reason = getattr(error, "reason", error)
+                if _size_of(partial):
+                    advice = f"the same command goes on where it stopped, or {advice}"
+                raise UserError(f"{url} cannot be fetched ({reason}); {advice}.") from None
             time.sleep(2**attempt)
 
 
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether no connection came about, for want of a network, a name or a server."""
+    reason = getattr(error, "reason", None)
+    kinds = (socket.gaierror, TimeoutError)
+    return isinstance(reason, kinds) or getattr(reason, "errno", None) in _UNREACHABLE
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 def _download(url: str, partial: Path, size: int) -> None:
-    done = partial.stat().st_size if partial.is_file() else 0
+    done = _size_of(partial)
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
@@ -198,13 +216,19 @@ def _difference(path: Path, archive: Archive) -> str:
     size = path.stat().st_size
     if archive.size and size != archive.size:
         return f"has {size} bytes and not {archive.size}"
-    digest = hashlib.new(archive.algorithm)
+    digest = digest_of(path, archive.algorithm)
+    if not digest.startswith(archive.digest):
+        return f"has the {archive.algorithm} {digest} and not {archive.digest}"
+    return ""
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Returns a file's hash in hexadecimal digits."""
+    digest = hashlib.new(algorithm)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    if not digest.hexdigest().startswith(archive.digest):
-        return f"has the {archive.algorithm} {digest.hexdigest()} and not {archive.digest}"
-    return ""
+    return digest.hexdigest()
 
 
 def unpack(path: Path, folder: Path) -> None:

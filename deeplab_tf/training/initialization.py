@@ -76,6 +76,16 @@ def initialize(
     return f"{text} The checkpoint is {standing}." if standing else text
 
 
+def fetch(checkpoint: str) -> None:
+    """Downloads a checkpoint that is an address into the cache, where `initialize` finds it.
+
+    Raises:
+      UserError: if it cannot be fetched or is not the published file.
+    """
+    if "://" in checkpoint:
+        sources.fetch(checkpoint)
+
+
 def _of_a_run(checkpoint: str) -> tuple[Source, str] | None:
     """Reads one of our own runs, or a checkpoint in it; says which one it is."""
     path = Path(checkpoint)
@@ -109,5 +119,5 @@ def _require_same_network(
     if other:
         raise UserError(
             f"--tf_initial_checkpoint={checkpoint} ({source.kind}) is of another network; its "
-            f"weights need: {' '.join(other)}."
+            f"weights need: {' '.join(other)}; --tf_initial_checkpoint= starts without any."
         )

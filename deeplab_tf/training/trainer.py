@@ -138,9 +138,12 @@ class Trainer:
         self._tell(self._overview())  # the model takes its time
         with self.workers.explained_loss():
             self._require_equal_workers()
+            is_new = not self.workers.of_chief(len(self.run_dir.checkpoint_steps()))
+            if is_new:
+                self._fetch_initial_weights()
             with seeded(config.seed), self.strategy.scope():
                 self.model = compiled_model(experiment.model, config, self.info)
-            if not self.workers.of_chief(len(self.run_dir.checkpoint_steps())):
+            if is_new:
                 self._initialize()
             self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
@@ -227,6 +230,16 @@ class Trainer:
 
     def _save(self, step: int, *, keep: int) -> None:
         self.run_dir.save(self.checkpoint, step, keep=keep, lost=self.workers.lost)
+
+    def _fetch_initial_weights(self) -> None:
+        """Downloads --tf_initial_checkpoint if it is an address, before time is spent on a model.
+
+        The chief comes first: hosts often share the cache's folder.
+        """
+        for is_turn in (self.workers.is_chief, not self.workers.is_chief):
+            if is_turn:
+                initialization.fetch(self.experiment.train.tf_initial_checkpoint)
+            self.workers.total(0)  # waits for the others
 
     def _initialize(self) -> None:
         config = self.experiment.train

@@ -1,8 +1,10 @@
 """One weights source, whatever it is, by its path, address or name."""
 
 import contextlib
+import fcntl
 import glob
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -24,6 +26,9 @@ KINDS = (
 _HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h
 _TARS = (".tar.gz", ".tgz", ".tar")
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # of openmmlab's and PyTorch's file names
+
+log = logging.getLogger("deeplab_tf")
 
 
 def read(
@@ -33,6 +38,7 @@ def read(
     atrous_rates: tuple[int, ...] = (),
     multi_grid: tuple[int, ...] = (),
     backbone_only: bool = False,
+    flag: str = "tf_initial_checkpoint",
 ) -> Source:
     """Reads weights of another program.
 
@@ -40,6 +46,7 @@ def read(
       source: a path, an http(s) address, or the name of a published Keras model.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which files do not say.
       backbone_only: leaves out the heads, whatever they are.
+      flag: the flag that gave `source`, for messages.
     Raises:
       UserError: if it is nothing known, is damaged, or its network is another.
     """
@@ -50,7 +57,9 @@ def read(
     }
     if is_named(source):
         return imagenet.read(source, **settings)
-    path = _download(source) if "://" in source else Path(source)
+    path = fetch(source, flag=flag) if "://" in source else Path(source)
+    if "://" not in source:
+        _warn_of_other_content(path)
     with _deleted_if_unreadable(path, source):
         if path.name.endswith(_TARS):
             path = _unpacked(path)
@@ -118,24 +127,51 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeplab_tf"
 
 
-def _download(url: str) -> Path:
-    """Fetches a file into the user's cache, one folder for each address.
+def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
+    """Fetches a file into the user's cache, unless it is there; one folder for each address.
 
     The names of openmmlab's and PyTorch's files end in the start of their SHA-256.
+
+    Args:
+      flag: the flag that gave the address, for messages.
+    Raises:
+      UserError: if it cannot be fetched or is not the published file.
     """
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise archives.no_address(url) from None
-    known = parts.netloc in _HASH_IN_NAME
-    digest = re.search(r"-([0-9a-f]{8,64})\.\w+$", parts.path) if known else None
+    digest = _HASH.search(parts.path) if parts.netloc in _HASH_IN_NAME else None
     archive = archives.Archive(url, "sha256", digest[1] if digest else "", folder="")
     if archive.file_name in ("", ".."):
         raise UserError(f"{url} is the address of no file; give one that ends in a file's name.")
     folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    return archives.fetch(
-        archive, folder, advice="fetch the file by hand and give its path in place of the address"
-    )
+    advice = f"fetch the file by hand and give its path: --{flag}=PATH"
+    with _alone_in(folder):
+        return archives.fetch(archive, folder, advice=advice)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits for other processes that are in the folder: two downloads would mix their bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _warn_of_other_content(path: Path) -> None:
+    """Warns of a file whose name ends in the start of another SHA-256 than its own."""
+    claimed = _HASH.search(path.name)
+    if not claimed or not path.is_file():
+        return
+    digest = archives.digest_of(path, "sha256")
+    if not digest.startswith(claimed[1]):
+        log.warning(
+            "%s is not the file that was published under this name: its SHA-256 begins with %s.",
+            path,
+            digest[: len(claimed[1])],
+        )
 
 
 def _unpacked(path: Path) -> Path:

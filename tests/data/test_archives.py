@@ -125,7 +125,7 @@ def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
 
 def test_a_server_that_never_gets_further_is_given_up(server, tmp_path):
     server.break_after = 1000
-    with pytest.raises(UserError, match="the connection ended early; the same command goes on"):
+    with pytest.raises(UserError, match="the connection ended early.; the same command goes on"):
         archives.fetch(archive_of(server), tmp_path)
     assert (tmp_path / "a.tar.part").stat().st_size == 5000  # five attempts
 
@@ -151,7 +151,7 @@ def test_a_missing_file_and_a_missing_server_are_one_sentence(server, tmp_path):
     server.files.clear()
     with pytest.raises(UserError, match="answers 404; fetch the file by hand to .*a.tar"):
         archives.fetch(archive, tmp_path)
-    with pytest.raises(UserError, match="can not be fetched: .*refused.*--download_mirror"):
+    with pytest.raises(UserError, match="cannot be fetched .*refused.*--download_mirror"):
         archives.fetch(archive, tmp_path, mirror="http://127.0.0.1:9")
     for mirror in ("file:///etc", "http://[bad", "http://host/my files", "http://host:port"):
         with pytest.raises(UserError, match="not an address of the web"):
@@ -245,3 +245,10 @@ def test_a_builder_goes_from_the_archive_to_records(server, tmp_path, monkeypatc
     assert catalog.load("ade20k", tmp_path / "out").splits == {"train": 3, "val": 2}
     build_ade20k_data.main(config)
     assert server.ranges == [None]  # nothing was fetched again
+
+
+def test_where_no_server_is_reached_it_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.time, "sleep", lambda _: pytest.fail("waits for no network"))
+    archive = archives.Archive("http://127.0.0.1:9/a.tar", "md5", "", folder="a")
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*refused\); fetch the file by hand"):
+        archives.fetch(archive, tmp_path)

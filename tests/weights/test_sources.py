@@ -1,5 +1,7 @@
 """Where a file comes from, and what is said of files that are none of weights."""
 
+import concurrent.futures
+import hashlib
 import tarfile
 
 import pytest
@@ -24,7 +26,7 @@ def packed(path, *files):
 
 
 def files_in(folder):
-    return [path.name for path in folder.rglob("*") if path.is_file()]
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_a_page_in_place_of_a_file_does_not_stay(server, tmp_path, cache):  # noqa: F811
@@ -52,7 +54,10 @@ def test_a_query_is_no_part_of_the_name(server, tmp_path, cache):  # noqa: F811
 
 
 def test_a_download_that_fails_says_what_can_be_done_here(server):  # noqa: F811
-    with pytest.raises(UserError, match=r"answers 404; fetch the file by hand and give its path"):
+    way_out = (
+        r"answers 404; fetch the file by hand and give its path: --tf_initial_checkpoint=PATH\."
+    )
+    with pytest.raises(UserError, match=way_out):
         sources.read(f"{server.url}/none.pth")
     for address in ("http://[bad/x.pth", "ftp://host/x.pth", "http://host/", "http://host/.."):
         with pytest.raises(UserError, match="address of (the web|no file)"):
@@ -76,3 +81,41 @@ def test_what_lacks_or_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
     with pytest.raises(UserError, match=r"x\.h5 was not read: it begins with b'.x89HDF"):
         sources.read(str(tmp_path / "x.h5"))
+
+
+def test_a_cached_file_of_another_content_is_named(server, tmp_path, cache, monkeypatch):  # noqa: F811
+    """A file that was put into the cache by hand, and is not the published one."""
+    monkeypatch.setattr(sources, "_HASH_IN_NAME", (server.url.removeprefix("http://"),))
+    url = f"{server.url}/r-0123abcd.pth"
+    with pytest.raises(UserError, match="answers 404; fetch the file by hand"):
+        sources.fetch(url)
+    (folder,) = (path for path in cache.rglob("*") if (path / ".lock").is_file())
+    (folder / "r-0123abcd.pth").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"r-0123abcd\.pth is there, but has the sha256 d9298a1"):
+        sources.fetch(url)
+    server.files["r-0123abcd.pth"] = b"damaged on the way"
+    with pytest.raises(UserError, match="sent has the sha256 .* and not 0123abcd, so it was delet"):
+        sources.fetch(url)
+    assert (folder / "r-0123abcd.pth").read_bytes() == b"other"
+
+
+def test_a_file_that_is_not_what_its_name_says_is_told_of(tmp_path, caplog):
+    oracle = Oracle()
+    oracle.backbone(IMAGES, "", 18, "v1", 16)
+    path = tmp_path / "resnet18-0123abcd.pth"
+    writers.write_pth(path, oracle.arrays)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    assert sources.read(str(path)).config.model_variant == "resnet_v1_18"
+    assert f"{path} is not the file that was published" in caplog.text and digest in caplog.text
+    caplog.clear()
+    sources.read(str(path.rename(tmp_path / f"resnet18-{digest}.pth")))
+    assert not caplog.text
+
+
+def test_downloads_of_two_processes_take_turns(server, cache):  # noqa: F811
+    content = bytes(range(256)) * 40_000
+    server.files["w.bin"] = content
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: sources.fetch(f"{server.url}/w.bin"), range(4)))
+    assert paths[0].read_bytes() == content and len(set(paths)) == 1
+    assert len(server.ranges) == 1
