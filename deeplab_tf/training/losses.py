@@ -173,7 +173,7 @@ class _Bands:
             with tf.control_dependencies([total]):
                 scores = self._scores(wide, first, last)
             with tf.control_dependencies([scores]):
-                own = tf.one_hot(labels[first:last], self.classes, axis=0)
+                own = tf.one_hot(labels[first:last], self.classes, axis=0, dtype=scores.dtype)
             errors = (tf.exp(scores - log_sums[first:last]) - own) * upstream[first:last]
             total += tf.matmul(self.row_weights[first:last], errors, transpose_a=True)
         return tf.einsum("chW,Ww->hwc", total, self.column_weights)

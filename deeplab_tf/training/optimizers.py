@@ -86,7 +86,7 @@ class MomentumSGD(_KeepsWeights):
             accum=slot.handle,
             lr=rate,
             grad=gradient,
-            momentum=tf.cast(self.momentum, variable.dtype),
+            momentum=tf.constant(self.momentum, variable.dtype),
         )
 
     def get_config(self):

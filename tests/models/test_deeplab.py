@@ -65,6 +65,12 @@ def test_a_saved_model_is_loaded_whole(model, tmp_path, form):
     np.testing.assert_allclose(loaded(IMAGES)["logits"], model(IMAGES)["logits"], atol=1e-6)
 
 
+def test_what_was_saved_before_a_setting_existed_is_loaded(model):
+    config = model.get_config()
+    del config["initializer"]
+    assert type(model).from_config(config).config == CONFIG
+
+
 def test_it_trains_alone_in_a_notebook():
     tf.keras.utils.set_random_seed(0)
     model = build_model(CONFIG, num_classes=3)
