@@ -5,27 +5,44 @@ a class that is only ever predicted wrongly counts as 0.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.models.inputs import InputError, after, is_valid, require_in_step
+from deeplab_tf.models.layers import NAMESPACE
+
 
 def confusion_matrix(
-    labels: tf.Tensor, predictions: tf.Tensor, *, num_classes: int, ignore_label: int
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    *,
+    num_classes: int,
+    ignore_label: int | None,
+    weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Counts pixels by (label, prediction), int64 [num_classes, num_classes].
 
     Args:
       labels, predictions: integers of one shape; pixels labelled `ignore_label` do not count.
+      weights: float64 of the same shape; what each pixel counts instead of 1. The result is then
+        float64, in which whole numbers are exact up to 2^53.
     """
     labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
     predictions = tf.reshape(tf.cast(predictions, tf.int64), [-1])
-    pairs = tf.boolean_mask(labels * num_classes + predictions, labels != ignore_label)
     size = num_classes * num_classes
+    pairs = labels * num_classes + predictions
+    if ignore_label is not None:  # to a place of their own, since XLA knows no boolean_mask
+        pairs = tf.where(tf.equal(labels, ignore_label), tf.constant(size, tf.int64), pairs)
     counts = tf.math.bincount(
-        tf.cast(pairs, tf.int32), minlength=size, maxlength=size, dtype=tf.int64
+        tf.cast(pairs, tf.int32),
+        weights=None if weights is None else tf.reshape(weights, [-1]),
+        minlength=size + 1,
+        maxlength=size + 1,
+        dtype=tf.int64 if weights is None else tf.float64,
     )
-    return tf.reshape(counts, [num_classes, num_classes])
+    return tf.reshape(counts[:size], [num_classes, num_classes])
 
 
 @dataclass(frozen=True)
@@ -64,3 +81,126 @@ def scores(matrix: np.ndarray) -> Scores:
 def _mean_of_numbers(values: np.ndarray) -> float:
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
+
+
+class _ConfusionMetric(tf.keras.metrics.Metric):
+    """A Keras metric that is computed from the confusion matrix of all pixels seen since a reset.
+
+    Args:
+      num_classes: number of classes.
+      ignore_label: label of pixels that do not count; None if all do.
+    """
+
+    def __init__(
+        self, num_classes: int, *, ignore_label: int | None = 255, name: str, dtype: Any = None
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        # float64 holds whole numbers exactly up to 2^53, where Keras' float32 stops at 2^24, and
+        # sample weights too.
+        self.matrix = self.add_weight(
+            "confusion_matrix", [num_classes] * 2, dtype=tf.float64, initializer="zeros"
+        )
+
+    @tf.autograph.experimental.do_not_convert  # its errors would be wrapped
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Counts a batch.
+
+        Args:
+          y_true: class numbers, [B, H, W, 1] or [B, H, W].
+          y_pred: scores [B, H, W, num_classes], or class numbers of the labels' shape.
+          sample_weight: what each pixel counts, broadcast to [B, H, W]; Keras' masks are bool.
+        """
+        labels = _without_last(tf.convert_to_tensor(y_true))
+        predictions = tf.convert_to_tensor(y_pred)
+        if predictions.shape.rank > labels.shape.rank:
+            are_scores = predictions.shape[-1] == self.num_classes
+            predictions = tf.argmax(predictions, -1) if are_scores else _without_last(predictions)
+        if not labels.shape.is_compatible_with(predictions.shape):
+            raise InputError(
+                f"{self.name} got labels {labels.shape} and predictions {predictions.shape}; give "
+                f"class numbers of one shape, or scores with {self.num_classes} channels."
+            )
+
+        valid, weights = is_valid(labels, self.ignore_label), None
+        if sample_weight is not None:
+            weights = _broadcast(tf.convert_to_tensor(sample_weight), labels)
+            if weights.dtype.is_bool:
+                valid, weights = valid & weights, None
+            else:
+                weights = tf.cast(weights, tf.float64)
+
+        checks = [
+            self._require_classes("label", labels, valid),
+            self._require_classes("prediction", predictions, valid),
+        ]
+        counts = confusion_matrix(
+            tf.where(valid, tf.cast(labels, tf.int64), self.num_classes),
+            predictions,
+            num_classes=self.num_classes,
+            ignore_label=self.num_classes,
+            weights=weights,
+        )
+        with after(*checks):
+            self.matrix.assign_add(tf.cast(counts, tf.float64))
+
+    def reset_state(self):
+        self.matrix.assign(tf.zeros_like(self.matrix))
+
+    def _require_classes(self, kind, values, valid):
+        inside = tf.where(valid, tf.cast(values, tf.int64), 0)
+        low, high = tf.reduce_min(inside), tf.reduce_max(inside)
+        return require_in_step(
+            (low >= 0) & (high < self.num_classes),
+            f"{self.name} got the {kind}",
+            tf.where(low < 0, low, high),
+            f"class numbers are 0 to {self.num_classes - 1}",
+        )
+
+    def get_config(self):
+        own = {"num_classes": self.num_classes, "ignore_label": self.ignore_label}
+        return super().get_config() | own
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class MeanIoU(_ConfusionMetric):
+    """Mean intersection over union, for `compile(metrics=[MeanIoU(num_classes)])`.
+
+    0..1, as in `scores`: classes that occur neither in labels nor in predictions are left out, and
+    it is NaN before any pixel is counted. Counts are exact, over all replicas.
+    """
+
+    def __init__(self, num_classes: int, *, name: str = "mean_iou", **kwargs: Any):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self):
+        hits = tf.linalg.diag_part(self.matrix)
+        union = tf.reduce_sum(self.matrix, 0) + tf.reduce_sum(self.matrix, 1) - hits
+        present = tf.reduce_sum(tf.cast(union > 0, tf.float64))
+        return tf.cast(tf.reduce_sum(tf.math.divide_no_nan(hits, union)) / present, tf.float32)
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class PixelAccuracy(_ConfusionMetric):
+    """Share of the pixels that are classified rightly, 0..1; NaN before any is counted."""
+
+    def __init__(self, num_classes: int, *, name: str = "pixel_accuracy", **kwargs: Any):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self):
+        hits = tf.linalg.trace(self.matrix)
+        return tf.cast(hits / tf.reduce_sum(self.matrix), tf.float32)
+
+
+def _without_last(values):
+    """Returns [B, H, W] of [B, H, W, 1] too."""
+    return values[..., 0] if values.shape.rank == 4 and values.shape[-1] == 1 else values
+
+
+def _broadcast(weights, labels):
+    """Returns weights [B], [B, H, W] or [B, H, W, 1] in the shape of labels [B, H, W]."""
+    weights = _without_last(weights)
+    while weights.shape.rank < labels.shape.rank:
+        weights = weights[..., tf.newaxis]
+    return tf.broadcast_to(weights, tf.shape(labels))

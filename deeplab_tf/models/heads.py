@@ -85,6 +85,7 @@ class Classifier(tf.keras.layers.Layer):
             1,
             kernel_initializer=initializers.kernel_initializer(initializer, "classifier"),
             dtype=tf.float32,  # whatever the precision of the features
+            data_format="channels_last",
             name="conv",
         )
         self.folded: tuple | None = None

@@ -61,7 +61,7 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
 
     def call(self, inputs, training=False):
         context = tf.distribute.get_replica_context()
-        if not training or context is None:
+        if not training or not self.trainable or context is None:
             return super().call(inputs, training=training)
 
         def average(values):  # over the images and cells of all replicas
@@ -164,6 +164,7 @@ class ConvNorm(tf.keras.layers.Layer):
             strides=strides,
             dilation_rate=1 if strides > 1 else rate,
             padding="same",
+            data_format="channels_last",
             use_bias=False,
             kernel_initializer=initializers.kernel_initializer(initializer, part),
             name="conv",
@@ -230,6 +231,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
             3,
             dilation_rate=rate,
             padding="same",
+            data_format="channels_last",
             use_bias=False,
             depthwise_initializer=initializers.kernel_initializer(initializer, "depthwise"),
             name="depthwise",

@@ -25,6 +25,7 @@ from deeplab_tf.distribution import (
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
+from deeplab_tf.models.losses import LossSettings
 from deeplab_tf.process_state import keras_settings, seeded
 from deeplab_tf.training import averaging, callbacks, initialization, overview
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
@@ -78,11 +79,13 @@ def compiled_model(
         model = build_model(model_config, num_classes=info.num_classes)
         optimizer = build_optimizer(config, build_schedule(config))
         build_slots(optimizer, model.trainable_variables)
-        names = [field.name for field in dataclasses.fields(Training)]
+        fields = [*dataclasses.fields(Training), *dataclasses.fields(LossSettings)]
+        names = [field.name for field in fields]
         settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
         model.compile(
             optimizer,
             ignore_label=info.ignore_label,
+            check_values=False,  # records were checked when they were written
             recompute_stages=_recompute_stages(config),
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,

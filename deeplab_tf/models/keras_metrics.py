@@ -1,0 +1,91 @@
+"""What `DeepLab.compile(metrics=..., weighted_metrics=...)` takes, and what metrics are given.
+
+Metrics see labels and enlarged logits. Pixels that do not count are masked in Keras' own way:
+their label is 0 and their sample weight is 0, also for metrics that are not weighted.
+"""
+
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from deeplab_tf.models.inputs import InputError
+
+_NAMES = ("accuracy", "acc", "sparse_categorical_accuracy", "sparse_top_k_categorical_accuracy")
+_CLASSES = (
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "SparseCategoricalCrossentropy",
+    "IoU",
+    "MeanIoU",
+    "MeanMetricWrapper",
+)
+_WAY_OUT = (
+    "allowed of Keras' metrics: accuracy, sparse_categorical_accuracy, "
+    "SparseCategoricalCrossentropy(from_logits=True), IoU and MeanIoU; or use "
+    "deeplab_tf.evaluation.metrics.MeanIoU, or your own on class numbers and logits"
+)
+
+
+def checked(metrics: Any) -> Any:
+    """Returns metrics as Keras takes them for one output, refusing what would score nonsense.
+
+    Args:
+      metrics: a metric or a list of them, or {"logits": metrics}.
+    Raises:
+      InputError: naming a metric of Keras that takes other things than class numbers and logits.
+    """
+    if isinstance(metrics, dict):
+        if set(metrics) != {"logits"}:
+            raise InputError(f"There are metrics for {sorted(metrics)}; allowed: of logits only.")
+        metrics = metrics["logits"]
+    for metric in tf.nest.flatten(metrics):
+        _check(metric)
+    return metrics
+
+
+def functions(metrics: Any) -> tuple:
+    """Returns those of the metrics that are plain functions of labels and logits."""
+    ready = (str, tf.keras.metrics.Metric, type(None))
+    return tuple(metric for metric in tf.nest.flatten(metrics) if not isinstance(metric, ready))
+
+
+def check_function(function: Any, labels: tf.Tensor, logits: tf.Tensor) -> None:
+    """Refuses a function that returns no number for each pixel, so that none could be masked."""
+    shape = function(labels, logits).shape
+    if not shape.is_compatible_with(labels.shape[:3]):
+        name = getattr(function, "__name__", type(function).__name__)
+        raise InputError(
+            f"The metric {name} returned the shape {shape} for labels {labels.shape}; return a "
+            "number for each pixel, [B, H, W], or make it a tf.keras.metrics.Metric that leaves "
+            "out pixels whose sample_weight is 0."
+        )
+
+
+def _check(metric):
+    own = vars(tf.keras.metrics)
+    name = getattr(metric, "name", getattr(metric, "__name__", str(metric)))
+    if isinstance(metric, str) and metric not in _NAMES:
+        raise InputError(f"The metric {metric!r} is not possible here; {_WAY_OUT}.")
+    if isinstance(metric, type):
+        raise InputError(f"The metric {name} is a class; give an instance of it, {name}(...).")
+    if not isinstance(metric, str | None) and not callable(metric):
+        raise InputError(f"The metric {metric!r} is no metric; {_WAY_OUT}.")
+
+    known = [own[kind] for kind in _CLASSES]
+    functions_of_keras = [own[kind] for kind in _NAMES if kind in own]
+    is_of_keras = type(metric) in own.values() or any(metric is other for other in own.values())
+    if is_of_keras and type(metric) not in known and metric not in functions_of_keras:
+        raise InputError(
+            f"The metric {name} is not defined on class numbers and logits; {_WAY_OUT}."
+        )
+    config = metric.get_config() if isinstance(metric, tf.keras.metrics.Metric) else {}
+    if is_of_keras and not config.get("from_logits", True):
+        raise InputError(f"The metric {name} takes probabilities; give it from_logits=True.")
+    if type(metric) in (tf.keras.metrics.IoU, tf.keras.metrics.MeanIoU):
+        metric.sparse_y_pred = False  # it then takes the class of the highest logit
+        warnings.warn(
+            f"Keras' {type(metric).__name__} counts in float32 and stops at 16,777,216 pixels; "
+            "deeplab_tf.evaluation.metrics.MeanIoU counts exactly.",
+            stacklevel=4,
+        )
