@@ -10,6 +10,7 @@ from deeplab_tf.models.layers import (
     AtrousConv2D,
     ChannelDropout,
     ConvNorm,
+    batch_norm,
     compiled,
     resize_bilinear,
 )
@@ -155,3 +156,16 @@ def test_resizing_under_xla_is_that_without(cells, size, align_corners):
     with compiled(by_xla=True):
         result = tf.function(resize, jit_compile=True)(inputs)
     np.testing.assert_allclose(result, tf.function(resize)(inputs), atol=1e-5)
+
+
+def test_frozen_normalisation_over_replicas_keeps_its_statistics():
+    strategy = two_replicas()
+    with strategy.scope():
+        norm = batch_norm(0.9, name="norm")
+        norm.build([None, None, None, 2])
+    norm.trainable = False
+    inputs = tf.constant([[[[1.0, 2.0], [3.0, 5.0]]]])
+    found = tf.function(lambda: strategy.run(lambda: norm(inputs, training=True)))()
+    for outputs in found.values:  # means are still 0, variances 1
+        np.testing.assert_allclose(outputs, inputs, rtol=1e-4)
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), 0)
