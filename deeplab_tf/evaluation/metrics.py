@@ -35,12 +35,11 @@ def confusion_matrix(
     pairs = labels * num_classes + predictions
     if ignore_label is not None:  # to a place of their own, since XLA knows no boolean_mask
         pairs = tf.where(tf.equal(labels, ignore_label), tf.constant(size, tf.int64), pairs)
-    counts = tf.math.bincount(
-        tf.cast(pairs, tf.int32),
-        weights=None if weights is None else tf.reshape(weights, [-1]),
-        minlength=size + 1,
-        maxlength=size + 1,
-        dtype=tf.int64 if weights is None else tf.float64,
+    # tf.math.bincount's size would depend on the values, which XLA cannot compile.
+    counts = tf.raw_ops.DenseBincount(
+        input=tf.cast(pairs, tf.int32),
+        size=tf.constant(size + 1),
+        weights=tf.zeros([0], tf.int64) if weights is None else tf.reshape(weights, [-1]),
     )
     return tf.reshape(counts[:size], [num_classes, num_classes])
 
