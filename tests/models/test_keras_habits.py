@@ -9,7 +9,7 @@ import tensorflow as tf
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.evaluation.metrics import MeanIoU, PixelAccuracy
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.models.inputs import InputError
+from deeplab_tf.models.inputs import InputError, ScaleWarning
 from deeplab_tf.models.losses import SegmentationLoss
 from deeplab_tf.process_state import keras_settings
 from tests.conftest import two_replicas
@@ -530,3 +530,20 @@ def test_other_global_settings_change_nothing_or_are_refused(model, weights):
     finally:
         backend.set_floatx("float32")
         backend.set_image_data_format("channels_last")
+
+
+def test_a_traced_step_warns_of_scaled_images_too():
+    warning = ScaleWarning()
+
+    @tf.function(autograph=False)
+    def step(images):
+        warning.look_at(images)
+        return tf.reduce_sum(images)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(tf.constant(IMAGES))
+    with pytest.warns(UserWarning, match="takes 0 to 255") as caught:
+        for _ in range(2):
+            step(tf.constant(IMAGES / 255))
+    assert len(caught) == 1
