@@ -449,7 +449,9 @@ def absolute_margin(y_true, y_pred):
 
 
 @pytest.mark.parametrize(
-    "loss", [None, "sparse_categorical_crossentropy", absolute_margin], ids=str
+    "loss",
+    [None, "sparse_categorical_crossentropy", absolute_margin],
+    ids=["own", "name", "function"],
 )
 def test_a_loss_is_stored_with_its_settings(loss):
     loss = SegmentationLoss(loss, ignore_label=7, label_weights=[1.0, 2.0])
