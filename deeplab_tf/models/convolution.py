@@ -40,9 +40,16 @@ class Forms:
     kernel_gradient: str = "direct"
 
 
-def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int = 1) -> tf.Tensor:
-    """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd."""
-    if rate > 1 and not direct_atrous_gradient_works(inputs.dtype):
+def conv2d(
+    inputs: tf.Tensor, kernel: tf.Tensor, *, rate: int = 1, differentiable: bool = True
+) -> tf.Tensor:
+    """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd.
+
+    Args:
+      differentiable: false where no gradient is wanted, as in exported models: then the direct form
+        serves on every machine.
+    """
+    if rate > 1 and differentiable and not direct_atrous_gradient_works(inputs.dtype):
         return tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
     forms = choose_forms(inputs, kernel, rate)
     if forms == Forms():

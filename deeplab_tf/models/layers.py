@@ -28,10 +28,10 @@ class AtrousConv2D(tf.keras.layers.Conv2D):
     CPU 1.6 times slower. Output size is ceil(input / strides).
     """
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs, kernel, differentiable=True):
         if max(self.strides) == 1:
-            kernel = tf.convert_to_tensor(kernel)
-            return convolution.conv2d(inputs, kernel, rate=self.dilation_rate[0])
+            kernel, rate = tf.convert_to_tensor(kernel), self.dilation_rate[0]
+            return convolution.conv2d(inputs, kernel, rate=rate, differentiable=differentiable)
         inputs = pad_symmetric(inputs, [(k - 1) // 2 for k in self.kernel_size])
         return tf.nn.conv2d(inputs, kernel, self.strides, "VALID")
 
@@ -193,6 +193,8 @@ class ConvNorm(tf.keras.layers.Layer):
             *kernels, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
             if len(kernels) > 1:
                 outputs = winograd.conv2d(inputs, kernels, rate=self.conv.dilation_rate[0])
+            elif isinstance(self.conv, AtrousConv2D):
+                outputs = self.conv.convolution_op(inputs, kernels[0], differentiable=False)
             else:
                 outputs = self.conv.convolution_op(inputs, kernels[0])
             outputs = tf.nn.bias_add(outputs, bias)

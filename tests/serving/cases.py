@@ -32,6 +32,7 @@ def model() -> DeepLab:
             atrous_rates=(1, 2, 3),
             aspp_convs_filters=8,
             auxiliary_filters=8,
+            initializer="he_normal",  # whose scores differ from pixel to pixel
         ),
         num_classes=7,
     )
