@@ -9,6 +9,7 @@ Splits come from sub-folders that both folders share (photos/train, masks/train,
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
 
+import itertools
 import random
 import re
 import unicodedata
@@ -423,9 +424,10 @@ def _listed_members(
     members: dict[str, list[Path]] = {}
     for part in split_lists:
         split, _, list_path = part.partition("=")
-        if not split or not list_path or split in members:
+        if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
             raise UserError(
-                f"--split_lists has {part!r}; allowed is NAME=FILE, once for each split."
+                f"--split_lists has {part!r}; allowed is NAME=FILE, once for each split, with a "
+                "name of letters, digits, '_', '-' and '.'."
             )
         what = f"The list of split {split!r},"
         lines = files.read_lines(
@@ -444,7 +446,22 @@ def _listed_members(
                 raise UserError(f"{where} names {image}, which an earlier line names too.")
             some[image] = None
         members[split] = list(some)
+    _warn_of_shared_images(members)
     return members
+
+
+def _warn_of_shared_images(members: dict[str, list[Path]]) -> None:
+    """Warns where a model would be scored on what it was trained on.
+
+    A split whose name holds another's may hold its images, as trainval does train's and val's.
+    """
+    for one, other in itertools.combinations(members, 2):
+        shared = sorted(set(members[one]) & set(members[other]))
+        if shared and one not in other and other not in one:
+            building.warn(
+                f"{len(shared)} images (the first: {shared[0]}) are in both {one!r} and {other!r}; "
+                "a score on images that were trained on says nothing."
+            )
 
 
 def _without_ending(name: str) -> str:

@@ -91,7 +91,13 @@ def read_class_list(path: Path) -> ClassList:
     """
     if not path.exists():
         raise UserError(f"The class list {files.shown(path)} does not exist; {FORMS}.")
-    lines = files.read_lines(path, "The class list")
+    lines = files.read_lines(path, "The class list", is_content=_is_hidden_class)
+    for number, text in lines:
+        if _is_hidden_class(text):
+            raise UserError(
+                f"Line {number} of the class list {path}, {text!r}, may be a comment or a class; "
+                "put a blank after the # of a comment, and no # before a class."
+            )
     first = lines[0][1]
     if _LABELMAP.fullmatch(first):
         rows = _labelmap_rows(lines, path)
@@ -102,16 +108,39 @@ def read_class_list(path: Path) -> ClassList:
     return _checked(rows, path)
 
 
+# What other programs write above a column of names.
+_HEADINGS = re.compile(
+    r"labels?|label[ _]?names?|class(es)?|class[ _]?names?|categor(y|ies)|id|index|names:?",
+    re.IGNORECASE,
+)
+
+
+def _is_hidden_class(line: str) -> bool:
+    """Whether a line may be meant as a class and not as a comment; CVAT's heading is none."""
+    return bool(re.match(r"#\w", line)) and not line.startswith("#label:")
+
+
+def _begins_with_number(line: str) -> bool:
+    return bool(re.match(r"\d+([\s:=.)]|$)", line))
+
+
 def _name_rows(lines: list[tuple[int, str]], path: Path) -> list[_Row]:
     first = lines[0][1]
     if path.suffix.lower() in (".json", ".xml", ".yaml", ".yml") or first[0] in "{[<":
         raise UserError(f"{path} is no class list; {FORMS}.")
-    numbered = [number for number, text in lines if re.match(r"\d+([\s:=.)]|$)", text)]
+    numbered = [number for number, text in lines if _begins_with_number(text)]
     if len(numbered) == len(lines):
         raise UserError(
             f"Line {numbered[0]} of the class list {path} begins with a number, as all others do; "
             "write a CSV file with the first line index,name if the numbers count the classes, or "
             "label_id,name if they are the masks' values."
+        )
+    heads_numbers = len(numbered) == len(lines) - 1 > 1 and not _begins_with_number(first)
+    if heads_numbers or _HEADINGS.fullmatch(first):
+        raise UserError(
+            f"The first line of the class list {path}, {first!r}, reads like a heading; write "
+            "'name' in its place and then only the names, one a line. (If it is a class, put a "
+            "line 'name' before it.)"
         )
     rows = [_Row(f"Line {number} of the class list {path}", text) for number, text in lines]
     for row in rows:

@@ -42,6 +42,8 @@ Remark = Literal[
     "turned_unsure",  # so too, though the mask fits the image as it is stored as well
     "not_turned",  # though its EXIF data say so: the mask fits only the image as it is stored
     "channel_dropped",  # transparency, or a channel that is no colour
+    "values",  # by which --mask_encoding=auto read the mask
+    "colors",
 ]
 
 
@@ -103,11 +105,12 @@ def encode_pair(
         decoding.require_whole_png(stored.content, pair.image_path)
     source = hashlib.sha256(stored.content)
     label, mask_size = b"", None
+    reading: masks.Reading = ""
     label_values: Sequence[int] = ()
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
         source.update(mask_content)
-        label, mask_size, label_values = masks.encode_mask(
+        label, mask_size, label_values, reading = masks.encode_mask(
             mask_content, pair.mask_path, coding, verify=verify
         )
     remark = _orientation_remark(stored, pair, mask_size, exif_orientation)
@@ -129,7 +132,7 @@ def encode_pair(
         label=label,
         source=source.digest(),
         label_values=label_values,
-        remarks=tuple(told for told in (remark, dropped) if told),
+        remarks=tuple(told for told in (remark, dropped, reading) if told),
     )
 
 

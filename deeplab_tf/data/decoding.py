@@ -48,10 +48,26 @@ def open_image(content: bytes, name: str | Path, *, decode: bool = True) -> Imag
         pictures = getattr(image, "n_frames", 1)
         if pictures > 1 and image.format != "MPO":  # a JPEG, then a preview or a second view
             raise UserError(f"{name} holds {pictures} pictures; one is allowed.")
+        if image.format == "BMP":
+            _require_exact_bmp(image, content, name)
         image.decodermaxblock = len(content)  # the decoder then takes it whole, without copies
         if decode:
             image.load()
     return image
+
+
+def _require_exact_bmp(image: Image.Image, content: bytes, name: str | Path) -> None:
+    """Refuses a BMP that Pillow takes for another depth because its palette is grey.
+
+    It then reads several pixels of a palette of 4 or 8 bits as one, or one as several.
+    """
+    core_header = content[14:18] == struct.pack("<I", 12)
+    (bits,) = struct.unpack_from("<H", content, 24 if core_header else 28)
+    if (image.mode, bits) not in (("1", 1), ("L", 8)) and image.mode in ("1", "L"):
+        raise UserError(
+            f"{name} is a BMP of {bits} bits with a grey palette, which cannot be read exactly; "
+            "save it as PNG."
+        )
 
 
 def decode_grey(image: Image.Image, name: str | Path) -> np.ndarray:

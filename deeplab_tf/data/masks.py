@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -134,13 +135,27 @@ def decode_mask(content: bytes, name: str | Path, coding: MaskCoding) -> np.ndar
     return _ids_of_image(image, content, name, coding)
 
 
+Reading = Literal["", "values", "colors"]
+
+
+class EncodedMask(NamedTuple):
+    """A mask of train ids.
+
+    png: its content. size: width and height. counts: how often it has each of 256 values; empty if
+    it was not decoded. chosen_reading: what --mask_encoding=auto took for its classes, "values" or
+    "colors"; empty if that was not its choice.
+    """
+
+    png: bytes
+    size: tuple[int, int]
+    counts: Sequence[int]
+    chosen_reading: Reading = ""
+
+
 def encode_mask(
     content: bytes, name: str | Path, coding: MaskCoding, *, verify: str = "full"
-) -> tuple[bytes, tuple[int, int], Sequence[int]]:
-    """Returns a mask of train ids as a PNG, its width and height, and how often it has each value.
-
-    The content is kept as it is where it is such a PNG. The last is 256 numbers, or none for a
-    mask that was not decoded.
+) -> EncodedMask:
+    """Turns a mask file's content into a PNG of train ids, or keeps it where it is one.
 
     Args:
       content, name: as of `decode_mask`.
@@ -148,26 +163,29 @@ def encode_mask(
     Raises:
       UserError: as `decode_mask`.
     """
+    reading: Reading = ""
     if str(name).endswith(".mat"):
         ids = decode_mask(content, name, coding)
     else:
         image = _open_exact(content, name, coding)
+        if coding.class_list and coding.encoding == "auto":
+            reading = "colors" if image.mode in ("RGB", "RGBA") else "values"
         if _is_plain(image, coding):
             if verify == "header" and not coding.index_map:
-                return content, image.size, ()
+                return EncodedMask(content, image.size, (), reading)
             decoding.require_whole_png(content, name)
             values = decoding.decode_grey(image, name)
             _require_no_contradicted_grey(values, name, coding)
             counts = image.histogram()
             if _is_coded(counts, coding):
-                return content, image.size, counts
+                return EncodedMask(content, image.size, counts, reading)
             ids = _ids_of_values(values, name, coding)
         else:
             ids = _ids_of_image(image, content, name, coding)
 
     # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
     png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
-    return png, (ids.shape[1], ids.shape[0]), statistics.histogram(ids)
+    return EncodedMask(png, (ids.shape[1], ids.shape[0]), statistics.histogram(ids), reading)
 
 
 def _is_plain(image: Image.Image, coding: MaskCoding) -> bool:
@@ -194,6 +212,9 @@ def _open_exact(content: bytes, name: str | Path, coding: MaskCoding) -> Image.I
             "8 bits (datasets/README.md has the lines that do it)."
         )
     image = decoding.open_image(content, name, decode=False)
+    if image.format == "PNG" and b"eXIf" in content:  # it may come after the pixels
+        with decoding.naming(name):
+            image.load()
     if image.format == "PNG" and image.mode == "L" and content[24] == 8 and not image.info:
         return image  # most masks
 

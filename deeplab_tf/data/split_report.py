@@ -19,7 +19,8 @@ from deeplab_tf.data.statistics import LabelCounts
 # Where a class was taken for the ignored label it is mostly the background, which covers far more.
 _USUAL_IGNORED_SHARE = 0.3
 
-# By what befell an image; `conversion.Remark` and "wholly_ignored".
+# By what befell an image; `conversion.Remark` and "wholly_ignored". How masks were read ("values"
+# or "colors") is told of all together.
 _REMARKS = {
     "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
     "turned_unsure": (
@@ -190,6 +191,14 @@ def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts
 
 
 def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
+    if {"values", "colors"} <= remarks.keys():
+        (by_values, first_value), (by_colors, first_color) = remarks["values"], remarks["colors"]
+        warn(
+            f"{by_values} masks (the first: {first_value!r}) were read by their values, "
+            f"{by_colors} (the first: {first_color!r}) by their colours. If all were drawn in "
+            "colours, some were stored as grey ones: give --mask_encoding=color; if all hold "
+            "values, give --mask_encoding=index."
+        )
     for remark, sentence in _REMARKS.items():
         if remark in remarks:
             images, first = remarks[remark]

@@ -285,7 +285,7 @@ def test_a_mask_becomes_its_labels_or_a_sentence(case):
         return
 
     np.testing.assert_array_equal(decode_mask(content, "m.png", coding(**settings)), expected)
-    label, size, counts = encode_mask(content, "m.png", coding(**settings))
+    label, size, counts, _ = encode_mask(content, "m.png", coding(**settings))
     stored = Image.open(io.BytesIO(label))
     assert (stored.format, stored.mode) == ("PNG", "L") and size == stored.size
     assert "transparency" not in stored.info
@@ -329,7 +329,7 @@ def test_grey_masks_pass_if_all_their_values_are_allowed(num_classes, ignore_lab
 
 def test_headers_alone_are_checked_on_demand():
     cut = file(np.zeros([30, 40], np.uint8))[:-20]
-    assert encode_mask(cut, "m.png", coding(), verify="header") == (cut, (40, 30), ())
+    assert encode_mask(cut, "m.png", coding(), verify="header")[:3] == (cut, (40, 30), ())
     for case in ("jpeg", "16 bits, rgb", "4 grey bits", "transparent index", "swapped palette"):
         content, settings, expected = TABLE[case]
         with pytest.raises(UserError, match=expected):
@@ -337,3 +337,28 @@ def test_headers_alone_are_checked_on_demand():
     swapped = coding(index_map=(1, 0, 2, *[-1] * 252, 255))
     with pytest.raises(UserError, match="cannot be decoded"):  # it is to be changed
         encode_mask(cut, "m.png", swapped, verify="header")
+
+
+def test_a_grey_palette_in_a_bmp_is_read_exactly_or_refused():
+    """Pillow takes a BMP of 8 bits for one of 1 bit where its palette is black and white."""
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2
+    palette = bytes([0, 0, 0, 0, 255, 255, 255, 0])
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 8, 0, 64, 0, 0, 2, 0)
+    start = 14 + len(header) + len(palette)
+    content = struct.pack("<2sIHHI", b"BM", start + 64, 0, 0, start) + header + palette
+    with pytest.raises(UserError, match=r"m\.bmp is a BMP of 8 bits with a grey palette"):
+        decode_mask(content + pixels[::-1].tobytes(), "m.bmp", coding())
+
+
+def test_exif_data_after_the_pixels_are_seen():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros([8, 8], np.uint8)).save(buffer, "PNG", exif=exif)
+    content = buffer.getvalue()
+    at = content.index(b"eXIf") - 4
+    size = int.from_bytes(content[at : at + 4], "big") + 12
+    moved = content[:at] + content[at + size : -12] + content[at : at + size] + content[-12:]
+    for either in (content, moved):
+        with pytest.raises(UserError, match="turn"):
+            decode_mask(either, "m.png", coding())

@@ -416,3 +416,33 @@ def test_masks_of_0_and_255_are_refused_with_a_way_that_exists(tmp_path, capsys)
     assert not (tmp_path / "out").exists()
     header, line = re.search(r"first line (\S+); another (\S+)\)", str(refusal.value)).groups()
     assert built(tmp_path, f"{header}\nground,0\n{line}\n")["i1"] == [0, 1]
+
+
+def test_a_split_may_not_hold_what_another_is_scored_on_without_a_word(raw, capsys):
+    (raw / "a.txt").write_text("i0\ni1\ni2\n")
+    (raw / "b.txt").write_text("i2\ni3\n")
+    build_folder_data.find_splits(
+        config(raw, split_lists=(f"train={raw}/a.txt", f"val={raw}/b.txt"))
+    )
+    assert "1 images (the first: " in (told := capsys.readouterr().err)
+    assert "i2.jpg) are in both 'train' and 'val'" in told
+    build_folder_data.find_splits(
+        config(raw, split_lists=(f"train={raw}/a.txt", f"trainval={raw}/a.txt"))
+    )
+    assert "are in both" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["x/train", "..", ".hidden", ""])
+def test_the_name_of_a_split_is_no_path(raw, split):
+    (raw / "a.txt").write_text("i0\n")
+    with pytest.raises(UserError, match="with a name of letters, digits"):
+        build_folder_data.find_splits(config(raw, split_lists=(f"{split}={raw}/a.txt",)))
+
+
+def test_masks_that_are_read_in_two_ways_are_told(raw, capsys):
+    """A picture that holds only greys may be stored as a grey PNG, which auto reads by value."""
+    (raw / "classes.csv").write_text("name,r,g,b\nground,10,20,30\nroof,200,100,0\nnone,9,9,9\n")
+    Image.fromarray(np.zeros([20, 33], np.uint8)).save(raw / "masks" / "i3.png")
+    build_folder_data.main(config(raw, val_fraction=0.5))
+    told = capsys.readouterr().err
+    assert "1 masks (the first: 'i3') were read by their values, 5 (the first: 'i" in told
