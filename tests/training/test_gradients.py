@@ -42,6 +42,7 @@ def step(
         aspp_convs_filters=8,
         auxiliary_filters=8,
         dropout_rate=dropout,
+        initializer="he_normal",
     )
     tf.keras.utils.set_random_seed(0)
     strategy = STRATEGIES[replicas]()
