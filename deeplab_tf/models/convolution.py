@@ -193,8 +193,9 @@ def direct_atrous_gradient_works(dtype: tf.DType = tf.float32) -> bool:
             )
         except tf.errors.InvalidArgumentError:
             logging.getLogger(NAMESPACE).warning(
-                "Direct atrous convolutions cannot be trained here in %s; the slower space-to-batch "
-                "form is used. On CPUs set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported.",
+                "Direct atrous convolutions cannot be trained here in %s; the slower form through "
+                "space-to-batch is used. On CPUs set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is "
+                "imported.",
                 dtype.name,
             )
             return False
