@@ -228,7 +228,8 @@ def convert_splits(
         ]
         for plan in todo:
             _write_shards(plan, encode_left, skip_bad, info)
-        new = {plan.split: _entry(plan, info) for plan in todo}
+        settings = {"mask_settings": hashlib.sha256(repr(coding).encode()).hexdigest()}
+        new = {plan.split: _entry(plan, info) | settings for plan in todo}
 
         try:
             split_report.require_a_second_class(info, entries | new)
@@ -244,7 +245,20 @@ def convert_splits(
         state = "" if plan in todo else " is up to date"
         print(f"{output_dir}: split {plan.split}{state}, {_summary(entry)}.")
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
+    kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
+    _tell_kept(kept, settings["mask_settings"], output_dir)
     split_report.print_report(info, built)
+
+
+def _tell_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) -> None:
+    """Says which splits of earlier calls stay: they may hold the same images, or other labels."""
+    for split, entry in kept.items():
+        print(f"{output_dir}: split {split} stays as an earlier call built it, {_summary(entry)}.")
+        if entry.get("mask_settings", mask_settings) != mask_settings:
+            warn(
+                f"the split {split!r} was built with other settings for masks, so that its labels "
+                "may mean something else; build all splits in one call, or into two folders."
+            )
 
 
 def convert_split(

@@ -446,3 +446,17 @@ def test_masks_that_are_read_in_two_ways_are_told(raw, capsys):
     build_folder_data.main(config(raw, val_fraction=0.5))
     told = capsys.readouterr().err
     assert "1 masks (the first: 'i3') were read by their values, 5 (the first: 'i" in told
+
+
+def test_a_split_of_an_earlier_call_is_told(raw, capsys):
+    (raw / "a.txt").write_text("i0\ni1\n")
+    (raw / "b.txt").write_text("i2\ni3\n")
+    build_folder_data.main(config(raw, split_lists=(f"val={raw}/a.txt",)))
+    capsys.readouterr()
+    train = config(raw, split_lists=(f"train={raw}/b.txt",))
+    build_folder_data.main(train)
+    told = capsys.readouterr()
+    assert "split val stays as an earlier call built it, 2 images" in told.out
+    assert "other settings" not in told.err
+    build_folder_data.main(dataclasses.replace(train, mask_encoding="color"))
+    assert "the split 'val' was built with other settings for masks" in capsys.readouterr().err
