@@ -232,6 +232,7 @@ def convert_splits(
         new = {plan.split: _entry(plan, info) | settings for plan in todo}
 
         try:
+            split_report.require_one_palette(info, new)
             split_report.require_a_second_class(info, entries | new)
         except UserError:
             for plan in todo:

@@ -56,6 +56,7 @@ class EncodedExample:
     label_values: how many pixels of the label have each value, 256 numbers; empty if it has no
       label or was not decoded.
     remarks: what its owner should know of the image's conversion.
+    palette: as of `masks.EncodedMask`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class EncodedExample:
     source: bytes = b""
     label_values: Sequence[int] = ()
     remarks: tuple[Remark, ...] = ()
+    palette: tuple[tuple[int, masks.Color], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,12 @@ def encode_pair(
     if verify == "full" and stored.format == "png":
         decoding.require_whole_png(stored.content, pair.image_path)
     source = hashlib.sha256(stored.content)
-    label, mask_size = b"", None
-    reading: masks.Reading = ""
-    label_values: Sequence[int] = ()
+    mask = masks.EncodedMask(b"", None, ())
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
         source.update(mask_content)
-        label, mask_size, label_values, reading = masks.encode_mask(
-            mask_content, pair.mask_path, coding, verify=verify
-        )
-    remark = _orientation_remark(stored, pair, mask_size, exif_orientation)
+        mask = masks.encode_mask(mask_content, pair.mask_path, coding, verify=verify)
+    remark = _orientation_remark(stored, pair, mask.size, exif_orientation)
     dropped: Remark | None = "channel_dropped" if stored.has_other_channel else None
 
     image, content, image_format = stored.image, stored.content, stored.format
@@ -129,10 +127,11 @@ def encode_pair(
         image_format=image_format,
         height=image.height,
         width=image.width,
-        label=label,
+        label=mask.png,
         source=source.digest(),
-        label_values=label_values,
-        remarks=tuple(told for told in (remark, dropped, reading) if told),
+        label_values=mask.counts,
+        remarks=tuple(told for told in (remark, dropped, mask.chosen_reading) if told),
+        palette=mask.palette,
     )
 
 

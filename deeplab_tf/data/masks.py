@@ -141,15 +141,17 @@ Reading = Literal["", "values", "colors"]
 class EncodedMask(NamedTuple):
     """A mask of train ids.
 
-    png: its content. size: width and height. counts: how often it has each of 256 values; empty if
-    it was not decoded. chosen_reading: what --mask_encoding=auto took for its classes, "values" or
-    "colors"; empty if that was not its choice.
+    png: its content. size: width and height; None of no mask. counts: how often it has each of 256
+    values; empty if it was not decoded. chosen_reading: what --mask_encoding=auto took for its
+    classes, "values" or "colors"; empty if that was not its choice. palette: if it took the values
+    of a palette image, those that occur with their colours.
     """
 
     png: bytes
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     counts: Sequence[int]
     chosen_reading: Reading = ""
+    palette: tuple[tuple[int, Color], ...] = ()
 
 
 def encode_mask(
@@ -164,6 +166,7 @@ def encode_mask(
       UserError: as `decode_mask`.
     """
     reading: Reading = ""
+    palette: tuple[tuple[int, Color], ...] = ()
     if str(name).endswith(".mat"):
         ids = decode_mask(content, name, coding)
     else:
@@ -182,10 +185,14 @@ def encode_mask(
             ids = _ids_of_values(values, name, coding)
         else:
             ids = _ids_of_image(image, content, name, coding)
+            if image.mode == "P" and reading == "values":
+                shown = _palette(image)
+                palette = tuple((int(value), shown[value]) for value in _used_values(image))
 
     # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
     png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
-    return EncodedMask(png, (ids.shape[1], ids.shape[0]), statistics.histogram(ids), reading)
+    size = (ids.shape[1], ids.shape[0])
+    return EncodedMask(png, size, statistics.histogram(ids), reading, palette)
 
 
 def _is_plain(image: Image.Image, coding: MaskCoding) -> bool:

@@ -42,12 +42,14 @@ class SplitFacts:
     """What a builder counts in a split or in a shard of it.
 
     labels: pixels of the classes. uncounted: labels that were not decoded. remarks: for each key
-    of `_REMARKS`, the number of images and the first one's name.
+    of `_REMARKS`, the number of images and the first one's name. palette: for each index of palette
+    masks its colours, each with the first image whose mask shows it.
     """
 
     labels: LabelCounts
     uncounted: int = 0
     remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
+    palette: dict[int, dict[tuple[int, ...], str]] = field(default_factory=dict)
 
     @classmethod
     def none(cls, info: DatasetInfo) -> "SplitFacts":
@@ -65,6 +67,8 @@ class SplitFacts:
             self.uncounted += 1
         for remark in remarks:
             self._remark(remark, 1, example.name)
+        for index, color in example.palette:
+            self._show(index, color, example.name)
 
     def merge(self, other: "SplitFacts") -> None:
         """Adds what was counted in images that come after those of `self`."""
@@ -72,6 +76,14 @@ class SplitFacts:
         self.uncounted += other.uncounted
         for remark, (images, first) in other.remarks.items():
             self._remark(remark, images, first)
+        for index, colors in other.palette.items():
+            for color, first in colors.items():
+                self._show(index, color, first)
+
+    def _show(self, index: int, color: tuple[int, ...], name: str) -> None:
+        shown = self.palette.setdefault(index, {})
+        if len(shown) < 2:  # two disagree already
+            shown.setdefault(color, name)
 
     def _remark(self, remark: str, images: int, first: str) -> None:
         known, name = self.remarks.get(remark, (0, first))
@@ -86,16 +98,24 @@ class SplitFacts:
                 remark: {"images": images, "first": first}
                 for remark, (images, first) in self.remarks.items()
             },
+            "palette": [
+                [index, list(color), first]
+                for index, colors in self.palette.items()
+                for color, first in colors.items()
+            ],
         }
 
     @classmethod
     def from_json(cls, content: dict) -> "SplitFacts":
         """Returns the facts that `to_json` wrote."""
-        return cls(
+        facts = cls(
             LabelCounts.from_json(content["statistics"]),
             content["uncounted_labels"],
             {key: (told["images"], told["first"]) for key, told in content["remarks"].items()},
         )
+        for index, color, first in content.get("palette", []):
+            facts._show(index, tuple(color), first)
+        return facts
 
 
 def warn(sentence: str) -> None:
@@ -134,6 +154,32 @@ def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> No
         f"All labels are {info.class_names[0]!r} or ignored ({100 * labels.ignored_share:.1f} % of "
         f"the pixels): nothing can be learnt from them, and nothing was written. {way_out}"
     )
+
+
+def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+    """Refuses masks whose palettes give one index different colours.
+
+    Programs that choose a palette for each picture number its colours by themselves: the same index
+    then is another class in another file.
+
+    Args:
+      entries: dataset.json's of the splits that were built together.
+    Raises:
+      UserError: naming the index and two images.
+    """
+    facts = SplitFacts.none(info)
+    for entry in entries.values():
+        facts.merge(SplitFacts.from_json(entry))
+    for index, colors in sorted(facts.palette.items()):
+        if len(colors) > 1:
+            (one, first), (other, second) = colors.items()
+            raise UserError(
+                f"The palettes of the masks disagree: index {index} is {one} in the mask of "
+                f"{first!r} and {other} in that of {second!r}, so that it may mean two classes; "
+                "nothing was written. If the colours count, give each class its colour in the "
+                "class list (name,r,g,b) and --mask_encoding=color; if the indices do, give "
+                "--mask_encoding=index."
+            )
 
 
 def print_report(info: DatasetInfo, entries: Mapping[str, dict]) -> None:

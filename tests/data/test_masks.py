@@ -285,7 +285,7 @@ def test_a_mask_becomes_its_labels_or_a_sentence(case):
         return
 
     np.testing.assert_array_equal(decode_mask(content, "m.png", coding(**settings)), expected)
-    label, size, counts, _ = encode_mask(content, "m.png", coding(**settings))
+    label, size, counts, *_ = encode_mask(content, "m.png", coding(**settings))
     stored = Image.open(io.BytesIO(label))
     assert (stored.format, stored.mode) == ("PNG", "L") and size == stored.size
     assert "transparency" not in stored.info

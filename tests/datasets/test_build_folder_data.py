@@ -460,3 +460,25 @@ def test_a_split_of_an_earlier_call_is_told(raw, capsys):
     assert "other settings" not in told.err
     build_folder_data.main(dataclasses.replace(train, mask_encoding="color"))
     assert "the split 'val' was built with other settings for masks" in capsys.readouterr().err
+
+
+def test_palettes_that_number_the_colours_differently_are_refused(raw):
+    """As programs write that choose a palette for each picture; the way out gives what is drawn."""
+    drawn = np.array([[0, 1], [1, 0]], np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    colors = [[10, 20, 30], [200, 100, 0]]
+    for number in range(6):
+        order = [0, 1] if number < 5 else [1, 0]
+        mask = Image.fromarray(np.take(order, drawn).astype(np.uint8), "P")
+        mask.putpalette([channel for index in order for channel in colors[index]])
+        mask.save(raw / "masks" / f"i{number}.png")
+        Image.new("RGB", (20, 20)).save(raw / "images" / f"i{number}.jpg")
+    (raw / "classes.csv").write_text("ground\nroof\n")
+    with pytest.raises(UserError, match=r"index 0 is \(10, 20, 30\) in .* and \(200, 100, 0\) in"):
+        build_folder_data.main(config(raw, val_fraction=0.5))
+    assert not (raw / "out").exists()
+
+    (raw / "colors.csv").write_text("name,r,g,b\nground,10,20,30\nroof,200,100,0\n")
+    settings = {"class_list": str(raw / "colors.csv"), "mask_encoding": "color"}
+    build_folder_data.main(config(raw, val_fraction=0.5, **settings))
+    for record in (names(raw, "train") | names(raw, "val")).values():
+        np.testing.assert_array_equal(record["label"][..., 0], drawn)
