@@ -15,6 +15,7 @@ FORMS = (
 )
 # CVAT, "# label:color_rgb:parts:actions"; what is behind the colour says nothing on pixels.
 _LABELMAP = re.compile(r"([^:]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")
+_LABELMAP_HEADING = "label:color_rgb:"  # a comment, unless somebody took the # away
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,17 @@ def read_class_list(path: Path) -> ClassList:
                 f"Line {number} of the class list {path}, {text!r}, may be a comment or a class; "
                 "put a blank after the # of a comment, and no # before a class."
             )
-    first = lines[0][1]
+    # Spreadsheets write separators in empty lines.
+    lines = [(number, text) for number, text in lines if text.strip(",;\t ")]
+    if lines and lines[0][1].startswith(_LABELMAP_HEADING):
+        del lines[0]
+    first = lines[0][1] if lines else ""
     if _LABELMAP.fullmatch(first):
         rows = _labelmap_rows(lines, path)
     elif re.search("[,;\t]", first):
         rows = _csv_rows(lines, path)
     else:
-        rows = _name_rows(lines, path)
+        rows = _name_rows(lines, path) if lines else []
     return _checked(rows, path)
 
 
@@ -177,15 +182,20 @@ def _csv_rows(lines: list[tuple[int, str]], path: Path) -> list[_Row]:
     columns = [column.lower() for column in cells(first)]
     while columns and not columns[-1]:  # spreadsheets write separators behind the last column
         del columns[-1]
-    missing = {"name"} - set(columns)
-    if {"r", "g", "b"} & set(columns):
-        missing |= {"r", "g", "b"} - set(columns)
+    if "name" not in columns:
+        raise UserError(
+            f"The first line of the class list {path}, {first!r}, has no column called 'name'; put "
+            "a line above the classes that names their columns, such as name,r,g,b or "
+            "name,label_id."
+        )
+    channels = {"r", "g", "b"}
+    missing = channels - set(columns) if channels & set(columns) else set()
     unknown = [column for column in columns if column not in COLUMNS or columns.count(column) > 1]
     if missing or unknown:
         problem = (
             f"no column {', '.join(sorted(missing))}"
             if missing
-            else (f"the column {unknown[0]!r}, which is unknown or there twice")
+            else f"the column {unknown[0]!r}, which is unknown or there twice"
         )
         raise UserError(f"The class list {path} has {problem} in its first line; {FORMS}.")
 
@@ -200,20 +210,27 @@ def _csv_rows(lines: list[tuple[int, str]], path: Path) -> list[_Row]:
 
 
 def _csv_row(row: dict[str, str], index: int, where: str) -> _Row:
-    try:
-        color = None
-        if any(row.get(channel) for channel in "rgb"):
-            color = (int(row["r"]), int(row["g"]), int(row["b"]))
-        ids = tuple(int(text) for text in re.split(r"[\s;,]+", row.get("label_id", "")) if text)
-        is_counted = "index" not in row or int(row["index"]) == index
-    except ValueError as error:
-        raise UserError(f"{where} needs whole numbers, three for a colour: {error}.") from None
-    if not is_counted:
+    def number(column: str, text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text):
+            several = ", or several as 7;8" if column == "label_id" else ""
+            raise UserError(
+                f"{where} has {repr(text) if text else 'nothing'} in the column {column}; allowed "
+                f"is a whole number{several}."
+            )
+        return int(text)
+
+    color = None
+    if any(row.get(channel) for channel in "rgb"):
+        color = (number("r", row["r"]), number("g", row["g"]), number("b", row["b"]))
+    ids = re.split(r"[\s;,]+", row.get("label_id", ""))
+    label_ids = tuple(number("label_id", text) for text in ids if text)
+
+    if "index" in row and number("index", row["index"]) != index:
         raise UserError(
             f"{where} has index {row['index']}; indices must count up from 0. If they are the "
             "masks' values, call the column label_id."
         )
-    return _Row(where, row["name"], color, ids)
+    return _Row(where, row["name"], color, label_ids)
 
 
 def _checked(rows: list[_Row], path: Path) -> ClassList:
@@ -237,8 +254,13 @@ def _checked(rows: list[_Row], path: Path) -> ClassList:
                 )
                 raise UserError(f"{row.where} has the label_id {value}, which {problem}.")
             class_of[value] = row.name
+    if len(rows) == 1:
+        raise UserError(
+            f"{name} holds one class, {rows[0].name!r}, and two are the fewest; give what "
+            "surrounds it a line too, as background (above it, if the masks are 0 there)."
+        )
     if not 1 < len(rows) <= 255:
-        raise UserError(f"{name} holds {len(rows)} classes; allowed are 2 to 255 distinct classes.")
+        raise UserError(f"{name} holds {len(rows)} classes; allowed are 2 to 255.")
 
     has_colors = _all_or_none([row.color is not None for row in rows], rows, "colour")
     _all_or_none([bool(row.label_ids) for row in rows], rows, "label_id")

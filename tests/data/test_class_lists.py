@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from deeplab_tf.config import UserError
@@ -31,7 +33,9 @@ def with_ids(*label_ids):
         ("name;r;g;b;label_id\nground;1;2;3;7 8\nmy car;9;8;7;0\n", with_ids((7, 8), (0,))),
         ('name,r,g,b,label_id\nground,1,2,3,"7,8"\nmy car,9,8,7,0\n', with_ids((7, 8), (0,))),
         ("name,r,g,b,label_id\nground,1,2,3,\nmy car,9,8,7,\n", (GROUND, CAR)),
+        ("name,label_id\n,\nground,7\n;\nmy car,8\n,\n", None),  # a spreadsheet's empty lines
         (CVAT, (GROUND, CAR)),
+        (CVAT.removeprefix("# "), (GROUND, CAR)),
         ("ground\n\n# none\n  my car  \n", PLAIN),
         ("__ignore__\nground\nmy car\n", PLAIN),  # labelme's labels.txt
         ("name\nground\nmy car\n", PLAIN),
@@ -43,7 +47,9 @@ def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
     (tmp_path / "c.txt").write_text(text, newline="")
     found = read_class_list(tmp_path / "c.txt")
     if expected is None:
-        assert [own.label_ids for own in found.classes] == [(0,), (255,)] and not found.has_colors
+        values = [int(text) for text in re.findall(r"\d+", text)]
+        assert [own.label_ids for own in found.classes] == [(value,) for value in values]
+        assert not found.has_colors
         return
     assert found.classes == expected
     assert found.has_colors == (expected is not PLAIN)
@@ -53,7 +59,7 @@ def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
     ("text", "message"),
     [
         ("name,r,g\na,1,2\n", "no column b in its first line; a class list holds names"),
-        ("a,1,2,3\nb,1,2,4\n", "no column name in its first line"),
+        ("a,1,2,3\nb,1,2,4\n", "'a,1,2,3', has no column called 'name'; put a .* as name,r,g,b or"),
         ("name,r,g,b,value\na,1,2,3,7\n", "the column 'value', which is unknown or there twice"),
         ("name,r,g,b,name\na,1,2,3,c\n", "the column 'name', which is unknown or there twice"),
         ("name,r,g,b\na,1,2,3\na,1,2,4\n", "names 'a' twice; a class has one line"),
@@ -61,10 +67,13 @@ def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
         ("name,r,g,b\na,1,2,3\n,1,2,3\n", "Line 3 .* needs a name"),
         ("name,r,g,b\na,1,2,3\nb,1,2,3,4\n", "Line 3 .* has not 4 columns"),
         ("name,r,g,b\na,1,2,3\nb,1,2\n", "Line 3 .* has not 4 columns"),
-        ("name,r,g,b\na,1,2,3\nb,1,2,x\n", "Line 3 .* needs whole numbers, three for a colour: "),
-        ("name,r,g,b\na,1,2,3\nb,1,,3\n", "Line 3 .* needs whole numbers, three for a colour: "),
+        ("name,r,g,b\na,1,2,3\nb,1,2,x\n", "Line 3 .* has 'x' in the column b; .* whole number.$"),
+        ("name,r,g,b\na,1,2,3\nb,1,,3\n", "Line 3 .* has nothing in the column g; allowed is a"),
+        ("name,label_id\na,7.0\nb,8\n", "Line 2 .* has '7.0' in the column label_id; .* as 7;8"),
+        ("name,label_id\na,0\nb,7-8\n", "Line 3 .* has '7-8' in the column label_id; .* as 7;8"),
+        ("index,name\nx,a\n1,b\n", "Line 2 .* has 'x' in the column index"),
         ("name,r,g,b\na,1,2,3\nb,,,\n", "Line 3 .* gives 'b' no colour, and other lines do"),
-        ("name,r,g,b\na,1,2,3\n", "holds 1 classes"),
+        ("name,r,g,b\na,1,2,3\n", "holds one class, 'a', and two are the fewest; give what surr"),
         ("name\n", "holds 0 classes"),
         ("\n".join(f"class {i}" for i in range(256)), "holds 256 classes"),
         ("index,name,r,g,b\n0,a,1,2,3\n2,b,1,2,4\n", "count up from 0.*column label_id"),
