@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data import decoding, masks
 from deeplab_tf.data.masks import MaskCoding
 
-CONVERSION = 3  # counts up when the same files may become other records or counts
-_TIFF_ORIENTATION, _TIFF_SAMPLES_PER_PIXEL = 274, 277  # TIFF 6.0, sec. 8
+CONVERSION = 4  # counts up when the same files may become other records or counts
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
 _TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
@@ -205,8 +204,7 @@ def _open_image(path: Path, *, decode: bool = True) -> _StoredImage:
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
     image = decoding.open_image(content, path, decode=False)
-    # Asked for now, since Pillow turns a TIFF itself as it decodes it, and then forgets it.
-    tiff_orientation = _tiff_tag(image, _TIFF_ORIENTATION)
+    tiff_orientation = decoding.tiff_orientation(image)
     # The first are decoded anyway; a PNG's EXIF data may come after its pixels.
     is_stored = image.format in _STORED_FORMATS
     if decode or not is_stored or (image.format == "PNG" and b"eXIf" in content):
@@ -228,20 +226,12 @@ def _open_image(path: Path, *, decode: bool = True) -> _StoredImage:
     return _StoredImage(image, content, stored_format, orientation, has_other_channel)
 
 
-def _tiff_tag(image: Image.Image, tag: int) -> int:
-    """Returns the number that a TIFF file has for a tag; 1 if it has none, or is no TIFF."""
-    return image.tag_v2.get(tag, 1) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
-
-
 def _has_other_channel(image: Image.Image) -> bool:
-    """Whether an image has a channel next to those of its colours, which no record holds.
-
-    Pillow itself leaves out the channels that TIFF files call neither colour nor transparency.
-    """
+    """Whether an image has a channel next to those of its colours, which no record holds."""
     return (
         image.mode in ("RGBA", "LA")
         or (image.mode == "P" and "transparency" in image.info)
-        or _tiff_tag(image, _TIFF_SAMPLES_PER_PIXEL) > len(image.getbands())
+        or decoding.num_hidden_bands(image) > 0
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from deeplab_tf.config import UserError
 
@@ -17,6 +17,7 @@ from deeplab_tf.config import UserError
 # is the same.
 MAX_PIXELS = 2**29 // 3
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above half the limit
+_TIFF_ORIENTATION, _TIFF_SAMPLES_PER_PIXEL = 274, 277  # TIFF 6.0, sec. 8
 
 
 def read_file(path: Path) -> bytes:
@@ -68,6 +69,23 @@ def _require_exact_bmp(image: Image.Image, content: bytes, name: str | Path) -> 
             f"{name} is a BMP of {bits} bits with a grey palette, which cannot be read exactly; "
             "save it as PNG."
         )
+
+
+def tiff_orientation(image: Image.Image) -> int:
+    """Returns how a TIFF is turned, 1 (upright) to 8; 1 if it does not say it, or is no TIFF.
+
+    Asked for before decoding: Pillow turns a TIFF itself as it decodes it, and then forgets it.
+    """
+    return _tiff_number(image, _TIFF_ORIENTATION)
+
+
+def num_hidden_bands(image: Image.Image) -> int:
+    """Returns how many channels Pillow leaves out: a TIFF's that are no colour or transparency."""
+    return max(0, _tiff_number(image, _TIFF_SAMPLES_PER_PIXEL) - len(image.getbands()))
+
+
+def _tiff_number(image: Image.Image, tag: int) -> int:
+    return image.tag_v2.get(tag, 1) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
 
 
 def decode_grey(image: Image.Image, name: str | Path) -> np.ndarray:

@@ -24,6 +24,9 @@ from deeplab_tf.data import decoding, statistics
 
 Color = tuple[int, int, int]
 
+# Of mask files; GIFs need a --mask_encoding.
+ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
+
 # Pillow's names.
 _FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
 _LOSSY_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
@@ -32,7 +35,7 @@ _LOSSLESS_TIFF = (
     "tiff_ccitt", "group3", "group4",
 )  # fmt: skip
 _MODES = ("L", "P", "1", "RGB", "RGBA", "LA")
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF 6.0, sec. 8
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0, sec. 8
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,12 @@ def _open_exact(content: bytes, name: str | Path, coding: MaskCoding) -> Image.I
             f"The mask {name} has the mode {image.mode}; allowed are grey, palette and RGB: save "
             "it as PNG with one of them."
         )
+    if hidden := decoding.num_hidden_bands(image):
+        bands = len(image.getbands())
+        raise UserError(
+            f"The mask {name} has {bands + hidden} bands, and it is not known which of them say "
+            "the class; save it with one band of values, or with three of colours."
+        )
     if bits := _few_grey_bits(image, content):
         raise UserError(
             f"The mask {name} is grey with {bits}, which programs read as other values; save it "
@@ -260,7 +269,7 @@ def _open_exact(content: bytes, name: str | Path, coding: MaskCoding) -> Image.I
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":  # Pillow turns it, other programs may not
-        return image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+        return decoding.tiff_orientation(image)
     return files.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
 
 
@@ -317,7 +326,7 @@ def _ids_of_image(
         _require_agreement(image, name, coding)
     if coding.encoding == "color" or (coding.encoding == "auto" and image.mode == "RGB"):
         return _ids_of_colors(np.asarray(image.convert("RGB")), name, coding)
-    values = np.asarray(image)
+    values = np.asarray(image, np.uint8)  # those of 1 bit would be True and False
     if image.mode == "RGB":
         values = _equal_channel(values, name, coding)
     return _ids_of_values(values, name, coding)

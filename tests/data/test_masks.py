@@ -82,6 +82,7 @@ TABLE = {
     "palette of no class": (file(palette_image(LABEL, PALETTE // 2 + 7)), {}, LABEL),
     "1 bit": (file(ZERO_ONE == 1), {}, ZERO_ONE),
     "1 bit by colour": (file(ZERO_ONE == 1), {"encoding": "color"}, r"\(255, 255, 255\)"),
+    "1 bit, not a class's": (file(ZERO_ONE == 1), {"index_map": (0,)}, "holds the value 1, which"),
     "grey bmp": (file(LABEL, "BMP"), {}, LABEL),
     "grey tiff": (file(LABEL, "TIFF", compression="tiff_lzw"), {}, LABEL),
     "unknown value": (
@@ -221,6 +222,7 @@ TABLE = {
     "4 grey bits": (png(4, 0, [b"\x01"]), {}, "grey with 4 bits, which programs read as other"),
     "white is 0": (inverted_tiff(LABEL), {}, "grey with 0 as white"),
     "cmyk": (file(Image.new("CMYK", (2, 2)), "TIFF"), {}, "has the mode CMYK; allowed are grey"),
+    "hidden band": (file(Image.new("RGBX", (2, 2)), "TIFF"), {}, "has 4 bands, and .* one band of"),
     "two pictures": (
         file(LABEL, "TIFF", save_all=True, append_images=[Image.fromarray(LABEL)]),
         {},
