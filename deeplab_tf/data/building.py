@@ -69,6 +69,11 @@ class DownloadConfig(BuilderConfig):
         "", "Folder of another web server that has the archives under their own file names."
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        has_effect = self.download or not self.download_mirror
+        require(has_effect, "download_mirror", self.download_mirror, "nothing without --download")
+
 
 def require_splits(splits: Sequence[str], known: Sequence[str]) -> None:
     """Checks the value of --splits: names of `known`.

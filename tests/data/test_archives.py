@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from datasets import build_ade20k_data
+from datasets import build_ade20k_data, build_pascal_context_data, build_voc2012_data
 from deeplab_tf.config import UserError
 from deeplab_tf.data import archives, catalog
 from tests import trees
@@ -245,6 +245,19 @@ def test_a_builder_goes_from_the_archive_to_records(server, tmp_path, monkeypatc
     assert catalog.load("ade20k", tmp_path / "out").splits == {"train": 3, "val": 2}
     build_ade20k_data.main(config)
     assert server.ranges == [None]  # nothing was fetched again
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        build_ade20k_data.ADE20KConfig,
+        build_voc2012_data.VOC2012Config,
+        build_pascal_context_data.PascalContextConfig,
+    ],
+)
+def test_a_mirror_without_a_download_is_refused(config):
+    with pytest.raises(UserError, match="--download_mirror=http://x .*nothing without --download"):
+        config(output_dir="d", download_mirror="http://x")
 
 
 def test_where_no_server_is_reached_it_is_said_at_once(tmp_path, monkeypatch):
