@@ -12,21 +12,14 @@ files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val
 import itertools
 import random
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags, files
 from deeplab_tf.config import UserError, require, setting
-from deeplab_tf.data import building, catalog, class_lists, conversion, masks
-
-_JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
-_POLYGON_ENDINGS = (".json", ".xml", ".txt")
-_POLYGONS = (
-    "polygons are not read: draw them as PNG masks first, as datasets/README.md shows for labelme, "
-    "CVAT, Supervisely and COCO."
-)
+from deeplab_tf.data import building, catalog, class_lists, conversion, folder_pairs, masks
+from deeplab_tf.data.split_report import counted, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +80,8 @@ class FolderConfig(building.BuilderConfig):
         )
         only_one = not (self.val_fraction and self.split_lists)
         require(only_one, "val_fraction", self.val_fraction, "0 with --split_lists")
+        has_effect = bool(self.val_fraction or not self.split_seed)
+        require(has_effect, "split_seed", self.split_seed, "0 without --val_fraction")
         require(
             all(value <= 255 for value in self.ignore_label),
             "ignore_label",
@@ -147,6 +142,14 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
     are_indices = all(own.label_ids in ((), (index,)) for index, own in enumerate(classes))
     is_plain = are_indices and len(ignored) == 1
     ignore_label = ignored[0] if is_plain else 255
+    if is_plain and config.ignore_colors and ignore_label < len(classes):
+        name = classes[ignore_label].name
+        raise UserError(
+            f"--ignore_label={ignore_label} is {name!r} in {config.class_list}, so that the pixels "
+            f"of --ignore_colors and those of {name!r} would be ignored; leave --ignore_label out. "
+            f"(If {name!r} is not to count, take its line out and add its colour to "
+            "--ignore_colors.)"
+        )
     index_map = [-1] * 256
     for index, own in enumerate(classes):
         for value in own.label_ids or (index,):
@@ -198,211 +201,72 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
     Raises:
       UserError: if a folder, image or mask is missing, or the splits cannot be told.
     """
-    images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
-    if masks_dir.is_file() and masks_dir.suffix.lower() in _POLYGON_ENDINGS:
-        raise UserError(f"--masks_dir={masks_dir} is no folder of masks; {_POLYGONS}")
-    for flag, folder in (("images_dir", images_dir), ("masks_dir", masks_dir)):
-        if not folder.is_dir():
-            raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
-    names, mask_names, listing = _images_and_masks(config)
-    _refuse_unnameable(names)
-    building.warn_of_left_out(images_dir, len(names), listing)
-    _warn_of_masks_without_image(config, names, mask_names)
-    find_mask = _mask_finder(config, mask_names)
-
-    def pair(path: Path) -> conversion.FilePair:
-        return conversion.FilePair(names[path], path, find_mask(path, names[path]))
-
-    paths = list(names)
-    if config.split_lists:
-        members = _listed_members(config.split_lists, names, images_dir, masks_dir, pair)
-    elif config.val_fraction:
-        shuffled = random.Random(config.split_seed).sample(paths, len(paths))
-        num_val = max(1, round(config.val_fraction * len(paths)))
-        members = {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
-    else:
-        members = _members_by_folder(paths, images_dir)
-    if unlisted := len(paths) - len(set().union(*members.values())):
-        building.warn(f"{unlisted} of {len(paths)} images in {images_dir} are in no split's list.")
-    return {split: [pair(path) for path in some] for split, some in members.items()}
-
-
-def _images_and_masks(
-    config: FolderConfig,
-) -> tuple[dict[Path, str], dict[Path, str], files.Listing]:
-    """Returns the images and the masks, each with its name, and what was left out of the images.
-
-    Where images and masks share a folder, no file is both.
-    """
-    images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
-    listing = files.list_folder(images_dir)
-    images = {path: name for name, path in listing.images}
-    mask_files = {path: name for name, path in files.list_folder(masks_dir).images}
-
-    image_root, mask_root = images_dir.resolve(), masks_dir.resolve()
-    if image_root == mask_root:
-        is_image = _image_test(config, images)
-        images = {path: name for path, name in images.items() if is_image(path, name)}
-        mask_files = {path: name for path, name in mask_files.items() if not is_image(path, name)}
-    elif mask_root.is_relative_to(image_root):
-        masks_inside = images_dir / mask_root.relative_to(image_root)
-        images = {p: name for p, name in images.items() if not p.is_relative_to(masks_inside)}
-    elif image_root.is_relative_to(mask_root):
-        images_inside = masks_dir / image_root.relative_to(mask_root)
-        mask_files = {
-            p: name for p, name in mask_files.items() if not p.is_relative_to(images_inside)
-        }
-
-    if config.image_suffix:
-        named = {p: name for p, name in images.items() if _ends(name, config.image_suffix)}
-        others = len(images) - len(named)
-        if others and image_root != mask_root:
-            listing.left_out[f"without {config.image_suffix}"] += others
-        images = named
-    if not images:
-        suffix = f" whose name ends with {config.image_suffix!r}" if config.image_suffix else ""
-        left_out = f"; {listing.note()}" if listing.left_out else ""
-        raise UserError(
-            f"--images_dir={images_dir} holds no image{suffix} "
-            f"({', '.join(files.IMAGE_ENDINGS)}){left_out}."
+    found = folder_pairs.ImagesAndMasks(
+        folder_pairs.Layout(
+            Path(config.images_dir),
+            Path(config.masks_dir),
+            image_suffix=config.image_suffix,
+            mask_suffix=config.mask_suffix,
         )
-    return images, mask_files, listing
-
-
-def _image_test(config: FolderConfig, names: dict[Path, str]) -> Callable[[Path, str], bool]:
-    """Returns what tells the images from the masks of one folder."""
-    if config.image_suffix:
-        return lambda path, name: _ends(name, config.image_suffix)
-    if config.mask_suffix:
-        return lambda path, name: not _ends(name, config.mask_suffix)
-    # A file with the name of a JPEG is its mask, since no mask can be a JPEG.
-    jpegs = {_folded(n): path for path, n in names.items() if path.suffix.lower() in _JPEG_ENDINGS}
-    return lambda path, name: jpegs.get(_folded(name), path) == path
-
-
-def _ends(name: str, suffix: str) -> bool:
-    return _folded(name).endswith(_folded(suffix))
-
-
-def _folded(name: str) -> str:
-    """Returns a name in which letters of either case, and of either Unicode form, are equal."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _key(name: str, suffix: str) -> str:
-    """Returns what an image's and its mask's names have in common."""
-    return _folded(name).removesuffix(_folded(suffix))
-
-
-def _mask_finder(config: FolderConfig, mask_names: dict[Path, str]) -> Callable[[Path, str], Path]:
-    """Returns what finds an image's mask: by its name, or else its name with letters of any case.
-
-    A PNG is preferred to other files of its name.
-    """
-    found: dict[str, list[Path]] = {}
-    for path, name in mask_names.items():
-        if _ends(name, config.mask_suffix):
-            found.setdefault(_key(name, config.mask_suffix), []).append(path)
-    image_of: dict[Path, Path] = {}
-
-    def rank(mask: Path, name: str) -> tuple[bool, ...]:
-        ending = mask.suffix.lower()
-        stem = name[: len(name) - len(config.image_suffix)]
-        is_exact = mask_names[mask] == stem + config.mask_suffix
-        return ending in _JPEG_ENDINGS, ending != ".png", not is_exact
-
-    def find_mask(image: Path, name: str) -> Path:
-        key = _key(name, config.image_suffix)
-        ranked = sorted(found.get(key, ()), key=lambda mask: rank(mask, name))
-        if not ranked:
-            raise UserError(_missing_mask(config, image, name, mask_names))
-        mask = ranked[0]
-        if len(ranked) > 1 and rank(ranked[1], name) == rank(mask, name):
-            raise UserError(
-                f"The image {image} has two masks, {mask} and {ranked[1]}; remove one of them."
-            )
-        if image_of.setdefault(mask, image) != image:
-            raise UserError(
-                f"The mask {mask} is that of two images, {image_of[mask]} and {image}, whose names "
-                "are equal but for upper case; rename one of them and give it its own mask."
-            )
-        return mask
-
-    return find_mask
-
-
-def _warn_of_masks_without_image(
-    config: FolderConfig, names: dict[Path, str], mask_names: dict[Path, str]
-) -> None:
-    keys = {_key(name, config.image_suffix) for name in names.values()}
-    own = [path for path, name in mask_names.items() if _ends(name, config.mask_suffix)]
-    unused = [path for path in own if _key(mask_names[path], config.mask_suffix) not in keys]
-    if unused:
-        building.warn(
-            f"{len(unused)} of {len(own)} masks in {config.masks_dir} have no image (the first: "
-            f"{unused[0]}) and are left out."
-        )
-    if others := len(mask_names) - len(own):
-        building.warn(
-            f"{others} of {len(mask_names)} images in {config.masks_dir} are no masks by their "
-            f"name (--mask_suffix={config.mask_suffix}) and are left out."
-        )
-
-
-def _missing_mask(config: FolderConfig, image: Path, name: str, mask_names: dict[Path, str]) -> str:
-    """Returns what an image's missing mask would be called, and why it may be missing."""
-    masks_dir = Path(config.masks_dir)
-    stem = name[: len(name) - len(config.image_suffix)]
-    wanted = masks_dir / f"{stem}{config.mask_suffix}.png"
-    for ending in _POLYGON_ENDINGS:
-        polygons = wanted.with_name(f"{Path(stem).name}{ending}")
-        some = [polygons] if polygons.is_file() else []
-        if not mask_names:  # one file may describe all images
-            some += sorted(masks_dir.rglob(f"*{ending}"))
-        if some:
-            return f"The image {image} has no mask {wanted}, but there is {some[0]}; {_POLYGONS}"
-
-    similar = [path for path, own in mask_names.items() if _folded(own).startswith(_folded(stem))]
-    hint = f" ({similar[0]} does)" if similar else ""
-    return (
-        f"The image {image} has no mask: {wanted} does not exist{hint}; --mask_suffix and "
-        "--image_suffix say what only one of the two names ends with, and --split_lists leaves "
-        "images out."
     )
+    if config.split_lists:
+        members = _listed_members(config, found)
+    elif config.val_fraction:
+        members = _random_members(config, list(found.images))
+    else:
+        members = _members_by_folder(list(found.images), Path(config.images_dir))
+    splits = {
+        split: [conversion.FilePair(found.images[path], path, found.mask_of(path)) for path in some]
+        for split, some in members.items()
+    }
+
+    if unlisted := len(found.images) - len(set().union(*members.values())):
+        warn(
+            f"{config.images_dir}: left out {counted(unlisted, 'image')} of {len(found.images)}, "
+            "which no split's list names."
+        )
+    _warn_of_shared_images(splits)
+    return splits
 
 
-def _refuse_unnameable(names: dict[Path, str]) -> None:
-    """Refuses two images of one name, and names that a record cannot hold."""
-    first: dict[str, Path] = {}
-    for path, name in names.items():
-        if not _is_utf8(name) or re.search("[\0-\x1f]", name):
-            raise UserError(
-                f"The name of the image {files.shown(path)} is not UTF-8, or has a line end or "
-                "another control character in it; rename the file."
-            )
-        if name in first:
-            raise UserError(
-                f"{first[name]} and {path} share the name {name!r}; remove one of them."
-            )
-        first[name] = path
+def _random_members(config: FolderConfig, images: list[Path]) -> dict[str, list[Path]]:
+    if len(images) == 1:
+        raise UserError(
+            f"--val_fraction={config.val_fraction} needs two images, and {config.images_dir} holds "
+            f"one, {images[0]}; add others, or give --split_lists=train=FILE with its name in FILE."
+        )
+    num_val = max(1, round(config.val_fraction * len(images)))
+    if num_val == len(images):
+        raise UserError(
+            f"--val_fraction={config.val_fraction} puts all {len(images)} images into val and none "
+            "into train; give a smaller share, such as 0.2."
+        )
 
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    shuffled = random.Random(config.split_seed).sample(images, len(images))
+    return {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
 
 
 def _listed_members(
-    split_lists: tuple[str, ...],
-    names: dict[Path, str],
-    images_dir: Path,
-    masks_dir: Path,
-    pair: Callable[[Path], conversion.FilePair],
+    config: FolderConfig, found: folder_pairs.ImagesAndMasks
 ) -> dict[str, list[Path]]:
-    by_name = {name: path for path, name in names.items()}
+    members: dict[str, list[Path]] = {}
+    for part in config.split_lists:
+        split, _, list_path = part.partition("=")
+        if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
+            raise UserError(
+                f"--split_lists={part} is not possible; allowed: NAME=FILE, once for each split, "
+                "with a name of letters, digits, '_', '-' and '.', as train=a.txt,val=b.txt."
+            )
+        members[split] = _read_list(split, Path(list_path), config, found)
+    return members
+
+
+def _read_list(
+    split: str, list_path: Path, config: FolderConfig, found: folder_pairs.ImagesAndMasks
+) -> list[Path]:
+    """Returns the images that a list names, in its order."""
+    images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
+    by_name = {name: path for path, name in found.images.items()}
 
     def image_of(text: str) -> Path | None:
         """Returns the image that a text names, by name or path, with or without ending."""
@@ -417,51 +281,28 @@ def _listed_members(
         for gap in re.finditer(r"[\s,;]+", line):  # an image and its mask
             image, mask = image_of(line[: gap.start()]), line[gap.end() :]
             named = [masks_dir / name for name in (mask, *_inside(mask, masks_dir))]
-            if image and pair(image).mask_path in named:
+            if image and any(map(found.mask_of(image).samefile, filter(Path.exists, named))):
                 return image
         return None
 
-    members: dict[str, list[Path]] = {}
-    for part in split_lists:
-        split, _, list_path = part.partition("=")
-        if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
+    lines = files.read_lines(
+        list_path,
+        f"The list of split {split!r},",
+        is_content=lambda line: image_of_line(line) is not None,
+    )
+    members: dict[Path, None] = {}  # in the list's order
+    for number, line in lines:
+        image = image_of_line(line)
+        where = f"Line {number} of {list_path}, {line!r},"
+        if image is None:
             raise UserError(
-                f"--split_lists has {part!r}; allowed is NAME=FILE, once for each split, with a "
-                "name of letters, digits, '_', '-' and '.'."
+                f"{where} names no image in {images_dir}; a line must be an image's name, its "
+                "path from that folder or to it, or that path and its mask's."
             )
-        what = f"The list of split {split!r},"
-        lines = files.read_lines(
-            Path(list_path), what, is_content=lambda line: image_of_line(line) is not None
-        )
-        some: dict[Path, None] = {}  # in the list's order
-        for number, line in lines:
-            image = image_of_line(line)
-            where = f"Line {number} of {list_path}, {line!r},"
-            if image is None:
-                raise UserError(
-                    f"{where} names no image in {images_dir}; a line must be an image's name, its "
-                    "path from that folder or to it, or that path and its mask's."
-                )
-            if image in some:
-                raise UserError(f"{where} names {image}, which an earlier line names too.")
-            some[image] = None
-        members[split] = list(some)
-    _warn_of_shared_images(members)
-    return members
-
-
-def _warn_of_shared_images(members: dict[str, list[Path]]) -> None:
-    """Warns where a model would be scored on what it was trained on.
-
-    A split whose name holds another's may hold its images, as trainval does train's and val's.
-    """
-    for one, other in itertools.combinations(members, 2):
-        shared = sorted(set(members[one]) & set(members[other]))
-        if shared and one not in other and other not in one:
-            building.warn(
-                f"{len(shared)} images (the first: {shared[0]}) are in both {one!r} and {other!r}; "
-                "a score on images that were trained on says nothing."
-            )
+        if image in members:
+            raise UserError(f"{where} names {image}, which an earlier line names too.")
+        members[image] = None
+    return list(members)
 
 
 def _without_ending(name: str) -> str:
@@ -483,17 +324,40 @@ def _inside(text: str, folder: Path) -> list[str]:
     return found
 
 
-def _members_by_folder(files: list[Path], images_dir: Path) -> dict[str, list[Path]]:
+def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[Path]]:
     members: dict[str, list[Path]] = {}
-    for path in files:
+    for path in images:
         relative = path.relative_to(images_dir)
         if len(relative.parts) == 1:
             raise UserError(
                 f"{path} lies in no split's folder; put images in {images_dir}/train and "
-                f"{images_dir}/val, or give --split_lists or --val_fraction."
+                f"{images_dir}/val, or give --split_lists or --val_fraction. (For folders such as "
+                "train/images, datasets/README.md shows the links that turn them round.)"
             )
         members.setdefault(relative.parts[0], []).append(path)
     return members
+
+
+def _warn_of_shared_images(splits: Mapping[str, Sequence[conversion.FilePair]]) -> None:
+    """Warns where a model would be scored on what it was trained on, whatever the files are called.
+
+    A split whose name holds another's may hold its images, as trainval does train's and val's.
+    """
+    paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
+    first_of = files.first_of_equals(itertools.chain(*paths.values()))
+    in_split = {  # the first image of each content
+        split: {first_of[path]: path for path in reversed(own) if path in first_of}
+        for split, own in paths.items()
+    }
+    for one, other in itertools.combinations(splits, 2):
+        shared = sorted(in_split[one].keys() & in_split[other].keys())
+        if shared and one not in other and other not in one:
+            path, twin = in_split[one][shared[0]], in_split[other][shared[0]]
+            where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
+            warn(
+                f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
+                " a score on images that were trained on says nothing: take them out of one."
+            )
 
 
 def run() -> None:

@@ -8,6 +8,7 @@ says, since Pillow opens many deeper images as if they had 8 bits.
 import codecs
 import contextlib
 import glob
+import hashlib
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import stat
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,59 +51,95 @@ class Listing:
         return "left out: " + ", ".join(named) if named else ""
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(
+    folder: Path, *, endings: Sequence[str] = IMAGE_ENDINGS, without: Path | None = None
+) -> Listing:
     """Lists the image files of a folder and of those in it, in the order of their paths.
 
     Links to folders are followed, unless they lead back to a folder that they lie in. Hidden
-    files and folders are left out, as is what no ending of IMAGE_ENDINGS names an image.
+    files and folders are left out, as is what has none of the endings.
 
+    Args:
+      endings: of the wanted files, in lower case.
+      without: a folder that is passed over, whichever link leads to it, and not counted.
     Raises:
       UserError: if a folder cannot be read.
     """
     listing = Listing()
-    paths = sorted(_walk(folder, (), listing.left_out), key=lambda path: path.parts)
+    passed_over = _identity(without) if without else None
+
+    def walk(inner: Path, parents: tuple) -> Iterator[Path]:
+        try:
+            identity = _identity(inner)
+            entries = list(os.scandir(inner))
+        except OSError as error:
+            raise UserError(
+                f"The folder {shown(inner)} cannot be read: {error.strerror}."
+            ) from None
+        if identity in parents:
+            listing.left_out["link that leads back"] += 1
+            return
+        if identity == passed_over:
+            return
+
+        for entry in entries:
+            path = inner / entry.name
+            reason = _why_left_out(path, endings)
+            if entry.is_dir() and not _is_litter(path):
+                yield from walk(path, (*parents, identity))
+            elif reason:
+                listing.left_out[reason] += 1
+            else:
+                yield path
+
+    paths = sorted(walk(folder, ()), key=lambda path: path.parts)
     listing.images = [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
     return listing
 
 
-def _walk(folder: Path, parents: tuple, left_out: Counter[str]) -> Iterator[Path]:
-    try:
-        state = folder.stat()
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from None
-    identity = (state.st_dev, state.st_ino)
-    if identity in parents:
-        left_out["link that leads back"] += 1
-        return
-
-    for entry in entries:
-        path = folder / entry.name
-        reason = _why_left_out(path)
-        if entry.is_dir() and not _is_litter(path):
-            yield from _walk(path, (*parents, identity), left_out)
-        elif reason:
-            left_out[reason] += 1
-        else:
-            yield path
+def _identity(folder: Path) -> tuple[int, int]:
+    """Returns what tells a folder from others, whichever link leads to it."""
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _is_litter(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in _NO_IMAGES
 
 
-def _why_left_out(path: Path) -> str:
+def _why_left_out(path: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> str:
     """Returns what keeps a path out of a listing; "" if it is taken."""
     if _is_litter(path):
         return "hidden (.*)" if path.name.startswith(".") else path.name
     ending = path.suffix.lower()
-    if ending not in IMAGE_ENDINGS:
+    if ending not in endings:
         return shown(ending) if ending else "without ending"
     try:
         mode = path.stat().st_mode
     except OSError:
         return ""  # a broken link is an image that is missing: reading it says so
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a file"
+
+
+def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Returns for each file the first that has the same content: mostly the file itself.
+
+    Only files of one size are read. A file that cannot be read equals none.
+    """
+    of_size: dict[int, dict[Path, None]] = {}  # each path once, in their order
+    for path in paths:
+        with contextlib.suppress(OSError):
+            of_size.setdefault(path.stat().st_size, {})[path] = None
+
+    first_of: dict[Path, Path] = {}
+    for candidates in of_size.values():
+        first_with: dict[bytes, Path] = {}
+        for path in candidates:
+            with contextlib.suppress(OSError):
+                content = path.read_bytes() if len(candidates) > 1 else b""
+                digest = hashlib.sha256(content).digest()
+                first_of[path] = first_with.setdefault(digest, path)
+    return first_of
 
 
 def find_images(parts: Sequence[str], *, flag: str) -> Listing:

@@ -57,7 +57,13 @@ LAYERS = [
         "evaluation.metrics",
         "evaluation.report",
     ],
-    ["data.building", "data.pipeline", "models.deeplab", "evaluation.predictor"],
+    [
+        "data.building",
+        "data.folder_pairs",
+        "data.pipeline",
+        "models.deeplab",
+        "evaluation.predictor",
+    ],
     [
         "weights.official",
         "weights.ssseg",

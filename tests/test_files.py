@@ -42,6 +42,24 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     assert listing.note() == "left out: 1 link that leads back"
 
 
+def test_a_folder_is_passed_over_whichever_link_leads_to_it(tmp_path):
+    touch(tmp_path, "photos/a.png", "masks/a.png", "masks/b.gif", "photos/c.gif")
+    (tmp_path / "photos/link").symlink_to(tmp_path / "masks")
+    listing = files.list_folder(tmp_path / "photos", without=tmp_path / "masks")
+    assert found(listing) == ["a"] and listing.note() == "left out: 1 .gif"
+    masks = files.list_folder(tmp_path / "photos/link", endings=(".png", ".gif"))
+    assert found(masks) == ["a", "b"] and not masks.left_out
+
+
+def test_equal_files_are_found_whatever_they_are_called(tmp_path):
+    contents = {"a": b"one", "b": b"two", "c": b"one", "d": b"longer", "e": b"two", "f": b"one"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in (*contents, "gone", "a")]
+    equal = {path.name: first.name for path, first in files.first_of_equals(paths).items()}
+    assert equal == {"a": "a", "b": "b", "c": "a", "d": "d", "e": "b", "f": "a"}
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     assert files.list_folder(tmp_path).note() == "left out: 1 not a file"

@@ -23,7 +23,7 @@ from deeplab_tf import __version__, files
 from deeplab_tf.config import Config, UserError, require, setting
 from deeplab_tf.data import catalog, conversion, split_report, workers
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
-from deeplab_tf.data.split_report import warn
+from deeplab_tf.data.split_report import counted, warn, warn_of_left_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +124,8 @@ def list_images(folder: Path, suffix: str = "") -> list[tuple[str, Path]]:
     wanted = [(name, path) for name, path in listing.images if path.name.endswith(suffix)]
     if others := len(listing.images) - len(wanted):
         listing.left_out[f"without {suffix}"] = others
-    warn_of_left_out(folder, len(wanted), listing)
+    warn_of_left_out(folder, counted(len(wanted), "image"), listing)
     return wanted
-
-
-def warn_of_left_out(folder: Path, num_images: int, listing: files.Listing) -> None:
-    """Warns of what a folder holds next to its images."""
-    if listing.left_out:
-        warn(f"{folder}: {num_images} images; {listing.note()}.")
 
 
 def require_files(pairs: Iterable[FilePair], help: str) -> None:
@@ -152,7 +146,7 @@ def build(
     for split, pairs in splits.items():
         published = info.splits.get(split)
         if published not in (None, len(pairs)):
-            warn(f"{split} has {len(pairs)} images, the published set {published}.")
+            warn(f"{split} has {counted(len(pairs), 'image')}, the published set {published}.")
     encode = functools.partial(
         conversion.encode_pair,
         coding=coding,
@@ -213,7 +207,8 @@ def convert_splits(
       skip_bad: as in `workers.encode_all`.
     Raises:
       UserError: naming the file that cannot be converted, or that is there twice; if dataset.json
-        in output_dir describes other classes; or if the labels are 0 and ignored alone.
+        in output_dir describes other classes; or if the masks of all splits do not go together, as
+        `split_report` says.
     """
     coding = encode.keywords["coding"]
     if encode.keywords.get("verify") == "header" and not coding.index_map:
@@ -248,18 +243,23 @@ def convert_splits(
 
     for plan in plans:
         entry = manifest["splits"][plan.split]
-        state = "" if plan in todo else " is up to date"
-        print(f"{output_dir}: split {plan.split}{state}, {_summary(entry)}.")
+        _tell(plan.split, "" if plan in todo else " is up to date", entry, output_dir)
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
     kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
     _tell_kept(kept, settings["mask_settings"], output_dir)
     split_report.print_report(info, built)
 
 
+def _tell(split: str, state: str, entry: dict, output_dir: Path) -> None:
+    print(f"{output_dir}: split {split}{state}, {counted(entry['images'], 'image')}.")
+    for bad in entry.get("skipped", []):
+        print(f"  skipped {bad['name']}: {bad['reason']}")
+
+
 def _tell_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) -> None:
     """Says which splits of earlier calls stay: they may hold the same images, or other labels."""
     for split, entry in kept.items():
-        print(f"{output_dir}: split {split} stays as an earlier call built it, {_summary(entry)}.")
+        _tell(split, " stays as an earlier call built it", entry, output_dir)
         if entry.get("mask_settings", mask_settings) != mask_settings:
             warn(
                 f"the split {split!r} was built with other settings for masks, so that its labels "
@@ -430,12 +430,6 @@ def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None
     names = {shard["file"] for shard in entry["shards"]}
     for name in {shard["file"] for shard in replaced} - names:
         (output_dir / name).unlink(missing_ok=True)
-
-
-def _summary(entry: dict) -> str:
-    lines = [f"{entry['images']} images"]
-    lines += [f"skipped {bad['name']}: {bad['reason']}" for bad in entry.get("skipped", [])]
-    return "\n  ".join(lines)
 
 
 def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -> bool:

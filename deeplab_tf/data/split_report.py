@@ -6,9 +6,11 @@ The facts lie in dataset.json, so that a builder that finds a split there says t
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data import statistics
 from deeplab_tf.data.catalog import DatasetInfo
@@ -117,10 +119,30 @@ class SplitFacts:
             facts._show(index, tuple(color), first)
         return facts
 
+    @classmethod
+    def of_splits(cls, info: DatasetInfo, entries: Mapping[str, dict]) -> "SplitFacts":
+        """Returns the facts of dataset.json's entries; earlier versions wrote none."""
+        facts = cls.none(info)
+        for entry in entries.values():
+            if "remarks" in entry:
+                facts.merge(cls.from_json(entry))
+        return facts
+
 
 def warn(sentence: str) -> None:
     """Prints a warning of a builder."""
     print(f"Warning: {sentence}", file=sys.stderr)
+
+
+def warn_of_left_out(folder: Path, taken: str, listing: files.Listing) -> None:
+    """Warns of what a folder holds next to what is taken, such as "2 images"."""
+    if listing.left_out:
+        warn(f"{folder}: {taken}; {listing.note()}.")
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 image" or "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
@@ -167,9 +189,7 @@ def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
     Raises:
       UserError: naming the index and two images.
     """
-    facts = SplitFacts.none(info)
-    for entry in entries.values():
-        facts.merge(SplitFacts.from_json(entry))
+    facts = SplitFacts.of_splits(info, entries)
     for index, colors in sorted(facts.palette.items()):
         if len(colors) > 1:
             (one, first), (other, second) = colors.items()
@@ -206,10 +226,7 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
                 f"label {info.ignore_label}; data sets seldom ignore more than "
                 f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it none of the classes?"
             )
-    facts = SplitFacts.none(info)
-    for entry in entries.values():
-        facts.merge(SplitFacts.from_json(entry))
-    _warn_of_remarks(facts.remarks)
+    _warn_of_remarks(SplitFacts.of_splits(info, entries).remarks)
 
 
 def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:
@@ -240,15 +257,15 @@ def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
     if {"values", "colors"} <= remarks.keys():
         (by_values, first_value), (by_colors, first_color) = remarks["values"], remarks["colors"]
         warn(
-            f"{by_values} masks (the first: {first_value!r}) were read by their values, "
-            f"{by_colors} (the first: {first_color!r}) by their colours. If all were drawn in "
+            f"the masks were read in two ways: {by_values} (the first: {first_value!r}) by values, "
+            f"{by_colors} (the first: {first_color!r}) by colours. If all were drawn in "
             "colours, some were stored as grey ones: give --mask_encoding=color; if all hold "
             "values, give --mask_encoding=index."
         )
     for remark, sentence in _REMARKS.items():
         if remark in remarks:
             images, first = remarks[remark]
-            warn(f"{images} image{'s' if images > 1 else ''} (the first: {first!r}) {sentence}")
+            warn(f"{counted(images, 'image')} (the first: {first!r}) {sentence}")
     if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
         warn(
             "wherever the sizes tell, the masks were drawn on unturned images; give "

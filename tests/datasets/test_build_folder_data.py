@@ -1,6 +1,8 @@
 import dataclasses
 import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +173,12 @@ def test_a_second_build_does_nothing_and_a_changed_mask_is_noticed(raw, capsys):
         (None, {}, "lies in no split's folder"),
         ("masks/i2.png", {"val_fraction": 0.5}, r"i2.jpg has no mask: .*i2.png"),
         (None, {"split_lists": ("train=missing.txt",)}, "missing.txt"),
+        (
+            None,
+            {"split_lists": ("a.txt,b.txt",)},
+            "--split_lists=a.txt,b.txt is .* train=a.txt,val=",
+        ),
+        (None, {"val_fraction": 0.95}, "=0.95 puts all 6 images into val .* a smaller share"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(raw, spoil, values, message):
@@ -181,9 +189,23 @@ def test_mistakes_are_one_sentence_and_leave_nothing(raw, spoil, values, message
     assert not (raw / "out").exists()
 
 
-def test_lists_and_a_share_together_are_refused(raw):
+def test_flags_that_would_have_no_effect_are_refused(raw):
     with pytest.raises(UserError, match="--val_fraction=0.5 .* allowed: 0 with --split_lists"):
         config(raw, val_fraction=0.5, split_lists=("train=a.txt",))
+    with pytest.raises(UserError, match="--split_seed=1 .* allowed: 0 without --val_fraction"):
+        config(raw, split_seed=1, split_lists=("train=a.txt",))
+
+
+def test_a_share_of_one_image_names_a_way_that_exists(raw):
+    for number in range(1, 6):
+        (raw / f"images/i{number}.jpg").unlink()
+    with pytest.raises(
+        UserError, match="needs two images, .*--split_lists=train=FILE with its name"
+    ):
+        build_folder_data.find_splits(config(raw, val_fraction=0.2))
+    (raw / "a.txt").write_text("i0\n")
+    (pairs,) = build_folder_data.find_splits(config(raw, split_lists=(f"t={raw}/a.txt",))).values()
+    assert [pair.name for pair in pairs] == ["i0"]
 
 
 def test_two_images_of_one_name_are_refused(raw):
@@ -291,6 +313,12 @@ def test_values_and_colors_mean_what_the_user_says(
         (PICTURE, BLACK_WHITE, {"ignore_label": (0, 9)}, "--ignore_label=0,9 names values; give"),
         (
             PICTURE,
+            BLACK_WHITE,
+            {"ignore_label": (0,), "ignore_colors": (9, 9, 9)},
+            "--ignore_label=0 is 'ground' in .*leave --ignore_label out",
+        ),
+        (
+            PICTURE,
             PLAIN,
             {},
             r"c\.csv has none; give it the columns .* or give --mask_enc",
@@ -336,11 +364,65 @@ def test_images_and_masks_find_each_other(tmp_path, layout):
     assert found == {stem.format("i0"): [0, 1], stem.format("i1"): [1, 2], stem.format("i2"): [2]}
 
 
-def test_a_folder_of_masks_may_hold_other_files(tmp_path):
+@pytest.mark.parametrize("masks_dir", ["data", "elsewhere"])
+def test_a_link_to_the_masks_finds_what_the_folder_does(tmp_path, capsys, masks_dir):
+    draw(tmp_path, [grey(0, 1), grey(1, 2)], images_dir="data", masks_dir=masks_dir)
+    link = tmp_path / ("data/link" if masks_dir == "elsewhere" else "link")
+    link.symlink_to(tmp_path / masks_dir)
+    found = built(tmp_path, PLAIN, images_dir=str(tmp_path / "data"), masks_dir=str(link))
+    assert found == {"i0": [0, 1], "i1": [1, 2]}
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_splits_above_images_and_masks_are_explained_and_linked(tmp_path):
+    for split in ("train", "val"):
+        draw(
+            tmp_path / "data" / split,
+            [grey(0, 1)],
+            image=f"{split}{{}}.jpg",
+            mask=f"{split}{{}}.png",
+        )
+    data = {"images_dir": str(tmp_path / "data"), "masks_dir": str(tmp_path / "data")}
+    inner = {side: f"{tmp_path}/data/train/{side[:-4]}" for side in data}
+    for folders, message in (
+        (
+            data,
+            r"train/images/traini0\.png does not exist, though \S*train/masks/traini0\.png does",
+        ),
+        (inner, "For folders such as train/images, datasets/README.md shows the links"),
+    ):
+        with pytest.raises(UserError, match=message):
+            built(tmp_path, PLAIN, val_fraction=0.0, **folders)
+
+    for part in ("images", "masks"):  # as the README does it
+        (tmp_path / part).mkdir()
+        for split in ("train", "val"):
+            (tmp_path / part / split).symlink_to(Path("..", "data", split, part))
+    found = built(tmp_path, PLAIN, val_fraction=0.0)
+    assert found == {"train/traini0": [0, 1], "val/vali0": [0, 1]}
+
+
+def test_gifs_are_masks_by_their_colours(tmp_path):
+    for folder in ("images", "data"):  # two folders, and one
+        draw(tmp_path, [PICTURE, PICTURE], mask="{}.gif", images_dir=folder, masks_dir="data")
+        folders = {"images_dir": f"{tmp_path}/{folder}", "masks_dir": f"{tmp_path}/data"}
+        with pytest.raises(
+            UserError, match=r"i[01]\.gif is a GIF, .* or give --mask_encoding=color"
+        ):
+            built(tmp_path, BLACK_WHITE, **folders)
+        colored = built(tmp_path, BLACK_WHITE, mask_encoding="color", **folders)
+        assert colored == {"i0": [0, 1], "i1": [0, 1]}
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_folder_of_masks_may_hold_other_files(tmp_path, capsys):
     """Previews are JPEGs, which no mask is; a JPEG without a PNG is refused for what it is."""
     draw(tmp_path, [grey(0, 1), grey(1, 2)])
     Image.new("RGB", (2, 2)).save(tmp_path / "masks" / "i0.jpg")
+    (tmp_path / "masks/colours.txt").write_text("x")
     assert built(tmp_path, PLAIN) == {"i0": [0, 1], "i1": [1, 2]}
+    told = capsys.readouterr().err
+    assert "masks: 3 masks; left out: 1 .txt, 1 beside a mask of the same name." in told
     (tmp_path / "masks" / "i0.png").unlink()
     with pytest.raises(UserError, match=r"i0\.jpg holds JPEG data"):
         built(tmp_path, PLAIN)
@@ -354,12 +436,17 @@ def test_a_folder_of_masks_may_hold_other_files(tmp_path):
             r"i0\.jpg has no mask .*, but there is .*i0\.json; polygons",
         ),
         ({"i0.png": "a.xml", "i1.png": "b.txt"}, r"but there is .*a\.xml; polygons are not read"),
+        (
+            {"i0.png": "deep/i0.png"},
+            r"has no mask: \S*masks/i0\.png does not exist, though \S*deep/i0\.png does; .*links",
+        ),
         ({"i0.png": "i0_m.png"}, r"i0\.png does not exist \(.*i0_m\.png does\); --mask_suffix"),
         ({"i0.png": "i0.bmp", "i1.png": "i0.tif"}, r"i0\.jpg has two masks, .*\.bmp and .*\.tif"),
     ],
 )
 def test_missing_masks_are_explained(tmp_path, change, message):
     draw(tmp_path, [grey(0, 1), grey(1, 2)])
+    (tmp_path / "masks/deep").mkdir()
     for old, new in change.items():
         (tmp_path / "masks" / old).rename(tmp_path / "masks" / new)
     with pytest.raises(UserError, match=message):
@@ -389,12 +476,12 @@ def test_what_belongs_to_no_image_or_list_is_told(tmp_path, capsys):
     (tmp_path / "list.txt").write_text("i0\ni2\n")
     built(tmp_path, PLAIN, mask_suffix="_m", val_fraction=0.5)
     told = capsys.readouterr().err
+    masks = f"{tmp_path}/masks"
     assert (
-        f"1 of 4 masks in {tmp_path}/masks have no image (the first: {tmp_path}/masks/i3_m" in told
+        f"{masks}: left out 1 mask of 4, for which there is no image (the first: {masks}/i3_m"
+        in told
     )
-    assert (
-        f"1 of 5 images in {tmp_path}/masks are no masks by their name (--mask_suffix=_m)" in told
-    )
+    assert f"{masks}: 4 masks; left out: 1 without _m." in told
     assert "split's list" not in told
     lists = (f"train={tmp_path}/list.txt",)
     build_folder_data.main(
@@ -406,7 +493,8 @@ def test_what_belongs_to_no_image_or_list_is_told(tmp_path, capsys):
             output_dir=str(tmp_path / "listed"),
         )
     )
-    assert f"1 of 3 images in {tmp_path}/images are in no split's list." in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/images: left out 1 image of 3, which no split's list names." in told
 
 
 def test_masks_of_0_and_255_are_refused_with_a_way_that_exists(tmp_path, capsys):
@@ -421,15 +509,22 @@ def test_masks_of_0_and_255_are_refused_with_a_way_that_exists(tmp_path, capsys)
 def test_a_split_may_not_hold_what_another_is_scored_on_without_a_word(raw, capsys):
     (raw / "a.txt").write_text("i0\ni1\ni2\n")
     (raw / "b.txt").write_text("i2\ni3\n")
-    build_folder_data.find_splits(
-        config(raw, split_lists=(f"train={raw}/a.txt", f"val={raw}/b.txt"))
+    (raw / "c.txt").write_text("i4\ni5\n")
+    (raw / "images/i4.jpg").write_bytes((raw / "images/i1.jpg").read_bytes())
+
+    def told(**lists):
+        parts = tuple(f"{split}={raw}/{name}.txt" for split, name in lists.items())
+        build_folder_data.find_splits(config(raw, split_lists=parts))
+        return capsys.readouterr().err
+
+    images = raw / "images"
+    assert f"'train' and 'val' share 1 image (the first: {images}/i2.jpg);" in told(
+        train="a", val="b"
     )
-    assert "1 images (the first: " in (told := capsys.readouterr().err)
-    assert "i2.jpg) are in both 'train' and 'val'" in told
-    build_folder_data.find_splits(
-        config(raw, split_lists=(f"train={raw}/a.txt", f"trainval={raw}/a.txt"))
-    )
-    assert "are in both" not in capsys.readouterr().err
+    copied = f"share 1 image (the first: {images}/i1.jpg, the same file as {images}/i4.jpg);"
+    assert copied in told(train="a", val="c")
+    assert "share" not in told(train="b", val="c")
+    assert "share" not in told(train="a", trainval="a")
 
 
 @pytest.mark.parametrize("split", ["x/train", "..", ".hidden", ""])
@@ -445,7 +540,7 @@ def test_masks_that_are_read_in_two_ways_are_told(raw, capsys):
     Image.fromarray(np.zeros([20, 33], np.uint8)).save(raw / "masks" / "i3.png")
     build_folder_data.main(config(raw, val_fraction=0.5))
     told = capsys.readouterr().err
-    assert "1 masks (the first: 'i3') were read by their values, 5 (the first: 'i" in told
+    assert "read in two ways: 1 (the first: 'i3') by values, 5 (the first: 'i" in told
 
 
 def test_a_split_of_an_earlier_call_is_told(raw, capsys):
