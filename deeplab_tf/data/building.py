@@ -234,6 +234,7 @@ def convert_splits(
         try:
             split_report.require_one_palette(info, new)
             split_report.require_a_second_class(info, entries | new)
+            split_report.require_one_second_class(info, entries | new, coding)
         except UserError:
             for plan in todo:
                 shutil.rmtree(plan.building)
@@ -247,7 +248,7 @@ def convert_splits(
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
     kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
     _tell_kept(kept, settings["mask_settings"], output_dir)
-    split_report.print_report(info, built)
+    split_report.print_report(info, built, coding)
 
 
 def _tell(split: str, state: str, entry: dict, output_dir: Path) -> None:

@@ -14,15 +14,16 @@ from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data import statistics
 from deeplab_tf.data.catalog import DatasetInfo
-from deeplab_tf.data.conversion import EncodedExample
+from deeplab_tf.data.conversion import EncodedExample, MaskCoding
 from deeplab_tf.data.statistics import LabelCounts
 
 # Carefully labelled sets ignore borders and unnamed things: 4 % of CamVid, about a tenth of others.
 # Where a class was taken for the ignored label it is mostly the background, which covers far more.
 _USUAL_IGNORED_SHARE = 0.3
 
-# By what befell an image; `conversion.Remark` and "wholly_ignored". How masks were read ("values"
-# or "colors") is told of all together.
+# By what befell an image; `conversion.Remark` and "wholly_ignored". What was noted to compare masks
+# with each other is told of all together: how they were read ("values" or "colors"), and which of
+# two classes they hold (`_kind_of_binary_mask`).
 _REMARKS = {
     "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
     "turned_unsure": (
@@ -65,6 +66,8 @@ class SplitFacts:
             pixels = self.labels.add(example.label_values, info.ignore_label)
             if not pixels.any():
                 remarks.append("wholly_ignored")
+            elif info.num_classes == 2:
+                remarks += _kind_of_binary_mask(pixels, example.label_values[info.ignore_label])
         elif example.label:
             self.uncounted += 1
         for remark in remarks:
@@ -127,6 +130,13 @@ class SplitFacts:
             if "remarks" in entry:
                 facts.merge(cls.from_json(entry))
         return facts
+
+
+def _kind_of_binary_mask(pixels: np.ndarray, num_ignored: int) -> list[str]:
+    """Returns what a mask of two classes holds, as a remark; none if the first class alone."""
+    if pixels[1]:
+        return ["second_and_ignored" if num_ignored else "second_not_ignored"]
+    return ["first_and_ignored"] if num_ignored else []
 
 
 def warn(sentence: str) -> None:
@@ -202,7 +212,51 @@ def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
             )
 
 
-def print_report(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+def require_one_second_class(
+    info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding
+) -> None:
+    """Refuses masks that seem to hold the second of two classes as 1 or, others, as 255.
+
+    Programs write masks of 0 and 1 or of 0 and 255; where a folder has both, the 255 would be
+    ignored. If a mask holds both, 255 is something of its own at least there: `print_report` warns.
+
+    Args:
+      entries: dataset.json's of all splits.
+    Raises:
+      UserError: naming a mask of either kind.
+    """
+    remarks = SplitFacts.of_splits(info, entries).remarks
+    doubt = _doubt_about_ignored(info, remarks, coding)
+    if doubt and "second_and_ignored" not in remarks:
+        raise UserError(f"{doubt} Nothing was written.")
+
+
+def _doubt_about_ignored(
+    info: DatasetInfo, remarks: Mapping[str, tuple[int, str]], coding: MaskCoding
+) -> str:
+    """Returns why the ignored value may be the second of two classes; "" if it cannot be."""
+    # Whoever said what is ignored knows it, and the package knows its own data sets.
+    is_known = coding.ignored_values or coding.ignore_colors or not coding.class_list
+    if is_known or not {"second_not_ignored", "first_and_ignored"} <= remarks.keys():
+        return ""
+
+    first, second = info.class_names
+    ignored = info.ignore_label
+    masks, mask = remarks["first_and_ignored"]
+    others, other = remarks["second_not_ignored"]
+    first_ids, second_ids = (
+        ";".join(map(str, own.label_ids or (index,))) for index, own in enumerate(info.classes)
+    )
+    return (
+        f"In {counted(masks, 'mask')} (the first: {mask!r}) there are {first!r} and {ignored}, "
+        f"which is ignored, but no {second!r}; in {others} (the first: {other!r}) there is "
+        f"{second!r} but no {ignored}. If {ignored} means {second!r} in some, say so in a column "
+        f"label_id of the class list (its lines: name,label_id and {first},{first_ids} and "
+        f"{second},{second_ids};{ignored}); if it is to be ignored, give --ignore_label={ignored}."
+    )
+
+
+def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding) -> None:
     """Prints the pixels of each class in each split, and warnings of what looks wrong.
 
     Args:
@@ -226,7 +280,10 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
                 f"label {info.ignore_label}; data sets seldom ignore more than "
                 f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it none of the classes?"
             )
-    _warn_of_remarks(SplitFacts.of_splits(info, entries).remarks)
+    remarks = SplitFacts.of_splits(info, entries).remarks
+    _warn_of_remarks(remarks)
+    if doubt := _doubt_about_ignored(info, remarks, coding):
+        warn(doubt)
 
 
 def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:

@@ -506,6 +506,40 @@ def test_masks_of_0_and_255_are_refused_with_a_way_that_exists(tmp_path, capsys)
     assert built(tmp_path, f"{header}\nground,0\n{line}\n")["i1"] == [0, 1]
 
 
+BINARY = "name\nground\nroof\n"
+
+
+def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_refused_with_ways_that_exist(tmp_path):
+    draw(tmp_path, [grey(0, 1), grey(0, 255), grey(0), grey(0, 1), grey(255)])
+    told = (
+        r"In 1 mask \(the first: 'i1'\) there are 'ground' and 255, which is ignored, but no 'roof'"
+    )
+    with pytest.raises(UserError, match=told) as refusal:
+        built(tmp_path, BINARY)
+    assert not (tmp_path / "out").exists()
+
+    lines = re.search(r"its lines: (\S+) and (\S+) and (\S+)\)", str(refusal.value)).groups()
+    assert built(tmp_path, "\n".join(lines))["i1"] == [0, 1]
+    shutil.rmtree(tmp_path / "out")
+    assert "give --ignore_label=255" in str(refusal.value)
+    assert built(tmp_path, BINARY, ignore_label=(255,))["i1"] == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("masks", "warns"),
+    [
+        ([grey(0, 1), grey(0), grey(255), grey(0, 1)], False),  # nothing but void in one
+        ([grey(0, 1, 255), grey(0, 255), grey(0), grey(1, 255)], False),  # void everywhere
+        ([grey(0, 1, 255), grey(0, 255), grey(0, 1), grey(0)], True),
+    ],
+)
+def test_masks_with_void_are_built(tmp_path, capsys, masks, warns):
+    draw(tmp_path, masks)
+    for number, values in built(tmp_path, BINARY).items():
+        assert values == sorted(set(masks[int(number[1:])].flat))
+    assert ("If 255 means 'roof' in some" in capsys.readouterr().err) == warns
+
+
 def test_a_split_may_not_hold_what_another_is_scored_on_without_a_word(raw, capsys):
     (raw / "a.txt").write_text("i0\ni1\ni2\n")
     (raw / "b.txt").write_text("i2\ni3\n")
