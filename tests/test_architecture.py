@@ -23,6 +23,7 @@ LAYERS = [
     ["command_line"],
     ["config"],
     ["data.decoding", "data.class_lists"],
+    ["data.mask_files"],
     ["data.masks"],
     [
         "data.catalog",

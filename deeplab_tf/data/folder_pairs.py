@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.config import UserError
-from deeplab_tf.data import masks
+from deeplab_tf.data import mask_files
 from deeplab_tf.data.split_report import counted, warn, warn_of_left_out
 
 _JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -53,7 +53,7 @@ class ImagesAndMasks:
         else:
             of_images = files.list_folder(layout.images_dir, without=layout.masks_dir)
             of_masks = files.list_folder(
-                layout.masks_dir, endings=masks.ENDINGS, without=layout.images_dir
+                layout.masks_dir, endings=mask_files.ENDINGS, without=layout.images_dir
             )
         self._layout = layout
         self._mask_files = list(of_masks.images)
@@ -170,7 +170,7 @@ def _require_folders(layout: Layout) -> None:
 
 def _list_one_folder(layout: Layout) -> tuple[files.Listing, files.Listing]:
     """Lists the images and the masks that lie in one folder; no file is both."""
-    listing = files.list_folder(layout.images_dir, endings=masks.ENDINGS)
+    listing = files.list_folder(layout.images_dir, endings=mask_files.ENDINGS)
     is_image = _image_test(layout, listing)
     images = [(name, path) for name, path in listing.images if is_image(name, path)]
     others = [(name, path) for name, path in listing.images if not is_image(name, path)]

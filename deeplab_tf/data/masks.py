@@ -7,7 +7,6 @@ all. What passes becomes an 8-bit grey PNG of train ids and the ignored label.
 
 import dataclasses
 import functools
-import io
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,24 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import files
 from deeplab_tf.config import UserError
-from deeplab_tf.data import decoding, statistics
+from deeplab_tf.data import decoding, mask_files, statistics
 
 Color = tuple[int, int, int]
-
-# Of mask files; GIFs need a --mask_encoding.
-ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
-
-# Pillow's names.
-_FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
-_LOSSY_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
-_LOSSLESS_TIFF = (
-    "raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd",
-    "tiff_ccitt", "group3", "group4",
-)  # fmt: skip
-_MODES = ("L", "P", "1", "RGB", "RGBA", "LA")
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0, sec. 8
 
 
 @dataclass(frozen=True)
@@ -133,8 +118,8 @@ def decode_mask(content: bytes, name: str | Path, coding: MaskCoding) -> np.ndar
       UserError: naming the mask, and what is wrong with it or not in the class list.
     """
     if str(name).endswith(".mat"):
-        return _ids_of_values(_decode_mat(content, name), name, coding)
-    image = _open_exact(content, name, coding)
+        return _ids_of_values(mask_files.decode_mat(content, name), name, coding)
+    image = mask_files.open_exact(content, name, encoding=coding.encoding)
     return _ids_of_image(image, content, name, coding)
 
 
@@ -168,30 +153,48 @@ def encode_mask(
     Raises:
       UserError: as `decode_mask`.
     """
-    reading: Reading = ""
-    palette: tuple[tuple[int, Color], ...] = ()
     if str(name).endswith(".mat"):
-        ids = decode_mask(content, name, coding)
-    else:
-        image = _open_exact(content, name, coding)
-        if coding.class_list and coding.encoding == "auto":
-            reading = "colors" if image.mode in ("RGB", "RGBA") else "values"
-        if _is_plain(image, coding):
-            if verify == "header" and not coding.index_map:
-                return EncodedMask(content, image.size, (), reading)
-            decoding.require_whole_png(content, name)
-            values = decoding.decode_grey(image, name)
-            _require_no_contradicted_grey(values, name, coding)
-            counts = image.histogram()
-            if _is_coded(counts, coding):
-                return EncodedMask(content, image.size, counts, reading)
-            ids = _ids_of_values(values, name, coding)
-        else:
-            ids = _ids_of_image(image, content, name, coding)
-            if image.mode == "P" and reading == "values":
-                shown = _palette(image)
-                palette = tuple((int(value), shown[value]) for value in _used_values(image))
+        return _encoded(decode_mask(content, name, coding))
 
+    image = mask_files.open_exact(content, name, encoding=coding.encoding)
+    reading: Reading = ""
+    if coding.class_list and coding.encoding == "auto":
+        reading = "colors" if image.mode in ("RGB", "RGBA") else "values"
+    if _is_plain(image, coding):
+        return _encode_plain(image, content, name, coding, reading, verify)
+
+    ids = _ids_of_image(image, content, name, coding)
+    palette: tuple[tuple[int, Color], ...] = ()
+    if image.mode == "P" and reading == "values":
+        shown = _palette(image)
+        palette = tuple((int(value), shown[value]) for value in _used_values(image))
+    return _encoded(ids, reading, palette)
+
+
+def _encode_plain(
+    image: Image.Image,
+    content: bytes,
+    name: str | Path,
+    coding: MaskCoding,
+    reading: Reading,
+    verify: str,
+) -> EncodedMask:
+    """Keeps a grey PNG as it is, unless its values are not train ids yet."""
+    if verify == "header" and not coding.index_map:
+        return EncodedMask(content, image.size, (), reading)
+
+    decoding.require_whole_png(content, name)
+    values = decoding.decode_grey(image, name)
+    _require_no_contradicted_grey(values, name, coding)
+    counts = image.histogram()
+    if _is_coded(counts, coding):
+        return EncodedMask(content, image.size, counts, reading)
+    return _encoded(_ids_of_values(values, name, coding), reading)
+
+
+def _encoded(
+    ids: np.ndarray, reading: Reading = "", palette: tuple[tuple[int, Color], ...] = ()
+) -> EncodedMask:
     # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
     png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
     size = (ids.shape[1], ids.shape[0])
@@ -208,107 +211,6 @@ def _is_coded(counts: Sequence[int], coding: MaskCoding) -> bool:
     """Whether all values of a mask, which occur `counts` times, are train ids already."""
     ids = coding.train_ids.tolist()
     return all(not count or ids[value] == value for value, count in enumerate(counts))
-
-
-# What the file itself says: does it still hold the values that were drawn?
-
-
-def _open_exact(content: bytes, name: str | Path, coding: MaskCoding) -> Image.Image:
-    """Opens a mask whose header does not say that its values are others than were drawn."""
-    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
-    if depth := files.deeper_than_8_bits(content):
-        raise UserError(
-            f"The mask {name} has {depth}, and masks have 8; save its values in a grey PNG with "
-            "8 bits (datasets/README.md has the lines that do it)."
-        )
-    image = decoding.open_image(content, name, decode=False)
-    if image.format == "PNG" and b"eXIf" in content:  # it may come after the pixels
-        with decoding.naming(name):
-            image.load()
-    if image.format == "PNG" and image.mode == "L" and content[24] == 8 and not image.info:
-        return image  # most masks
-
-    if lossy := _lossy_format(image, content):
-        raise UserError(
-            f"The mask {name} holds {lossy} data, which need not keep a mask's values; export the "
-            "masks again as PNG: converting these files does not bring the values back."
-        )
-    if image.format not in _FORMATS:
-        raise UserError(
-            f"The mask {name} is a {image.format} file; allowed are PNG, BMP, TIFF and WebP: save "
-            "it as PNG."
-        )
-    if image.format == "GIF" and coding.encoding == "auto":
-        raise UserError(
-            f"The mask {name} is a GIF, whose writers number the colours anew; export the masks "
-            "as PNG, or give --mask_encoding=color, which reads their colours."
-        )
-    if image.mode not in _MODES:
-        raise UserError(
-            f"The mask {name} has the mode {image.mode}; allowed are grey, palette and RGB: save "
-            "it as PNG with one of them."
-        )
-    if hidden := decoding.num_hidden_bands(image):
-        bands = len(image.getbands())
-        raise UserError(
-            f"The mask {name} has {bands + hidden} bands, and it is not known which of them say "
-            "the class; save it with one band of values, or with three of colours."
-        )
-    if bits := _few_grey_bits(image, content):
-        raise UserError(
-            f"The mask {name} is grey with {bits}, which programs read as other values; save it "
-            "with 8 bits, or as a palette PNG."
-        )
-    if _orientation(image) != 1:
-        raise UserError(
-            f"The mask {name} has EXIF data that turn or mirror it; save it without them, as "
-            "upright as its image is to be seen."
-        )
-    return image
-
-
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns it, other programs may not
-        return decoding.tiff_orientation(image)
-    return files.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
-
-
-def _lossy_format(image: Image.Image, content: bytes) -> str:
-    """Returns what a file's data are called if they need not be exact; "" if they are."""
-    if image.format in _LOSSY_FORMATS:
-        return _LOSSY_FORMATS[image.format]
-    compression = image.info.get("compression")
-    if image.format == "TIFF" and compression not in _LOSSLESS_TIFF:
-        return f"TIFF {compression}"
-    # Google, WebP container specification: a lossy picture is a chunk of the kind "VP8 ".
-    return "lossy WebP" if image.format == "WEBP" and b"VP8 " in _chunk_kinds(content) else ""
-
-
-def _chunk_kinds(webp: bytes) -> set[bytes]:
-    kinds, position = set(), 12
-    while position + 8 <= len(webp):
-        kinds.add(webp[position : position + 4])
-        size = int.from_bytes(webp[position + 4 : position + 8], "little")
-        position += 8 + size + size % 2
-    return kinds
-
-
-def _few_grey_bits(image: Image.Image, content: bytes) -> str:
-    """Returns how a grey file stores values that decoders stretch or turn round; "" if it does not.
-
-    A PNG of one bit has the values 0 and 1, and no third.
-    """
-    if image.mode not in ("L", "1"):
-        return ""
-    if image.format == "PNG" and content[24] in (2, 4):
-        return f"{content[24]} bits"
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        if tags.get(_PHOTOMETRIC) == 0:
-            return "0 as white"
-        bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
-        return f"{bits} bits" if 1 < bits < 8 else ""
-    return ""
 
 
 def _ids_of_image(
@@ -519,26 +421,6 @@ def _ids_of_codes(ids_of_colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
     for (red, green, blue), train_id in ids_of_colors:
         table[red << 16 | green << 8 | blue] = train_id
     return table
-
-
-def _decode_mat(content: bytes, name: str | Path) -> np.ndarray:
-    import scipy.io
-
-    try:
-        variables = scipy.io.loadmat(io.BytesIO(content))
-        if "GTcls" in variables:  # SBD
-            values = variables["GTcls"][0, 0]["Segmentation"]
-        else:  # PASCAL Context
-            values = variables["LabelMap"]
-        indices = values.astype(np.int64)
-    except Exception as error:  # what scipy raises on damaged files has no common base
-        raise UserError(
-            f"{name} cannot be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
-            f"(PASCAL Context): {type(error).__name__}: {error}."
-        ) from None
-    if indices.ndim != 2 or (indices != values).any():
-        raise UserError(f"{name} holds {values.dtype}{values.shape}, not a label for each pixel.")
-    return indices
 
 
 def _shown_color(color: Color) -> str:
