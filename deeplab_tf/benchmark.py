@@ -3,8 +3,12 @@
 python -m deeplab_tf.benchmark --flagfile=configs/ade20k_r101_os16.flags [--dataset_dir=RECORDS]
 
 Prints parameters, floating-point operations, images/s, peak memory and, with records, the share of
-the time that the step waits for its input. All settings of training are honoured, those of several
-hosts excepted. Nothing is written.
+the time that the step waits for its input. Nothing is written.
+
+Takes all flags of train, so that a command can be timed as it stands. Those that decide what one
+step computes are honoured. Those that say how long the run is, what it starts from, what it writes
+and how it is validated have no effect here, and steps are run one by one, whatever
+--steps_per_execution is. Several hosts are refused.
 """
 
 import itertools
@@ -28,7 +32,7 @@ from deeplab_tf.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """How often is measured; steps are run one by one, whatever steps_per_execution is."""
+    """How often is measured."""
 
     benchmark_steps: int = setting(10, "Steps timed.", least=1)
     warmup_steps: int = setting(2, "Steps before them: the first traces the graph.", least=1)
@@ -76,6 +80,8 @@ def main(
 
     one_host = train.distribution_strategy != "multi_worker_mirrored"
     require(one_host, "distribution_strategy", train.distribution_strategy, "that of one host")
+    reads = bool(data.dataset_dir) or not train.data_service
+    require(reads, "data_service", train.data_service, "none without the records of --dataset_dir")
     strategy = choose_strategy(train)
     info = catalog.load(data.dataset, data.dataset_dir)
     train = train.for_images(1)  # the schedule's length does not change a step's time

@@ -4,10 +4,11 @@ Needs no TensorFlow, so that a contradiction is answered at once.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deeplab_tf.settings import UserError, require, setting
+from deeplab_tf.settings import UserError, as_flag, require, setting
 
 NEWEST, BEST = "newest", "best"
 # People give any of a checkpoint's files, as the shell completes them.
@@ -24,19 +25,28 @@ def checkpoint_setting() -> Any:
     )
 
 
-def require_one_choice(choice: str, path: str, flag: str) -> None:
-    """Raises UserError if --checkpoint is no choice, or contradicts a path that names a step."""
+def require_one_choice(
+    choice: str, path: str, name: str, *, written: Callable[[str, Any], str] = as_flag
+) -> None:
+    """Raises UserError if `checkpoint` is no choice, or contradicts a path that names a step.
+
+    Args:
+      name: the setting that has the path.
+      written: how errors write a setting.
+    """
     require(
         choice in ("", NEWEST, BEST) or bool(_STEP.fullmatch(choice)),
         "checkpoint",
         choice,
         "newest, best or a step such as 1000",
+        written=written,
     )
     folder, step = split(path)
     if choice and step is not None and wanted(path, choice) != step:
         raise UserError(
-            f"--{flag}={path} names step {step}, --checkpoint={choice} another; give only one of "
-            f"them, or --{flag}={folder} --checkpoint={choice}."
+            f"{written(name, path)} names step {step}, {written('checkpoint', choice)} another; "
+            f"give only one of them, or {written(name, str(folder))} and "
+            f"{written('checkpoint', choice)}."
         )
 
 

@@ -5,15 +5,17 @@ Flag names are those of Google's official DeepLab wherever it has one for the sa
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deeplab_tf.settings import Config, UserError, require, setting
+from deeplab_tf.settings import Config, UserError, as_flag, require, setting
 from deeplab_tf.train_config import TrainConfig
 
 # `config` is where all settings are found; the others are for those who add their own.
 __all__ = ["Config", "TrainConfig", "UserError", "require", "setting"]
 
+OUTPUT_STRIDES = (8, 16, 32)
 RESNET_DEPTHS = (18, 34, 50, 101, 152)
 _BASIC = ("_18", "_34")  # variants whose blocks have no 1x1 convolutions
 MODEL_VARIANTS = (
@@ -48,7 +50,7 @@ class ModelConfig(Config):
         choices=("", "symmetric", "same_pool", "same"),
     )
     output_stride: int = setting(
-        16, "Input pixels per cell of the encoder's output.", choices=(8, 16, 32)
+        16, "Input pixels per cell of the encoder's output.", choices=OUTPUT_STRIDES
     )
     multi_grid: tuple[int, ...] = setting(
         (),
@@ -56,7 +58,9 @@ class ModelConfig(Config):
         least=1,
     )
     multi_grid_replaces_rates: bool = setting(
-        False, "Whether multi_grid's numbers are the rates themselves, as in mmsegmentation."
+        False,
+        "Whether multi_grid's numbers are the rates themselves, as in mmsegmentation.",
+        only_with={"multi_grid": ()},
     )
     atrous_rates: tuple[int, ...] = setting(
         (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
@@ -75,6 +79,7 @@ class ModelConfig(Config):
         (),
         "Window of the image pooling, pixels: height,width; empty pools the whole image.",
         least=1,
+        only_with={"add_image_level_feature": (True,)},
     )
     decoder_output_stride: int = setting(
         0,
@@ -82,11 +87,21 @@ class ModelConfig(Config):
         choices=(0, 4, 8, 16),
     )
     decoder_reduction_filters: int = setting(
-        48, "Channels that the decoder reduces the earlier stage to.", least=1
+        48,
+        "Channels that the decoder reduces the earlier stage to.",
+        least=1,
+        only_with={"decoder_output_stride": ()},
     )
-    decoder_filters: int = setting(256, "Channels of the decoder's convolutions.", least=1)
+    decoder_filters: int = setting(
+        256,
+        "Channels of the decoder's convolutions.",
+        least=1,
+        only_with={"decoder_output_stride": ()},
+    )
     decoder_use_separable_conv: bool = setting(
-        True, "Whether the decoder's 3x3 convolutions are depthwise, then pointwise."
+        True,
+        "Whether the decoder's 3x3 convolutions are depthwise, then pointwise.",
+        only_with={"decoder_output_stride": ()},
     )
     dropout_rate: float = setting(
         0.1, "Share of channels dropped before the classifier while training.", least=0
@@ -179,14 +194,26 @@ class ModelConfig(Config):
         """Returns the rates in force: those given, or 6, 12, 18 scaled to the output stride."""
         return self.atrous_rates or tuple(rate * 16 // self.output_stride for rate in (6, 12, 18))
 
-    def at_output_stride(self, output_stride: int) -> "ModelConfig":
-        """Returns the same network at another output stride, its ASPP rates scaled alike."""
+    def at_output_stride(
+        self, output_stride: int, *, written: Callable[[str, Any], str] = as_flag
+    ) -> "ModelConfig":
+        """Returns the same network at another output stride, its ASPP rates scaled alike.
+
+        Args:
+          written: how errors write a setting.
+        """
+
+        def require_stride(condition: bool, allowed: str) -> None:
+            require(condition, "output_stride", output_stride, allowed, written=written)
+
+        require_stride(
+            output_stride in OUTPUT_STRIDES, f"one of {', '.join(map(str, OUTPUT_STRIDES))}"
+        )
+        decoder = self.decoder_output_stride
+        require_stride(output_stride > decoder, f"more than the decoder's stride ({decoder})")
         rates = tuple(rate * self.output_stride // output_stride for rate in self.aspp_rates())
-        require(
-            all(rates),
-            "output_stride",
-            output_stride,
-            f"a stride at which the rates {self.aspp_rates()} stay 1 or more",
+        require_stride(
+            all(rates), f"a stride at which the rates {self.aspp_rates()} stay 1 or more"
         )
         return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)
 
@@ -275,12 +302,14 @@ class EvalConfig(Config):
         "Height and width of the windows of inference_mode=slide; whole images are never padded.",
         least=1,
         may_change=True,
+        only_with={"inference_mode": ("slide",)},
     )
     eval_crop_stride: tuple[int, ...] = setting(
         (),
         "Distances of neighbouring windows of inference_mode=slide, pixels.",
         least=1,
         may_change=True,
+        only_with={"inference_mode": ("slide",)},
     )
 
     def __post_init__(self):

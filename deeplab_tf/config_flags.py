@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from deeplab_tf import command_line
 from deeplab_tf.command_line import Given
 from deeplab_tf.config import (
+    Config,
     DataConfig,
     EvalConfig,
     Experiment,
@@ -31,7 +32,7 @@ from deeplab_tf.config import (
     UserError,
     groups,
 )
-from deeplab_tf.settings import is_list, part_type
+from deeplab_tf.settings import is_list, part_type, without_effect
 
 # TensorFlow's errors (not imported here) of damaged files, full disks and full memory, not of bugs.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
@@ -61,17 +62,19 @@ class Flags:
     Attributes:
       values: every setting's value by its name: as given, else its default.
       given: names of the settings that the command line or a flagfile gave.
+      typed: those that the command line itself gave.
     """
 
     values: dict[str, Any]
     given: frozenset[str]
+    typed: frozenset[str]
 
     def read(self, kind: type) -> Any:
         """Builds a settings group."""
         return kind(**{field.name: self.values[field.name] for field in fields(kind)})
 
 
-_NONE = Flags({}, frozenset())
+_NONE = Flags({}, frozenset(), frozenset())
 _current: contextvars.ContextVar[Flags] = contextvars.ContextVar("flags", default=_NONE)
 
 
@@ -103,7 +106,9 @@ def run(
             # direct atrous convolutions cannot be trained without it.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
             job = _current.get()
-            main(*[job.read(kind) for kind in settings])
+            read = [job.read(kind) for kind in settings]
+            _require_effect(read)
+            main(*read)
         except (UserError, OSError) as error:
             closed = _is_closed(sys.stdout) or _is_closed(sys.stderr)
             if isinstance(error, BrokenPipeError) and closed:
@@ -231,14 +236,36 @@ def parse(
     switches = of_absl | {name: _is_switch(field) for name, field in known.items()}
 
     values = {name: field.default for name, field in known.items()}
-    given = set()
+    given: set[str] = set()
+    typed: set[str] = set()
     for layer in command_line.read(arguments, switches, instead=instead):
         own = [flag for flag in layer if flag.name in known]
         found = _values_of_layer(own, known, _given_value)
         values |= found
-        given |= set(found)
+        typed = set(found)  # the command line comes last
+        given |= typed
         flags.FLAGS(["", *(f"--{flag.name}={flag.text}" for flag in layer if flag.name in of_absl)])
-    return Flags(values, frozenset(given))
+    return Flags(values, frozenset(given), frozenset(typed))
+
+
+def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
+    """Refuses settings that the command line gives without an effect.
+
+    A flagfile may hold such settings of a run: recipes are made to be varied, and `overview` names
+    what then has no effect.
+
+    Args:
+      used: names of settings that the program has another use for.
+    """
+    stored = settings_of(Experiment())
+    for name, lacking in without_effect(job).items():
+        is_asked_for = name in _current.get().typed if name in stored else True
+        if is_asked_for and name not in used:
+            value = next(getattr(group, name) for group in job if hasattr(group, name))
+            raise UserError(
+                f"--{name}={text_of(value)} has no effect without {lacking}; give that too, or "
+                f"leave --{name} out."
+            )
 
 
 def _sentence(error: Exception) -> str:
@@ -318,14 +345,21 @@ def given(name: str) -> Any:
     return job.values[name] if name in job.given else None
 
 
-def with_overrides(experiment: Experiment) -> Experiment:
-    """Returns a run's settings with the data and evaluation settings the command line gave."""
+def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Experiment:
+    """Returns a run's settings with the data and evaluation settings the command line gave.
+
+    Args:
+      used: names of those that have an effect in this program in any case.
+    Raises:
+      UserError: if the command line gave one that has no effect.
+    """
     changed = {}
     for section in ("data", "eval"):
         group = getattr(experiment, section)
         values = {field.name: given(field.name) for field in fields(group)}
         values = {name: value for name, value in values.items() if value is not None}
         changed[section] = dataclasses.replace(group, **values)
+    _require_effect(list(changed.values()), used=used)
     return dataclasses.replace(experiment, **changed)
 
 

@@ -32,7 +32,12 @@ class ConvertConfig(Config):
     calibration_images: tuple[str, ...] = setting(
         (), "For tflite_int8: training images, folders and globs.", names="paths"
     )
-    num_calibration_images: int = setting(100, "How many of them are used, evenly taken.", least=1)
+    num_calibration_images: int = setting(
+        100,
+        "How many of them are used, evenly taken.",
+        least=1,
+        only_with={"calibration_images": ()},
+    )
 
     def __post_init__(self):
         super().__post_init__()

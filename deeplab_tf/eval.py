@@ -25,7 +25,12 @@ class EvalJobConfig(Config):
     )
     checkpoint: str = checkpoint_setting()
     eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
-    eval_interval_secs: int = setting(300, "Seconds between looks for a new checkpoint.", least=0)
+    eval_interval_secs: int = setting(
+        300,
+        "Seconds between looks for a new checkpoint.",
+        least=0,
+        only_with={"max_number_of_evaluations": ()},
+    )
     max_number_of_evaluations: int = setting(
         1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
     )

@@ -29,7 +29,9 @@ class PredictConfig(Config):
     server: str = setting(
         "", "host:port of a TensorFlow Serving that answers gRPC, in place of checkpoint_dir."
     )
-    model_name: str = setting("deeplab", "Name of the model on the server.")
+    model_name: str = setting(
+        "deeplab", "Name of the model on the server.", only_with={"server": ()}
+    )
     class_list: str = setting(
         "", "Names and colours of the server's classes: its model's assets/labels.csv, or another."
     )
@@ -37,7 +39,10 @@ class PredictConfig(Config):
         False, "Whether images that cannot be predicted are listed only, and no error."
     )
     server_timeout_secs: int = setting(
-        30, "Seconds to wait for the server at first, and for each image.", least=1
+        30,
+        "Seconds to wait for the server at first, and for each image.",
+        least=1,
+        only_with={"server": ()},
     )
 
     def __post_init__(self):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 
@@ -18,6 +19,7 @@ def setting(
     least: float | None = None,
     may_change: bool = False,
     names: Literal["", "paths", "named_files"] = "",
+    only_with: Mapping[str, tuple] | None = None,
 ) -> Any:
     """Returns a dataclass field that `config_flags` can turn into a flag.
 
@@ -31,6 +33,8 @@ def setting(
         the model nor the sequence of its weights.
       names: what the parts of a list of texts name on disk, where a comma may be part of a name:
         paths (files, folders and globs) or named_files (NAME=FILE); empty: nothing.
+      only_with: settings of which this one needs one to have an effect: by their names the values
+        that give it one, where () stands for any but the default. None: it always has one.
     """
     metadata = {
         "help": help,
@@ -38,6 +42,7 @@ def setting(
         "least": least,
         "may_change": may_change,
         "names": names,
+        "only_with": only_with or {},
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -81,8 +86,55 @@ class Config:
                     require(proper, field.name, value, "a list without empty parts")
 
 
-def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+def without_effect(groups: Iterable[Config]) -> dict[str, str]:
+    """Returns the settings that were changed without an effect, each with what would give it one.
+
+    Args:
+      groups: all groups that the settings' `only_with` name.
+    """
+    fields: dict[str, dataclasses.Field] = {}
+    values: dict[str, Any] = {}
+    for group in groups:
+        for field in dataclasses.fields(group):  # type: ignore[arg-type]
+            fields[field.name] = field
+            values[field.name] = getattr(group, field.name)
+
+    def is_met(name: str, wanted: tuple) -> bool:
+        return values[name] in wanted if wanted else values[name] != fields[name].default
+
+    def described(name: str, wanted: tuple) -> str:
+        if wanted:
+            return " or ".join(as_flag(name, value) for value in wanted)
+        default = fields[name].default
+        return f"--{name} other than {default}" if default else f"--{name}"
+
+    found = {}
+    for name, field in fields.items():
+        needs = field.metadata["only_with"]
+        is_changed = values[name] != field.default
+        if needs and is_changed and not any(is_met(*need) for need in needs.items()):
+            found[name] = " or ".join(described(*need) for need in needs.items())
+    return found
+
+
+def as_flag(name: str, value: Any) -> str:
+    """Returns a setting as people give it on the command line."""
+    return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def as_argument(name: str, value: Any) -> str:
+    """Returns a setting as people give it in Python."""
+    return f"{name}={value!r}"
+
+
+def require(
+    condition: bool,
+    name: str,
+    value: Any,
+    allowed: str,
+    *,
+    written: Callable[[str, Any], str] = as_flag,
+) -> None:
     """Raises UserError naming the setting, what was given and what is allowed."""
     if not condition:
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UserError(f"--{name}={text} is not possible; allowed: {allowed}.")
+        raise UserError(f"{written(name, value)} is not possible; allowed: {allowed}.")

@@ -27,7 +27,10 @@ class TrainConfig(Config):
         least=0,
     )
     min_training_steps: int = setting(
-        0, "Fewest steps of such a run, for data sets of few images.", least=0
+        0,
+        "Fewest steps of such a run, for data sets of few images.",
+        least=0,
+        only_with={"train_epochs": ()},
     )
     optimizer: str = setting(
         "sgd",
@@ -47,28 +50,55 @@ class TrainConfig(Config):
         choices=("poly", "step", "cosine"),
     )
     decay_steps: int = setting(
-        0, "Steps in which poly and cosine reach the end; 0: all after the slow start.", least=0
+        0,
+        "Steps in which poly and cosine reach the end; 0: all after the slow start.",
+        least=0,
+        only_with={"learning_policy": ("poly", "cosine")},
     )
-    end_learning_rate: float = setting(0.0, "Learning rate that poly and cosine end with.", least=0)
-    learning_rate_decay_factor: float = setting(0.1, "Factor of learning_policy=step.", least=0)
+    end_learning_rate: float = setting(
+        0.0,
+        "Learning rate that poly and cosine end with.",
+        least=0,
+        only_with={"learning_policy": ("poly", "cosine")},
+    )
+    learning_rate_decay_factor: float = setting(
+        0.1, "Factor of learning_policy=step.", least=0, only_with={"learning_policy": ("step",)}
+    )
     learning_rate_decay_step: int = setting(
-        2000, "Steps between the factors of learning_policy=step.", least=1
+        2000,
+        "Steps between the factors of learning_policy=step.",
+        least=1,
+        only_with={"learning_policy": ("step",)},
     )
     slow_start_step: int = setting(
         0, "Steps at slow_start_learning_rate, before the policy's first.", least=0
     )
     slow_start_learning_rate: float = setting(
-        1e-4, "Learning rate of the slow start's first step.", least=0
+        1e-4,
+        "Learning rate of the slow start's first step.",
+        least=0,
+        only_with={"slow_start_step": ()},
     )
     slow_start_burnin_type: str = setting(
         "none",
         "Slow start: none keeps its rate, linear raises it to base_learning_rate.",
         choices=("none", "linear"),
+        only_with={"slow_start_step": ()},
     )
-    learning_power: float = setting(0.9, "Power of the polynomial decay.", least=0)
-    momentum: float = setting(0.9, "Momentum of sgd, momentum and sgdw.", least=0)
+    learning_power: float = setting(
+        0.9, "Power of the polynomial decay.", least=0, only_with={"learning_policy": ("poly",)}
+    )
+    momentum: float = setting(
+        0.9,
+        "Momentum of sgd, momentum and sgdw.",
+        least=0,
+        only_with={"optimizer": ("sgd", "momentum", "sgdw")},
+    )
     adam_epsilon: float = setting(
-        1e-8, "Added to the denominators of adam, adamw and lamb.", least=0
+        1e-8,
+        "Added to the denominators of adam, adamw and lamb.",
+        least=0,
+        only_with={"optimizer": ("adam", "adamw", "lamb")},
     )
     ema_decay: float = setting(
         0.0,
@@ -109,9 +139,14 @@ class TrainConfig(Config):
         least=0,
     )
     hard_example_mining_step: int = setting(
-        0, "Steps in which the share goes from 1 to top_k_percent_pixels.", least=0
+        0,
+        "Steps in which the share goes from 1 to top_k_percent_pixels.",
+        least=0,
+        only_with={"top_k_percent_pixels": ()},
     )
-    auxiliary_loss_weight: float = setting(0.4, "Weight of the auxiliary head's loss.", least=0)
+    auxiliary_loss_weight: float = setting(
+        0.4, "Weight of the auxiliary head's loss.", least=0, only_with={"auxiliary_filters": ()}
+    )
     fine_tune_batch_norm: bool = setting(
         True, "Whether batch normalisation uses and updates batch statistics while training."
     )
@@ -123,12 +158,15 @@ class TrainConfig(Config):
         may_change=True,
     )
     initialize_last_layer: bool = setting(
-        True, "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too."
+        True,
+        "Whether ASPP, decoder and classifiers start from tf_initial_checkpoint too.",
+        only_with={"tf_initial_checkpoint": ()},
     )
     last_layers_contain_logits_only: bool = setting(
         False,
         "Whether initialize_last_layer=false and last_layer_gradient_multiplier are about the "
         "classifiers alone.",
+        only_with={"initialize_last_layer": (False,), "last_layer_gradient_multiplier": ()},
     )
     recompute_stages: int = setting(
         -1,
@@ -169,6 +207,7 @@ class TrainConfig(Config):
         "Seconds that a worker waits at its start for the others, and for --data_service.",
         least=1,
         may_change=True,
+        only_with={"distribution_strategy": ("multi_worker_mirrored",), "data_service": ()},
     )
     data_service: tuple[str, ...] = setting(
         (),

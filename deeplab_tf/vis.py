@@ -27,6 +27,7 @@ class VisConfig(Config):
         False,
         "Whether raw predictions hold the label ids of the data set's own masks, as benchmark "
         "servers want them (16-bit PNGs if an id is above 255), and not train ids.",
+        only_with={"also_save_raw_predictions": ()},
     )
 
     def __post_init__(self):
@@ -34,8 +35,6 @@ class VisConfig(Config):
         require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
         require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
-        saved = self.also_save_raw_predictions or not self.raw_label_ids
-        require(saved, "raw_label_ids", True, "true with --also_save_raw_predictions only")
 
 
 def main(job: VisConfig) -> None:

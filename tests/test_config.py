@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import config_flags
+from deeplab_tf import config_flags, convert_model, eval, predict, vis
 from deeplab_tf.config import (
     DataConfig,
     EvalConfig,
@@ -13,6 +13,8 @@ from deeplab_tf.config import (
     UserError,
 )
 from deeplab_tf.config_flags import differences, value_of
+from deeplab_tf.settings import without_effect
+from deeplab_tf.training import schedules
 
 
 def test_settings_survive_a_flagfile(tmp_path):
@@ -129,3 +131,49 @@ def test_out_of_memory_is_told_in_one_sentence():
     sentence = config_flags._sentence(caught.value)
     assert sentence.startswith("out of memory at a tensor of shape [1000000,100000000]")
     assert "\n" not in sentence
+
+
+RATES = {
+    "decay_steps": 40,
+    "end_learning_rate": 0.01,
+    "learning_power": 2.0,
+    "learning_rate_decay_factor": 0.5,
+    "learning_rate_decay_step": 7,
+    "slow_start_learning_rate": 0.02,
+    "slow_start_burnin_type": "linear",
+}
+
+
+@pytest.mark.parametrize("policy", ["poly", "cosine", "step"])
+@pytest.mark.parametrize("slow_start_step", [0, 5])
+@pytest.mark.parametrize(("name", "value"), RATES.items())
+def test_what_is_said_to_have_no_effect_has_none(policy, slow_start_step, name, value):
+    """As the learning rates themselves show."""
+    plain = TrainConfig(
+        base_learning_rate=0.1,
+        training_number_of_steps=3000,
+        learning_policy=policy,
+        slow_start_step=slow_start_step,
+    )
+    changed = dataclasses.replace(plain, **{name: value})
+    steps = tf.range(3000, dtype=tf.int64)
+    rates, others = (schedules.build_schedule(train)(steps).numpy() for train in (plain, changed))
+    model = ModelConfig()
+    assert (name in without_effect([model, changed])) == (rates == others).all()
+    assert without_effect([model, plain]) == {}
+
+
+def test_what_a_setting_needs_is_a_setting_of_the_same_program():
+    programs = [
+        [ModelConfig, DataConfig, TrainConfig, EvalConfig],
+        [eval.EvalJobConfig],
+        [vis.VisConfig],
+        [predict.PredictConfig],
+        [convert_model.ConvertConfig],
+    ]
+    for program in programs:
+        known = {field.name: field for group in program for field in dataclasses.fields(group)}
+        for field in known.values():
+            for name, values in field.metadata["only_with"].items():
+                choices = known[name].metadata["choices"]
+                assert not choices or set(values) <= set(choices)

@@ -15,6 +15,7 @@ from deeplab_tf import config_flags
 from deeplab_tf.config import (
     Config,
     DataConfig,
+    EvalConfig,
     Experiment,
     TrainConfig,
     UserError,
@@ -175,6 +176,48 @@ def call(monkeypatch, main, *arguments):
     with pytest.raises(SystemExit) as end:
         config_flags.run(main, [JobConfig], "A job.", overrides=("eval_scales", "output_stride"))
     return end.value.code
+
+
+def test_a_flag_without_effect_is_refused_unless_a_recipe_gives_it(monkeypatch, tmp_path):
+    """A flagfile of a run's settings is made to be varied on the command line."""
+    (tmp_path / "recipe.flags").write_text("--learning_power=2\n")
+    recipe = f"--flagfile={tmp_path}/recipe.flags"
+
+    def status(*arguments):
+        monkeypatch.setattr(sys, "argv", ["job", *arguments])
+        with pytest.raises(SystemExit) as end:
+            config_flags.run(lambda train: None, [TrainConfig], "A job.")
+        return end.value.code
+
+    assert status(recipe, "--learning_policy=step") is None
+    assert "--learning_power=2.0 has no effect without --learning_policy=poly" in status(
+        "--learning_power=2", "--learning_policy=step"
+    )
+    assert status("--learning_power=0.9", "--learning_policy=step") is None  # the default
+
+
+def test_windows_need_a_run_or_a_flag_that_slides(monkeypatch):
+    """`eval --eval_crop_size=...` alone would score whole images without a word."""
+    slides = Experiment(
+        eval=EvalConfig(inference_mode="slide", eval_crop_size=(9, 9), eval_crop_stride=(9, 9))
+    )
+
+    def status(experiment, *arguments, used=()):
+        monkeypatch.setattr(sys, "argv", ["job", *arguments])
+        with pytest.raises(SystemExit) as end:
+            config_flags.run(
+                lambda job: config_flags.with_overrides(experiment, used=used),
+                [JobConfig],
+                "A job.",
+                overrides=config_flags.INFERENCE,
+            )
+        return end.value.code
+
+    sentence = "--eval_crop_size=33,33 has no effect without --inference_mode=slide"
+    assert sentence in status(Experiment(), "--eval_crop_size=33,33")
+    assert status(Experiment(), "--eval_crop_size=33,33", used=("eval_crop_size",)) is None
+    assert status(slides, "--eval_crop_size=33,33") is None
+    assert status(slides, "--inference_mode=whole") is None  # the windows are the run's
 
 
 def test_what_one_job_is_given_never_reaches_the_next(monkeypatch, tmp_path):

@@ -99,6 +99,21 @@ def test_help_answers_without_tensorflow(program):
         ),
         (
             "deeplab_tf.predict",
+            ["--input=a.jpg", "--output_dir=x", "--export_dir=y", "--model_name=deeplab2"],
+            "--model_name=deeplab2 has no effect without --server; give that too, or leave",
+        ),
+        (
+            "deeplab_tf.eval",
+            ["--checkpoint_dir=run", "--eval_logdir=x", "--eval_interval_secs=5"],
+            "has no effect without --max_number_of_evaluations other than 1; give that too",
+        ),
+        (
+            "deeplab_tf.train",
+            ["--flagfile=configs/shapes_r18_os8.flags", "--learning_rate_decay_step=7"],
+            "--learning_rate_decay_step=7 has no effect without --learning_policy=step; give",
+        ),
+        (
+            "deeplab_tf.predict",
             ["--input=none.jpg", "--output_dir=x", "--export_dir=y"],
             "--input=none.jpg names no image",
         ),

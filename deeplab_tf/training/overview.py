@@ -1,15 +1,16 @@
 """What a run says before it starts: data, length, learning rate, network, weights, devices, folder.
 
 Whoever reads it should notice what hours of training would otherwise show: the wrong split, no
-validation, random weights.
+validation, random weights, settings without effect.
 """
 
 from pathlib import Path
 
-from deeplab_tf.config import Experiment, ModelConfig, TrainConfig
-from deeplab_tf.config_flags import text_of
+from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, groups
+from deeplab_tf.config_flags import settings_of, text_of
 from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import LabelCounts
+from deeplab_tf.settings import without_effect
 
 
 def describe(
@@ -53,6 +54,12 @@ def describe(
         "devices": f"{devices}, {train.dtype_policy}",
         "run": f"{train.train_logdir}, {'continued' if continues else 'new'}",
     }
+    unused = without_effect(groups(experiment))
+    if unused:
+        values = settings_of(experiment)
+        parts["unused"] = "; ".join(
+            f"--{name}={values[name]}, which needs {lacking}" for name, lacking in unused.items()
+        )
     width = max(map(len, parts))
     return "\n".join(f"{title:{width}}  {text}" for title, text in parts.items())
 

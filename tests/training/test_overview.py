@@ -66,6 +66,12 @@ def test_what_is_missing_is_said():
     assert found["data"].endswith("ignored pixels not counted")
 
 
+def test_settings_without_effect_are_named():
+    found = lines(train={"learning_policy": "step", "learning_power": 2.0})
+    assert found["unused"] == "--learning_power=2.0, which needs --learning_policy=poly"
+    assert "unused" not in lines(train={"learning_power": 2.0})
+
+
 def test_a_continued_run_has_its_own_weights():
     found = lines(train={"tf_initial_checkpoint": "weights.pth"}, continues=True)
     assert "weights.pth" not in found["weights"] and "newest checkpoint" in found["weights"]
