@@ -84,20 +84,23 @@ def main(job: PredictConfig) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from deeplab_tf.data.conversion import read_image
+    from deeplab_tf.data import conversion, split_report
     from deeplab_tf.evaluation import memory, report, serving
 
     labels_of, classes = _open_model(job)
     colors = [label_class.color for label_class in classes]
     from PIL import Image
 
-    bad = []
+    bad: list[str] = []
+    with_other_channel: list[Path] = []
     for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
         try:
-            image = read_image(path)
+            image, lost_channel = conversion.read_image_and_loss(path)
         except UserError as error:  # it names the file
             bad.append(str(error))
             continue
+        if lost_channel:
+            with_other_channel.append(path)
         try:
             labels = np.asarray(labels_of(image[np.newaxis]))[0]
         except serving.RefusedImage as error:
@@ -116,6 +119,7 @@ def main(job: PredictConfig) -> None:
 
     if bad and len(images) == 1:
         raise UserError(bad[0])
+    split_report.warn_of_dropped_channels(with_other_channel)
     print(f"{files.shown(job.output_dir)}: {len(images) - len(bad)} images.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")

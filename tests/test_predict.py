@@ -60,6 +60,16 @@ def test_a_bad_image_is_listed_and_the_others_are_predicted(photos, capsys):
         np.testing.assert_array_equal(color[index == 1][0], (250, 240, 230))
 
 
+def test_a_dropped_channel_is_told(photos, capsys):
+    """The transparency of a PNG; the bad image and the RGB one have none."""
+    pixels = np.full([20, 30, 4], 200, np.uint8)
+    Image.fromarray(pixels).save(photos / "d.png")
+    predict.main(job(skip_bad=True))
+    assert written() == ["a.png", "c.png", "d.png"]
+    warning = capsys.readouterr().err
+    assert warning.startswith("Warning: 1 image (the first: 'photos/d.png') with a channel next to")
+
+
 def test_bad_images_may_be_skipped(photos, capsys):
     predict.main(job(skip_bad=True))
     assert written() == ["a.png", "c.png"] and "skipped: photos/b.jpg" in capsys.readouterr().out

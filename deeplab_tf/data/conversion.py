@@ -170,7 +170,13 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: if it is not an image of 8 bits a channel.
     """
-    return np.asarray(_open_image(path).turned().convert("RGB"))
+    return read_image_and_loss(path)[0]
+
+
+def read_image_and_loss(path: Path) -> tuple[np.ndarray, bool]:
+    """Reads an image file as `read_image`; also says whether a channel of it was dropped."""
+    stored = _open_image(path)
+    return np.asarray(stored.turned().convert("RGB")), stored.has_other_channel
 
 
 @dataclass(frozen=True)

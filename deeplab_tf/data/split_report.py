@@ -33,8 +33,8 @@ _REMARKS = {
     ),
     "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
     "channel_dropped": (
-        "with a channel next to the colours (transparency, infrared), which was dropped: records "
-        "hold red, green and blue."
+        "with a channel next to the colours (transparency, infrared), which was dropped: networks "
+        "see red, green and blue only."
     ),
     "wholly_ignored": "without a pixel that counts: all have the ignored label.",
 }
@@ -319,15 +319,24 @@ def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
             "colours, some were stored as grey ones: give --mask_encoding=color; if all hold "
             "values, give --mask_encoding=index."
         )
-    for remark, sentence in _REMARKS.items():
+    for remark in _REMARKS:
         if remark in remarks:
-            images, first = remarks[remark]
-            warn(f"{counted(images, 'image')} (the first: {first!r}) {sentence}")
+            _warn_of_images(remark, *remarks[remark])
     if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
         warn(
             "wherever the sizes tell, the masks were drawn on unturned images; give "
             "--exif_orientation=ignore to turn none of the others either."
         )
+
+
+def _warn_of_images(remark: str, images: int, first: str) -> None:
+    warn(f"{counted(images, 'image')} (the first: {first!r}) {_REMARKS[remark]}")
+
+
+def warn_of_dropped_channels(paths: Sequence[Path]) -> None:
+    """Warns of images with a channel next to the colours, if there are any."""
+    if paths:
+        _warn_of_images("channel_dropped", len(paths), str(paths[0]))
 
 
 def _absent(info: DatasetInfo, labels: LabelCounts) -> list[str]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from deeplab_tf.config import UserError
-from deeplab_tf.data import conversion, transforms
+from deeplab_tf.data import conversion, split_report, transforms
 from deeplab_tf.evaluation import export
 
 _SIGNATURE = "serving_default"
@@ -175,7 +175,9 @@ def calibration_images(
     TensorFlow Lite calibrates at one size: `image_size`, or else that of the first image.
     """
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
-    images = [conversion.read_image(paths[place]) for place in places]
+    read = {paths[place]: conversion.read_image_and_loss(paths[place]) for place in places}
+    split_report.warn_of_dropped_channels([path for path, (_, lost) in read.items() if lost])
+    images = [image for image, _ in read.values()]
     size = image_size or images[0].shape[:2]
     return [
         image if image.shape[:2] == size else transforms.resize_image(image, size).numpy()
