@@ -71,9 +71,9 @@ def main(config: ParityConfig) -> None:
 def checkpoint(run: str):
     """Returns the prediction of a run's folder: uint8 [B, H, W, 3] -> labels [B, H, W]."""
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.training import loaded_run
 
-    loaded = run_dir.load(run)
+    loaded = loaded_run.load(run)
     predictor = build_predictor(loaded.model, loaded.experiment.data, loaded.experiment.eval)
     return lambda images: predictor.labels(images).numpy()
 

@@ -28,12 +28,13 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
     import logging
 
     from deeplab_tf import checkpoint_choice
-    from deeplab_tf.training import run_dir as run_dir_lib
+    from deeplab_tf.settings import as_argument
+    from deeplab_tf.training import loaded_run
 
     choice = str(checkpoint)
-    checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir")
-    loaded = run_dir_lib.load(
-        run_dir, checkpoint=choice, output_stride=output_stride, way="checkpoint={!r}"
+    checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir", written=as_argument)
+    loaded = loaded_run.load(
+        run_dir, checkpoint=choice, output_stride=output_stride, written=as_argument
     )
     chosen = choice or checkpoint_choice.split(run_dir)[1] is not None
     level = logging.WARNING if loaded.others and not chosen else logging.INFO

@@ -92,17 +92,11 @@ def score(
     from deeplab_tf.distribution import Workers
     from deeplab_tf.evaluation import evaluator, report
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.training import loaded_run, run_dir
 
     with strategy.scope():
-        loaded = run_dir.load(
-            path,
-            checkpoint=job.checkpoint if path == job.checkpoint_dir else "",
-            output_stride=config_flags.given("output_stride"),
-            way="--checkpoint={}",
-        )
-    print(f"{path}: {loaded.standing}", flush=True)
-    experiment = config_flags.with_overrides(loaded.experiment)
+        choice = job.checkpoint if path == job.checkpoint_dir else ""
+        loaded, experiment = loaded_run.load_asked(path, choice)
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, split, info)

@@ -44,18 +44,12 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
     """Writes a version of the model and, beside it, a server's configuration."""
     from deeplab_tf.evaluation import export, model_card
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.training import loaded_run, run_dir
 
     path = job.train_logdir or job.checkpoint_path
-    loaded = run_dir.load(
-        path,
-        checkpoint=job.checkpoint,
-        output_stride=config_flags.given("output_stride"),
-        way="--checkpoint={}",
-    )
-    print(f"{path}: {loaded.standing}", flush=True)
-    experiment = config_flags.with_overrides(loaded.experiment)
-    run = run_dir.RunDir.of(path)
+    # The images that warm a server up are of this size however the model predicts.
+    used = ("eval_crop_size",)
+    loaded, experiment = loaded_run.load_asked(path, job.checkpoint, used=used)
     export_dir = Path(job.export_dir)
     name = job.model_name or export_dir.resolve().name
     version = export.export(
@@ -66,7 +60,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
         config=serving,
         model_name=name,
         warmup_size=experiment.eval.eval_crop_size or experiment.data.train_crop_size,
-        card=model_card.of_run(run, loaded, experiment),
+        card=model_card.of_run(run_dir.RunDir.of(path), loaded, experiment),
         base_path=job.model_base_path or f"/models/{name}",
     )
     print(f"{version}: step {loaded.step}, {loaded.info.num_classes} classes.")

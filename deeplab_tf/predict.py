@@ -193,16 +193,9 @@ def _open_model(job: PredictConfig):
         exported = ExportedPredictor(Path(job.export_dir))
         return exported.labels, exported.classes
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.training import loaded_run
 
-    loaded = run_dir.load(
-        job.checkpoint_dir,
-        checkpoint=job.checkpoint,
-        output_stride=config_flags.given("output_stride"),
-        way="--checkpoint={}",
-    )
-    print(f"{job.checkpoint_dir}: {loaded.standing}", flush=True)
-    experiment = config_flags.with_overrides(loaded.experiment)
+    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
     return predictor.labels, loaded.info.classes
 

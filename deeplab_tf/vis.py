@@ -45,16 +45,9 @@ def main(job: VisConfig) -> None:
     from deeplab_tf.data import pipeline, records
     from deeplab_tf.evaluation import memory, report
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.training import loaded_run
 
-    loaded = run_dir.load(
-        job.checkpoint_dir,
-        checkpoint=job.checkpoint,
-        output_stride=config_flags.given("output_stride"),
-        way="--checkpoint={}",
-    )
-    print(f"{job.checkpoint_dir}: {loaded.standing}", flush=True)
-    experiment = config_flags.with_overrides(loaded.experiment)
+    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
     stored_ids = np.array(info.label_ids if job.raw_label_ids else range(info.num_classes))

@@ -11,7 +11,7 @@ from deeplab_tf import import_weights, predict
 from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.evaluation.predictor import Predictor
-from deeplab_tf.training import run_dir
+from deeplab_tf.training import loaded_run
 from deeplab_tf.training.run_dir import RunDir
 from tests.weights import writers
 from tests.weights.test_official import Oracle as OfficialOracle
@@ -76,8 +76,8 @@ def test_own_classes_are_named_and_scored_on_records_built_with_their_list(
         run(tmp_path / "m.pth", tmp_path / name, atrous_rates=(6, 12), **settings)
 
     with pytest.raises(UserError, match="class 0 is 'class_0' in the model, 'background' in the r"):
-        run_dir.load(tmp_path / "numbered").dataset_at(str(records_dir))
-    loaded = run_dir.load(tmp_path / "own")
+        loaded_run.load(tmp_path / "numbered").dataset_at(str(records_dir))
+    loaded = loaded_run.load(tmp_path / "own")
     assert loaded.standing == "step 0 (imported weights)"
     assert loaded.dataset_at(str(records_dir)).splits == {"train": 9, "val": 5}
     other = tmp_path / "other.csv"
@@ -114,7 +114,7 @@ def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeyp
     source = tmp_path / "deeplab.tar.gz"
     for asked in (tmp_path, tmp_path / "deeplab", tmp_path / "deeplab/model.ckpt"):
         with pytest.raises(UserError) as error:
-            run_dir.load(asked)
+            loaded_run.load(asked)
         command = re.search(
             r"`python -m deeplab_tf.import_weights --source=(\S+) ", str(error.value)
         )

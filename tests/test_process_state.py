@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from deeplab_tf import process_state, train
 from deeplab_tf.config import Experiment, UserError
-from deeplab_tf.training import run_dir
+from deeplab_tf.training import loaded_run
 from deeplab_tf.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def other_keras_settings():
 
 def _trained(experiment: Experiment) -> list[np.ndarray]:
     Trainer(experiment).run()
-    return run_dir.load(experiment.train.train_logdir).model.get_weights()
+    return loaded_run.load(experiment.train.train_logdir).model.get_weights()
 
 
 def test_training_and_loading_ignore_keras_settings(tiny_experiment, tmp_path, request):

@@ -7,6 +7,7 @@ dataset.json, are read too.
 """
 
 import dataclasses
+import hashlib
 import re
 import struct
 from dataclasses import dataclass
@@ -121,9 +122,14 @@ class RecordTable:
         return len(self.offsets)
 
     def summary(self) -> str:
-        """Returns the shards' names and where the records lie: equal for copies of a split."""
-        names = [Path(file).name for file in self.files]
-        return f"{names} {self.file_index.tolist()} {self.offsets.tolist()}"
+        """Returns the shards' names and sizes, and where the records lie: equal for copies."""
+        # With one record in each shard the places of all are the same, whatever they hold.
+        shards = [(Path(file).name, Path(file).stat().st_size) for file in self.files]
+        return f"{shards} {self.file_index.tolist()} {self.offsets.tolist()}"
+
+    def digest(self) -> str:
+        """Returns a hash of `summary`."""
+        return hashlib.sha256(self.summary().encode()).hexdigest()
 
     def share(self, index: int, count: int) -> "RecordTable":
         """Returns each `count`-th record from the `index`-th on: one worker's share."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from deeplab_tf import config_flags
 from deeplab_tf.config import Experiment
 from deeplab_tf.training import run_dir
-from deeplab_tf.training.run_dir import LoadedRun, RunDir
+from deeplab_tf.training.loaded_run import LoadedRun
+from deeplab_tf.training.run_dir import RunDir
 
 _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
 

@@ -8,7 +8,7 @@ import numpy as np
 from deeplab_tf.config import ModelConfig, UserError
 from deeplab_tf.config_flags import text_of
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import run_dir
+from deeplab_tf.training import loaded_run, run_dir
 from deeplab_tf.weights import mapping, sources
 from deeplab_tf.weights.mapping import CLASSIFIERS, HEADS, Source
 
@@ -93,7 +93,7 @@ def _of_a_run(checkpoint: str) -> tuple[Source, str] | None:
         return None
     if not (run_dir.RunDir.of(path).path / run_dir.EXPERIMENT).is_file():
         return None
-    loaded = run_dir.load(path)
+    loaded = loaded_run.load(path)
     arrays = {name: v.numpy() for name, v in mapping.variables_of(loaded.model).items()}
     source = Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
     return source, loaded.standing

@@ -5,7 +5,6 @@ off the files themselves: TensorFlow's `checkpoint` state file, once damaged, wo
 a run start anew (docs/ancestors.md, TensorFlow).
 """
 
-import dataclasses
 import json
 import logging
 import os
@@ -15,26 +14,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import __version__, checkpoint_choice, config_flags
 from deeplab_tf.checkpoint_choice import BEST, NEWEST
-from deeplab_tf.config import Experiment, TrainConfig, UserError
-from deeplab_tf.data import catalog
-from deeplab_tf.models.deeplab import DeepLab, build_model
-from deeplab_tf.process_state import keras_settings
-from deeplab_tf.training import averaging, foreign, schedules
+from deeplab_tf.config import Experiment, UserError
+from deeplab_tf.data import catalog, records
+from deeplab_tf.training import foreign
 
 EXPERIMENT, METRICS, ENVIRONMENT = "experiment.flags", "metrics.jsonl", "environment.json"
 BEST_FILE = "best.json"
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 # What reading a damaged checkpoint raises: bad checksums, short files, other shapes.
-_DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
+DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
 WRITE_FAULTS = (tf.errors.OpError, OSError)
 
 log = logging.getLogger("deeplab_tf")
@@ -55,29 +50,26 @@ class RunDir:
         """Returns the run of a folder, or of one checkpoint in it (.../model.ckpt-1000)."""
         return cls(checkpoint_choice.split(path)[0])
 
-    def open_for_training(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
-        """Writes the run's settings, or checks that they are those of the run to be resumed.
+    def open_for_training(
+        self,
+        experiment: Experiment,
+        info: catalog.DatasetInfo,
+        table: records.RecordTable | None = None,
+    ) -> None:
+        """Writes the run's settings, over those of the same run if there is one (`run_checks`).
 
-        Raises:
-          UserError: if the folder holds a run with other settings or classes.
+        Args:
+          table: the records that it trains on; None where there are none.
         """
-        flags = self.path / EXPERIMENT
-        manifest = self.path / catalog.MANIFEST
-        if manifest.is_file() and "splits" in catalog.read_manifest(self.path):
-            raise UserError(
-                f"--train_logdir={self.path} is the folder of a data set; a run needs its own."
-            )
-        if flags.is_file():
-            self._require_same_run(experiment, info)
-        elif self.checkpoint_steps():
-            raise UserError(
-                f"{self.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
-            )
         self.require_plain_path()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(manifest, json.dumps(info.to_json(), indent=1) + "\n")
+        content = info.to_json()
+        if table is not None:
+            content["trained_on"] = {"images": len(table), "records": table.digest()}
+        write_atomically(self.path / catalog.MANIFEST, json.dumps(content, indent=1) + "\n")
         text = config_flags.flagfile_text(experiment)
-        write_atomically(flags, f"# {_count_of_settings(text)} settings follow.\n{text}")
+        counted = f"# {_count_of_settings(text)} settings follow.\n{text}"
+        write_atomically(self.path / EXPERIMENT, counted)
         write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
     def require_plain_path(self) -> None:
@@ -88,59 +80,6 @@ class RunDir:
             raise UserError(
                 f"The run's folder {self.path} has {pattern[0]} in its path, which TensorFlow "
                 "takes for a pattern when it reads checkpoints; rename it, or give a path without."
-            )
-
-    def _require_same_run(self, experiment: Experiment, info: catalog.DatasetInfo) -> None:
-        old = self.experiment()
-        changed = config_flags.differences(old, experiment)
-        difference = catalog.first_difference(
-            self.dataset(), info, places=("in the run", "in the records")
-        )
-        if difference:
-            changed.append(f"the data set's classes ({difference})")
-        before = old.train.training_number_of_steps
-        now = experiment.train.training_number_of_steps
-        if len(changed) == 1 and before != now:
-            self._require_continuable(old.train, now)
-        elif changed:
-            raise UserError(
-                f"{self.path} holds a run with other settings, which cannot be resumed with "
-                f"these: {'; '.join(changed)}. Give the old values, or another --train_logdir."
-            )
-
-    def _require_continuable(self, config: TrainConfig, steps: int) -> None:
-        """Checks that the run so far is the beginning of one of `steps` steps.
-
-        Batches depend on the step only, and the rest of the settings are equal: so the learning
-        rates decide.
-        """
-        done = max(self.checkpoint_steps(), default=0)
-        before = config.training_number_of_steps
-        start_anew = (
-            f"train on from its weights in a new folder: --tf_initial_checkpoint={self.path} "
-            "--train_logdir=DIR"
-        )
-        if steps < done:
-            raise UserError(
-                f"{self.path} is at step {done} already, past --training_number_of_steps={steps}; "
-                f"give its own {before}, or {start_anew}."
-            )
-        longer = dataclasses.replace(config, training_number_of_steps=steps)
-        old, new = schedules.build_schedule(config), schedules.build_schedule(longer)
-        passed = tf.range(done, dtype=tf.int64)
-        if not np.array_equal(old(passed), new(passed)):
-            finish = f"give {before} to finish it, or " if done < before else ""
-            raise UserError(
-                f"{self.path} did {done} of {before} steps at learning rates that a run of "
-                f"{steps} steps would not have had (--learning_policy={config.learning_policy} "
-                f"falls over the whole run), so it cannot become one; {finish}{start_anew} "
-                f"--training_number_of_steps={max(steps - done, 1)}."
-            )
-        if not np.any(new(tf.range(done, steps, dtype=tf.int64))) and steps > done:
-            raise UserError(
-                f"{self.path} is at step {done}, where the learning rate has come down to 0 and "
-                f"stays there, so {steps - done} further steps would train nothing; {start_anew} "
-                f"--training_number_of_steps={steps - done}."
             )
 
     def experiment(self) -> Experiment:
@@ -164,9 +103,20 @@ class RunDir:
 
     def dataset(self) -> catalog.DatasetInfo:
         """Reads what the run's data set consists of."""
-        advice = f"it names the model's classes: restore it from a copy of {self.path}"
-        content = catalog.read_manifest(self.path, advice=advice)
-        return catalog.from_json(content, self.path / catalog.MANIFEST, advice=advice)
+        content = catalog.read_manifest(self.path, advice=self._restore_classes())
+        origin = self.path / catalog.MANIFEST
+        return catalog.from_json(content, origin, advice=self._restore_classes())
+
+    def trained_on(self) -> dict:
+        """Reads how many `images` the run trains on, and the digest of their `records`.
+
+        Empty for runs of earlier versions, which did not write it.
+        """
+        content = catalog.read_manifest(self.path, advice=self._restore_classes())
+        return content.get("trained_on", {})
+
+    def _restore_classes(self) -> str:
+        return f"it names the model's classes: restore it from a copy of {self.path}"
 
     def checkpoint_steps(self) -> list[int]:
         """Returns the steps of all checkpoints, ascending; they may turn out to be damaged."""
@@ -239,8 +189,8 @@ class RunDir:
             try:
                 status = checkpoint.read(self.prefix(step))
                 status.assert_existing_objects_matched()
-            except _DAMAGE as error:
-                _warn_of_damage(step, error)
+            except DAMAGE as error:
+                warn_of_damage(step, error)
                 damaged += self._files(step)
                 continue
             for file in damaged:  # else they would count as the newest from now on
@@ -261,7 +211,7 @@ class RunDir:
         """
         try:
             checkpoint.read(self.prefix(step)).assert_existing_objects_matched()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise UnreadableCheckpointError(
                 f"{self.prefix(step)} cannot be read ({reason_of(error)}); all workers must see "
                 "the chief's --train_logdir."
@@ -362,47 +312,6 @@ class RunDir:
             raise UnreadableCheckpointError(f"{self.path} has no {what}; {kept}.")
         return step
 
-    def standing(
-        self, step: int, *, damaged: Collection[int] = (), way: str = ""
-    ) -> tuple[str, list[str]]:
-        """Says what a step's checkpoint is, and which newer or better ones there are.
-
-        Args:
-          damaged: steps whose checkpoints were passed over.
-          way: how to get another one, with {} for newest or best; by default its path is named.
-        Returns:
-          Such as "step 1000 (newest)", and what there is to say of others; mIoU in percent.
-        """
-        others = set(self.checkpoint_steps()) - {step, *damaged}
-        best = self.best()
-        scores = [
-            entry["miou"]
-            for entry in self.scores_at(step)
-            if entry["miou"] is not None and entry.get("split") == best.get("split")
-        ]
-        newest = not others or max(others) < step
-        titles = [*["newest"] * newest, *["best"] * (best.get("step") == step)]
-        if not others:
-            titles = ["the only checkpoint"]
-        if step == 0:
-            imported = not self.experiment().train.train_logdir
-            titles = ["imported weights"] if imported else [*titles, "before any training"]
-        titles += [f"mIoU {100 * scores[-1]:.2f} in validation"] if scores else []
-        titles += [f"{', '.join(map(str, sorted(damaged)))} damaged"] if damaged else []
-        others_say = []
-
-        def reach(name: str, other: int) -> str:
-            return way.format(name) + " takes it" if way else f"it is {self.prefix(other)}"
-
-        if not newest:
-            others_say += [f"step {max(others)} is newer", reach(NEWEST, max(others))]
-        if best and best["step"] != step and not (scores and scores[-1] == best["miou"]):
-            against = f"against {100 * scores[-1]:.2f}" if scores else "where this has no score"
-            others_say += [f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}"]
-            kept = best["step"] in others
-            others_say += [reach(BEST, best["step"]) if kept else "it is not kept"]
-        return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", others_say
-
 
 class FollowersRunDir(RunDir):
     """A run's folder as the workers beside the chief see it: they read it and write nothing.
@@ -410,7 +319,7 @@ class FollowersRunDir(RunDir):
     Saving takes part in gathering the values, and throws its own copy away.
     """
 
-    def open_for_training(self, experiment, info):
+    def open_for_training(self, experiment, info, table=None):
         pass
 
     def save(self, checkpoint, step, *, keep, lost=()):
@@ -442,110 +351,6 @@ class FollowersRunDir(RunDir):
         pass
 
 
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run's settings, data set and restored model.
-
-    title: which checkpoint it is. others: what is to be said of newer or better ones.
-    """
-
-    experiment: Experiment
-    info: catalog.DatasetInfo
-    model: DeepLab
-    step: int
-    title: str
-    others: list[str]
-
-    @property
-    def standing(self) -> str:
-        """Which checkpoint it is, and which newer or better ones there are, for people."""
-        return "; ".join([self.title, *self.others])
-
-    def dataset_at(self, dataset_dir: str) -> catalog.DatasetInfo:
-        """Returns the data set to score on, which must have the classes the model was trained for.
-
-        Raises:
-          UserError: if its classes differ.
-        """
-        if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
-            # The official package's shards describe nothing, but a known data set's size is known.
-            return catalog.known_as(self.info) or self.info
-
-        info = catalog.load("", dataset_dir)
-        difference = catalog.first_difference(
-            self.info, info, places=("in the model", "in the records")
-        )
-        if difference:
-            imported = not self.experiment.train.train_logdir
-            raise UserError(
-                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference}; "
-                + (
-                    "if it was trained for those of the records, import its weights again with the "
-                    "--class_list and --ignore_label that these were built with; else give other "
-                    "records."
-                    if imported
-                    else "give records that were built with the class list it was trained with."
-                )
-            )
-        return info
-
-
-def load(
-    path: str | Path, *, checkpoint: str = "", output_stride: int | None = None, way: str = ""
-) -> LoadedRun:
-    """Restores the model of a run's folder, with averaged weights if the run has them.
-
-    Args:
-      path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
-      checkpoint: as the setting: newest, best or a step; empty takes the one that the path names,
-        or the newest whole one.
-      output_stride: builds the network at another output stride than it was trained at.
-      way: see RunDir.standing; used where the path is a folder.
-    Raises:
-      UserError: if the folder, or the checkpoint in it, does not exist or is damaged.
-    """
-    run = RunDir.of(path)
-    if not (run.path / EXPERIMENT).is_file():
-        raise foreign.not_a_run(Path(path), EXPERIMENT)
-    run.require_plain_path()
-    wanted = checkpoint_choice.wanted(path, checkpoint)
-    way = "" if checkpoint_choice.split(path)[1] is not None else way
-    experiment, info = run.experiment(), run.dataset()
-    step = run.choose(wanted)
-    config = experiment.model
-    if output_stride and output_stride != config.output_stride:
-        config = config.at_output_stride(output_stride)
-    with keras_settings():
-        model = build_model(config, num_classes=info.num_classes)
-    parts = [tf.train.Checkpoint(model=model)]
-    if experiment.train.ema_decay:
-        parts.append(averaging.checkpoint_of_averages(model))
-
-    damaged: list[int] = []
-    older = [kept for kept in reversed(run.checkpoint_steps()) if kept < step]
-    for candidate in [step, *older] if wanted == NEWEST else [step]:
-        try:
-            for part in parts:
-                status = part.read(run.prefix(candidate)).expect_partial()
-                status.assert_existing_objects_matched()
-            title, others = run.standing(candidate, damaged=damaged, way=way)
-            return LoadedRun(experiment, info, model, candidate, title, others)
-        except _DAMAGE as error:
-            if wanted != NEWEST:
-                whole = ", ".join(str(kept) for kept in run.checkpoint_steps() if kept != step)
-                raise UnreadableCheckpointError(
-                    f"{run.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
-                    f"{run.path} also has: {whole or 'none'}."
-                ) from None
-            _warn_of_damage(candidate, error)
-            damaged.append(candidate)
-    steps = ", ".join(map(str, sorted(damaged)))
-    raise UserError(
-        f"{run.path} holds no whole checkpoint, those of steps {steps} are damaged; restore their "
-        "files, or train again."
-    )
-
-
 def _count_of_settings(text: str) -> int:
     return len(re.findall("^--", text, re.MULTILINE))
 
@@ -559,7 +364,8 @@ def _entry(line: bytes) -> dict | None:
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
-def _warn_of_damage(step: int, error: Exception) -> None:
+def warn_of_damage(step: int, error: Exception) -> None:
+    """Logs that a damaged checkpoint is passed over."""
     reason = str(error).splitlines()[0]
     log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", step, reason)
 

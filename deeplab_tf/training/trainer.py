@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from deeplab_tf.evaluation.predictor import Predictor, build_predictor
 from deeplab_tf.models.deeplab import DeepLab, Training, build_model
 from deeplab_tf.models.losses import LossSettings
 from deeplab_tf.process_state import keras_settings, seeded
-from deeplab_tf.training import averaging, callbacks, initialization, overview
+from deeplab_tf.training import averaging, callbacks, initialization, overview, run_checks
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
 from deeplab_tf.training.schedules import build_schedule
@@ -43,15 +42,6 @@ def _require_batch_statistics(experiment: Experiment) -> None:
             f"branch one value; allowed: {2 * parts} or more, --nofine_tune_batch_norm, or "
             "--noadd_image_level_feature."
         )
-
-
-def _require_folder(path: Path) -> None:
-    """Raises UserError unless a folder can be written at `path`, before hours or minutes pass."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
 
 
 def compiled_model(
@@ -131,15 +121,18 @@ class Trainer:
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
-        service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
         self.strategy = strategy or choose_strategy(config)
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
+        told = ""
         if self.workers.is_chief:
-            _require_folder(self.run_dir.path)
-        self._tell(self._overview())  # the model takes its time
+            told = run_checks.require_trainable(
+                self.run_dir, experiment, self.info, self.train_table
+            )
+        self._tell("\n".join(filter(None, [self._overview(), told])))
         with self.workers.explained_loss():
+            service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
             self._require_equal_workers()
             is_new = not self.workers.of_chief(len(self.run_dir.checkpoint_steps()))
             if is_new:
@@ -148,7 +141,8 @@ class Trainer:
                 self.model = compiled_model(experiment.model, config, self.info)
             if is_new:
                 self._initialize()
-            self.run_dir.open_for_training(experiment, self.info)  # nothing is written before
+            # Nothing is written before.
+            self.run_dir.open_for_training(experiment, self.info, self.train_table)
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
 
     def _overview(self) -> str:

@@ -12,7 +12,7 @@ from deeplab_tf import convert_model
 from deeplab_tf.data import conversion, masks
 from deeplab_tf.evaluation.export import ExportedPredictor
 from deeplab_tf.evaluation.predictor import build_predictor
-from deeplab_tf.training import run_dir
+from deeplab_tf.training import loaded_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def labels_of(predict, images):
 @pytest.fixture(scope="module")
 def expected(run, photographs):
     """The checkpoint's labels."""
-    loaded = run_dir.load(run)
+    loaded = loaded_run.load(run)
     predictor = build_predictor(loaded.model, loaded.experiment.data, loaded.experiment.eval)
     labels = labels_of(predictor.labels, photographs[0])
     share = np.bincount(labels.ravel(), minlength=11) / labels.size

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import UserError
-from deeplab_tf.training import run_dir
+from deeplab_tf.training import loaded_run
 from tests.weights import writers
 
 
 def said_of(path):
     with pytest.raises(UserError) as error:
-        run_dir.load(path)
+        loaded_run.load(path)
     return str(error.value).removeprefix(f"{path} is not a run's folder")
 
 
@@ -35,7 +35,7 @@ def test_own_checkpoints_without_their_settings_are_not_imported(tmp_path):
     expected = ": it holds checkpoints, but no experiment.flags; copy experiment.flags and dataset."
     assert said_of(tmp_path).startswith(expected)
     with pytest.raises(UserError, match=f"^{tmp_path} is not .*{expected[2:]}"):
-        run_dir.load(tmp_path / "model.ckpt-5")
+        loaded_run.load(tmp_path / "model.ckpt-5")
 
 
 def test_other_folders_are_described(tmp_path, records_dir):

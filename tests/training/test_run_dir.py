@@ -1,6 +1,7 @@
-"""Which checkpoint of a run is taken, what is said of it, and which runs may be made longer."""
+"""Which checkpoint of a run is taken, and what is said of it."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -11,7 +12,8 @@ from deeplab_tf import checkpoint_choice, eval
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.training import initialization, run_dir
+from deeplab_tf.settings import as_flag
+from deeplab_tf.training import initialization, loaded_run
 from deeplab_tf.training.run_dir import RunDir
 
 INFO = catalog.DatasetInfo(
@@ -69,7 +71,7 @@ def run(kept, tmp_path):
     ],
 )
 def test_what_is_chosen_is_loaded_and_said(run, choice, step, said):
-    loaded = run_dir.load(run.path, checkpoint=choice, way="--checkpoint={}")
+    loaded = loaded_run.load(run.path, checkpoint=choice, written=as_flag)
     assert loaded.step == step == bias(loaded.model).numpy()[0]
     assert loaded.standing.startswith(said)
 
@@ -82,43 +84,46 @@ def test_a_path_names_a_step_by_any_of_its_files(run):
     for choice in ("newest", "best", "800"):
         with pytest.raises(UserError, match=f"names step 500, --checkpoint={choice} another"):
             checkpoint_choice.require_one_choice(choice, path, "checkpoint_dir")
-    loaded = run_dir.load(path, way="--checkpoint={}")
+    loaded = loaded_run.load(path, written=as_flag)
     assert loaded.step == 500 and f"it is {run.prefix(800)}" in loaded.standing
 
 
 def test_what_is_not_kept_is_refused_with_what_is(run):
     with pytest.raises(UserError, match="no checkpoint of step 900; it has: 0, 500, 800, 1000"):
-        run_dir.load(run.path, checkpoint="900")
+        loaded_run.load(run.path, checkpoint="900")
     for file in run.path.glob("model.ckpt-800.*"):
         file.unlink()
     with pytest.raises(UserError, match="of step 800, its best; it has: 0, 500, 1000"):
-        run_dir.load(run.path, checkpoint="best")
-    assert "53.40 against 52.90; it is not kept" in run_dir.load(run.path).standing
+        loaded_run.load(run.path, checkpoint="best")
+    assert "53.40 against 52.90; it is not kept" in loaded_run.load(run.path).standing
 
 
 def test_without_validation_there_is_no_best(run):
     (run.path / "metrics.jsonl").unlink()
     assert run.best()["step"] == 800  # as best.json tells
     (run.path / "best.json").unlink()
-    assert run_dir.load(run.path).standing == "step 1000 (newest)"
+    assert loaded_run.load(run.path).standing == "step 1000 (newest)"
     with pytest.raises(UserError, match=r"no best .* \(--eval_interval_steps\); it has: 0, 500"):
-        run_dir.load(run.path, checkpoint="best")
+        loaded_run.load(run.path, checkpoint="best")
 
 
 def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run):
     for step in (800, 1000):
         data = run.path / f"model.ckpt-{step}.data-00000-of-00001"
         data.write_bytes(data.read_bytes()[:100])
-    loaded = run_dir.load(run.path)
+    loaded = loaded_run.load(run.path)
     assert loaded.step == 500 and loaded.title.endswith("validation, 800, 1000 damaged)")
     with pytest.raises(UserError, match="model.ckpt-800 cannot be read: .*also has: 0, 500, 1000"):
-        run_dir.load(run.path, checkpoint="best")
+        loaded_run.load(run.path, checkpoint="best")
 
 
 def test_scores_of_another_split_are_not_compared(run):
     run.record({"step": 1000, "split": "test", "miou": 0.4})
     assert run.best() == {"step": 1000, "miou": 0.4, "split": "test"}
-    assert run.standing(1000) == ("step 1000 (newest, best, mIoU 40.00 in validation)", [])
+    assert loaded_run.standing(run, 1000) == (
+        "step 1000 (newest, best, mIoU 40.00 in validation)",
+        [],
+    )
 
 
 def test_a_damaged_line_of_scores_is_named_and_nothing_is_lost(run):
@@ -147,6 +152,39 @@ def test_load_model_takes_the_choice_and_warns_of_a_better_one(run, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("path", "settings", "sentence"),
+    [
+        ("", {"checkpoint": "last"}, "checkpoint='last' is not possible; allowed: newest, best"),
+        ("model.ckpt-500", {"checkpoint": 800}, "run_dir='.*' and checkpoint='800'"),
+        ("", {"output_stride": 12}, "output_stride=12 is not possible; allowed: one of 8, 16, 32"),
+        ("", {"output_stride": 32}, r"output_stride=32 .* the rates \(1,\) stay 1 or more"),
+    ],
+)
+def test_load_model_names_its_arguments(run, path, settings, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        deeplab_tf.load_model(run.path / path, **settings)
+    assert "--" not in str(error.value)
+
+
+@pytest.mark.parametrize("train_logdir", ["run", ""])
+def test_records_that_ignore_another_label_name_the_way_out(run, tmp_path, train_logdir):
+    records = tmp_path / "records"
+    records.mkdir()
+    (records / catalog.MANIFEST).write_text(
+        json.dumps(dataclasses.replace(INFO, ignore_label=0).to_json() | {"splits": {}})
+    )
+    loaded = dataclasses.replace(
+        loaded_run.load(run.path),
+        experiment=Experiment(train=TrainConfig(train_logdir=train_logdir)),
+    )
+    with pytest.raises(UserError, match="255 in the model, 0 in the records; .*") as error:
+        loaded.dataset_at(str(records))
+    assert "build the records again with --ignore_label=255" in str(error.value)
+    imported = "import its weights again with the --class_list of the records and --ignore_label=0"
+    assert (imported in str(error.value)) == (not train_logdir)
+
+
 def test_a_new_run_says_which_step_it_starts_from(run):
     model = build_model(MODEL, num_classes=3)
     said = initialization.initialize(model, str(run.path))
@@ -163,81 +201,10 @@ def test_following_a_run_takes_no_choice(run):
             eval.EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "done", "steps"),
-    [
-        ({"learning_policy": "step"}, 1000, 2000),
-        ({"learning_policy": "step", "slow_start_step": 10}, 1000, 2000),
-        ({"end_learning_rate": 0.1}, 1000, 2000),  # equal to the first: constant
-        ({"learning_power": 0.0}, 1000, 2000),
-        ({"decay_steps": 1000, "end_learning_rate": 0.01}, 1000, 2000),
-        ({"decay_steps": 900, "learning_policy": "cosine", "end_learning_rate": 0.01}, 1000, 1500),
-        ({"decay_steps": 4000}, 1000, 2000),
-        ({"learning_policy": "step"}, 500, 700),  # shorter, but not shorter than it is
-        ({}, 0, 2000),
-    ],
-)
-def test_a_run_goes_on_where_the_longer_one_would_have_been_there(tmp_path, settings, done, steps):
-    assert longer(tmp_path, settings, done, steps).experiment().train == TrainConfig(
-        **{"base_learning_rate": 0.1, "training_number_of_steps": steps} | settings
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "done", "steps", "sentence"),
-    [
-        ({}, 1000, 2000, r"policy=poly falls .* become one; train on .*=1000\.$"),
-        ({}, 500, 2000, r"give 1000 to finish it, or train on .*=1500\.$"),
-        ({"learning_policy": "cosine"}, 1000, 1001, "policy=cosine falls"),
-        ({"slow_start_step": 10}, 1000, 1100, "policy=poly falls"),
-        ({"decay_steps": 1000}, 1000, 2000, r"come down to 0 .* so 1000 further steps would"),
-        ({"learning_policy": "step"}, 1000, 900, "is at step 1000 already, past .*its own 1000"),
-    ],
-)
-def test_other_rates_are_refused_with_the_way_out(tmp_path, settings, done, steps, sentence):
-    with pytest.raises(UserError, match=sentence) as error:
-        longer(tmp_path, settings, done, steps)
-    assert f"--tf_initial_checkpoint={tmp_path} --train_logdir=DIR" in str(error.value)
-    assert RunDir(tmp_path).experiment().train.training_number_of_steps == 1000
-
-
-def longer(folder, settings, done, steps):
-    """Opens a run of 1000 steps that has done some as one of `steps` steps."""
-    train = TrainConfig(base_learning_rate=0.1, training_number_of_steps=1000, **settings)
-    run = RunDir(folder)
-    run.open_for_training(Experiment(train=train), INFO)
-    (folder / f"model.ckpt-{done}.index").touch()
-    train = dataclasses.replace(train, training_number_of_steps=steps)
-    run.open_for_training(Experiment(train=train), INFO)
-    return run
-
-
-def test_a_renamed_data_set_is_the_same_and_other_classes_are_named(tmp_path):
-    run = RunDir(tmp_path)
-    run.open_for_training(Experiment(), INFO)
-    renamed = dataclasses.replace(INFO, name="records")
-    run.open_for_training(Experiment(), renamed)
-    assert run.dataset() == renamed
-    other = dataclasses.replace(
-        INFO, classes=(*INFO.classes[:2], catalog.LabelClass("d", (0,) * 3))
-    )
-    with pytest.raises(
-        UserError, match=r"classes \(class 2 is 'c' in the run, 'd' in the records\)"
-    ):
-        run.open_for_training(Experiment(), other)
-
-
-@pytest.mark.parametrize("name", ["runs[1]", "a*", "a?", "a\\b"])
-def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="which TensorFlow takes for a pattern"):
-        RunDir(tmp_path / name).open_for_training(Experiment(), INFO)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_run_without_its_classes_says_to_restore_them(run):
     (run.path / catalog.MANIFEST).unlink()
     with pytest.raises(UserError, match="There is no dataset.json .*: restore it from a copy of"):
-        run_dir.load(run.path)
+        loaded_run.load(run.path)
 
 
 def test_settings_that_were_cut_off_are_missed(run):
@@ -246,4 +213,4 @@ def test_settings_that_were_cut_off_are_missed(run):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: [line[:5] for line in lines].index("--ema")]))
     with pytest.raises(UserError, match=r"experiment.flags has \d+ of its \d+ settings; restore"):
-        run_dir.load(run.path)
+        loaded_run.load(run.path)

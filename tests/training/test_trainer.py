@@ -16,7 +16,7 @@ import tensorflow as tf
 from deeplab_tf import config_flags
 from deeplab_tf.config import UserError
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import averaging, callbacks, run_dir, trainer
+from deeplab_tf.training import averaging, callbacks, loaded_run, run_dir, trainer
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas, write_shapes
 
@@ -120,7 +120,7 @@ def test_a_run_of_epochs_stores_its_steps(tiny_experiment, shapes_dir, tmp_path,
     assert "RANDOM" not in printed and "at step 3; 0 steps are left" in printed
 
     write_shapes(shapes_dir, tmp_path / "more", "train", times=2)
-    with pytest.raises(UserError, match="a run of 5 steps would not have had"):  # 18 images
+    with pytest.raises(UserError, match="3 steps on 9 images, but .* now has 18"):
         Trainer(change(experiment, "data", dataset_dir=str(tmp_path / "more")))
 
 
@@ -307,7 +307,7 @@ def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monke
 
 def assert_averages_are_loaded(experiment, model):
     """As Keras' optimizer had them at the end of the run, and beside other weights."""
-    loaded = run_dir.load(experiment.train.train_logdir).model
+    loaded = loaded_run.load(experiment.train.train_logdir).model
     weights = [variable.numpy() for variable in model.trainable_variables]
     with averaging.averaged(model):
         averages = [variable.numpy() for variable in model.trainable_variables]
@@ -321,8 +321,10 @@ def assert_averages_are_loaded(experiment, model):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_changed_settings_are_refused_with_the_difference(tiny_experiment):
+def test_changed_settings_are_refused_with_the_difference(tiny_experiment, monkeypatch):
+    """Before minutes are spent on a model."""
     Trainer(tiny_experiment)
+    monkeypatch.delattr(trainer, "compiled_model")
     changed = change(tiny_experiment, "model", output_stride=8)
     changed = change(changed, "train", base_learning_rate=0.5, log_steps=3)
     with pytest.raises(UserError) as error:
@@ -356,7 +358,7 @@ def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
     ):
         experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name))
         Trainer(experiment, strategy).run()
-        model = run_dir.load(tmp_path / name).model
+        model = loaded_run.load(tmp_path / name).model
         results.append([v.numpy() for layer in model.layers for v in layer.variables])
     for one, two in zip(*results, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-4)

@@ -1,0 +1,151 @@
+"""Whether a folder can take a run: a new one, or further steps of the one that it holds.
+
+All of it is asked before minutes are spent on a model, and writes nothing.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import config_flags
+from deeplab_tf.config import Experiment, UserError
+from deeplab_tf.data import catalog, records
+from deeplab_tf.training import schedules
+from deeplab_tf.training.run_dir import EXPERIMENT, RunDir
+
+
+def require_trainable(
+    run: RunDir, experiment: Experiment, info: catalog.DatasetInfo, table: records.RecordTable
+) -> str:
+    """Checks that the run in a folder, or a new one, can be trained with these settings.
+
+    Args:
+      experiment: settings whose steps are numbers (`TrainConfig.for_images`).
+      info, table: the records to train on.
+    Returns:
+      What the user should know of a run that is resumed; mostly empty.
+    Raises:
+      UserError: if no run can be written there, or it holds another run.
+    """
+    _require_folder(run.path)
+    if (run.path / catalog.MANIFEST).is_file() and "splits" in catalog.read_manifest(run.path):
+        raise UserError(
+            f"--train_logdir={run.path} is the folder of a data set; a run needs its own."
+        )
+    run.require_plain_path()
+    if not (run.path / EXPERIMENT).is_file():
+        if run.checkpoint_steps():
+            raise UserError(
+                f"{run.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
+            )
+        return ""
+
+    _require_same_settings(run, experiment, info)
+    told = _require_same_images(run, experiment, table)
+    # Last, since the number of steps may have followed from that of the images.
+    _require_continuable(run, experiment.train.training_number_of_steps)
+    return told
+
+
+def _require_folder(path: Path) -> None:
+    """Raises UserError unless a folder can be written at `path`."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
+
+
+def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.DatasetInfo) -> None:
+    """Raises UserError if more has changed than the number of steps."""
+    old = run.experiment()
+    changed = config_flags.differences(old, experiment)
+    difference = catalog.first_difference(
+        run.dataset(), info, places=("in the run", "in the records")
+    )
+    if difference:
+        changed.append(f"the data set's classes ({difference})")
+
+    before = old.train.training_number_of_steps
+    only_steps = len(changed) == 1 and before != experiment.train.training_number_of_steps
+    if changed and not only_steps:
+        raise UserError(
+            f"{run.path} holds a run with other settings, which cannot be resumed with "
+            f"these: {'; '.join(changed)}. Give the old values, or another --train_logdir."
+        )
+
+
+def _require_same_images(run: RunDir, experiment: Experiment, table: records.RecordTable) -> str:
+    """Checks that the batches to come belong to those that the run was trained on.
+
+    Which images a batch has follows from the step and the number of images. With other records of
+    as many images it still does: they may be mended ones, of which the user is told only.
+    """
+    done = max(run.checkpoint_steps(), default=0)
+    before = run.trained_on()
+    if not done or not before:
+        return ""
+
+    data = experiment.data
+    if before["images"] != len(table):
+        raise UserError(
+            f"{run.path} did its {done} steps on {before['images']} images, but the split "
+            f"{data.train_split!r} of --dataset_dir={data.dataset_dir} now has {len(table)}, so "
+            "its next steps would not go on in the same order; give the records that it was "
+            f"trained on, or {_start_anew(run)}."
+        )
+    if before["records"] != table.digest():
+        return (
+            f"Warning: the records of {data.train_split!r} in {data.dataset_dir} are not those "
+            f"that the run was trained on up to step {done}; its next steps take the new ones."
+        )
+    return ""
+
+
+def _require_continuable(run: RunDir, steps: int) -> None:
+    """Checks that the run so far is the beginning of one of `steps` steps.
+
+    Batches depend on the step only, and the rest of the settings are equal: so the learning rates
+    decide.
+    """
+    config = run.experiment().train
+    before = config.training_number_of_steps
+    if steps == before:
+        return
+
+    done = max(run.checkpoint_steps(), default=0)
+    if steps < done:
+        raise UserError(
+            f"{run.path} is at step {done} already, past --training_number_of_steps={steps}; "
+            f"give its own {before}, or {_start_anew(run)}."
+        )
+
+    longer = dataclasses.replace(config, training_number_of_steps=steps)
+    old, new = schedules.build_schedule(config), schedules.build_schedule(longer)
+    passed = tf.range(done, dtype=tf.int64)
+    if not np.array_equal(old(passed), new(passed)):
+        finish = f"give {before} to finish it, or " if done < before else ""
+        raise UserError(
+            f"{run.path} did {done} of {before} steps at learning rates that a run of "
+            f"{steps} steps would not have had (--learning_policy={config.learning_policy} "
+            f"falls over the whole run), so it cannot become one; {finish}{_start_anew(run)} "
+            f"--training_number_of_steps={max(steps - done, 1)}."
+        )
+
+    to_come = tf.range(done, steps, dtype=tf.int64)
+    if steps > done and not np.any(new(to_come)):
+        raise UserError(
+            f"{run.path} is at step {done}, where the learning rate has come down to 0 and "
+            f"stays there, so {steps - done} further steps would train nothing; "
+            f"{_start_anew(run)} --training_number_of_steps={steps - done}."
+        )
+
+
+def _start_anew(run: RunDir) -> str:
+    return (
+        f"train on from its weights in a new folder: --tf_initial_checkpoint={run.path} "
+        "--train_logdir=DIR"
+    )
