@@ -45,6 +45,7 @@ LAYERS = [
         "models.aspp",
         "models.heads",
         "models.keras_metrics",
+        "models.cross_entropy",
         "models.losses",
         "weights.mapping",
         "weights.torch_file",
@@ -101,6 +102,7 @@ LAYERS = [
 ]
 LAYER = {f"deeplab_tf.{name}": level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL = {  # exceptions within a level: who may import whom
+    "deeplab_tf.models.losses": {"deeplab_tf.models.cross_entropy"},
     "deeplab_tf.evaluation.report": {"deeplab_tf.evaluation.metrics"},
     "deeplab_tf.evaluation.predictor": {"deeplab_tf.models.deeplab"},
     "deeplab_tf.evaluation.export": {"deeplab_tf.training.run_dir"},

@@ -1,4 +1,4 @@
-"""DeepLab: backbone, ASPP and classifier as one Keras model that knows its own loss."""
+"""DeepLab: backbone, ASPP and classifier as one Keras model, with its loss."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf import process_state, seeds
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.models import inputs, keras_metrics, losses
+from deeplab_tf.models import cross_entropy, inputs, keras_metrics, losses
 from deeplab_tf.models.aspp import ASPP
 from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
 from deeplab_tf.models.inputs import InputError
@@ -21,7 +21,7 @@ from deeplab_tf.models.resnet import ResNet
 from deeplab_tf.training import gradients
 from deeplab_tf.weights import mapping
 
-# Converting Python control flow, of which tensors decide none here, costs seconds at each start.
+# No tensor decides control flow here, and converting Python costs seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
 
 
@@ -55,7 +55,7 @@ def _replicas() -> int:
 
 
 def _explained(method: Callable) -> Callable:
-    """Returns a method of tf.keras.Model whose mistaken inputs end in one sentence."""
+    """Wraps a method of tf.keras.Model: mistakes in its inputs end in one sentence."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -164,7 +164,8 @@ class DeepLab(tf.keras.Model):
 
         Args:
           training: whether dropout is active and batch normalisation uses batch statistics.
-          seed: int64 [2], what dropout draws from, each head independently; None draws anew.
+          seed: int64 [2], what dropout draws from, each head independently; None draws
+            new numbers each time.
           update_batch_norm: false keeps batch normalisation at its moving averages in training.
         """
 
@@ -187,7 +188,7 @@ class DeepLab(tf.keras.Model):
 
     @_plain_python
     def infer(self, images):
-        """Returns the logits of `call` alone, without computing the auxiliary head."""
+        """Returns only the logits of `call`, without computing the auxiliary head."""
         return self.classifier(self._context(self._features(images, False), False))
 
     @contextlib.contextmanager
@@ -243,8 +244,8 @@ class DeepLab(tf.keras.Model):
           optimizer: a Keras optimizer, or the name of one.
           loss: None for cross-entropy, a `SegmentationLoss`, or what that takes as `pixel_loss`.
             It is applied to `logits` and, with `auxiliary_loss_weight`, to `aux_logits`.
-          metrics, weighted_metrics: as of `keras_metrics`; scored on `logits`.
-          recompute_stages: as of `ResNet.call`.
+          metrics, weighted_metrics: as in `keras_metrics`; scored on `logits`.
+          recompute_stages: as in `ResNet.call`.
           from_serialized: whether Keras calls this for a model that it loads.
           **kwargs: the fields of `Training` and `LossSettings`, and what Keras' own `compile`
             takes.
@@ -393,7 +394,7 @@ class DeepLab(tf.keras.Model):
             outputs = self(images, training=False)
             loss, pixels = self._loss_of(outputs, labels, weights=weights)
             self._update_metrics(outputs, labels, *([] if weights is None else [weights]))
-        # By pixels, so that the mean over a data set does not depend on its batches.
+        # Weighted by pixels: the mean over a data set must not depend on its batches.
         self.loss_tracker.update_state(loss * _replicas(), sample_weight=pixels)
         return self.get_metrics_result()
 
@@ -406,13 +407,13 @@ class DeepLab(tf.keras.Model):
             return super().predict_step(data)
 
     def _update_metrics(self, outputs, labels, weights=None):
-        """Lets the metrics of `compile` see the enlarged logits."""
+        """Updates the metrics of `compile` with the enlarged logits."""
         containers = self.compiled_metrics
         if not (containers._user_metrics or containers._user_weighted_metrics):
             return
         logits = tf.stop_gradient(outputs["logits"])
         size, corners = tf.shape(labels)[1:3], self.config.align_corners
-        logits = losses.enlarge(logits, size, align_corners=corners)
+        logits = cross_entropy.enlarge(logits, size, align_corners=corners)
         valid = inputs.is_valid(labels, self._loss.settings.ignore_label)
         labels = tf.where(valid, labels, 0)
         for function in self._metric_functions:
@@ -443,9 +444,9 @@ class DeepLab(tf.keras.Model):
         return self._loss_of(outputs, labels, weights=weights, count=count, parts=parts)[0]
 
     def _loss_of(self, outputs, labels, *, weights=None, count=None, parts=1):
-        """Returns `segmentation_loss`, and how many pixels of the global batch it is the mean of.
+        """Returns `segmentation_loss`, and the number of pixels in the global batch it averages.
 
-        Images in place of pixels, if the loss makes one number of an image's pixels itself.
+        The number is of images if the loss averages over pixels itself.
         """
         loss = self._loss
         settings: dict[str, Any] = {
@@ -454,8 +455,8 @@ class DeepLab(tf.keras.Model):
             "step": self.optimizer.iterations,
         }
         total, own_count = loss.sums(outputs["logits"], labels, **settings)
-        # A batch of its own is each part of which only the loss knows what it is the mean of.
-        alone = loss.mines or own_count is None
+        # If only the loss knows how many pixels it averages, each part counts as a whole batch.
+        is_mean = loss.mines or own_count is None
         if own_count is None:
             pixels = tf.cast(tf.shape(labels)[0] * _replicas(), tf.float32)
             total /= _replicas()
@@ -469,7 +470,7 @@ class DeepLab(tf.keras.Model):
             elif loss.mines:
                 auxiliary = tf.math.divide_no_nan(auxiliary, _sum_of_replicas(hard))
             total += loss.settings.auxiliary_loss_weight * auxiliary
-        if alone:
+        if is_mean:
             return (total / parts if parts > 1 else total), pixels
         pixels = _sum_of_replicas(own_count) if count is None else count
         return tf.math.divide_no_nan(total, pixels), pixels
@@ -486,7 +487,7 @@ class DeepLab(tf.keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         fields = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-        # A setting that is younger than what was saved has its default.
+        # Settings that are newer than the saved model get their defaults.
         values = {name: config.get(name, default) for name, default in fields.items()}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         policy = config.get("dtype") or tf.keras.mixed_precision.global_policy().name

@@ -1,7 +1,7 @@
-"""What `DeepLab.compile(metrics=..., weighted_metrics=...)` takes, and what metrics are given.
+"""Checks the metrics given to `DeepLab.compile(metrics=..., weighted_metrics=...)`.
 
-Metrics see labels and enlarged logits. Pixels that do not count are masked in Keras' own way:
-their label is 0 and their sample weight is 0, also for metrics that are not weighted.
+Metrics get labels and enlarged logits. Pixels that do not count are masked as Keras does it: their
+label is 0 and their sample weight is 0, even in metrics without weights.
 """
 
 import warnings
@@ -28,12 +28,12 @@ _WAY_OUT = (
 
 
 def checked(metrics: Any) -> Any:
-    """Returns metrics as Keras takes them for one output, refusing what would score nonsense.
+    """Returns metrics as Keras takes them for one output; refuses those that would score nonsense.
 
     Args:
       metrics: a metric or a list of them, or {"logits": metrics}.
     Raises:
-      InputError: naming a metric of Keras that takes other things than class numbers and logits.
+      InputError: naming a metric of Keras that does not take class numbers and logits.
     """
     if isinstance(metrics, dict):
         if set(metrics) != {"logits"}:
@@ -45,13 +45,13 @@ def checked(metrics: Any) -> Any:
 
 
 def functions(metrics: Any) -> tuple:
-    """Returns those of the metrics that are plain functions of labels and logits."""
+    """Returns the metrics that are plain functions of labels and logits."""
     ready = (str, tf.keras.metrics.Metric, type(None))
     return tuple(metric for metric in tf.nest.flatten(metrics) if not isinstance(metric, ready))
 
 
 def check_function(function: Any, labels: tf.Tensor, logits: tf.Tensor) -> None:
-    """Refuses a function that returns no number for each pixel, so that none could be masked."""
+    """Refuses a function that does not return a number for each pixel: none could be masked."""
     shape = function(labels, logits).shape
     if not shape.is_compatible_with(labels.shape[:3]):
         name = getattr(function, "__name__", type(function).__name__)
@@ -72,10 +72,9 @@ def _check(metric):
     if not isinstance(metric, str | None) and not callable(metric):
         raise InputError(f"The metric {metric!r} is no metric; {_WAY_OUT}.")
 
-    known = [own[kind] for kind in _CLASSES]
-    functions_of_keras = [own[kind] for kind in _NAMES if kind in own]
-    is_of_keras = type(metric) in own.values() or any(metric is other for other in own.values())
-    if is_of_keras and type(metric) not in known and metric not in functions_of_keras:
+    allowed = [own[kind] for kind in (*_NAMES, *_CLASSES) if kind in own]
+    is_of_keras = type(metric) in own.values() or metric in own.values()
+    if is_of_keras and type(metric) not in allowed and metric not in allowed:
         raise InputError(
             f"The metric {name} is not defined on class numbers and logits; {_WAY_OUT}."
         )

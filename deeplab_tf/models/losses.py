@@ -1,11 +1,17 @@
-"""Losses on class scores. Labels are never reduced; scores are enlarged to them."""
+"""The loss of a batch: what each pixel's loss is, which pixels count, and how much.
+
+Logits are enlarged rather than labels reduced, so that fine labels survive (Chen et al. 2017,
+sec. 4.1).
+"""
 
 import dataclasses
 import inspect
+from collections.abc import Hashable
 from typing import Any
 
 import tensorflow as tf
 
+from deeplab_tf.models.cross_entropy import enlarge, pixel_losses
 from deeplab_tf.models.inputs import (
     InputError,
     after,
@@ -15,23 +21,30 @@ from deeplab_tf.models.inputs import (
     pixel_weights,
     require_in_step,
 )
-from deeplab_tf.models.layers import NAMESPACE, interpolation_matrix, resize_bilinear
+from deeplab_tf.models.layers import NAMESPACE
 
-_MEAN = "sum_over_batch_size"
-_BAND_BYTES = 32 << 20  # of enlarged scores held at once on a CPU
-# Keras' own losses that are defined on logits: class, by the name of its function.
+# Keras' own losses that are defined on logits, by the function that computes the same.
 _KERAS_LOSSES = {
-    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-    "categorical_crossentropy": "CategoricalCrossentropy",
-    "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
-    "binary_crossentropy": "BinaryCrossentropy",
-    "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+    "sparse_categorical_crossentropy": tf.keras.losses.SparseCategoricalCrossentropy,
+    "categorical_crossentropy": tf.keras.losses.CategoricalCrossentropy,
+    "categorical_focal_crossentropy": tf.keras.losses.CategoricalFocalCrossentropy,
+    "binary_crossentropy": tf.keras.losses.BinaryCrossentropy,
+    "binary_focal_crossentropy": tf.keras.losses.BinaryFocalCrossentropy,
 }
+_ONE_HOT_LOSSES = tuple(
+    kind for name, kind in _KERAS_LOSSES.items() if not name.startswith("sparse")
+)
+# The same classes by everything they may be given as.
+_GIVEN_AS = (
+    _KERAS_LOSSES
+    | {kind.__name__: kind for kind in _KERAS_LOSSES.values()}
+    | {getattr(tf.keras.losses, name): kind for name, kind in _KERAS_LOSSES.items()}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """What makes one number of the pixels' losses; explained in TrainConfig.
+    """How the pixels' losses become one number; explained in TrainConfig.
 
     ignore_label: label of pixels that do not count; None if all do.
     """
@@ -52,18 +65,18 @@ class SegmentationLoss(tf.keras.losses.Loss):
     `label_weights` are factors on a pixel's loss; the divisor stays the number of pixels that
     count.
 
-    `DeepLab.compile` makes one of whatever `loss` it is given. In another Keras model it is a loss
-    like any other, on labels [B, H, W, 1] or [B, H, W] and logits [B, h, w, classes]; over several
-    replicas Keras then averages the replicas' means.
+    `DeepLab.compile` wraps its `loss` in one. In another Keras model it is a loss like any other,
+    on labels [B, H, W, 1] or [B, H, W] and logits [B, h, w, classes]; with several replicas Keras
+    then averages the replicas' means.
 
     Args:
       pixel_loss: None for cross-entropy; one of Keras' cross-entropies, as name, class or instance
-        (with from_logits=True); or a function or tf.keras.losses.Loss of one's own. That is given
-        int32 labels [B, H, W, 1] and float32 logits [B, H, W, classes], and returns a number for
-        each pixel, [B, H, W]. One that returns a single number or one for each image cannot be
-        masked afterwards: it needs labels without ignored pixels, or a third parameter
-        `sample_weight`, float32 [B, H, W], 0 where pixels do not count.
-      align_corners: as of `resize_bilinear`; DeepLab's own configuration comes before it.
+        (with from_logits=True); or your own function or tf.keras.losses.Loss. Yours gets int32
+        labels [B, H, W, 1] and float32 logits [B, H, W, classes], and returns a number for each
+        pixel, [B, H, W]. One that returns a single number, or one for each image, cannot be masked
+        afterwards: it needs labels without ignored pixels, or a third parameter `sample_weight`,
+        float32 [B, H, W], which is 0 for pixels that do not count.
+      align_corners: as in `resize_bilinear`; within DeepLab, its configuration decides.
       **settings: the fields of `LossSettings`.
     Raises:
       InputError: if there is no such loss, or it takes probabilities, not logits.
@@ -88,12 +101,12 @@ class SegmentationLoss(tf.keras.losses.Loss):
 
     @property
     def mines(self) -> bool:
-        """Whether the hardest pixels alone count."""
+        """Whether only the hardest pixels count."""
         return self.settings.top_k_percent_pixels != 1.0
 
     @property
     def reduces(self) -> bool:
-        """Whether the pixel loss takes sample_weight and makes one number itself."""
+        """Whether the pixel loss takes sample_weight and averages the pixels itself."""
         loss = self.pixel_loss
         if loss is None or isinstance(loss, tf.keras.losses.Loss):
             return False
@@ -131,53 +144,52 @@ class SegmentationLoss(tf.keras.losses.Loss):
           logits: [B, h, w, classes].
           labels: [B, H, W, 1], class numbers.
           weights: factors on the pixels' losses, float32, broadcast to [B, H, W].
-          step: that of `hard_example_mining_step`.
+          step: the training step, for `hard_example_mining_step`.
         Returns:
-          Two scalars, float32; the number is None for a loss that reduces itself, where the
-          first is its mean.
+          Two scalars, float32. For a loss that averages pixels itself: its mean, and None.
         """
         settings = self.settings
-        if align_corners is None:
-            align_corners = self.align_corners
+        corners = self.align_corners if align_corners is None else align_corners
         labels = labels[..., 0]
         valid = is_valid(labels, settings.ignore_label)
         classes = tf.cast(tf.where(valid, labels, tf.zeros_like(labels)), tf.int32)
-        if self.reduces:
-            weights = _factors(classes, valid, settings.label_weights, weights)
-            enlarged = enlarge(logits, tf.shape(classes)[1:3], align_corners=align_corners)
-            result = self.pixel_loss(classes[..., tf.newaxis], enlarged, sample_weight=weights)
-            return tf.reduce_mean(tf.cast(result, tf.float32)), None
 
-        hardest = None
+        factors: tf.Tensor | float = 1.0
+        if settings.label_weights:
+            factors = tf.gather(tf.constant(settings.label_weights, tf.float32), classes)
+        if weights is not None:
+            factors *= weights
+
+        if self.pixel_loss is None:
+            losses = pixel_losses(logits, classes, align_corners=corners)
+        else:
+            enlarged = enlarge(logits, tf.shape(classes)[1:3], align_corners=corners)
+            if self.reduces:
+                factors = tf.where(valid, factors, 0.0)
+                result = self.pixel_loss(classes[..., tf.newaxis], enlarged, sample_weight=factors)
+                return tf.reduce_mean(tf.cast(result, tf.float32)), None
+            losses = self._given_losses(enlarged, classes)
+            if losses.shape.rank < 3:
+                return self._plain_mean(losses, valid, weights), None
+
+        losses = tf.where(valid, losses * factors, 0.0)
         if self.mines:
-            hardest = hardest_share(
+            share = hardest_share(
                 settings.top_k_percent_pixels,
                 step=step,
                 ramp_steps=settings.hard_example_mining_step,
             )
-        if self.pixel_loss is None:
-            losses = pixel_losses(logits, classes, align_corners=align_corners)
-        else:
-            losses = self._own_losses(logits, classes, valid, align_corners)
-            if losses.shape.rank < 3:
-                return self._plain_mean(losses, valid, weights), None
-        return _masked_sum(
-            losses,
-            classes,
-            valid,
-            label_weights=settings.label_weights,
-            weights=weights,
-            hardest=hardest,
-        )
+            losses = _hardest(losses, share)
+            valid = tf.not_equal(losses, 0.0)
+        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(valid, tf.float32))
 
-    def _own_losses(self, logits, classes, valid, align_corners):
-        """Returns what the given loss makes of the enlarged logits: [B, H, W], [B] or a scalar."""
+    def _given_losses(self, logits, classes):
+        """Returns what the given loss makes of enlarged logits: [B, H, W], [B] or a scalar."""
         loss, labels = self.pixel_loss, classes[..., tf.newaxis]
-        enlarged = enlarge(logits, tf.shape(classes)[1:3], align_corners=align_corners)
-        if _takes_one_hot(loss):
+        if isinstance(loss, _ONE_HOT_LOSSES):
             labels = tf.one_hot(classes, logits.shape[-1])
         function = loss.call if isinstance(loss, tf.keras.losses.Loss) else loss
-        losses = tf.cast(function(labels, enlarged), tf.float32)
+        losses = tf.cast(function(labels, logits), tf.float32)
 
         if losses.shape.rank == 4 and losses.shape[-1] == 1:
             losses = losses[..., 0]
@@ -190,7 +202,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
         return losses
 
     def _plain_mean(self, losses, valid, weights):
-        """Returns the mean of losses of whole images, whose pixels cannot be told apart."""
+        """Returns the mean of a loss that gives one number for an image or a batch."""
         name = _name_of(self.pixel_loss)
         way_out = (
             "return a number for each pixel, [B, H, W], or take a third parameter sample_weight, "
@@ -198,8 +210,8 @@ class SegmentationLoss(tf.keras.losses.Loss):
         )
         if weights is not None or self.settings.label_weights or self.mines:
             raise InputError(
-                f"The loss {name} returns one number for many pixels, so that they cannot be "
-                f"weighed or chosen; {way_out}."
+                f"The loss {name} returns one number for many pixels, which then cannot be "
+                f"weighted or selected; {way_out}."
             )
         ignored = tf.reduce_sum(tf.cast(~valid, tf.int64))
         text = f"The loss {name} returns one number for many pixels; pixels to ignore:"
@@ -219,20 +231,11 @@ class SegmentationLoss(tf.keras.losses.Loss):
     def from_config(cls, config):
         loss = config.get("pixel_loss")
         if isinstance(loss, dict):
-            # In a SavedModel the general function finds none of Keras' own losses.
-            of_keras = loss.get("class_name") in _KERAS_LOSSES.values()
+            # Within a SavedModel the general function does not find Keras' own losses.
+            of_keras = loss.get("class_name") in _GIVEN_AS
             general = tf.keras.saving.deserialize_keras_object
             loss = tf.keras.losses.deserialize(loss) if of_keras else general(loss)
         return cls(**config | {"pixel_loss": loss})
-
-
-def _keras_losses():
-    return {name: getattr(tf.keras.losses, kind) for name, kind in _KERAS_LOSSES.items()}
-
-
-def _takes_one_hot(loss) -> bool:
-    known = _keras_losses()
-    return isinstance(loss, tuple(kind for name, kind in known.items() if "sparse" not in name))
 
 
 def _name_of(loss) -> str:
@@ -240,27 +243,28 @@ def _name_of(loss) -> str:
 
 
 def _pixel_loss(loss: Any) -> Any:
-    """Returns None, a Keras loss on logits, or a function; makes them of names and classes."""
-    known = _keras_losses()
-    functions = {getattr(tf.keras.losses, name): kind for name, kind in known.items()}
-    if isinstance(loss, str):
-        kinds = {kind.__name__: kind for kind in known.values()}
-        loss = (known | kinds).get(loss, loss)
-    elif callable(loss) and not isinstance(loss, type):
-        loss = functions.get(loss, loss)
+    """Returns None, a Keras loss on logits or a function, whichever way it is given.
+
+    Raises:
+      InputError: if there is no such loss, or it takes anything but class numbers and logits.
+    """
+    if isinstance(loss, Hashable):
+        loss = _GIVEN_AS.get(loss, loss)
     if isinstance(loss, type) and issubclass(loss, tf.keras.losses.Loss):
-        loss = loss(from_logits=True) if loss in known.values() else loss()
+        loss = loss(from_logits=True) if loss in _KERAS_LOSSES.values() else loss()
 
     if loss is not None and not callable(loss):
         raise InputError(
             f"loss={loss!r} is not possible; allowed: None (cross-entropy), "
-            f"{', '.join(known)}, or one function or tf.keras.losses.Loss of labels and logits."
+            f"{', '.join(_KERAS_LOSSES)}, or one function or tf.keras.losses.Loss of labels "
+            "and logits."
         )
-    own = vars(tf.keras.losses).values()
-    if (loss in own or type(loss) in own) and type(loss) not in known.values():
+    all_of_keras = vars(tf.keras.losses).values()
+    is_of_keras = loss in all_of_keras or type(loss) in all_of_keras
+    if is_of_keras and type(loss) not in _KERAS_LOSSES.values():
         raise InputError(
             f"The loss {_name_of(loss)} is not defined on class numbers and logits; allowed of "
-            f"Keras' losses: {', '.join(known)}."
+            f"Keras' losses: {', '.join(_KERAS_LOSSES)}."
         )
     if not isinstance(loss, tf.keras.losses.Loss):
         return loss
@@ -269,20 +273,12 @@ def _pixel_loss(loss: Any) -> Any:
             f"The loss {_name_of(loss)} takes probabilities, but the model returns logits; write "
             f"{type(loss).__name__}(from_logits=True)."
         )
-    if loss.reduction not in ("auto", _MEAN):
+    if loss.reduction not in ("auto", "sum_over_batch_size"):
         raise InputError(
             f"The loss {_name_of(loss)} has reduction={loss.reduction!r}, but the mean of the "
             "pixels that count is taken; leave reduction out."
         )
     return loss
-
-
-def _factors(classes, valid, label_weights, weights):
-    """Returns each pixel's factor, float32: 0 where it does not count."""
-    factors = tf.cast(valid, tf.float32)
-    if label_weights:
-        factors *= tf.gather(tf.constant(label_weights, tf.float32), classes)
-    return factors if weights is None else factors * weights
 
 
 def count_valid(labels: tf.Tensor, ignore_label: int | None) -> tf.Tensor:
@@ -301,166 +297,9 @@ def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | 
     return done * share + (1.0 - done)
 
 
-def cross_entropy(
-    logits: tf.Tensor,
-    labels: tf.Tensor,
-    *,
-    ignore_label: int,
-    align_corners: bool = False,
-    label_weights: tuple[float, ...] = (),
-    hardest: float | tf.Tensor | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Enlarges class scores to the label grid and sums the cross-entropy of valid pixels.
-
-    Logits are enlarged rather than labels reduced, so that fine labels survive (Chen et al. 2017,
-    sec. 4.1). The mean is left to the caller, who alone knows how many pixels count in all.
-
-    Args:
-      logits: [B, h, w, classes], unnormalised.
-      labels: [B, H, W, 1], integer; `ignore_label` marks pixels that do not count.
-      label_weights: factor on the loss of each class's pixels; empty means 1.
-      hardest: share of all pixels, ignored ones too, whose loss is highest and alone counts; None
-        for all of them.
-    Returns:
-      Sum over valid pixels in nats, and the number of valid pixels (with `hardest`: of those of
-      its pixels that have a loss), both scalar float32.
-    """
-    labels = labels[..., 0]
-    valid = is_valid(labels, ignore_label)
-    classes = tf.cast(tf.where(valid, labels, tf.zeros_like(labels)), tf.int32)
-    losses = pixel_losses(logits, classes, align_corners=align_corners)
-    return _masked_sum(losses, classes, valid, label_weights=label_weights, hardest=hardest)
-
-
-def _masked_sum(losses, classes, valid, *, label_weights=(), weights=None, hardest=None):
-    """Returns the sum of the losses [B, H, W] of pixels that count, and how many those are."""
-    if label_weights:
-        losses *= tf.gather(tf.constant(label_weights, tf.float32), classes)
-    if weights is not None:
-        losses *= weights
-    losses = tf.where(valid, losses, 0.0)
-    if hardest is not None:
-        losses = _hardest(losses, hardest)
-        valid = tf.not_equal(losses, 0.0)
-    return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(valid, tf.float32))
-
-
 def _hardest(losses: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
     """Returns the losses in falling order, 0 after the first int(share * their number)."""
     ordered = tf.sort(tf.reshape(losses, [-1]), direction="DESCENDING")
     pixels = tf.size(ordered)
     kept = tf.cast(tf.cast(share, tf.float64) * tf.cast(pixels, tf.float64), tf.int32)
     return tf.where(tf.range(pixels) < kept, ordered, 0.0)  # XLA has no top k of a k it computes
-
-
-def pixel_losses(logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
-    """Returns each pixel's cross-entropy in nats, float32 [B, H, W].
-
-    On CPUs the enlarged scores exist in bands of rows only, twice: for the loss and again for its
-    gradient. For 150 classes on 512x512 pixels that saves about a gigabyte an image.
-
-    Args:
-      logits: [B, h, w, classes].
-      labels: int32 [B, H, W], every one a class.
-    """
-    known = None not in (*logits.shape[1:], *labels.shape[1:])
-    if not known or tf.config.list_logical_devices("GPU"):
-        enlarged = enlarge(logits, tf.shape(labels)[1:3], align_corners=align_corners)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=enlarged)
-    bands = _Bands(logits.shape[1:], labels.shape[1:], align_corners)
-
-    @tf.custom_gradient
-    def losses_of(logits):
-        log_sums, losses = _for_each(bands.losses, (logits, labels), (tf.float32, tf.float32))
-
-        def gradient(upstream):
-            return _for_each(bands.gradient, (logits, labels, log_sums, upstream), tf.float32)
-
-        return losses, gradient
-
-    return losses_of(logits)
-
-
-def enlarge(logits: tf.Tensor, size: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
-    """`resize_bilinear` with its gradient by a matrix product along each axis."""
-    height, width = tf.unstack(size)
-
-    @tf.custom_gradient
-    def enlarged(logits):
-        def gradient(upstream):
-            batch, rows, columns, classes = tf.unstack(tf.shape(logits))
-            down = interpolation_matrix(rows, height, align_corners=align_corners)
-            across = interpolation_matrix(columns, width, align_corners=align_corners)
-            upstream = tf.reshape(upstream, [batch, height, width * classes])
-            upstream = tf.matmul(down, upstream, transpose_a=True)
-            upstream = tf.reshape(upstream, [batch * rows, width, classes])
-            upstream = tf.matmul(across, upstream, transpose_a=True)
-            return tf.reshape(upstream, [batch, rows, columns, classes])
-
-        return resize_bilinear(logits, size, align_corners=align_corners), gradient
-
-    result = enlarged(tf.cast(logits, tf.float32))
-    result.set_shape([None, None, None, logits.shape[-1]])
-    return result
-
-
-def _for_each(function, images, kinds):
-    return tf.map_fn(
-        lambda image: function(*image), images, fn_output_signature=kinds, parallel_iterations=1
-    )
-
-
-class _Bands:
-    """The loss of one image and its gradient, in bands of rows one after the other.
-
-    Bilinear enlarging is a matrix product along each axis, and so is the way back; columns are
-    enlarged at once, rows band by band. Scores are [classes, rows, W]: reductions over classes
-    then run along memory.
-    """
-
-    def __init__(self, cells: tf.TensorShape, pixels: tf.TensorShape, align_corners: bool):
-        """Takes the shapes [h, w, classes] of logits and [H, W] of labels."""
-        (height, width), (*self.cells, self.classes) = pixels, cells
-        self.row_weights, self.column_weights = (
-            interpolation_matrix(cells, size, align_corners=align_corners)
-            for cells, size in zip(self.cells, pixels, strict=True)
-        )
-        count = -(-4 * self.classes * width * height // _BAND_BYTES)
-        rows = -(-height // count)
-        self.bands = [(first, min(first + rows, height)) for first in range(0, height, rows)]
-
-    def _scores(self, wide, first, last):
-        return tf.matmul(self.row_weights[first:last], wide)
-
-    def _widen(self, logits):
-        return tf.einsum("hwc,Ww->chW", logits, self.column_weights)
-
-    def losses(self, logits, labels):
-        """Returns the logarithms of the sums of exponentials, and the losses, both [H, W]."""
-        wide = self._widen(logits)
-        log_sums: list[tf.Tensor] = []
-        losses: list[tf.Tensor] = []
-        for first, last in self.bands:
-            with tf.control_dependencies(losses[-1:]):
-                scores = self._scores(wide, first, last)
-            highest = tf.reduce_max(scores, axis=0)
-            log_sum = tf.math.log(tf.reduce_sum(tf.exp(scores - highest), axis=0)) + highest
-            pixels = tf.size(log_sum)
-            places = tf.reshape(labels[first:last], [-1]) * pixels + tf.range(pixels)
-            own = tf.gather(tf.reshape(scores, [-1]), places)
-            log_sums.append(log_sum)
-            losses.append(log_sum - tf.reshape(own, tf.shape(log_sum)))
-        return tf.concat(log_sums, axis=0), tf.concat(losses, axis=0)
-
-    def gradient(self, logits, labels, log_sums, upstream):
-        """Returns the gradient by one image's logits, given that by its losses, [H, W]."""
-        wide = self._widen(logits)
-        total = tf.zeros_like(wide)
-        for first, last in self.bands:
-            with tf.control_dependencies([total]):
-                scores = self._scores(wide, first, last)
-            with tf.control_dependencies([scores]):
-                own = tf.one_hot(labels[first:last], self.classes, axis=0, dtype=scores.dtype)
-            errors = (tf.exp(scores - log_sums[first:last]) - own) * upstream[first:last]
-            total += tf.matmul(self.row_weights[first:last], errors, transpose_a=True)
-        return tf.einsum("chW,Ww->hwc", total, self.column_weights)

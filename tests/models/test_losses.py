@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.models import losses
+from deeplab_tf.models import cross_entropy, losses
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.models.losses import cross_entropy
+from deeplab_tf.models.losses import SegmentationLoss
 from deeplab_tf.training.optimizers import MomentumSGD
 from tests.conftest import two_replicas
 
@@ -14,7 +14,7 @@ def test_cross_entropy_of_a_hand_worked_case():
     # Logits ln 1, ln 3: probabilities 1/4, 3/4. Labels 0, 1, ignored, 1.
     logits = tf.tile(tf.math.log([[[[1.0, 3.0]]]]), [1, 2, 2, 1])
     labels = tf.constant([[[[0], [1]], [[255], [1]]]])
-    total, count = cross_entropy(logits, labels, ignore_label=255)
+    total, count = SegmentationLoss().sums(logits, labels)
     assert float(count) == 3
     assert float(total) == pytest.approx(np.log(4) + 2 * np.log(4 / 3), rel=1e-5)
 
@@ -25,7 +25,7 @@ def test_ignored_pixels_have_no_influence():
     labels = rng.integers(0, 5, [2, 4, 4, 1])
     labels[0, :2] = 255
     with tf.GradientTape() as tape:
-        total, _ = cross_entropy(logits, tf.constant(labels), ignore_label=255)
+        total, _ = SegmentationLoss().sums(logits, tf.constant(labels))
     gradient = tape.gradient(total, logits).numpy()
     assert (gradient[0, :2] == 0).all() and (gradient[0, 2:] != 0).all()
 
@@ -33,7 +33,7 @@ def test_ignored_pixels_have_no_influence():
 def test_only_ignored_pixels_give_zero_and_no_gradient():
     logits = tf.Variable(tf.random.normal([1, 3, 3, 4]))
     with tf.GradientTape() as tape:
-        total, count = cross_entropy(logits, tf.fill([1, 9, 9, 1], 255), ignore_label=255)
+        total, count = SegmentationLoss().sums(logits, tf.fill([1, 9, 9, 1], 255))
         loss = tf.math.divide_no_nan(total, count)
     assert float(loss) == 0 and float(count) == 0
     assert not tape.gradient(loss, logits).numpy().any()
@@ -42,7 +42,7 @@ def test_only_ignored_pixels_give_zero_and_no_gradient():
 def test_logits_are_enlarged_to_the_labels():
     logits = tf.constant([[[[0.0, 4.0], [4.0, 0.0]]]])
     labels = tf.constant([[[[1], [1], [0], [0]]]])
-    total, count = cross_entropy(logits, labels, ignore_label=255)
+    total, count = SegmentationLoss().sums(logits, labels)
     # Half-pixel enlargement of 0, 4 gives 0, 1, 3, 4: margins of the label 4, 2, 2, 4.
     assert float(count) == 4
     assert float(total) == pytest.approx(
@@ -54,7 +54,7 @@ def test_logits_are_enlarged_to_the_labels():
 @pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1, None])
 def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
     """In bands of so many bytes; None: the form of GPUs and of unknown sizes."""
-    monkeypatch.setattr(losses, "_BAND_BYTES", band_bytes)
+    monkeypatch.setattr(cross_entropy, "_BAND_BYTES", band_bytes)
     rng = np.random.default_rng(0)
     logits = tf.constant(30 * rng.standard_normal([2, 4, 3, 7]), tf.float32)
     labels = tf.constant(rng.integers(0, 7, [2, 23, 19]), tf.int32)
@@ -68,7 +68,7 @@ def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes)
         )
 
     def ours(logits):
-        return losses.pixel_losses(logits, labels, align_corners=align_corners)
+        return cross_entropy.pixel_losses(logits, labels, align_corners=align_corners)
 
     if band_bytes is None:
         ours = tf.function(ours, input_signature=[tf.TensorSpec([None] * 4)])
@@ -98,15 +98,14 @@ def pixel_case():
 
 @pytest.mark.parametrize("band_bytes", [1 << 30, 1])
 def test_label_weights_leave_the_divisor(monkeypatch, band_bytes):
-    monkeypatch.setattr(losses, "_BAND_BYTES", band_bytes)
+    monkeypatch.setattr(cross_entropy, "_BAND_BYTES", band_bytes)
     logits, labels, pixels = pixel_case()
     weights = np.array([0.5, 2.0, 0.0])
     expected = pixels * weights[np.where(labels == 255, 0, labels)[..., 0]]
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
-        total, count = cross_entropy(
-            variable, tf.constant(labels), ignore_label=255, label_weights=tuple(weights)
-        )
+        loss = SegmentationLoss(label_weights=weights)
+        total, count = loss.sums(variable, tf.constant(labels))
     assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
     assert float(count) == 25
     gradient = tape.gradient(total, variable).numpy()
@@ -115,13 +114,14 @@ def test_label_weights_leave_the_divisor(monkeypatch, band_bytes):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_the_hardest_pixels_count_alone(share):
+def test_only_the_hardest_pixels_count(share):
     # int(0.3 * 40) = 12 of the 25 valid pixels; int(0.9 * 40) = 36: all 25, and 11 zeros.
     logits, labels, pixels = pixel_case()
     kept = np.sort(pixels.ravel())[::-1][: int(share * 40)]
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
-        total, count = cross_entropy(variable, tf.constant(labels), ignore_label=255, hardest=share)
+        loss = SegmentationLoss(top_k_percent_pixels=share)
+        total, count = loss.sums(variable, tf.constant(labels))
     assert float(total) == pytest.approx(kept.sum(), rel=1e-5)
     assert float(count) == np.count_nonzero(kept) == {0.3: 12, 0.9: 25}[share]
     moved = np.abs(tape.gradient(total, variable).numpy()).sum(axis=-1) > 0
