@@ -1,8 +1,10 @@
-"""What an encoded image's header says, in a graph: a server reads it before it decodes.
+"""Reads headers of encoded images in a graph, since a server checks sizes before it decodes.
 
-What `conversion.read_image` refuses, or gives other pixels for than TensorFlow's decoder, has no
-size here. How EXIF data turn an image is read here too, since TensorFlow's decoder leaves it.
+Files that `conversion.read_image` refuses, or reads differently from TensorFlow's decoder, get the
+size 0. EXIF orientation is read here too: TensorFlow's decoder ignores it.
 """
+
+import functools
 
 import tensorflow as tf
 
@@ -61,79 +63,78 @@ def upright(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the EXIF orientation of a JPEG or PNG: int32 scalar, 1 to 8; 1 if there is none."""
+    """Reads the EXIF orientation of a JPEG or PNG: int64 scalar, 1 to 8; 1 if there is none."""
+    exif = _exif(encoded)
+    upright = tf.constant(1, tf.int64)
+    return tf.cond(tf.strings.length(exif) >= 8, lambda: _orientation_of(exif), lambda: upright)
+
+
+def _exif(encoded):
+    """Returns the EXIF data of a JPEG or PNG from their TIFF header on; "" if it has none.
+
+    Goes from segment to segment: what looks like EXIF data may also stand inside another one.
+    """
+    length = tf.cast(tf.strings.length(encoded), tf.int64)
     is_jpeg = tf.io.is_jpeg(encoded)
-    length = tf.strings.length(encoded)
+    is_png = tf.equal(tf.strings.substr(encoded, 0, 8), _PNG)
 
     def more(position, exif):
         return (position + 12 <= length) & tf.equal(exif, "")
 
-    def walk(position, exif):
-        step, exif = tf.cond(
-            is_jpeg, lambda: _jpeg_segment(encoded, position), lambda: _png_chunk(encoded, position)
+    def read_one(position, _):
+        return tf.cond(
+            is_jpeg,
+            lambda: _jpeg_segment(encoded, position, length),
+            lambda: _png_chunk(encoded, position),
         )
-        return position + tf.minimum(step, length - position), exif
 
-    # Loops cost as many steps as the file has segments; files of other kinds have none.
-    start = tf.where(is_jpeg, 2, 8)
-    known = is_jpeg | tf.equal(tf.strings.substr(encoded, 0, 8), _PNG)
+    start = tf.cast(tf.where(is_jpeg, 2, 8), tf.int64)
+    start = tf.where(is_jpeg | is_png, start, length)
     _, exif = tf.while_loop(
-        more,
-        walk,
-        (tf.where(known, start, length), tf.constant("")),
-        maximum_iterations=_MOST_SEGMENTS,
+        more, read_one, (start, tf.constant("")), maximum_iterations=_MOST_SEGMENTS
     )
-    return tf.cond(tf.strings.length(exif) >= 8, lambda: _orientation_of(exif), lambda: 1)
+    return exif
 
 
-def _jpeg_segment(encoded, position):
-    """Returns the distance to the next segment, and this one's EXIF data; ITU-T T.81 B.1.1."""
-    head = _numbers(tf.strings.substr(encoded, position, 4), 4)
-    is_marker = tf.equal(head[0], 0xFF) & tf.not_equal(head[1], 0xFF)  # others fill
-    size = 256 * head[2] + head[3]
-    is_exif = is_marker & tf.equal(head[1], 0xE1)
+def _jpeg_segment(encoded, position, end):
+    """Returns where the next segment starts, and this one's EXIF data; ITU-T T.81 B.1.1."""
+    marker = _bytes(encoded, position, 2)
+    is_marker = tf.equal(marker[0], 0xFF) & tf.not_equal(marker[1], 0xFF)  # other bytes fill
+    size = _number(_bytes(encoded, position + 2, 2))
+    following = position + tf.where(is_marker, 2 + size, 1)
+    is_scan = is_marker & tf.equal(marker[1], 0xDA)  # pixels follow: there are no more segments
+
+    is_exif = is_marker & tf.equal(marker[1], 0xE1)
     is_exif &= tf.equal(tf.strings.substr(encoded, position + 4, 6), b"Exif\0\0")
-    exif = tf.where(is_exif, tf.strings.substr(encoded, position + 10, tf.maximum(size - 8, 0)), "")
-    at_end = is_marker & tf.equal(head[1], 0xDA)  # the scan: pixels
-    step = tf.where(is_marker, 2 + size, 1)
-    return tf.where(at_end, _FAR, step), exif
+    exif = tf.strings.substr(encoded, position + 10, tf.maximum(size - 8, 0))
+    return tf.where(is_scan, end, following), tf.where(is_exif, exif, "")
 
 
 def _png_chunk(encoded, position):
-    """Returns the distance to the next chunk, and this one's EXIF data; PNG sec. 5.3."""
-    head = _numbers(tf.strings.substr(encoded, position, 4), 4)
-    fits = head[0] < 0x40  # a longer chunk than 1 GB would leave int32's range
-    size = tf.reduce_sum(tf.where(fits, head, 0) * [1 << 24, 1 << 16, 1 << 8, 1])
-    is_exif = fits & tf.equal(tf.strings.substr(encoded, position + 4, 4), b"eXIf")
-    exif = tf.where(is_exif, tf.strings.substr(encoded, position + 8, size), "")
-    return tf.where(fits, size + 12, _FAR), exif
-
-
-_FAR = 2**30
+    """Returns where the next chunk starts, and this one's EXIF data; PNG sec. 5.3."""
+    size = _number(_bytes(encoded, position, 4))
+    is_exif = tf.equal(tf.strings.substr(encoded, position + 4, 4), b"eXIf")
+    exif = tf.strings.substr(encoded, position + 8, size)
+    return position + size + 12, tf.where(is_exif, exif, "")
 
 
 def _orientation_of(exif):
     """Reads the tag of EXIF data: a TIFF header and its first directory; TIFF 6.0 sec. 2."""
     order = tf.strings.substr(exif, 0, 2)
-    swapped = tf.equal(order, b"MM")
-
-    def number(values):  # int32 [..., 2 or 4], bytes
-        values = tf.cond(swapped, lambda: values[..., ::-1], lambda: values)
-        weights = [1, 1 << 8, 1 << 16, 1 << 24][: values.shape[-1]]
-        return tf.reduce_sum(values * weights, axis=-1)
-
-    header = _numbers(tf.strings.substr(exif, 0, 8), 8)
-    start = number(header[4:8])
-    is_tiff = (tf.equal(order, b"II") | swapped) & tf.equal(number(header[2:4]), 42)
-    is_tiff &= (start >= 8) & (start <= tf.strings.length(exif) - 2)
+    number = functools.partial(_number, low_first=tf.equal(order, b"II"))
+    start = number(_bytes(exif, 4, 4))
+    is_tiff = tf.equal(order, b"II") | tf.equal(order, b"MM")
+    is_tiff &= tf.equal(number(_bytes(exif, 2, 2)), 42)
+    is_tiff &= (start >= 8) & (start <= tf.cast(tf.strings.length(exif), tf.int64) - 2)
     start = tf.where(is_tiff, start, 0)
-    count = tf.where(is_tiff, number(_numbers(tf.strings.substr(exif, start, 2), 2)), 0)
+    count = tf.where(is_tiff, number(_bytes(exif, start, 2)), 0)
 
-    # As many entries as are there whole: tag, type, count, value.
+    # Of a cut directory, the entries that are there whole: tag, type, count, value.
     entries = tf.strings.substr(exif, start + 2, 12 * count)
     whole = tf.strings.length(entries) // 12 * 12
     entries = tf.io.decode_raw(tf.strings.substr(entries, 0, whole), tf.uint8)
-    entries = tf.cast(tf.reshape(entries, [-1, 12]), tf.int32)
+    entries = tf.cast(tf.reshape(entries, [-1, 12]), tf.int64)
+
     kind = number(entries[:, 2:4])
     values = {1: entries[:, 8], 3: number(entries[:, 8:10]), 4: number(entries[:, 8:12])}
     value = tf.add_n([tf.where(kind == size, found, 0) for size, found in values.items()])
@@ -142,6 +143,13 @@ def _orientation_of(exif):
     return tf.where((found >= 1) & (found <= 8), found, 1)
 
 
-def _numbers(text, length):
-    """Returns the bytes of a scalar string, cut or filled with 0 to `length`, as int32."""
-    return tf.cast(tf.io.decode_raw(text, tf.uint8, fixed_length=length), tf.int32)
+def _bytes(text, position, count):
+    """Returns `count` bytes of a string from `position` on, int64; 0 beyond its end."""
+    part = tf.strings.substr(text, position, count)
+    return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
+
+
+def _number(values, low_first=False):
+    """Returns the unsigned numbers [...] whose bytes are [..., n]: int64, so that 4 bytes fit."""
+    values = tf.where(low_first, values, values[..., ::-1])
+    return tf.reduce_sum(values * [256**place for place in range(values.shape[-1])], axis=-1)
