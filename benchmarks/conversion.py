@@ -2,9 +2,9 @@
 
     python -m benchmarks.conversion --images_dir=camvid/images/train --masks_dir=camvid/labels/train
 
-Ours decodes and checks every image and mask, or reads headers alone; the start of its workers is
-counted, that of Python and TensorFlow is not, for either. The limit is Pillow's decoding of both
-files in one process for each core, or with headers alone the copying of the files' bytes in one.
+Ours decodes and checks every image and mask, or reads only headers. Starting its workers counts,
+starting Python and TensorFlow does not, for either. The limit is decoding both files with Pillow in
+one process for each core, or with --verify=header copying the files' bytes in one process.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""Evaluation of a split (read, predict, count) against the time of the model alone, in turns.
+"""Evaluation of a split (read, predict, count) against the time of only the model, in turns.
 
     python -m benchmarks.evaluation --dataset_dir=records/camvid --eval_split=val
 
 The network is SSSegmentation's R50 at output stride 16, untrained; whole images at native size.
-The model alone is peer and limit.
+The model by itself is peer and limit.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""An exported model in every format: same labels, mIoU, size of file and latency, in one table.
+r"""An exported model in every format: same labels, mIoU, size of file and latency, in one table.
 
     python -m benchmarks.export_parity --export_dir=DIR --images_dir=CAMVID/images/val \
         --masks_dir=CAMVID/labels/val --calibration_images=CAMVID/images/train

@@ -1,12 +1,12 @@
-"""Training examples per second: ours against the ancestor's pipeline in a DataLoader, in turns.
+r"""Training examples per second: ours against the ancestor's pipeline in a DataLoader, in turns.
 
     python -m benchmarks.input_pipeline --images_dir=camvid/images/train \
         --masks_dir=camvid/labels/train
 
 The images are enlarged by mirroring to the size of ADE20K's (683x512) and saved as JPEGs; examples
 are those of the ADE20K recipes: scales 0.5 to 2, crops of 512, mirrored, distorted, padded. The
-limit is the decoding of whole images and masks by TensorFlow on all cores, and nothing else; ours
-decodes a crop's window alone.
+limit is only decoding whole images and masks, by TensorFlow on all cores; ours decodes just the
+window of a crop.
 """
 
 import tempfile

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling
 
-Replicas are logical CPU devices that share all cores, so two can not be faster than one: their
+Replicas are logical CPU devices that share all cores, so two cannot be faster than one: their
 ratio shows what sharing costs. There is no peer; the network is that of `training_step`.
 """
 

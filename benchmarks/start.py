@@ -3,9 +3,9 @@
     python -m benchmarks.start --dataset_dir=records/camvid
 
 R50, output stride 16. There is no peer; the limits are LIMIT and OWN_LIMIT, and the last line is
-the former over the median. More starts, under Python's profiler, tell how long this package itself
-takes, beside TensorFlow's import, the making of variables, tracing and the step: what OWN does, and
-its Python. Most of it is the writing of the first checkpoint.
+the former over the median. More starts, under Python's profiler, tell how long this package's own
+work takes, without TensorFlow's import, variables, tracing and the step: what OWN does, and its
+Python. Most of it is writing the first checkpoint.
 """
 
 import pstats

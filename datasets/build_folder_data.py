@@ -1,10 +1,10 @@
-"""Converts anybody's images and masks to TFRecords.
+r"""Converts your own images and masks to TFRecords.
 
     python -m datasets.build_folder_data --images_dir=photos --masks_dir=masks \
         --class_list=classes.csv --output_dir=records
 
 Images are JPEG, PNG, BMP, WebP or TIFF; masks are PNGs (or lossless BMP, TIFF or WebP files) of the
-same name: grey, palette or RGB. What a mask's values or colours mean is said by the class list.
+same name: grey, palette or RGB. The class list says what a mask's values or colours mean.
 Splits come from sub-folders that both folders share (photos/train, masks/train, ...), from list
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
@@ -26,50 +26,49 @@ from deeplab_tf.data.split_report import counted, warn
 class FolderConfig(building.BuilderConfig):
     """Where images, masks and classes are, and how they are split."""
 
-    images_dir: str = setting("", "Folder with the images, or with one folder a split.")
+    images_dir: str = setting("", "Folder with the images, or with one folder for each split.")
     masks_dir: str = setting(
-        "", "Folder with the masks (PNG), arranged like the images; it may be the same folder."
+        "", "Folder with the masks, arranged like the images; it may be the same folder."
     )
     class_list: str = setting(
         "",
         "Classes in the order of their train ids: names, one a line; a CSV file with the column "
-        "name and, if wanted, r, g, b and label_id (masks' values, as 7;8); or a labelmap.txt of "
-        "CVAT's.",
+        "name and optionally r, g, b and label_id (values in masks, such as 7;8); or CVAT's "
+        "labelmap.txt.",
     )
     dataset: str = setting("", "Data set's name; the name of output_dir by default.")
     ignore_label: tuple[int, ...] = setting(
         (),
-        "Mask values of pixels that do not count: 255, unless it is a class's label_id. Records "
-        "store a single value as it is; for several, or with label_ids, they store 255.",
+        "Mask values of pixels that do not count; 255 by default, unless it is a class's label_id. "
+        "Records keep a single value; several values, or any with label_ids, become 255.",
         least=0,
     )
     ignore_colors: tuple[int, ...] = setting(
-        (), "Colours r,g,b[,r,g,b...] of RGB masks that become the ignored label.", least=0
+        (), "Colours in RGB masks, r,g,b[,r,g,b...], of pixels that do not count.", least=0
     )
     mask_encoding: str = setting(
         "auto",
-        "index takes masks' values, those of RGB masks too if R, G and B are equal; color takes "
-        "colours, those of palette and grey masks too; auto takes the values of grey and palette "
-        "masks and the colours of RGB masks, and refuses masks that show other colours than those "
-        "of their values' classes.",
+        "What a mask's pixels mean. index: their values (RGB masks need R = G = B). color: their "
+        "colours, also in palette and grey masks. auto: values in grey and palette masks, colours "
+        "in RGB masks; refuses masks whose values and colours name different classes.",
         choices=("auto", "index", "color"),
     )
     image_suffix: str = setting(
-        "", "What an image's name has at its end and its mask's has not, as _sat in 1_sat.jpg."
+        "", "Ending of images' names that their masks' names lack, as _sat in 1_sat.jpg."
     )
     mask_suffix: str = setting(
-        "", "What a mask's name has at its end and its image's has not, as _mask in 1_mask.png."
+        "", "Ending of masks' names that their images' names lack, as _mask in 1_mask.png."
     )
     split_lists: tuple[str, ...] = setting(
         (),
-        "Splits as NAME=FILE; a line of a file is an image's name or path, or its path and its "
-        "mask's.",
+        "Splits as NAME=FILE; each line of a file is an image's name or path, or the paths of an "
+        "image and its mask.",
         names="named_files",
     )
     val_fraction: float = setting(
         0.0, "Share of images put in split val, the rest in train.", least=0
     )
-    split_seed: int = setting(0, "Seed of val_fraction's choice.", least=0)
+    split_seed: int = setting(0, "Seed of the random choice for val_fraction.", least=0)
 
     def __post_init__(self):
         super().__post_init__()

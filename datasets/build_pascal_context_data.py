@@ -1,4 +1,4 @@
-"""Converts PASCAL Context to TFRecords: 60 classes, or 59 without the background.
+r"""Converts PASCAL Context to TFRecords: 60 classes, or 59 without the background.
 
     python -m datasets.build_pascal_context_data --voc2010_root=VOCdevkit/VOC2010 \
         --labels_dir=trainval --output_dir=records [--without_background]

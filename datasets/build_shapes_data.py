@@ -1,4 +1,4 @@
-"""Draws the "shapes" data set: what the demo and the tests learn from, without any download.
+r"""Draws the "shapes" data set: what the demo and the tests learn from, without any download.
 
     python -m datasets.build_shapes_data --output_dir=shapes
     python -m datasets.build_folder_data --images_dir=shapes/images --masks_dir=shapes/masks \

@@ -1,4 +1,4 @@
-"""Converts PASCAL VOC 2012 to TFRecords, with the extra labels of SBD: 21 classes.
+r"""Converts PASCAL VOC 2012 to TFRecords, with the extra labels of SBD: 21 classes.
 
     python -m datasets.build_voc2012_data --voc_root=VOCdevkit/VOC2012 \
         --sbd_root=benchmark_RELEASE --output_dir=records

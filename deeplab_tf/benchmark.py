@@ -6,9 +6,9 @@ Prints parameters, floating-point operations, images/s, peak memory and, with re
 the time that the step waits for its input. Nothing is written.
 
 Takes all flags of train, so that a command can be timed as it stands. Those that decide what one
-step computes are honoured. Those that say how long the run is, what it starts from, what it writes
-and how it is validated have no effect here, and steps are run one by one, whatever
---steps_per_execution is. Several hosts are refused.
+step computes apply. Those that say how long the run is, what it starts from, what it writes and how
+it is validated have no effect here, and steps run one by one, whatever --steps_per_execution is.
+Several hosts are refused.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from deeplab_tf.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """How often is measured."""
+    """How often to measure."""
 
     benchmark_steps: int = setting(10, "Steps timed.", least=1)
     warmup_steps: int = setting(2, "Steps before them: the first traces the graph.", least=1)

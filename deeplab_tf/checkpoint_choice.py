@@ -1,6 +1,6 @@
 """Which checkpoint of a run is meant: --checkpoint, or a path that names one.
 
-Needs no TensorFlow, so that a contradiction is answered at once.
+Does not import TensorFlow, so contradictions are reported at once.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from deeplab_tf.settings import UserError, as_flag, require, setting
 
 NEWEST, BEST = "newest", "best"
-# People give any of a checkpoint's files, as the shell completes them.
+# Any of a checkpoint's files is accepted, since shells complete their names.
 _FILE = re.compile(r"model\.ckpt-(\d+)(\.index|\.data-\d{5}-of-\d{5})?")
 _STEP = re.compile(r"(?:model\.ckpt-)?(\d+)")
 
@@ -20,8 +20,8 @@ def checkpoint_setting() -> Any:
     """Returns the setting --checkpoint, the same in every program that reads a run."""
     return setting(
         "",
-        "Checkpoint to take: newest, best (of the validations in training) or a step; empty takes "
-        "the one that the path names, or the newest of a folder.",
+        "Checkpoint to use: newest, best (in the validations of training) or a step; empty takes "
+        "the one that the path names, or a folder's newest.",
     )
 
 

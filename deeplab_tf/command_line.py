@@ -1,10 +1,9 @@
-"""Reads a command line and the flagfiles that it names: which flag is given what, and where.
+"""Reads a command line and its flagfiles: the value of each flag, and where it was given.
 
-The forms are absl's: --name=value, --name value, -name=value, --switch, --noswitch, --flagfile,
---undefok, --. Differs: absl joins flagfiles and command line to one list, of which the last wins.
-Here the command line replaces what a flagfile gives, wherever --flagfile stands, and so does a
-flagfile with those that it names itself; the later of two flagfiles replaces the earlier. What can
-be read in two ways is refused.
+The syntax is absl's: --name=value, --name value, -name=value, --switch, --noswitch, --flagfile,
+--undefok, --. Differs: in absl the last of all flags wins. Here the command line overrides its
+flagfiles wherever --flagfile stands, a flagfile overrides the flagfiles it includes, and of two
+flagfiles the later one wins. What could be read in two ways is refused.
 """
 
 import dataclasses
@@ -27,20 +26,24 @@ _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
 @dataclass(frozen=True)
 class Given:
-    """A flag as it is given: its name without dashes, its text (None: no `=`), its place."""
+    """A flag as it was given.
+
+    name: without dashes. text: its value; None if there is no `=`.
+    place: path and line of the flagfile it stands in; empty for the command line.
+    """
 
     name: str
     text: str | None
-    place: str = ""  # of a flagfile: its path and the line; empty: the command line
+    place: str = ""
 
     def value(self) -> str:
-        """Returns the text, which must be there."""
+        """Returns the text; a UserError if there is none."""
         if self.text is None:
             raise self.error(f"--{self.name} has no value; write --{self.name}=VALUE.")
         return self.text
 
     def error(self, problem: str) -> UserError:
-        """Returns the error that says where the flag stands and what is wrong with it."""
+        """Returns an error that says what is wrong with the flag, and where it stands."""
         return UserError(f"{self.place}: {problem}" if self.place else problem)
 
 
@@ -50,14 +53,14 @@ def read(
     *,
     instead: Mapping[str, str] | None = None,
 ) -> list[list[Given]]:
-    """Returns the flags given by a command line, in layers; each replaces those before it.
+    """Returns the flags of a command line and its flagfiles, in layers; later layers win.
 
     Args:
       arguments: the command line without the program's name.
-      switches: all flags there are; true for switches, which may be given as --name and --noname.
+      switches: every known flag; true for switches, which may be given as --name and --noname.
       instead: as in `config_flags.run`.
     Returns:
-      Layers of flags of `switches`, all with a text; one layer may hold a flag several times.
+      Layers of known flags, all with a text; one layer may hold a flag several times.
     Raises:
       UserError: if a flag is unknown, a value is missing, or a flagfile cannot be read.
     """
@@ -85,7 +88,7 @@ def read(
 def _split(
     arguments: Sequence[str], switches: Mapping[str, bool]
 ) -> tuple[list[Given], Sequence[str]]:
-    """Returns the flags of a command line, and the words from the first that belongs to none."""
+    """Returns the flags of a command line, and the words from the first that is no flag on."""
     given: list[Given] = []
     words = list(arguments)
     while words and words[0] != "--":
@@ -102,10 +105,10 @@ def _split(
 
 
 def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[Given]]:
-    """Yields the layers of the flagfiles among these flags, then the other flags.
+    """Yields the layers of the flagfiles that these flags include, then the other flags.
 
     Args:
-      opened: the flagfiles that these flags stand in.
+      opened: the flagfile that these flags stand in, after those that led to it.
     """
     own = []
     for flag in given:
@@ -120,21 +123,21 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
 
 
 def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
-    """Returns the flagfile of that path, in the working directory or next to the one it stands in.
+    """Finds a flagfile in the working directory, or next to the flagfile that includes it.
 
-    absl knows the working directory only.
+    absl looks only in the working directory.
     """
-    beside = opened[-1].parent / path if opened else path
-    if path.exists() and beside.exists() and not path.samefile(beside):
+    neighbour = opened[-1].parent / path if opened else path
+    if path.exists() and neighbour.exists() and not path.samefile(neighbour):
         raise flag.error(
-            f"--flagfile={path} is there twice, in {os.getcwd()} and in {beside.parent}; give the "
-            "whole path of the one that is meant."
+            f"--flagfile={path} exists twice, in {os.getcwd()} and in {neighbour.parent}; give the "
+            "full path of the one you mean."
         )
-    return path if path.exists() or not beside.exists() else beside
+    return neighbour if neighbour.exists() and not path.exists() else path
 
 
 def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
-    """Returns the flags of a flagfile, in which people may have written what it cannot hold."""
+    """Returns the flags of a flagfile; refuses lines that would be misread."""
     try:
         lines = lines_of(path)
     except UserError as error:
@@ -151,8 +154,8 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
             raise flag.error(f"{line!r} is not a flag; write --name=value, one a line.")
         if _TRAILING_COMMENT.search(text):
             raise flag.error(
-                f"{line!r} seems to end in a comment; give comments a line of their own, or a "
-                "value that holds ' #' or ' //' on the command line."
+                f"{line!r} seems to end in a comment; put comments on separate lines, and "
+                "values that contain ' #' or ' //' on the command line."
             )
         if text.startswith(("'", '"')):
             raise flag.error(f"{line!r} has quotes, which would be part of the value; remove them.")
@@ -161,7 +164,7 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Returns the lines of a flagfile, whatever editor wrote it.
+    """Returns the lines of a flagfile, in any text encoding that `files` reads.
 
     Raises:
       UserError: if it cannot be read, or is no text.
@@ -170,13 +173,13 @@ def lines_of(path: Path) -> list[str]:
 
 
 def flag_of(line: str, place: str) -> Given:
-    """Returns the flag that stands in a flagfile's line."""
+    """Parses one line of a flagfile."""
     name, equals, text = line.removeprefix("-").removeprefix("-").partition("=")
     return Given(name, text if equals else None, place)
 
 
 def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, str]) -> Given:
-    """Returns a flag by its own name, with a text: --noname as name, false."""
+    """Returns the flag under its setting's name, with a text: --noname becomes name, "false"."""
     if flag.name in switches:
         if flag.text is None and switches[flag.name]:
             return Given(flag.name, "true", flag.place)
@@ -198,12 +201,12 @@ def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, st
 
 
 def join_parts(parts: Sequence[str]) -> str:
-    r"""Returns the parts of a list as one text: a comma in a part stands there as `\,`."""
+    r"""Joins the parts of a list with commas; a comma in a part becomes `\,`."""
     return ",".join(re.sub(r"([\\,])", r"\\\1", part) for part in parts)
 
 
 def split_parts(text: str) -> tuple[str, ...]:
-    r"""Returns the parts of a list that commas separate; `\,` is a comma in a part.
+    r"""Splits a list at its commas; `\,` is a comma within a part.
 
     The inverse of `join_parts`.
     """
@@ -219,15 +222,15 @@ def split_parts(text: str) -> tuple[str, ...]:
 
 
 def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
-    """Joins parts again that a comma in the name of something on disk has separated.
+    """Rejoins parts that were split at a comma in the name of something on disk.
 
-    Spaces around a part are left out unless the name has them.
+    Spaces around a part are dropped unless the name on disk has them.
 
     Args:
       parts: files, folders and globs.
       flag: the flag they were given to, for the error.
     Raises:
-      UserError: if the parts name something both joined and apart.
+      UserError: if both the whole and its parts exist.
     """
     found = []
     left = list(parts)
@@ -236,8 +239,8 @@ def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
         joined = ",".join(left[:count])
         if count > 1 and all(map(_on_disk, left[:count])):
             raise UserError(
-                f"--{flag}={joined} names what is there both as a whole and in each part; write a "
-                f"comma that belongs to a name as '\\,' or give --{flag} once for each part."
+                f"--{flag}={joined} exists as one name, and so does each of its parts; write '\\,' "
+                f"for a comma that belongs to a name, or give --{flag} once for each part."
             )
         found.append(_on_disk(joined) or joined.strip())
         left = left[count:]
@@ -245,12 +248,12 @@ def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
 
 
 def _count_in_name(parts: Sequence[str]) -> int:
-    """Returns how many of the first parts together, as many as may be, name what is on disk."""
+    """Returns how many leading parts, joined, name something on disk: the most that do, or 1."""
     most = 1
     for count in range(2, len(parts) + 1):
         joined = ",".join(parts[:count])
         folder, name = os.path.split(joined)
-        # Ends the search where no longer name can exist either: lists may have thousands of parts.
+        # Stops where longer names cannot exist either: lists may have thousands of parts.
         longest = _LONGEST_NAME if glob.escape(joined) == joined else _LONGEST_PATH
         if len(name) > longest or (folder and not _on_disk(folder)):
             break
@@ -260,7 +263,7 @@ def _count_in_name(parts: Sequence[str]) -> int:
 
 
 def _on_disk(text: str) -> str | None:
-    """Returns the path or glob that names what is there: the text, or it without outer spaces."""
+    """Returns the text, or the text stripped, if it is an existing path or a glob that matches."""
     for path in dict.fromkeys((text, text.strip())):
         if os.path.lexists(path):
             return path
@@ -270,7 +273,7 @@ def _on_disk(text: str) -> str | None:
 
 
 def named_files(parts: Sequence[str]) -> tuple[str, ...]:
-    """Joins the parts of NAME=FILE,NAME=FILE again where a comma belongs to a file's name."""
+    """Rejoins parts of NAME=FILE,NAME=FILE that were split at a comma in a file's name."""
     found: list[str] = []
     for part in parts:
         if found and not re.match(r"[^=/]+=", part):

@@ -12,7 +12,7 @@ from typing import Any
 from deeplab_tf.settings import Config, UserError, as_flag, require, setting
 from deeplab_tf.train_config import TrainConfig
 
-# `config` is where all settings are found; the others are for those who add their own.
+# All settings are here; the helpers are for programs that define settings of their own.
 __all__ = ["Config", "TrainConfig", "UserError", "require", "setting"]
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -37,8 +37,8 @@ class ModelConfig(Config):
     )
     stride_placement: str = setting(
         "",
-        "Convolution that halves a stage's size: in its first block (PyTorch; He et al. 2016 and "
-        "Keras: first_1x1) or its last (official DeepLab); empty: last_3x3 for beta variants, "
+        "Which convolution halves a stage's size: one in its first block (PyTorch; He et al. 2016 "
+        "and Keras: first_1x1) or its last (official DeepLab); empty: last_3x3 for beta variants, "
         "first_3x3 for others.",
         choices=("", "first_3x3", "first_1x1", "last_3x3"),
     )
@@ -239,7 +239,7 @@ class DataConfig(Config):
         0, "Length the shorter side is resized to; 0 keeps the image's own size.", least=0
     )
     max_resize_value: int = setting(
-        0, "Longest that the longer side may become when resizing; 0 sets no limit.", least=0
+        0, "Limit of the longer side when resizing; 0 sets none.", least=0
     )
     min_scale_factor: float = setting(0.5, "Smallest random scale in training.", least=0.01)
     max_scale_factor: float = setting(2.0, "Largest random scale in training.", least=0.01)
@@ -249,7 +249,7 @@ class DataConfig(Config):
     one_category_max_ratio: float = setting(
         1.0,
         "Crops in which one class has this share of the pixels, or is the only one, are drawn "
-        "anew, up to 9 times; 1 never.",
+        "again, up to 9 times; 1 keeps all crops.",
         least=0.01,
     )
     photometric_distortion: bool = setting(
@@ -306,7 +306,7 @@ class EvalConfig(Config):
     )
     eval_crop_stride: tuple[int, ...] = setting(
         (),
-        "Distances of neighbouring windows of inference_mode=slide, pixels.",
+        "Distances, down and across, between windows of inference_mode=slide, pixels.",
         least=1,
         may_change=True,
         only_with={"inference_mode": ("slide",)},

@@ -1,9 +1,9 @@
 """The only bridge between settings and flags: dataclass -> flags -> dataclass -> flagfile text.
 
 An entry point is two functions: `main(settings)` does the work and may import TensorFlow;
-`run()` calls `config_flags.run(main, ...)`, which parses flags first. So `--help` and a
-mistyped flag answer at once. What was given belongs to this one call of `run`: the next one in the
-same process knows nothing of it.
+`run()` calls `config_flags.run(main, ...)`, which parses the flags first, so `--help` and mistyped
+flags are answered at once. Flags belong to one call of `run`: the next call in the same process
+does not see them.
 """
 
 import contextlib
@@ -34,15 +34,16 @@ from deeplab_tf.config import (
 )
 from deeplab_tf.settings import is_list, part_type, without_effect
 
-# TensorFlow's errors (not imported here) of damaged files, full disks and full memory, not of bugs.
+# TensorFlow's errors (by name, as it is not imported here) that are no bugs: damaged files, full
+# disks, full memory.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 # Settings that decide how much memory a step needs.
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 _SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_CLOSED_PIPE = 141  # as shells report a program that SIGPIPE ended
+_CLOSED_PIPE = 141  # what shells report for a program ended by SIGPIPE
 
-# Settings of a run that whoever predicts with it may override; the rest is as trained.
+# Settings of a run that may be overridden when predicting with it; all others stay as trained.
 INFERENCE = (
     "output_stride",
     "min_resize_value",
@@ -60,9 +61,9 @@ class Flags:
     """The flags of one job.
 
     Attributes:
-      values: every setting's value by its name: as given, else its default.
-      given: names of the settings that the command line or a flagfile gave.
-      typed: those that the command line itself gave.
+      values: every setting's value by name, given or default.
+      given: names of the settings given on the command line or in a flagfile.
+      typed: names of those given on the command line itself.
     """
 
     values: dict[str, Any]
@@ -91,10 +92,10 @@ def run(
     Prints one sentence and exits with status 1 for a mistake the user can mend.
 
     Args:
-      overrides: names of settings stored in a run's folder for which flags are defined too; main
-        asks for them with `with_overrides` and `given`.
-      instead: for flags that people look for and this program does not have: by the flag's name,
-        a sentence on what to do.
+      overrides: names of a run's stored settings that become flags too; main reads them with
+        `with_overrides` and `given`.
+      instead: sentences on what to do, by the names of flags that people expect and this program
+        does not have.
     """
     module = sys.modules[main.__module__]
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
@@ -125,19 +126,19 @@ def run(
     def parse_all(argv: list[str]) -> list[str]:
         try:
             if any(argument in _HELP for argument in argv[1:]):
-                with contextlib.suppress(BrokenPipeError):  # whoever asked has read enough
+                with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
                     print(_help(program, settings, overrides, description))
                 sys.exit(0)
             _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
         except (flags.Error, UserError) as error:
             sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
-        except OSError as error:  # of a full disk that the help goes to
+        except OSError as error:  # the help goes to a full disk
             sys.exit(f"{program}: {error}")
         return argv[:1]
 
     before = _current.set(_NONE)
     try:
-        with _absl_put_back(), _ends_with_its_output(program):
+        with _absl_restored(), _quiet_if_unread(program):
             logging.set_verbosity(logging.WARNING)
             app.run(call, flags_parser=parse_all)
     finally:
@@ -145,8 +146,8 @@ def run(
 
 
 @contextlib.contextmanager
-def _absl_put_back() -> Iterator[None]:
-    """Restores what absl keeps for the process: its flags (--verbosity, ...) and log handlers."""
+def _absl_restored() -> Iterator[None]:
+    """Restores absl's process-wide state afterwards: its flags (--verbosity, ...), log handlers."""
     before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
     verbosity = logging.get_verbosity()
     root = getLogger()
@@ -163,15 +164,15 @@ def _absl_put_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ends_with_its_output(program: str) -> Iterator[None]:
+def _quiet_if_unread(program: str) -> Iterator[None]:
     """Ends the program without a traceback when nobody reads its output (`... | head -1`)."""
     try:
         yield
-    except BrokenPipeError:  # its output is closed, see `run`
+    except BrokenPipeError:  # only of the program's own output: see `run`
         _write_out()
-        print(f"{program}: stopped, since its output is not read any more.", file=sys.stderr)
+        print(f"{program}: stopped, because nothing reads its output any more.", file=sys.stderr)
         sys.exit(_CLOSED_PIPE)
-    except SystemExit as end:  # as app.run ends; all is done, and only the last lines are not read
+    except SystemExit as end:  # app.run always ends so; at most the last lines are unread
         fault = _write_out()
         if fault and not end.code:
             sys.exit(f"{program}: its output could not be written: {fault}")
@@ -179,36 +180,36 @@ def _ends_with_its_output(program: str) -> Iterator[None]:
 
 
 def _write_out() -> OSError | None:
-    """Writes what stdout still holds; returns why that failed, if it did though somebody reads it.
+    """Flushes stdout; returns the error if that failed for another reason than a closed pipe.
 
-    Python itself would write it at its end, and complain with a traceback. What nobody reads goes
-    nowhere, stderr's sentences too.
+    Left to Python, the flush at exit would print a traceback. Streams that nobody reads are sent to
+    /dev/null, stderr included.
     """
     if _is_closed(sys.stderr):
-        _lead_nowhere(sys.stderr)
+        _send_to_null(sys.stderr)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
         return None
     except OSError as error:
-        _lead_nowhere(sys.stdout)
+        _send_to_null(sys.stdout)
         return None if isinstance(error, BrokenPipeError) else error
 
 
 def _is_closed(stream: Any) -> bool:
-    """Returns whether a stream is a pipe that nobody reads."""
+    """Returns whether a stream is a pipe without a reader."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
-    except (OSError, AttributeError):  # a notebook's has no file; Python has none if it was closed
+    except (OSError, AttributeError):  # no file in a notebook; no stream at all if it was closed
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _lead_nowhere(stream: Any) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _send_to_null(stream: Any) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def parse(
@@ -218,14 +219,14 @@ def parse(
     overrides: Sequence[str] = (),
     instead: Mapping[str, str] | None = None,
 ) -> Flags:
-    """Reads a command line: the settings groups' flags, those of `overrides`, and absl's own.
+    """Parses a command line: flags of the settings groups and of `overrides`, and absl's own.
 
     Args:
       arguments: the command line without the program's name.
       overrides, instead: as in `run`.
     Raises:
-      UserError: if a flag is unknown, its value is not of the setting's type, or a flag that takes
-        one value is given twice in one place.
+      UserError: if a flag is unknown, a value has the wrong type, or a flag that takes one value
+        is given twice in the same place.
     """
     known = {field.name: field for field in _fields_of(settings, overrides)}
     of_absl = {
@@ -269,7 +270,7 @@ def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """Returns an outside fault's message in one sentence."""
+    """Returns the message of one of _OUTSIDE_FAULTS as one sentence."""
     text = str(error)
     wanted = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
     if not wanted:
@@ -299,12 +300,12 @@ def _values_of_layer(
     known: Mapping[str, dataclasses.Field],
     parse_text: Callable[[dataclasses.Field, str], Any],
 ) -> dict[str, Any]:
-    """Returns what one flagfile, or the command line, gives: a repeated list adds up.
+    """Returns the values given in one flagfile, or on the command line; repeated lists add up.
 
     Args:
-      parse_text: makes a setting's value of a text.
+      parse_text: parses the text of a setting's value.
     Raises:
-      UserError: if a value is not of the setting's type, or a single one is given twice.
+      UserError: if a value has the wrong type, or a setting of one value is given twice.
     """
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
@@ -328,7 +329,7 @@ def _values_of_layer(
 
 
 def _given_value(field: dataclasses.Field, text: str) -> Any:
-    """Parses what a person gives to a flag; a comma may belong to the name of a file."""
+    """Parses a value that a person typed, in which a comma may belong to a file's name."""
     value = value_of(field, text)
     if is_list(field) and part_type(field) is str:
         if field.metadata["names"] == "paths":
@@ -340,16 +341,16 @@ def _given_value(field: dataclasses.Field, text: str) -> Any:
 
 
 def given(name: str) -> Any:
-    """Returns the value that the command line or a flagfile gave to a flag, else None."""
+    """Returns a flag's value if the command line or a flagfile gave one, else None."""
     job = _current.get()
     return job.values[name] if name in job.given else None
 
 
 def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Experiment:
-    """Returns a run's settings with the data and evaluation settings the command line gave.
+    """Returns a run's settings, with those for data and evaluation that were given as flags.
 
     Args:
-      used: names of those that have an effect in this program in any case.
+      used: names of those that always have an effect in this program.
     Raises:
       UserError: if the command line gave one that has no effect.
     """
@@ -364,7 +365,7 @@ def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Exper
 
 
 def text_of(value: Any) -> str:
-    """Returns a setting's value as it stands in a flagfile."""
+    """Returns a setting's value as flagfiles write it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -393,7 +394,7 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-    """Returns one line for each setting that differs and must not change when a run resumes."""
+    """Returns a line for each differing setting that must not change when a run resumes."""
     lines = []
     for before, after in zip(groups(old), groups(new), strict=True):
         for field in dataclasses.fields(before):  # type: ignore[arg-type]
@@ -411,7 +412,7 @@ def flagfile_text(experiment: Experiment) -> str:
 
 
 def settings_of(experiment: Experiment) -> dict[str, str]:
-    """Returns all settings by name, as they stand in a flagfile."""
+    """Returns all settings by name, as flagfiles write them."""
     return {
         field.name: text_of(getattr(group, field.name))
         for group in groups(experiment)
@@ -423,19 +424,19 @@ def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, 
     """Returns the settings that decide which labels a checkpoint gives an image.
 
     Args:
-      experiment: the run's settings with the command line's changes.
-      model: the network as it was built, which may have another output stride.
+      experiment: the run's settings, with the command line's changes.
+      model: the network as built, possibly at another output stride.
     """
     values = settings_of(dataclasses.replace(experiment, model=model))
     found = {name: values[name] for name in INFERENCE}
     found["atrous_rates"] = text_of(model.aspp_rates())
-    if experiment.eval.inference_mode == "whole":  # windows that are not used
+    if experiment.eval.inference_mode == "whole":  # which uses no windows
         del found["eval_crop_size"], found["eval_crop_stride"]
     return found
 
 
 def parse_flagfile(path: Path) -> Experiment:
-    """Reads an experiment.flags back without touching absl's flags.
+    """Reads an experiment.flags.
 
     Raises:
       UserError: if a line is not a known setting.
@@ -472,7 +473,7 @@ def _help(program: str, settings: list[type], overrides: Sequence[str], descript
 
     lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
     if any(is_list(field) for field in _fields_of(settings, overrides)):
-        lines += ["Lists are joined by commas (--name=1,2), or the flag is repeated."]
+        lines += ["Lists are given as --name=1,2 or by repeating the flag."]
     for kind in settings:
         lines += ["", (kind.__doc__ or kind.__name__).strip().splitlines()[0]]
         lines += [describe(field, text_of(field.default)) for field in fields(kind)]

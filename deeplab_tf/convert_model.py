@@ -34,7 +34,7 @@ class ConvertConfig(Config):
     )
     num_calibration_images: int = setting(
         100,
-        "How many of them are used, evenly taken.",
+        "How many of them to use, spread evenly.",
         least=1,
         only_with={"calibration_images": ()},
     )

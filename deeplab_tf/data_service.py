@@ -1,7 +1,7 @@
 """Makes training examples for trainers on other hosts: python -m deeplab_tf.data_service --port=N.
 
 `deeplab_tf.train --data_service=HOST:N` then takes its batches from here. For hosts that trust each
-other only: whoever reaches the port can run any TensorFlow operation in this process.
+other only: anybody who reaches the port can run any TensorFlow operation in this process.
 """
 
 import socket

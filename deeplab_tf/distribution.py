@@ -91,7 +91,7 @@ def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> Non
         near = max(1, round(batch_size / shares)) * shares
         in_parts = f" in --gradient_accumulation_steps={parts} parts each" if parts > 1 else ""
         raise UserError(
-            f"--train_batch_size={batch_size} can not be shared by {replicas} replicas{in_parts}; "
+            f"--train_batch_size={batch_size} cannot be shared by {replicas} replicas{in_parts}; "
             f"the nearest that can is {near}."
         )
 
@@ -105,7 +105,7 @@ def require_gpus(flag: str) -> None:
     """Raises UserError unless each replica of the strategy in scope has a GPU."""
     if not on_gpus():
         raise UserError(
-            f"{flag} can not be given with several replicas on CPUs; leave it out, or give "
+            f"{flag} cannot be given with several replicas on CPUs; leave it out, or give "
             "--distribution_strategy=one_device."
         )
 
@@ -134,7 +134,7 @@ def _cluster() -> tuple[int, int]:
                 raise ValueError(f"{host!r} has no port")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"TF_CONFIG can not be used ({type(error).__name__}: {error}); it must read like "
+            f"TF_CONFIG cannot be used ({type(error).__name__}: {error}); it must read like "
             '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
             '"index": 0}}.'
         ) from None
@@ -143,7 +143,7 @@ def _cluster() -> tuple[int, int]:
 
 
 def _connected(config: TrainConfig) -> tf.distribute.Strategy:
-    """Waits for the other hosts; TensorFlow itself would wait for ever, deaf to SIGTERM."""
+    """Waits for the other hosts; TensorFlow would wait for ever and ignore SIGTERM."""
     workers, worker = _cluster()
     if not os.environ.get("TF_CONFIG"):
         raise UserError(

@@ -41,7 +41,7 @@ class ExportConfig(Config):
 
 
 def main(job: ExportConfig, serving: ServingConfig) -> None:
-    """Writes a version of the model and, beside it, a server's configuration."""
+    """Writes a version of the model, and a server's configuration next to it."""
     from deeplab_tf.evaluation import export, model_card
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.training import loaded_run, run_dir

@@ -1,8 +1,8 @@
-"""What the package does with files of users, once: image listings, text lists, pixel depths.
+"""Handles users' files, in one place: image listings, text lists, writing, pixel depths.
 
-Standard library only, so that everything may use it. A listing never drops a file without counting
-it; a text list is read the same way whichever program wrote it; a depth is what the file's header
-says, since Pillow opens many deeper images as if they had 8 bits.
+Uses only the standard library, so every module may import it. Listings count every file that they
+leave out. Text lists are read the same way whatever program wrote them. Depths are read from file
+headers, since Pillow opens many deeper images as if they had 8 bits.
 """
 
 import codecs
@@ -33,7 +33,7 @@ _NO_IMAGES = ("thumbs.db", "desktop.ini", "__macosx")  # lower case; what system
 
 @dataclass
 class Listing:
-    """Image files, and what lay beside them.
+    """Image files, and the number of files left out.
 
     images: name and path of each; a name is a path with slashes and without ending.
     left_out: number of files by what kept them out: an ending, a name, a leading dot.
@@ -56,8 +56,8 @@ def list_folder(
 ) -> Listing:
     """Lists the image files of a folder and of those in it, in the order of their paths.
 
-    Links to folders are followed, unless they lead back to a folder that they lie in. Hidden
-    files and folders are left out, as is what has none of the endings.
+    Links to folders are followed, unless they lead back to a folder above them. Hidden files and
+    folders are left out, and so are files with other endings.
 
     Args:
       endings: of the wanted files, in lower case.
@@ -145,10 +145,10 @@ def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
 def find_images(parts: Sequence[str], *, flag: str) -> Listing:
     """Lists the images that files, folders and globs name.
 
-    What exists is taken by its name, though it holds brackets or stars. A file that is
-    named itself is taken whatever its ending, as are the matches of a glob that ends in an ending
-    (`*.gif`); folders and other globs take images only. An image in a folder is named by its path
-    there, others by their file name, without ending.
+    An existing path is taken as it is, even if it contains brackets or stars. Files given by name
+    may have any ending, and so may the matches of a glob with an ending (`*.gif`); folders and
+    other globs give only images. An image in a folder is named by its path there, others by their
+    file names, without ending.
 
     Args:
       flag: the flag that the parts were given to, for the error.
@@ -207,7 +207,7 @@ def shown(text: object) -> str:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all, and the folders that it lies in.
+    """Writes a file, whole or not at all, and creates its folders.
 
     Raises:
       OSError: if it cannot be written; a file that was there stays as it was.
@@ -222,9 +222,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def same_place(folder: Path, one: str, other: str) -> bool:
-    """Whether two names are those of one file in `folder`, as where capitals do not count.
+    """Whether two names mean the same file in `folder`, as on file systems that ignore case.
 
-    Tries it in the folder, or in the nearest one above that exists.
+    Tries it there, or in the nearest folder above that exists.
     """
     while not folder.exists():
         folder = folder.parent
@@ -236,15 +236,15 @@ def same_place(folder: Path, one: str, other: str) -> bool:
 def read_lines(
     path: Path, what: str, *, is_content: Callable[[str], bool] = lambda line: False
 ) -> list[tuple[int, str]]:
-    """Reads a text list: number (from 1) and text of each line that says something.
+    """Reads a text list: number (from 1) and text of each line with content.
 
     UTF-8, with or without a mark, or UTF-16 or UTF-32 with one; line ends of any system. Blanks
     around a line are dropped, as are empty lines and comments, whose first character is '#'.
 
     Args:
       what: what the file is, for errors: "The class list".
-      is_content: tells whether a line that begins with '#' is none the less no comment: file
-        names may begin so.
+      is_content: tells whether a line that begins with '#' is content after all: file names may
+        begin so.
     Raises:
       UserError: if the file is missing, no text, in another encoding, or has no line.
     """
@@ -303,9 +303,9 @@ def _decoded(content: bytes, name: str) -> str:
 
 
 def deeper_than_8_bits(content: bytes) -> str:
-    """Returns what an image file's channels are, "16 bits a channel", if more than 8-bit integers.
+    """Returns the depth of an image file, such as "16 bits a channel", if over 8-bit integers.
 
-    Empty for 8 bits or fewer, and for formats that have nothing else. Sources: PNG (2nd edition)
+    Empty for 8 bits or fewer, and for formats that are never deeper. Sources: PNG (2nd edition)
     sec. 11.2.2; TIFF 6.0 p. 16, 29 and 80, BigTIFF; ITU-T T.81 B.2.2, T.800 A.5.1; Netpbm's
     ppm(5); SGI image file format 1.00; AV1-ISOBMFF 2.3.3.
     """
@@ -333,7 +333,7 @@ def deeper_than_8_bits(content: bytes) -> str:
 
 
 def _jpeg_precision(content: bytes) -> bytes:
-    """Returns the byte of a JPEG's frame header that says its bits; nothing if there is none."""
+    """Returns the byte of a JPEG's frame header with its bits a sample; b"" if there is none."""
     position = 2
     while position + 5 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
@@ -361,9 +361,9 @@ def _deep_tiff(content: bytes) -> str:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Returns how EXIF data, from their TIFF header on, say an image is turned: 1 (upright) to 8.
+    """Reads the orientation from EXIF data, which begin with a TIFF header: 1 (upright) to 8.
 
-    1 also if they do not say it, or are damaged before that tag (EXIF 2.32 sec. 4.6.4).
+    1 also if there is none, or the data are damaged before that tag (EXIF 2.32 sec. 4.6.4).
     """
     is_exif = exif[:4] in (b"II*\0", b"MM\0*")
     values = _tiff_tags(exif).get(_ORIENTATION, (1,)) if is_exif else (1,)
@@ -371,7 +371,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
-    """Reads those tags of the first directory that are used here; of a cut file, what is there."""
+    """Reads the tags that are used here from the first directory; from a cut file, what is left."""
     order = "<" if content[:1] == b"I" else ">"
     big = content[2:4] in (b"+\0", b"\0+")  # BigTIFF
     # Counts and offsets have 8 bytes in place of 4; an entry is tag, type, count, value or offset.

@@ -2,8 +2,8 @@
 
 python -m deeplab_tf.import_weights --source=PATH_OR_URL --output=DIR
 
-DIR then is as a run's folder: eval, vis, predict, export_model and train (as
---tf_initial_checkpoint) take it.
+DIR can then be used like a run's folder by eval, vis, predict, export_model, and train (as
+--tf_initial_checkpoint).
 """
 
 import dataclasses
@@ -200,7 +200,7 @@ def _classes(job: ImportConfig, num_classes: int):
                 f"--class_list={path} has {info.num_classes} classes, the weights of {job.source} "
                 f"have {num_classes}; give the list that they were trained with."
             )
-        # Equal classes are the same data set, with its way of scoring, whatever the file is called.
+        # Equal classes are the same data set, scored the same way, whatever the list's name.
         known = catalog.known_as(info)
         return dataclasses.replace(info, name=known.name) if known else info
 

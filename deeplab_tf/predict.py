@@ -1,4 +1,4 @@
-"""Predicts own images.
+"""Predicts your own images.
 
 python -m deeplab_tf.predict --checkpoint_dir=RUN --input=photos --output_dir=DIR
 """
@@ -36,7 +36,7 @@ class PredictConfig(Config):
         "", "Names and colours of the server's classes: its model's assets/labels.csv, or another."
     )
     skip_bad: bool = setting(
-        False, "Whether images that cannot be predicted are listed only, and no error."
+        False, "Whether images that cannot be predicted are only listed, and are no error."
     )
     server_timeout_secs: int = setting(
         30,
@@ -203,7 +203,7 @@ def _open_model(job: PredictConfig):
 def run() -> None:
     description = "Predicts images with a checkpoint, an exported model or a server of one."
     if "tensorflow" not in sys.modules:
-        # This process only predicts. An export's weights never change, so that oneDNN may pack them
+        # This process only predicts, and an export's weights never change: oneDNN may pack them
         # once; the network of a checkpoint turns this off again (process_state).
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     config_flags.run(main, [PredictConfig], description, overrides=config_flags.INFERENCE)

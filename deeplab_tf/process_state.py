@@ -1,8 +1,8 @@
-"""State of the whole process: what a job must not inherit, and must not leave behind.
+"""State of the whole process that a job must neither inherit nor leave behind.
 
 Environment variables, Keras' global settings and Python's and NumPy's random generators outlive the
 job that set them. In a notebook, a test, or a shell that exported a variable for a server, the
-next job would compute something else without a word.
+next job would silently compute something else.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 
 @functools.cache
 def require_changing_weights() -> None:
-    """Makes sure that convolutions of this process see their weights change.
+    """Makes sure that convolutions in this process notice when their weights change.
 
-    With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is meant for servers, oneDNN packs the weights of
-    a convolution the first time and takes no later ones: training, and scoring checkpoint after
-    checkpoint, would go on with the old weights. TensorFlow reads the variable once, when the
-    process computes its first convolution, so this one is computed here with the variable off.
+    With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is meant for servers, oneDNN packs a convolution's
+    weights once and never looks again: training, or scoring one checkpoint after another, would
+    keep using the old weights. TensorFlow reads the variable only once, at the process's first
+    convolution, so that one is computed here, with the variable off.
 
     Raises:
       UserError: if the process has computed convolutions with the variable on.
@@ -43,7 +43,7 @@ def require_changing_weights() -> None:
 
 
 def _ignores_new_weights() -> bool:
-    """Whether a convolution gives the result of its first kernel for a second one too."""
+    """Whether a convolution with a second kernel still gives the result of the first."""
     with tf.init_scope(), tf.device("CPU:0"):
         images = tf.ones([1, 8, 8, 8])
 
@@ -58,7 +58,7 @@ def _ignores_new_weights() -> bool:
 
 @contextlib.contextmanager
 def environment_variable(name: str, value: str) -> Iterator[None]:
-    """What reads the variable inside finds `value`; afterwards it is as before."""
+    """Sets an environment variable inside the context, and restores it afterwards."""
     inherited = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -72,14 +72,14 @@ def environment_variable(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keras_settings(policy: str = "float32") -> Iterator[None]:
-    """Whatever is built inside has Keras' own defaults, and the precision `policy`.
+    """Builds what is inside with Keras' defaults and the precision `policy`.
 
     A notebook, or ~/.keras/keras.json, may have set another float type or channels_first, with
-    which layers compute in another precision or not at all. What was set is set again afterwards.
+    which layers compute in another precision or not at all. The settings are restored afterwards.
     """
     backend = tf.keras.backend
     float_type, data_format = backend.floatx(), backend.image_data_format()
-    before = tf.keras.mixed_precision.global_policy()  # of the float type where none was set
+    before = tf.keras.mixed_precision.global_policy()  # follows the float type if none was set
 
     backend.set_floatx("float32")
     backend.set_image_data_format("channels_last")
@@ -94,9 +94,9 @@ def keras_settings(policy: str = "float32") -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside follows from `seed`; Python's and NumPy's generators are put back.
+    """Seeds what is drawn inside; restores Python's and NumPy's generators afterwards.
 
-    TensorFlow's global seed stays: it cannot be read, so it cannot be put back.
+    TensorFlow's global seed stays set: it cannot be read, so it cannot be restored.
     """
     python, numpy = random.getstate(), np.random.get_state()
     tf.keras.utils.set_random_seed(seed)

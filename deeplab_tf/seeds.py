@@ -1,7 +1,7 @@
-"""Random streams: whoever draws from a run's seed has a stream of its own, told apart by its name.
+"""Random streams: each use of a run's seed draws from a separate, named stream.
 
-TensorFlow's stateless functions return the same numbers for the same seed, whoever asks. Were the
-seed of a step's dropout also that of an image's crop, the two would depend on each other.
+TensorFlow's stateless functions return the same numbers whenever they get the same seed: if the
+dropout of a step and the crop of an image shared a seed, they would depend on each other.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ def stream(seed: tf.Tensor, name: str) -> tf.Tensor:
 
     Args:
       seed: int64 [2], such as a run's seed and the number of a step.
-      name: what is drawn; each use has its own.
+      name: what is drawn; different for each use.
     Returns:
-      int64 [2]; no two names give the same (their hashes, 128 bits, would have to agree).
+      int64 [2], different for different names (up to collisions of 128-bit hashes).
     """
     words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], "<i8")
     return tf.bitwise.bitwise_xor(seed, tf.constant(words, tf.int64))

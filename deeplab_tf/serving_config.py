@@ -25,19 +25,18 @@ class ServingConfig(Config):
     # 128 classes, fit into the 4 MiB that gRPC's clients accept by default; those of more do not.
     max_image_pixels: int = setting(
         4_000_000,
-        "Most pixels of an image, also as resized for prediction; more is refused. Clients must "
-        "accept answers of 1 byte a pixel, or 2 for labels from 128 on.",
+        "Most pixels of an image, also after resizing for prediction; larger ones are refused. "
+        "Clients must accept answers of 1 byte a pixel, or 2 for labels from 128 on.",
         least=1,
     )
     max_batch_size: int = setting(
-        8, "Most images of a request, and of a batch that a server forms of several.", least=1
+        8, "Most images in a request, and in a batch that a server joins from several.", least=1
     )
 
     serving_device: str = setting(
         "any",
-        "Where the model will run. cpu: its convolutions take the forms that are fastest on CPUs "
-        "for images of the evaluation's size; the file is larger, slower on GPUs and can not be "
-        "converted.",
+        "Where the model will run. cpu uses the convolutions that are fastest on CPUs for images "
+        "of the evaluation's size; the file is larger, slower on GPUs and cannot be converted.",
         choices=("any", "cpu"),
     )
 

@@ -23,12 +23,12 @@ class TrainConfig(Config):
     )
     train_epochs: float = setting(
         0.0,
-        "Times that a run with training_number_of_steps=0 trains on each image of train_split.",
+        "Epochs, passes over train_split, of a run with training_number_of_steps=0.",
         least=0,
     )
     min_training_steps: int = setting(
         0,
-        "Fewest steps of such a run, for data sets of few images.",
+        "With train_epochs: the fewest steps, for small data sets.",
         least=0,
         only_with={"train_epochs": ()},
     )
@@ -45,8 +45,7 @@ class TrainConfig(Config):
     )
     learning_policy: str = setting(
         "poly",
-        "How the learning rate falls, whatever the optimizer: as a polynomial, in steps or as a "
-        "cosine.",
+        "How the learning rate falls: as a polynomial, in steps or as a cosine; for any optimizer.",
         choices=("poly", "step", "cosine"),
     )
     decay_steps: int = setting(
@@ -102,27 +101,27 @@ class TrainConfig(Config):
     )
     ema_decay: float = setting(
         0.0,
-        "Share that moving averages of the weights keep at each step, such as 0.9998; what is "
-        "scored, shown and exported then has the averages. 0 keeps none.",
+        "Decay of moving averages of the weights, such as 0.9998; scores, pictures and exports "
+        "then use the averages. 0 keeps none.",
         least=0,
     )
     weight_decay: float = setting(4e-5, "Weight decay.", least=0)
     gradient_accumulation_steps: int = setting(
         1,
-        "Equal parts that a replica's images are computed in, one after the other, for one step of "
-        "the whole batch; saves memory. Batch normalisation uses each part's own statistics, and "
-        "its moving averages take one step of batch_norm_decay for each part.",
+        "Equal parts in which a replica computes its images of one step, to save memory. Batch "
+        "normalisation uses the statistics of each part, and updates its moving averages once for "
+        "each part.",
         least=1,
     )
     clip_gradient_norm: float = setting(
         0.0,
-        "Longest that all gradients of the global batch together may be; longer ones are scaled "
-        "down, before momentum and weight decay. 0 sets no limit.",
+        "Largest norm of all gradients of the global batch together; larger ones are scaled down, "
+        "before momentum and weight decay. 0 sets no limit.",
         least=0,
     )
     last_layer_gradient_multiplier: float = setting(
         1.0,
-        "Factor on the gradients of the loss by ASPP, decoder and classifiers, after clipping; "
+        "Factor on the loss's gradients for ASPP, decoder and classifiers, after clipping; "
         "weight decay is not multiplied (official DeepLab multiplies its L2 too).",
         least=0,
     )
@@ -134,8 +133,8 @@ class TrainConfig(Config):
     )
     top_k_percent_pixels: float = setting(
         1.0,
-        "Share of a replica's pixels, those of the highest loss, that are trained on (1 is 100 %); "
-        "with accumulation of each part's, whose losses are averaged.",
+        "Share of a replica's pixels to train on, those with the highest loss (1 is 100 %). With "
+        "gradient accumulation they are chosen in each part, and the parts' losses are averaged.",
         least=0,
     )
     hard_example_mining_step: int = setting(
@@ -164,26 +163,26 @@ class TrainConfig(Config):
     )
     last_layers_contain_logits_only: bool = setting(
         False,
-        "Whether initialize_last_layer=false and last_layer_gradient_multiplier are about the "
-        "classifiers alone.",
+        "Whether initialize_last_layer=false and last_layer_gradient_multiplier apply only to the "
+        "classifiers.",
         only_with={"initialize_last_layer": (False,), "last_layer_gradient_multiplier": ()},
     )
     recompute_stages: int = setting(
         -1,
-        "Parts of the backbone, counted from the stem on, computed again for their gradients, to "
+        "Parts of the backbone, from the stem on, that are computed again for their gradients, to "
         "save memory; three cost 5 % of the speed on CPUs, 15 % on GPUs. -1: 3 on CPUs, else none.",
         choices=(-1, 0, 1, 2, 3, 4, 5),
         may_change=True,
     )
     dtype_policy: str = setting(
         "float32",
-        "Keras' policy of precision in training; half precision pays on GPUs and keeps weights, "
+        "Keras' precision policy in training; half precision pays on GPUs and keeps weights, "
         "statistics, logits and loss in float32. eval and export compute in float32.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     jit_compile: bool = setting(
         False,
-        "Whether XLA compiles the training step; slower on CPUs. Its dropout drops other channels.",
+        "Whether XLA compiles the training step; slower on CPUs. Dropout then differs.",
     )
     steps_per_execution: int = setting(
         1,
@@ -194,8 +193,9 @@ class TrainConfig(Config):
     seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
     distribution_strategy: str = setting(
         "mirrored",
-        "mirrored uses all GPUs of --num_gpus (the CPU without any); one_device the first; "
-        "multi_worker_mirrored those of all hosts that the environment variable TF_CONFIG names.",
+        "mirrored uses this host's GPUs (see num_gpus), or the CPU if it has none; one_device uses "
+        "the first; multi_worker_mirrored uses those of all hosts in the environment variable "
+        "TF_CONFIG.",
         choices=("mirrored", "one_device", "multi_worker_mirrored"),
         may_change=True,
     )
@@ -204,7 +204,7 @@ class TrainConfig(Config):
     )
     worker_timeout_secs: int = setting(
         600,
-        "Seconds that a worker waits at its start for the others, and for --data_service.",
+        "Seconds that a worker waits for the others at its start, and for data_service.",
         least=1,
         may_change=True,
         only_with={"distribution_strategy": ("multi_worker_mirrored",), "data_service": ()},
@@ -225,7 +225,7 @@ class TrainConfig(Config):
         may_change=True,
     )
     keep_checkpoints: int = setting(
-        5, "Newest checkpoints kept; the best one is kept beside them.", least=1, may_change=True
+        5, "Newest checkpoints kept; the best one is always kept.", least=1, may_change=True
     )
     eval_interval_steps: int = setting(
         0,
@@ -245,8 +245,8 @@ class TrainConfig(Config):
         require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
         require(self.ema_decay < 1, "ema_decay", self.ema_decay, "0 up to, not including, 1")
         if self.optimizer in _ADDONS:
-            alone = f"0 with optimizer={self.optimizer}, which keeps no averages"
-            require(not self.ema_decay, "ema_decay", self.ema_decay, alone)
+            allowed = f"0 with optimizer={self.optimizer}, which keeps no averages"
+            require(not self.ema_decay, "ema_decay", self.ema_decay, allowed)
         self._require_one_length()
         slow, steps = self.slow_start_step, self.training_number_of_steps
         fewer = f"less than training_number_of_steps ({steps})"
@@ -280,9 +280,9 @@ class TrainConfig(Config):
             )
 
     def for_images(self, number: int) -> "TrainConfig":
-        """Returns these settings with the steps that stand for a share or a number of epochs.
+        """Returns these settings with epochs and shares of the run turned into steps.
 
-        A run stores what this returns, so that it continues with the same numbers.
+        A run stores the result, and so continues with the same numbers.
 
         Args:
           number: images in train_split.
@@ -292,7 +292,7 @@ class TrainConfig(Config):
             needed = math.ceil(round(self.train_epochs * number / self.train_batch_size, 6))
             steps = max(needed, self.min_training_steps)
 
-        # A call of several steps can be followed by a save or a validation, not interrupted by it.
+        # Saves and validations come between calls of several steps, never within one.
         calls = math.ceil(steps / _PARTS / self.steps_per_execution)
         part = calls * self.steps_per_execution
 

@@ -122,7 +122,9 @@ def test_a_flagfile_is_found_here_or_next_to_the_one_that_names_it(folder):
     write(folder, "base.flags", "--steps=1")
     assert parse(variant) == {"steps": 1, "name": "mine"}
     write(folder, "configs/base.flags", "--steps=2")
-    with pytest.raises(UserError, match="variant.flags, line 1: --flagfile=base.flags is there tw"):
+    with pytest.raises(
+        UserError, match="variant.flags, line 1: --flagfile=base.flags exists twice"
+    ):
         parse(variant)
     (folder / "base.flags").unlink()
     assert parse(variant) == {"steps": 2, "name": "mine"}
@@ -156,7 +158,7 @@ def test_any_editor_may_write_a_flagfile(folder, encoding, mark, end):
     [
         (
             "--steps=3 # three",
-            "'--steps=3 # three' seems to end in a comment; give comments",
+            "'--steps=3 # three' seems to end in a comment; put comments",
         ),
         ("--name=/data  // mine", "seems to end in a comment"),
         ('--name="/data"', "has quotes, which would be part of the value; remove them"),
@@ -222,7 +224,7 @@ def test_a_path_with_a_comma_reaches_the_listing(folder):
 def test_what_exists_joined_and_apart_is_refused_with_two_ways_out(folder):
     for name in ("a.png", "b.png", "a.png,b.png"):
         (folder / name).touch()
-    message = r"--input=a.png,b.png names what is there both .* as '\\,' or give --input once"
+    message = r"--input=a.png,b.png exists as one name, .* write '\\,' .* or give --input once"
     with pytest.raises(UserError, match=message):
         parse("--input=a.png,b.png")
     assert parse("--input=a.png\\,b.png") == {"input": ("a.png,b.png",)}

@@ -346,7 +346,7 @@ def test_a_job_whose_output_is_not_read_ends_with_one_sentence(tmp_path, unbuffe
     (tmp_path / "job.py").write_text(JOB)
     status, complaint = without_reader(tmp_path / "job.py", "--lines=100000", unbuffered=unbuffered)
     assert status == 141
-    assert complaint.endswith("stopped, since its output is not read any more.\n")
+    assert complaint.endswith("stopped, because nothing reads its output any more.\n")
     assert complaint.count("\n") == 1
     stderr_too = without_reader(tmp_path / "job.py", "--lines=100000", stderr_too=True)
     assert stderr_too == (141, None)

@@ -206,7 +206,7 @@ def test_a_worker_that_ends_ends_the_job_and_both_continue_exactly(experiment, t
     ("worker", "reason"),
     [
         (0, "The checkpoint of step {} could not be written"),
-        (1, "Step {} can not be saved: every worker needs room"),
+        (1, "Step {} cannot be saved: every worker needs room"),
     ],
 )
 def test_a_full_disk_ends_both_and_keeps_the_last_checkpoint(experiment, tmp_path, worker, reason):
@@ -320,8 +320,8 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
 @pytest.mark.parametrize(
     ("text", "strategy", "message"),
     [
-        ("{", "multi_worker_mirrored", "TF_CONFIG can not be used"),
-        ('{"cluster": {}}', "mirrored", "TF_CONFIG can not be used"),
+        ("{", "multi_worker_mirrored", "TF_CONFIG cannot be used"),
+        ('{"cluster": {}}', "mirrored", "TF_CONFIG cannot be used"),
         (
             json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
             "multi_worker_mirrored",
@@ -335,7 +335,7 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
         (
             json.dumps({"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}}),
             "multi_worker_mirrored",
-            "TF_CONFIG can not be used",
+            "TF_CONFIG cannot be used",
         ),
         (
             json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}}),

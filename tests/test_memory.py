@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def anonymous_bytes():
-    """What the process allocated and the kernel can not take back, unlike mapped files."""
+    """What the process allocated and the kernel cannot take back, unlike mapped files."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\s+(\d+) kB", status).group(1)) * 1024
 

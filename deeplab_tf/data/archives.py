@@ -76,23 +76,23 @@ class Archive:
 def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> None:
     """Makes sure that an archive's folder is at `root`: fetches and unpacks it if it is not.
 
-    The archive stays beside its folder; whoever needs the space may delete it.
+    The archive is kept next to its folder and may be deleted.
 
     Args:
-      root: where the archive's folder shall be; must end in archive.folder.
+      root: where the archive's folder belongs; must end in archive.folder.
       flag: the flag that gave `root`, for messages.
       mirror: folder of a web server to fetch the file from in place of its own.
     Raises:
       UserError: if the root does not fit, or the download fails or is not the published file.
     """
     if root.is_dir() and any(root.iterdir()):
-        print(f"{root} is there and not fetched; remove it to have it fetched anew.")
+        print(f"{root} exists, so it is not fetched; remove it to fetch it again.")
         return
     folder = PurePosixPath(archive.folder)
     root = root.absolute()
     if root.parts[-len(folder.parts) :] != folder.parts:
         raise UserError(
-            f"--{flag}={root} can not be filled by --download, because {archive.file_name} unpacks "
+            f"--{flag}={root} cannot be filled by --download, because {archive.file_name} unpacks "
             f"to {folder}; give a path that ends so."
         )
     parent = root.parents[len(folder.parts) - 1]
@@ -118,7 +118,7 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "")
     Args:
       advice: what else the user can do if it fails; empty is about the builders' flags.
     Raises:
-      UserError: if the server can not be reached, or the file's size or hash is not the published.
+      UserError: if the server cannot be reached, or the file's size or hash is not the published.
     """
     path = folder / archive.file_name
     found = _difference(path, archive) if path.is_file() else ""
@@ -171,7 +171,7 @@ def _fetch(url: str, partial: Path, size: int, advice: str) -> None:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Whether no connection came about, for want of a network, a name or a server."""
+    """Whether there was no connection: no network, no such name or no such server."""
     reason = getattr(error, "reason", None)
     kinds = (socket.gaierror, TimeoutError)
     return isinstance(reason, kinds) or getattr(reason, "errno", None) in _UNREACHABLE
@@ -194,7 +194,7 @@ def _download(url: str, partial: Path, size: int) -> None:
         raise
     with response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            done = 0  # this server sends everything, whatever is asked for
+            done = 0  # this server always sends the whole file
         left = response.headers.get("Content-Length", "")
         total = done + int(left) if left.isdecimal() else size
         if size and total != size:
@@ -253,13 +253,13 @@ def unpack(path: Path, folder: Path) -> None:
                     tar.extract(member, folder, set_attrs=False)
     except _DAMAGED_ARCHIVE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} can not be unpacked ({reason}); fetch it again.") from None
+        raise UserError(f"{path} cannot be unpacked ({reason}); fetch it again.") from None
 
 
 def _require_inside(archive: Path, name: str, plain: bool) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or not plain:
         raise UserError(
-            f"{archive} holds {name!r}, which is not a plain file inside of its own folder; "
+            f"{archive} holds {name!r}, which is not a plain file inside its folder; "
             "it was not unpacked."
         )

@@ -34,7 +34,8 @@ class BuilderConfig(Config):
     num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
     num_processes: int = setting(
         0,
-        "Workers that decode and encode; 0 takes all cores, or one to read headers alone.",
+        "Workers that decode and encode; 0 takes one per core, or a single one if only headers are "
+        "read.",
         least=0,
     )
     verify: str = setting(
@@ -60,13 +61,11 @@ class BuilderConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig(BuilderConfig):
-    """As BuilderConfig, for data sets whose licence lets everybody fetch them."""
+    """BuilderConfig for data sets that anybody may download."""
 
-    download: bool = setting(
-        False, "Whether archives that are not there are fetched, checked and unpacked."
-    )
+    download: bool = setting(False, "Whether missing archives are fetched, checked and unpacked.")
     download_mirror: str = setting(
-        "", "Folder of another web server that has the archives under their own file names."
+        "", "Folder of another web server that has the archives under the same file names."
     )
 
     def __post_init__(self):
@@ -166,7 +165,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A split as it shall be: its files by shards, and what decides whether it is up to date.
+    """A split to be built: its files by shards, and what decides whether it is up to date.
 
     sources: a hash for each shard. building: hidden folder for shards until all are there.
     """
@@ -202,8 +201,8 @@ def convert_splits(
       output_dir: created if need be; other splits in it stay as they are.
       info: the data set's classes and published split sizes.
       num_shards: wanted number of shards of each split; fewer when there are fewer images.
-      num_processes: workers; 0 takes one for each core, or one where headers alone are read: that
-        is Python's own work, which threads only hold up.
+      num_processes: workers; 0 takes one for each core, or a single one if only headers are read:
+        that is work in Python, which more threads only slow down.
       skip_bad: as in `workers.encode_all`.
     Raises:
       UserError: naming the file that cannot be converted, or that is there twice; if dataset.json
@@ -383,7 +382,7 @@ def _finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
 
 
 def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
-    """Returns what dataset.json shall say of a split whose shards are finished.
+    """Returns the entry in dataset.json for a split whose shards are finished.
 
     Raises:
       UserError: if they hold no image.

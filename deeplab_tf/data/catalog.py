@@ -1,7 +1,7 @@
 """What the package knows of each data set: splits, sizes, classes, colours, the ignored label.
 
 Known data sets are literals here, their class tables in labels/*.csv. Any other data set is
-described by the dataset.json that its builder writes beside the shards.
+described by the dataset.json that its builder writes next to the shards.
 """
 
 import dataclasses
@@ -188,7 +188,7 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     """Returns the facts of a data set: those next to its shards, else those known here.
 
     Records may be called what they like. The classes of a known name are compared; any other name
-    says nothing about classes, so that dataset.json decides.
+    says nothing about classes; dataset.json decides.
 
     Args:
       name: value of --dataset; empty trusts only dataset.json.

@@ -1,4 +1,4 @@
-"""Class lists: names alone, CVAT's labelmap.txt, or CSV -> classes with colours and mask values."""
+"""Class lists: plain names, CVAT's labelmap.txt, or CSV -> classes with colours and mask values."""
 
 import csv
 import re

@@ -1,6 +1,6 @@
 """Raw image and mask files -> what a record holds, on all cores and without TensorFlow.
 
-Every image and mask is fully decoded, unless the user trusts them: header checks alone let cut
+Every image and mask is fully decoded, unless the user trusts them: checking only headers lets cut
 JPEGs through. Masks become 8-bit index PNGs, whose values are train ids or the ignored label.
 """
 
@@ -55,7 +55,7 @@ class EncodedExample:
     label_values: how many pixels of the label have each value, 256 numbers; empty if it has no
       label or was not decoded.
     remarks: what its owner should know of the image's conversion.
-    palette: as of `masks.EncodedMask`.
+    palette: as in `masks.EncodedMask`.
     """
 
     name: str

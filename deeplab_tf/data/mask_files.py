@@ -61,8 +61,8 @@ def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Imag
         )
     if image.format == "GIF" and encoding == "auto":
         raise UserError(
-            f"The mask {name} is a GIF, whose writers number the colours anew; export the masks "
-            "as PNG, or give --mask_encoding=color, which reads their colours."
+            f"The mask {name} is a GIF, and programs that write GIFs renumber the colours; export "
+            "the masks as PNG, or give --mask_encoding=color, which reads their colours."
         )
     if image.mode not in _MODES:
         raise UserError(

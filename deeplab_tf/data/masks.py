@@ -1,8 +1,8 @@
 """Mask files -> train ids: the one gate, on bytes and without TensorFlow.
 
-A MaskCoding says what a mask's values mean. A file that lost its values, or whose colours say
-something else than its values, is refused: trained on, it would only show in the mIoU, or not at
-all. What passes becomes an 8-bit grey PNG of train ids and the ignored label.
+A MaskCoding says what a mask's values mean. Files that have lost their values, or whose colours
+contradict their values, are refused: training on them would show only in the mIoU, or not at all.
+What passes becomes an 8-bit grey PNG of train ids and the ignored label.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class MaskCoding:
     colors: the classes' colours, by train id; empty if no mask is drawn in them.
     ignore_colors: colours that become the ignored label.
     encoding: "index" takes the stored values of grey, palette and RGB masks (R, G and B are equal),
-      whatever they show; "color" takes the colours that all of them show; "auto" takes the values
-      of grey and palette masks and the colours of RGB masks.
+      not their colours; "color" takes the colours of all of them; "auto" takes the values of grey
+      and palette masks and the colours of RGB masks.
     index_map: maps stored values (position) to train ids or the ignored label; -1 refuses a
       value, as beyond the map's end; empty takes values as they are.
-    ignored_values: values that the user said to ignore, so that their colours count for nothing.
+    ignored_values: values that the user said to ignore; their colours are not compared.
     class_names, class_list: the user's classes and where they are listed, for errors; empty where
       the package knows them. They do not change a record, so `repr`, which decides whether
       records are up to date, leaves them out.
@@ -148,7 +148,7 @@ def encode_mask(
     """Turns a mask file's content into a PNG of train ids, or keeps it where it is one.
 
     Args:
-      content, name: as of `decode_mask`.
+      content, name: as in `decode_mask`.
       verify: "full", or "header": a mask that needs no change is not decoded.
     Raises:
       UserError: as `decode_mask`.
@@ -297,7 +297,7 @@ def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding)
         if coding.contradicts(value, shown[value]) and times[shown[value]] == 1:
             raise UserError(_disagreement("index", value, name, shown[value], coding))
 
-    # A palette of greys may be a grey mask, whose values a compressor numbered anew.
+    # A palette of greys may be a grey mask whose values a compressor has renumbered.
     greys = [shown[value] for value in used if len(set(shown[value])) == 1]
     if image.mode != "P" or len(greys) < len(used) or any(times[grey] > 1 for grey in greys):
         return

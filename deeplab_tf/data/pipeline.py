@@ -1,8 +1,9 @@
 """tf.data assembly: training batches and evaluation examples.
 
 Training: position p in the endless stream of examples fixes both which record comes (epoch
-p // N, shuffled anew by seed and epoch) and its augmentation (by seed and p). So a run resumed at
-step s reads exactly what it would have read, whatever the parallelism, without replaying anything.
+p // N, in an order drawn from seed and epoch) and its augmentation (by seed and p). So a run
+resumed at step s reads exactly what it would have read, with any parallelism, without replaying
+anything.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from deeplab_tf import seeds
 from deeplab_tf.config import DataConfig, UserError
 from deeplab_tf.data import photometric, records, service, transforms
 
-# Converting Python control flow, of which tensors decide none here, costs seconds at each start.
+# No tensor decides control flow here, and converting Python costs seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
 
 _CORES = os.cpu_count() or 1
@@ -188,7 +189,7 @@ def explained_record_errors() -> Iterator[None]:
                 f"{size[4]}x{size[5]}; mend one of them"
             )
         elif _UNDECODED.search(text):
-            problem = f"A record's image or label can not be decoded ({text.splitlines()[0]})"
+            problem = f"A record's image or label cannot be decoded ({text.splitlines()[0]})"
         else:
             raise
         raise UserError(f"{problem} and build the data set again.") from None

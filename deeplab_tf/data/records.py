@@ -1,6 +1,6 @@
 """The TFRecord schema, which is the official package's: writing and reading side by side.
 
-Shards are named <split>-00000-of-00008.tfrecord. A dataset.json beside them lists each split's
+Shards are named <split>-00000-of-00008.tfrecord. A dataset.json next to them lists each split's
 shards with their number of images and bytes, so that a lost or cut shard is noticed before
 training and not as a slightly worse result. Shards of the official package, which have no
 dataset.json, are read too.

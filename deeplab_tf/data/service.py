@@ -1,8 +1,8 @@
 """tf.data service: other hosts make the training examples (Audibert et al. 2023, arXiv:2210.14826).
 
-Each host of the service is a dispatcher of its own with one worker, whose elements keep their
-order; it makes every n-th step's examples. So a run reads the very batches that it would make by
-itself. What is served is a graph that the trainer sends: anybody who reaches the port can run one.
+Each of n hosts runs its own dispatcher with one worker, which keeps the order of the elements, and
+makes the examples of every n-th step. So a run reads exactly the batches that it would make itself.
+The host runs a graph that the trainer sends: anybody who reaches the port can run theirs.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _SECONDS_TO_ANSWER = 5
 _SECONDS_BETWEEN_LOOKS = 5
 _OPEN_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
-# What a client raises once a host has been started anew and no longer knows it, or lacks a file.
+# What a client raises when a host has been restarted and no longer knows it, or lacks a file.
 _FAILED = (tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.DataLossError)
-# Once it has ended; another worker's end may raise these too.
+# When a host has ended; the end of another worker may raise these too.
 _LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError)
 
 
@@ -57,7 +57,7 @@ def serve(port: int, host: str) -> None:
         ) from None
     print(f"Serving examples at {host}:{here.split(':')[-1]}.", flush=True)
     while dispatcher and worker:
-        time.sleep(3600)  # joining them would be deaf to Ctrl-C
+        time.sleep(3600)  # joining them would ignore Ctrl-C
 
 
 def answers(address: str) -> bool:
@@ -93,7 +93,7 @@ def wait_for(addresses: Sequence[str], *, patience: float) -> None:
 def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
     """Fetches one number through each host of the service.
 
-    Its examples come from another port than that of its address, and under a name of its own.
+    A host sends its examples from another port than that of its address, under its own host name.
 
     Raises:
       UserError: if it does not come within `patience` seconds.
@@ -110,7 +110,7 @@ def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
                 service=f"grpc://{address}",
             )
         )
-        # TensorFlow asks on for an hour; the process' end ends this thread, too.
+        # TensorFlow keeps asking for an hour; this thread ends with the process.
         thread = threading.Thread(target=fetch, args=[number], daemon=True)
         thread.start()
         thread.join(patience)
@@ -126,7 +126,7 @@ def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
 def watched(addresses: Sequence[str], *, patience: float = 60) -> Iterator[None]:
     """Ends the process with one sentence once a host has not answered for `patience` seconds.
 
-    TensorFlow itself asks on for an hour, deaf to signals. What has been saved stays.
+    TensorFlow would keep asking for an hour and ignore signals. What has been saved stays.
     """
     over = threading.Event()
 

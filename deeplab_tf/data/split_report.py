@@ -1,6 +1,6 @@
 """What a builder counts in its splits, and what it says of them: a table, warnings, a refusal.
 
-The facts lie in dataset.json, so that a builder that finds a split there says the same again.
+The counts are kept in dataset.json; a builder that finds a split there repeats what it said.
 """
 
 import sys
@@ -156,9 +156,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
-    """Refuses a data set whose labels are 0 and ignored alone: nothing can be learnt from it.
+    """Refuses a data set whose labels are all 0 or ignored: nothing can be learnt from it.
 
-    Mostly the ignored label is what the masks use for another class, as 255 in masks of 0 and 255.
+    Usually the masks use the ignored label for a second class, as masks of 0 and 255 do.
 
     Args:
       entries: dataset.json's of all splits.

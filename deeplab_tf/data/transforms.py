@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop: the last draw is kept whatever it holds
+MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop: the last draw is always kept
 
 
 class Window(NamedTuple):
@@ -89,7 +89,7 @@ def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
 def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
     """Cuts a window out of an image, uint8 [H, W, 3].
 
-    Either the whole image is resized or, at twice the time a pixel, the window alone.
+    Resizes either the whole image or only the window, which takes twice the time per pixel.
     """
     whole, part = (tf.reduce_prod(shape) for shape in (window.size, window.shape))
     cut = tf.cond(
@@ -155,7 +155,7 @@ def random_crop(
     """Draws scale, place and mirroring of a training crop, and cuts it out of the label.
 
     A crop whose commonest class fills `one_category_max_ratio` of its valid pixels, or which
-    holds a single class, is drawn anew, up to 10 times in all (1 or more: never).
+    holds a single class, is drawn again, up to 10 times in all (1 or more: never).
 
     Args:
       label: [H, W, 1], integer.

@@ -1,4 +1,4 @@
-"""Raw files are encoded by several workers at a time, threads or processes."""
+"""Encodes raw files with several workers at a time, threads or processes."""
 
 import collections
 import concurrent.futures.process
@@ -38,9 +38,9 @@ def encode_all(
       pairs: what to encode.
       encode: picklable function of one pair, such as functools.partial(encode_pair, coding=...).
       num_processes: workers, the calling thread among them; 0 takes one for each core.
-      skip_bad: yields a BadFile in place of a pair that can not be encoded.
+      skip_bad: yields a BadFile in place of a pair that cannot be encoded.
     Raises:
-      UserError: of the first pair that can not be encoded, without `skip_bad`.
+      UserError: of the first pair that cannot be encoded, without `skip_bad`.
     """
     encode_some = functools.partial(_encode_some, encode=encode)
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
@@ -113,7 +113,7 @@ def _live_with_parent() -> None:
     """Leaves Ctrl-C to the parent process, and ends this one when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in processes of a pool alone
+    assert parent is not None  # this runs only in processes of a pool
 
     def follow():
         parent.join()

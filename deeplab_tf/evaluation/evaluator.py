@@ -48,7 +48,7 @@ class Evaluation:
 
 
 def require_labels(result: Evaluation, info: DatasetInfo, *, where: str) -> None:
-    """Raises UserError if all pixels of a split are ignored, so that there is no score."""
+    """Raises UserError if all pixels of a split are ignored: then there is no score."""
     if not result.matrix.any():
         raise UserError(nothing_to_score(result, info, where=where))
 
@@ -83,8 +83,8 @@ def evaluate(
       progress: called with the number of images of each batch done.
       workers: the hosts and replicas that share the images, all of which call this; by default
         this process and the strategy in force.
-      meet: called about each second, on all workers as often, with whether this one has images
-        left; returns whether any has. What it raises ends the evaluation.
+      meet: called about once a second, equally often on every worker, with whether this worker
+        has images left; returns whether any has. What it raises ends the evaluation.
     Raises:
       UserError: if a host saw an image twice, an image was not seen, or a label is outside the
         class list.
@@ -148,7 +148,7 @@ def _counter(
     def count(group):
         images = [batch.images for batch in group]
         labels = [batch.labels for batch in group]
-        # No replica may be without an image: convolutions of none give wrong shapes on CPUs.
+        # Every replica needs an image: convolutions of none give wrong shapes on CPUs.
         idle = replicas - len(group)
         images += [images[0]] * idle
         labels += [np.full_like(labels[0], ignore_label)] * idle

@@ -34,7 +34,7 @@ def export(
 ) -> Path:
     """Writes <export_dir>/<version>/, whole or not at all; returns its path.
 
-    Beside the SavedModel it holds the class table (assets/labels.csv), requests to warm a server
+    It holds the SavedModel, the class table (assets/labels.csv), requests to warm a server
     up (assets.extra/tf_serving_warmup_requests) and model_card.json.
 
     Args:
@@ -88,7 +88,7 @@ def _save(
     config: ServingConfig,
     image_size: tuple[int, ...],
 ) -> serving.ServingModule:
-    """Writes the SavedModel; its class table is written beside it first, and copied into it."""
+    """Writes the SavedModel; its class table is first written next to it, then copied into it."""
     class_table = model.with_name(LABELS)
     _write_class_table(class_table, info)
     fastest = config.serving_size or image_size if config.serving_device == "cpu" else ()
@@ -165,7 +165,7 @@ def signatures_of(module: serving.ServingModule) -> dict:
 def write_server_files(
     export_dir: Path, *, model_name: str, base_path: str, max_batch_size: int
 ) -> None:
-    """Writes model.config and batching_parameters.txt beside the versions.
+    """Writes model.config and batching_parameters.txt next to the versions.
 
     Args:
       base_path: where the server sees `export_dir`.
@@ -183,7 +183,7 @@ def write_server_files(
         f"max_batch_size {{ value: {max_batch_size} }}\n"
         "batch_timeout_micros { value: 5000 }\n"
         "max_enqueued_batches { value: 100 }\n"
-        "num_batch_threads { value: 1 }\n"  # each predicts on all cores, in memory of its own
+        "num_batch_threads { value: 1 }\n"  # each uses all cores, and its own memory
     )
     write_atomically(export_dir / MODEL_CONFIG, config)
     write_atomically(export_dir / BATCHING, batching)

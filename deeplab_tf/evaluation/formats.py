@@ -22,7 +22,7 @@ from deeplab_tf.data import conversion, split_report, transforms
 from deeplab_tf.evaluation import export
 
 _SIGNATURE = "serving_default"
-_OPSET = 17  # of 2022: what has bilinear resizing by half pixels is older
+_OPSET = 17  # of 2022; bilinear resizing by half pixels is older
 
 
 class Served(tf.Module):
@@ -49,7 +49,7 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
     """Loads the version in `export_dir`, or the highest of the versions in it.
 
     Raises:
-      UserError: if there is none or a file of it is missing, or it was exported for CPUs alone.
+      UserError: if there is none or a file of it is missing, or it was exported only for CPUs.
     """
     folder = export.version_folder(export_dir)
     for file in (export.CARD, f"assets/{export.LABELS}"):
@@ -113,14 +113,14 @@ def _pad_explicitly(library: Any, graph: Any) -> None:
 
 
 def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarray] = ()) -> bytes:
-    """Returns the model for TensorFlow Lite, of its builtin operations alone.
+    """Returns the model for TensorFlow Lite, with built-in operations only.
 
     Args:
       half: whether weights are stored as float16.
       calibration: images, uint8 [H, W, 3] of one size; with them weights and activations become
         int8, scaled by the range that activations have on them.
     Raises:
-      UserError: if TensorFlow Lite can not express or calibrate the model.
+      UserError: if TensorFlow Lite cannot express or calibrate the model.
     """
     function = served.serve.get_concrete_function()
     graph = function.graph.as_graph_def()

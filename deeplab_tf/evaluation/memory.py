@@ -1,8 +1,8 @@
 """Keeps the memory of predicting images of many sizes near that of the largest.
 
 glibc keeps freed blocks for later ones. Each new size of image leaves small blocks between them
-(oneDNN's convolutions are made and kept for one size each), so that the next image's tensors do
-not fit and the process grows to twice what it uses and more.
+(oneDNN makes and keeps convolutions for each size), the next image's tensors do not fit between
+them, and the process grows to more than twice what it uses.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-_SECONDS = 5.0  # as seldom as this, filling the memory anew costs nothing that can be measured
+_SECONDS = 5.0  # as seldom as this, getting the memory back costs nothing measurable
 Item = TypeVar("Item")
 
 

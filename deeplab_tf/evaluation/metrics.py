@@ -33,7 +33,7 @@ def confusion_matrix(
     predictions = tf.reshape(tf.cast(predictions, tf.int64), [-1])
     size = num_classes * num_classes
     pairs = labels * num_classes + predictions
-    if ignore_label is not None:  # to a place of their own, since XLA knows no boolean_mask
+    if ignore_label is not None:  # counted separately, since XLA has no boolean_mask
         pairs = tf.where(tf.equal(labels, ignore_label), tf.constant(size, tf.int64), pairs)
     # tf.math.bincount's size would depend on the values, which XLA cannot compile.
     counts = tf.raw_ops.DenseBincount(

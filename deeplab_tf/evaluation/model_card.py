@@ -1,4 +1,4 @@
-"""What a model is and how it was made, for whoever finds it on a server."""
+"""What a model is and how it was made, for people who find it on a server."""
 
 import dataclasses
 import json

@@ -49,7 +49,7 @@ class Predictor(tf.Module):
         self.probabilities = tf.function(lambda images: self.predict(images)[1], signature)
 
     def predict(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Predicts images of one size; `labels` and `probabilities` compute one of the two alone.
+        """Predicts images of one size; `labels` and `probabilities` compute only one of the two.
 
         Args:
           images: uint8 [B, H, W, 3], RGB.
@@ -166,7 +166,7 @@ class Predictor(tf.Module):
 def label_dtype(num_classes: int) -> tf.DType:
     """Returns the smallest integer type that holds the classes and that all programs take.
 
-    Not uint16: TensorFlow Serving's REST interface can not write it (its `json_tensor.cc`).
+    Not uint16: TensorFlow Serving's REST interface cannot write it (its `json_tensor.cc`).
     """
     if num_classes <= 256:
         return tf.uint8

@@ -68,7 +68,7 @@ def sample_page(
     colors: Sequence[Color],
     ignore_label: int,
 ) -> Image.Image:
-    """Draws images beside their labels' colours laid over them, and the classes' colours below.
+    """Draws each image next to itself overlaid with its label, and a legend of colours below.
 
     Args:
       samples: name, image uint8 [H, W, 3] and label uint8 [H, W], empty where there is none;

@@ -1,9 +1,9 @@
-"""Requests that TensorFlow Serving makes to a model it has loaded, before any client may.
+"""Requests that TensorFlow Serving sends to a model after loading it, before any client can.
 
-The first request of a model is slow. A record that the model refuses makes the server refuse the
-model, so the exporter replays them. They are `tensorflow.serving.PredictionLog` messages; their
-few fields are written here by number (apis/prediction_log.proto, predict.proto and model.proto),
-so that exporting needs no package that only clients need.
+The first request to a model is slow. A server refuses a model that fails one of these requests, so
+the exporter replays them. They are `tensorflow.serving.PredictionLog` messages; their few fields
+are written here by number (apis/prediction_log.proto, predict.proto and model.proto), which spares
+exporting a package that only clients need.
 """
 
 from collections.abc import Iterator

@@ -79,7 +79,7 @@ class ASPP(tf.keras.layers.Layer):
 
     def _enlarge(self, pooled, shape):
         if not self._settings["pooling_window"]:
-            # Enlarging a single cell gives it everywhere, whatever the corner rule.
+            # Enlarging a single cell repeats it, under either corner rule.
             return tf.broadcast_to(pooled, shape)
         corners = self._settings["align_corners"]
         resized = resize_bilinear(pooled, shape[1:3], align_corners=corners)

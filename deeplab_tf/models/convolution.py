@@ -1,18 +1,17 @@
-"""Convolutions on the CPU, each of whose three products takes the fastest of equal forms.
+"""CPU convolutions: picks the fastest form of the forward pass and of each gradient.
 
 A convolution without stride is trained by three products: outputs, gradient of the inputs,
 gradient of the kernel. Each can be one call of the library ("direct"); or one matrix product for
-each cell of the kernel ("taps"): a tap multiplies the window of the inputs that it meets inside
-of the map, and leaves out the padding, which at rate 18 on a 32x32 map is 61 % of the work; or go
-through `winograd`.
+each cell of the kernel ("taps"), which leaves out the padding (at rate 18 on a 32x32 map, 61 % of
+the work); or go through `winograd`. The results are equal but for rounding.
 
-The rule was measured on three x86-64 machines of two cores with oneDNN:
-Winograd's form wins for all three products of undilated and mildly dilated kernels of 512 channels
-or more (1.2 to 2.2 times), but its many operations take time at every start, so that it is for the
-widest alone: projection and auxiliary head. Taps win for the kernel's gradient from rate 2 on (1.1
-to 3 times) and for undilated kernels of 2,048 input channels or more (1.1 to 1.4 times), and for
-the outputs from rate 6 on (0.9 to 1.6 times); elsewhere the direct form is best. On GPUs, for
-sizes unknown when the graph is made and where oneDNN is off everything is direct.
+The choice follows measurements on three x86-64 machines of two cores with oneDNN. Winograd's form
+wins for all three products of undilated and mildly dilated kernels of 512 channels or more (1.2 to
+2.2 times), but its many operations slow every start, so only the widest use it: projection and
+auxiliary head. Taps win for the kernel's gradient from rate 2 on (1.1 to 3 times) and for undilated
+kernels of 2,048 input channels or more (1.1 to 1.4 times), and for the outputs from rate 6 on (0.9
+to 1.6 times); elsewhere the direct form is best. On GPUs, for sizes unknown when the graph is made
+and where oneDNN is off, everything is direct.
 """
 
 import dataclasses
@@ -46,8 +45,8 @@ def conv2d(
     """Convolves [B, H, W, C] with [k, k, C, D] to [B, H, W, D], padded with zeros; k is odd.
 
     Args:
-      differentiable: false where no gradient is wanted, as in exported models: then the direct form
-        serves on every machine.
+      differentiable: false where no gradient is needed, as in exported models: then the direct form
+        works on every machine.
     """
     if rate > 1 and differentiable and not direct_atrous_gradient_works(inputs.dtype):
         return tf.nn.convolution(inputs, kernel, padding="SAME", dilations=rate)
@@ -58,8 +57,8 @@ def conv2d(
     @tf.custom_gradient
     def product(inputs, kernel):
         def gradients(upstream):
-            # In this order, so that the kernel is free when the optimizer changes it, and what is
-            # left of these products before the next layer's begin.
+            # In this order: the kernel is then free when the optimizer changes it, and the memory
+            # of these products before the next layer's begin.
             with tf.control_dependencies([upstream]):
                 by_inputs = _input_gradient(forms, inputs, kernel, upstream, rate)
             with tf.control_dependencies([by_inputs]):
@@ -126,7 +125,7 @@ def _direct(rate: int) -> dict:
 def outputs_by_taps(inputs: tf.Tensor, kernel: tf.Tensor, rate: int) -> tf.Tensor:
     """Computes `conv2d` as a sum of matrix products; height and width must be known."""
     _, height, width, channels = inputs.shape
-    with tf.control_dependencies([inputs]):  # or copies of all kernels are made when a step begins
+    with tf.control_dependencies([inputs]):  # otherwise each step begins by copying all kernels
         kernel = tf.identity(kernel)
     terms = []
     for tap, (top, bottom, down), (left, right, across) in _taps(inputs, kernel, rate):

@@ -112,7 +112,7 @@ class Classifier(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class AuxiliaryHead(tf.keras.layers.Layer):
-    """A 3x3 convolution and a classifier on an earlier stage, for its loss in training alone.
+    """A 3x3 convolution and a classifier on an earlier stage, used only for its loss in training.
 
     (Zhao et al. 2017, arXiv:1612.01105, sec. 3.3; an FCN head in SSSegmentation.)
     """

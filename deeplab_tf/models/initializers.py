@@ -1,4 +1,4 @@
-"""Initial weights of new layers, as the program whose training is followed starts them.
+"""Initial weights of new layers, as in the program whose training is reproduced.
 
 How far a step moves the weights depends on where they start: behind batch normalisation a kernel's
 gradient falls as the kernel grows. So the start belongs to a recipe, as the learning rate does.
@@ -47,8 +47,8 @@ _KERNELS: dict[str, dict[str, Callable[[], tf.keras.initializers.Initializer]]] 
         "pointwise": _truncated_normal(0.06),
         "classifier": _truncated_normal(0.01),
     },
-    # He et al. 2015 (arXiv:1502.01852), as for networks that are trained from nothing; classifiers
-    # near zero (mmsegmentation), so that all classes start equally likely.
+    # He et al. 2015 (arXiv:1502.01852), as for networks trained from scratch; classifiers
+    # near zero (mmsegmentation): all classes start equally likely.
     "he_normal": {
         "backbone": tf.keras.initializers.HeNormal,
         "head": tf.keras.initializers.HeNormal,

@@ -1,7 +1,7 @@
-"""What `fit`, `evaluate` and `predict` are given: shapes, types and values, checked once.
+"""Checks what is given to `fit`, `evaluate` and `predict`: shapes, types and values.
 
-Shapes and types are known when a step is traced and cost nothing. Values are looked at in the
-graph. Whatever is wrong ends in an `InputError` of one sentence.
+Shapes and types are checked while a step is traced, which costs nothing; values in the graph. Every
+fault ends in an `InputError` of one sentence.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from deeplab_tf.settings import UserError
 
 
 class InputError(UserError, ValueError):
-    """What a caller gave to the model is not possible; a ValueError, as Keras users expect."""
+    """A model was given something it cannot take; a ValueError, as Keras users expect."""
 
 
 def check_images(images: Any) -> None:
-    """Refuses what is no batch of RGB images, [B, H, W, 3].
+    """Refuses everything but a batch of RGB images, [B, H, W, 3].
 
     Raises:
       InputError: naming the shape or type, as far as they are known.
@@ -49,7 +49,7 @@ def check_images(images: Any) -> None:
 
 
 def class_labels(labels: Any, images: Any, num_classes: int) -> tf.Tensor:
-    """Returns labels as [B, H, W, 1], refusing what holds no class numbers or fits no image.
+    """Returns labels as [B, H, W, 1]; refuses those that are no class numbers or fit no image.
 
     Args:
       labels: [B, H, W, 1] or [B, H, W], of any numeric type.
@@ -111,14 +111,14 @@ def pixel_weights(weights: Any, labels: tf.Tensor) -> tf.Tensor:
 def check_values(
     images: tf.Tensor, labels: tf.Tensor, *, num_classes: int, ignore_label: int | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Stops the step that gets labels which are no class numbers, or not of the images' size.
+    """Stops a step whose labels are no class numbers, or do not have the images' size.
 
     Args:
       images: [B, H, W, 3].
       labels: [B, H, W, 1], as `class_labels` returned them.
     Returns:
-      Both again, for nothing may be computed, and no weight changed, before they are checked; and
-      whether all is well, for XLA, which leaves assertions out.
+      Both again, to be used from here on: nothing may be computed, and no weight changed, before
+      they are checked; and whether all is well, since XLA leaves assertions out.
     Raises:
       tf.errors.InvalidArgumentError: which `one_sentence` turns into an InputError.
     """
@@ -160,7 +160,7 @@ class ScaleWarning:
         self.given = False
 
     def look_at(self, images: tf.Tensor) -> None:
-        """Part of a step that is traced, or called eagerly."""
+        """Checks the images; called while a step is traced, or eagerly."""
         low, high = tf.reduce_min(images), tf.reduce_max(images)
         low, high = tf.cast(low, tf.float32), tf.cast(high, tf.float32)
         scaled = (low < 0) | ((high <= 1) & (high > 0))
@@ -202,7 +202,7 @@ def require_in_step(
 ) -> tf.Operation | None:
     """Stops a running step with the sentence "{text} {value}; {way_out}." unless `condition`.
 
-    Returns the operation that what follows has to wait for; None where it was run at once.
+    Returns the operation that later ones must wait for; None in eager mode, where it has run.
     """
     if tf.executing_eagerly():
         if not condition:
@@ -218,10 +218,10 @@ def after(*checks: tf.Operation | None):
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns errors of a running step into the `InputError` that is behind them.
+    """Turns the errors of a step into the `InputError` that caused them.
 
-    An InputError that is raised while tracing arrives wrapped by AutoGraph, a failed assertion as
-    an error of the runtime with the graph's call stack.
+    An InputError raised while tracing arrives wrapped by AutoGraph, a failed assertion as an error
+    of the runtime with the graph's call stack.
     """
     try:
         yield

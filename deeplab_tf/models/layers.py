@@ -15,8 +15,8 @@ import tensorflow as tf
 from deeplab_tf.models import convolution, initializers, winograd
 from deeplab_tf.models.convolution import NAMESPACE
 
-# Whether this thread traces what `recomputed` repeats (recomputes), or for XLA (compiles); and
-# which part of a replica's images it traces (part: its number and how many there are).
+# State of this thread's tracing: recomputes (within `recomputed`), compiles (for XLA), and part
+# (of a replica's images: its number and how many there are).
 _thread = threading.local()
 
 
@@ -336,7 +336,7 @@ def interpolation_matrix(
 
 @contextlib.contextmanager
 def compiled(by_xla: bool) -> Iterator[None]:
-    """What is traced inside resizes by matrix products if `by_xla`.
+    """Makes what is traced inside resize by matrix products if `by_xla`.
 
     XLA's own bilinear resizing is wrong for most sizes (github.com/tensorflow/tensorflow/issues
     120242): up to the whole range of the values off.
@@ -361,7 +361,7 @@ def part_of_batch(part: int | tf.Tensor, parts: int) -> Iterator[None]:
 
 
 def recomputed(function, layers: list[tf.keras.layers.Layer]):
-    """Returns `function`, whose inner results are computed again when its gradient is wanted.
+    """Returns `function`, with its inner results computed again for the gradient.
 
     The moving averages of the layers' batch normalisation are updated the first time only.
     """
@@ -370,7 +370,7 @@ def recomputed(function, layers: list[tf.keras.layers.Layer]):
         for layer in layers
         for part in layer._flatten_layers()
         if type(part) is tf.keras.layers.BatchNormalization
-    ]  # those of several replicas look at _thread: replicas are traced in threads of their own
+    ]  # those of several replicas use _thread: each replica is traced in its own thread
     called = False
 
     def run(inputs):

@@ -41,7 +41,7 @@ class ResidualBlock(tf.keras.layers.Layer):
     The second 3x3 of a basic block is never dilated, as in the ancestors (SSSegmentation and
     mmsegmentation, BasicBlock), whose weights expect it so.
 
-    Returns the sum after its ReLU, and its convolutional part alone (where official DeepLab's
+    Returns the sum after its ReLU, and only its convolutional part (where official DeepLab's
     decoder starts), both [B, ceil(H / strides), ceil(W / strides), filters * (4 if bottleneck
     else 1)].
     """
@@ -121,8 +121,8 @@ class ResidualBlock(tf.keras.layers.Layer):
 class ResNet(tf.keras.layers.Layer):
     """A ResNet without classifier: normalised images [B, H, W, 3] -> {stage: features}.
 
-    Beside "stage1" to "stage4" there are "stage1_branch", ...: the convolutional part of a stage's
-    last block but one, which official DeepLab's decoder takes.
+    In addition to "stage1" to "stage4" there are "stage1_branch", ...: the convolutional part of a
+    stage's last block but one, which official DeepLab's decoder takes.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ def last_stride_plans(
     As in official DeepLab (slim, stack_blocks_dense): stages 1 to 3 end in a stride; once the
     output stride is reached, it only doubles the rate of what follows.
 
-    Args: as of `stage_plans`.
+    Args: as in `stage_plans`.
     """
     plans, stride, rate = [], 4, 1
     for stage, num_blocks in enumerate(blocks, start=1):

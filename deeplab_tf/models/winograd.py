@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-_FROM_CHANNELS = 256  # with fewer the additions take the time that the products save
-_MOST_OF_DIRECT = 0.75  # of its products: so much the additions cost
+_FROM_CHANNELS = 256  # with fewer, the additions cost what the products save
+_MOST_OF_DIRECT = 0.75  # of the direct products; the rest pays for the additions
 
 
 def pays(kernel_shape: Sequence[int], *, rate: int, map_size: Sequence[int]) -> bool:

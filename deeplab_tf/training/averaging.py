@@ -1,7 +1,7 @@
-"""Moving averages of the weights (--ema_decay), which Keras' optimizers keep beside them.
+"""Moving averages of the weights (--ema_decay), which Keras' optimizers keep.
 
-A checkpoint holds both. Training goes on from the weights; whatever is scored, shown or exported
-has the averages in their place. Batch normalisation's own moving averages are not averaged again.
+A checkpoint holds weights and averages. Training continues from the weights; scores, pictures and
+exports use the averages. Batch normalisation's moving averages are not averaged again.
 """
 
 import contextlib

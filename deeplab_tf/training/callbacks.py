@@ -53,12 +53,12 @@ class StopOnNonFiniteLoss(StepCallback):
         if not math.isfinite(logs["loss"]):
             raise UserError(
                 f"The loss became {logs['loss']} at step {step}; {self._run.last_good()}. Lower "
-                "--base_learning_rate, or look at the data with the masks beside the images."
+                "--base_learning_rate, or look at the data with deeplab_tf.inspect_data."
             )
 
 
 class Pace:
-    """Tells how long the rest of a run takes, from how long its parts took so far.
+    """Estimates how long the rest of a run takes from how long its parts took so far.
 
     Args:
       last_step: the run's.
@@ -201,7 +201,7 @@ def duration(seconds: float) -> str:
 
 
 class Saver(StepCallback):
-    """Saves a checkpoint every few steps and at the end, however the end came."""
+    """Saves a checkpoint every few steps and at the end, whatever ended the run."""
 
     def __init__(self, save: Callable[[int], None], pace: Pace, *, save_interval_steps: int):
         super().__init__()
@@ -258,7 +258,7 @@ class Interrupted(Exception):
 class StopOnSignal(StepCallback):
     """Ends training after the step in progress when SIGINT or SIGTERM arrives.
 
-    All workers stop at the same step, whichever of them a signal reaches.
+    All workers stop at the same step, no matter which of them received the signal.
     """
 
     def __init__(self, workers: Workers):
@@ -285,9 +285,9 @@ class StopOnSignal(StepCallback):
         self.model.stop_training |= self._agree(False)[0]
 
     def _agree(self, working: bool) -> tuple[bool, bool]:
-        """Returns whether any worker has told of a signal, and whether any works.
+        """Returns whether any worker has received a signal, and whether any is still working.
 
-        One that arrives meanwhile waits for the next call: no worker may act on it alone.
+        A signal that arrives meanwhile waits for the next call: all workers act on it together.
         """
         news = np.zeros([self._workers.count, 2], np.int32)
         news[self._workers.index] = self.received or 0, working

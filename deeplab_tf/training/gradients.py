@@ -14,7 +14,7 @@ def in_parts(
 
     Args:
       gradients_of: number of a part -> its loss, scalar float32, and its gradients.
-      looped: whether the parts are a loop of the graph, traced once. Replicas can not wait for each
+      looped: whether the parts are a loop of the graph, traced once. Replicas cannot wait for each
         other in a loop; then the parts are traced one by one.
     Returns:
       The loss and the gradients, one for each variable.
@@ -47,10 +47,10 @@ def slice_of(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
       tf.errors.InvalidArgumentError: if B is not a multiple of `parts` (ValueError if B is static).
     """
     shape = tf.shape(values)
-    message = "The batch can not be computed in gradient_accumulation_steps equal parts."
+    message = "The batch cannot be computed in gradient_accumulation_steps equal parts."
     with tf.control_dependencies([tf.debugging.assert_equal(shape[0] % parts, 0, message)]):
         size = shape[0] // parts
-    # Not values[a:b], whose size XLA can not tell if `part` is a tensor.
+    # Not values[a:b], whose size XLA cannot tell if `part` is a tensor.
     begin = tf.concat([[part * size], tf.zeros_like(shape[1:])], axis=0)
     found = tf.slice(values, begin, tf.concat([[size], shape[1:]], axis=0))
     whole = values.shape[0]
@@ -58,7 +58,7 @@ def slice_of(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
 
 
 def clip(gradients: list[tf.Tensor], norm: float) -> list[tf.Tensor]:
-    """Scales all gradients alike, so that they are together no longer than `norm`."""
+    """Scales all gradients by one factor that limits their global norm to `norm`."""
     return tf.clip_by_global_norm(gradients, norm)[0]
 
 

@@ -30,12 +30,13 @@ def initialize(
 ) -> str:
     """Loads a run's or another program's weights into a model; returns what was loaded.
 
-    Classifiers of another number of classes stay new, as do the heads of a backbone alone.
+    Classifiers stay new if the number of classes differs, and all heads if the weights are only a
+    backbone's.
 
     Args:
       checkpoint: as the setting tf_initial_checkpoint.
       last_layers: false keeps ASPP, decoder and classifiers new.
-      logits_only: whether then the classifiers alone are kept new.
+      logits_only: whether it then keeps only the classifiers new.
     Raises:
       UserError: if the weights belong to another network, or a variable would be left out.
     """
@@ -60,7 +61,7 @@ def initialize(
         reasons.append("initialize_last_layer is false")
     elif not source.num_classes:
         kept = HEADS
-        reasons.append("the file holds a backbone alone")
+        reasons.append("the file holds only a backbone")
     elif source.num_classes != model.num_classes:
         kept = CLASSIFIERS
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")

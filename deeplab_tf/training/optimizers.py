@@ -1,4 +1,4 @@
-"""The optimizers of --optimizer; above all the two ancestors' stochastic gradient descent, exactly.
+"""The optimizers of --optimizer, with the exact gradient descent of the two ancestors.
 
 Keras' own SGD keeps the learning rate inside the momentum buffer and decouples weight decay from
 it; under a decaying rate both lead to other weights (a weight of 1 with zero gradient ends at 0.948
@@ -15,7 +15,7 @@ from deeplab_tf.training.schedules import Multiple
 
 
 class _KeepsWeights(tf.keras.optimizers.Optimizer):
-    """Leaves the averages of use_ema beside the weights, and knows what kind each variable is."""
+    """Keeps the averages of use_ema apart from the weights, and knows each variable's kind."""
 
     def finalize_variable_values(self, var_list):
         pass  # `fit` would end with the averages in place of the weights, before the last save
@@ -27,9 +27,9 @@ class _KeepsWeights(tf.keras.optimizers.Optimizer):
 
 
 def _decay(l2, variable, gradient):
-    """Returns the gradient of L2 on a variable, computed when the other gradient is there.
+    """Returns the gradient of L2 on a variable, computed after the loss's gradient.
 
-    Else TensorFlow computes it when the step begins, and holds a copy of all weights throughout.
+    TensorFlow would compute it as the step begins, and hold a copy of all weights throughout.
     """
     with tf.control_dependencies([gradient]):
         return l2 * variable
@@ -58,7 +58,7 @@ class MomentumSGD(_KeepsWeights):
         name="MomentumSGD",
         **kwargs,
     ):
-        # Keras' own weight decay is off with None alone; with 0 it rewrites all weights each step.
+        # Only None turns Keras' own weight decay off; 0 would rewrite all weights at each step.
         super().__init__(name=name, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum

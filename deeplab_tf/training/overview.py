@@ -1,6 +1,6 @@
 """What a run says before it starts: data, length, learning rate, network, weights, devices, folder.
 
-Whoever reads it should notice what hours of training would otherwise show: the wrong split, no
+It shows mistakes that would otherwise appear after hours of training: the wrong split, no
 validation, random weights, settings without effect.
 """
 

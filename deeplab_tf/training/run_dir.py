@@ -1,8 +1,8 @@
 """One run's folder: experiment.flags, dataset.json, checkpoints, metrics.jsonl, environment.json.
 
-Checkpoints are named model.ckpt-<step>, as in the official package. Which one is newest is read
-off the files themselves: TensorFlow's `checkpoint` state file, once damaged, would silently make
-a run start anew (docs/ancestors.md, TensorFlow).
+Checkpoints are named model.ckpt-<step>, as in the official package. The newest is found from the
+files themselves: a damaged `checkpoint` state file of TensorFlow's would silently make a run start
+over (docs/ancestors.md, TensorFlow).
 """
 
 import json
@@ -199,7 +199,7 @@ class RunDir:
         if steps or self._recorded():
             raise UserError(
                 f"{self.path} holds a run but no whole checkpoint to continue it from; restore its "
-                "model.ckpt-* files, or give another --train_logdir to start anew."
+                "model.ckpt-* files, or give another --train_logdir to start over."
             )
         return None
 
@@ -314,9 +314,9 @@ class RunDir:
 
 
 class FollowersRunDir(RunDir):
-    """A run's folder as the workers beside the chief see it: they read it and write nothing.
+    """A run's folder for workers other than the chief: they read it and write nothing to it.
 
-    Saving takes part in gathering the values, and throws its own copy away.
+    Saving only takes part in gathering the values, and discards this worker's copy.
     """
 
     def open_for_training(self, experiment, info, table=None):
@@ -371,7 +371,7 @@ def warn_of_damage(step: int, error: Exception) -> None:
 
 
 def reason_of(fault: Exception) -> str:
-    """Returns what one of WRITE_FAULTS says, without TensorFlow's names of its own parts."""
+    """Returns the message of one of WRITE_FAULTS, without TensorFlow's internal names."""
     return re.sub(r"^{{.*}} .*; | \[Op:\w+\]$", "", str(fault).splitlines()[0])
 
 
@@ -383,7 +383,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def environment() -> dict:
-    """Returns what a result may depend on besides the settings."""
+    """Returns what a result may depend on apart from the settings."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout

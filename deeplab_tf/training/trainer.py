@@ -34,8 +34,8 @@ from deeplab_tf.training.schedules import build_schedule
 
 def _require_batch_statistics(experiment: Experiment) -> None:
     size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
-    alone = size == parts and experiment.train.fine_tune_batch_norm
-    if alone and experiment.model.add_image_level_feature:
+    single_images = size == parts and experiment.train.fine_tune_batch_norm
+    if single_images and experiment.model.add_image_level_feature:
         given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
         raise UserError(
             f"--train_batch_size={size}{given} leaves batch normalisation of the image pooling "
@@ -52,7 +52,7 @@ def compiled_model(
     To be called in the strategy's scope.
 
     Raises:
-      UserError: if the replicas can not share the batch equally or be compiled, the optimizer is
+      UserError: if the replicas cannot share the batch equally or be compiled, the optimizer is
         not installed, or --label_weights are not one for each class.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -249,13 +249,13 @@ class Trainer:
                     logits_only=config.last_layers_contain_logits_only,
                 )
             )
-        averaging.start(self.model)  # they were made with the variables
+        averaging.start(self.model)  # not from the random weights they were created with
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
         scored = self.workers.of_chief(int(self.run_dir.was_scored(first_step)))
         if scored:
-            self.run_dir.note_best()  # a run that was killed between the two did not
+            self.run_dir.note_best()  # in case the run was killed between scoring and this
         for callback in steps:
             if isinstance(callback, callbacks.Validation) and not scored:
                 callback.catch_up(first_step)

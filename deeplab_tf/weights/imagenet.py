@@ -1,8 +1,8 @@
 """ImageNet ResNets of keras.applications and keras-cv as backbones.
 
 Both have the stride in a stage's first 1x1 convolution. keras.applications adds biases to its
-convolutions and 1.001e-5 to variances; both are carried into the moving statistics, so that
-inference is equal. Its images are BGR less a mean; the stem's kernel is turned to RGB.
+convolutions and 1.001e-5 to variances; both are moved into the moving statistics, which
+keeps inference equal. Its images are BGR less a mean; the stem's kernel is turned to RGB.
 """
 
 import dataclasses
@@ -37,12 +37,12 @@ def read(
       source: keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET such as
         keras_cv:resnet50_imagenet; downloaded and kept by Keras.
     Raises:
-      UserError: if there is no such model, or it can not be downloaded.
+      UserError: if there is no such model, or it cannot be downloaded.
     """
     name = source.split(":", 1)[1]
     try:
         if source.startswith(KERAS_CV):
-            # Or the package would compute with whatever library another project has chosen.
+            # Otherwise the package would use the library that another project has chosen.
             with environment_variable("KERAS_BACKEND", "tensorflow"):
                 from keras_cv.models import ResNetBackbone
 

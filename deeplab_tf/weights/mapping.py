@@ -17,7 +17,7 @@ HEADS = ("aspp/", "decoder/", "classifier/", "auxiliary_head/")
 
 
 def last_layers(*, logits_only: bool) -> tuple[str, ...]:
-    """Returns the beginnings of the names that --last_layers_contain_logits_only is about."""
+    """Returns the prefixes of the names that --last_layers_contain_logits_only applies to."""
     return CLASSIFIERS if logits_only else HEADS
 
 
@@ -26,7 +26,7 @@ class Source:
     """What a weights file holds, in this package's terms.
 
     kind: what the file is, for people. config: the network that it belongs to.
-    num_classes: 0 if the file is of a backbone alone.
+    num_classes: 0 if the file holds only a backbone.
     arrays: our variable's name -> its value, in our layout. origins: our variable's name -> the
     file's name of it. unused: the file's names of what no variable takes. converted: our names of
     the values that are not the file's own, but transposed, reordered or adjusted.
@@ -56,7 +56,7 @@ class Collector:
         """Takes `origin` of the file for our variable `name`.
 
         Raises:
-          UserError: if the file lacks it, or it can not be converted.
+          UserError: if the file lacks it, or it cannot be converted.
         """
         if origin not in self._file:
             raise UserError(f"{self._path} lacks {origin!r}, which {name!r} needs.")
@@ -79,7 +79,7 @@ class Collector:
           UserError: if the file lacks it, or it has other axes.
         """
         if origin not in self._file:
-            raise UserError(f"{self._path} lacks {origin!r}; it can not be imported.")
+            raise UserError(f"{self._path} lacks {origin!r}; it cannot be imported.")
         shape = np.shape(self._file[origin])
         if len(shape) != rank:
             raise UserError(

@@ -36,7 +36,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             self._shapes = self._reader.get_variable_to_shape_map()
         except (tf.errors.OpError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{prefix} can not be read as a checkpoint: {reason}.") from None
+            raise UserError(f"{prefix} cannot be read as a checkpoint: {reason}.") from None
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._shapes:
@@ -92,14 +92,14 @@ def read(
         known = sorted(name.split("/")[0] for name in file)[:1]
         raise UserError(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
-            f"{', '.join(known) or 'nothing'}); other backbones can not be imported."
+            f"{', '.join(known) or 'nothing'}); other backbones cannot be imported."
         )
     config = _backbone_config(file, depths[0], output_stride, atrous_rates, multi_grid)
     needed = ("aspp0/weights", "concat_projection/weights", "logits/semantic/weights")
     missing = [name for name in needed if name not in file]
     has_head = not backbone_only and len(missing) < len(needed)
     if has_head and missing:
-        raise UserError(f"{prefix} has a head, but lacks {missing[0]!r}; it can not be imported.")
+        raise UserError(f"{prefix} has a head, but lacks {missing[0]!r}; it cannot be imported.")
     collector = Collector(file, prefix)
     num_classes = 0
     _take_backbone(collector, config)
@@ -134,7 +134,7 @@ def _head_settings(
     if not branches:
         raise UserError(
             f"{prefix} was trained without atrous_rates: its ASPP has no atrous branch; a network "
-            "without one can not be imported."
+            "without one cannot be imported."
         )
     if len(config.aspp_rates()) != len(branches):
         raise UserError(

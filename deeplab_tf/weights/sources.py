@@ -1,4 +1,4 @@
-"""One weights source, whatever it is, by its path, address or name."""
+"""Reads one weights source, of any kind, by its path, address or name."""
 
 import contextlib
 import fcntl
@@ -45,10 +45,10 @@ def read(
     Args:
       source: a path, an http(s) address, or the name of a published Keras model.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which files do not say.
-      backbone_only: leaves out the heads, whatever they are.
+      backbone_only: leaves out all heads.
       flag: the flag that gave `source`, for messages.
     Raises:
-      UserError: if it is nothing known, is damaged, or its network is another.
+      UserError: if it is unknown or damaged, or of another network.
     """
     settings: dict[str, Any] = {
         "output_stride": output_stride,
@@ -106,7 +106,7 @@ def _checkpoint_at(path: Path, source: str) -> str:
     if Path(f"{name}.index").is_file():
         return name
     if list(Path(name).parent.glob(f"{glob.escape(Path(name).name)}.data-?????-of-?????")):
-        raise UserError(f"{source} lacks {name}.index, without which a checkpoint can not be read.")
+        raise UserError(f"{source} lacks {name}.index, without which a checkpoint cannot be read.")
     return ""
 
 

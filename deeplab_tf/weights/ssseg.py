@@ -89,7 +89,7 @@ def read(
     Args:
       path: what messages call the file.
       output_stride, atrous_rates, multi_grid: not in the file; empty rates are 6, 12, 18, scaled.
-      backbone_only: leaves out the heads, whatever they are.
+      backbone_only: leaves out all heads.
     Raises:
       UserError: if the network is another, or a weight is missing.
     """
@@ -140,7 +140,7 @@ def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) ->
         heads = [n for n in file if not (n.startswith(backbone) or re.fullmatch(_IGNORED, n))]
         if heads and not backbone_only:
             raise UserError(
-                f"{path} has a head that can not be imported ({heads[0]}); its backbone can start "
+                f"{path} has a head that cannot be imported ({heads[0]}); its backbone can start "
                 f"a training: --tf_initial_checkpoint={path} --initialize_last_layer=false."
             )
         return {"program": "ImageNet ResNet (PyTorch)", "backbone": backbone}

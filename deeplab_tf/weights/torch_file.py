@@ -34,7 +34,7 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What training files hold beside weights (numpy's numbers, mmengine's logs): read as nothing.
+# What training files hold apart from weights (numpy's numbers, mmengine's logs): read as nothing.
 _METADATA = {
     ("numpy.core.multiarray", "scalar"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -77,8 +77,8 @@ class _Inert:
 
 def _harmful(call: str) -> _RefusedError:
     return _RefusedError(
-        f"it wants to call {call}, which may do harm; only weights are read. Save its state dict "
-        "alone: torch.save({'state_dict': model.state_dict()}, FILE)"
+        f"it wants to call {call}, which may do harm; only weights are read. Save just its "
+        "state dict: torch.save({'state_dict': model.state_dict()}, FILE)"
     )
 
 

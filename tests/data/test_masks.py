@@ -205,7 +205,7 @@ TABLE = {
     "lossy webp with alpha": (file(rgba(LABEL, 9), "WEBP"), {}, f"lossy WebP data, which {LOSSY}"),
     "jpeg in tiff": (file(LABEL, "TIFF", compression="jpeg"), {}, f"TIFF jpeg data, .*{LOSSY}"),
     "jpeg 2000": (file(LABEL, "JPEG2000"), {}, f"holds JPEG 2000 data, .*{LOSSY}"),
-    "gif": (file(LABEL, "GIF"), {}, "is a GIF, whose writers number the colours anew"),
+    "gif": (file(LABEL, "GIF"), {}, "is a GIF, and programs that write GIFs renumber the colours"),
     "gif by colour": (file(palette_image(LABEL % 3), "GIF"), {"encoding": "color"}, LABEL % 3),
     "tga": (file(LABEL, "TGA"), {}, "is a TGA file; allowed are PNG, BMP"),
     "no image": (b"no image", {}, "it is no image of a known format"),

@@ -122,7 +122,7 @@ def official_shard(folder, image, label):
     [
         ((2, 4), False, r"'odd' is 2x3 \(height x width\) but its label is 2x4"),
         (None, False, "The image 'odd' has no label"),
-        ((2, 3), True, "can not be decoded"),
+        ((2, 3), True, "cannot be decoded"),
     ],
 )
 def test_records_that_fit_nothing_are_explained(tmp_path, size, cut, message):

@@ -1,4 +1,4 @@
-"""Deterministic weights for the golden tensors: every array follows from its name and shape alone.
+"""Deterministic weights for the golden tensors: every array follows only from its name and shape.
 
     weights = {name: array(name, shape) for name, shape in json.load(open("..._keys.json")).items()}
 

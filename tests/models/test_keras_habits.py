@@ -444,7 +444,7 @@ def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path
 
 @tf.keras.utils.register_keras_serializable("tests")
 def absolute_margin(y_true, y_pred):
-    """A loss of one's own."""
+    """A user's own loss."""
     return tf.abs(y_pred[..., 0] - y_pred[..., 1])
 
 

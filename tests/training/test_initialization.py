@@ -88,7 +88,7 @@ def test_a_backbone_alone_leaves_the_heads_new(tmp_path):
     model = build_model(ModelConfig(**SETTINGS), num_classes=7)
     before = values(model)
     said = initialization.initialize(model, str(tmp_path / "r.pth"))
-    assert changed(before, model) == {"backbone"} and "the file holds a backbone alone" in said
+    assert changed(before, model) == {"backbone"} and "the file holds only a backbone" in said
 
 
 @pytest.mark.parametrize(

@@ -370,7 +370,7 @@ def test_label_weights_are_one_for_each_class(tiny_experiment):
 
 
 def test_replicas_on_cpus_are_not_compiled(tiny_experiment):
-    with pytest.raises(UserError, match="--jit_compile can not be given with several replicas"):
+    with pytest.raises(UserError, match="--jit_compile cannot be given with several replicas"):
         Trainer(change(tiny_experiment, "train", jit_compile=True), two_replicas())
 
 

@@ -184,7 +184,7 @@ def test_other_networks_and_damage_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="is not of resnet_v1_50.*MobilenetV2"):
         sources.read(str(tmp_path / "x"))
     (tmp_path / "y.index").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="can not be read as a checkpoint"):
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         official.Checkpoint(str(tmp_path / "y"))
 
 

@@ -336,7 +336,7 @@ def test_other_programs_heads_are_not_taken_for_mmsegmentations(plus):
     source = ssseg.read(backbone | {"head.fc.weight": ZERO}, "m.pth")  # mmpretrain's
     assert (source.kind, source.num_classes) == ("ImageNet ResNet (PyTorch)", 0)
     torchvision = backbone | {"classifier.0.convs.0.0.weight": ZERO}
-    with pytest.raises(UserError, match=r"a head that can not be imported \(classifier\.0\."):
+    with pytest.raises(UserError, match=r"a head that cannot be imported \(classifier\.0\."):
         ssseg.read(torchvision, "m.pth")
     assert ssseg.read(torchvision, "m.pth", backbone_only=True).origins == source.origins
 

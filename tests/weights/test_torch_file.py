@@ -141,7 +141,7 @@ def test_pickles_that_call_anything_are_refused_and_not_run(tmp_path, call, name
     proof, path = tmp_path / "proof", tmp_path / "evil.pth"
     try:
         with_pickle(path, {"model": call(proof)}, legacy)
-    except TypeError:  # modules can not be pickled: name one by hand
+    except TypeError:  # modules cannot be pickled: name one by hand
         body = b"\x80\x02cbuiltins\ngetattr\ncos\npath\nX\x04\x00\x00\x00join\x86R."
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", body)
