@@ -6,12 +6,13 @@ same command; TF_CONFIG tells them of each other. Only the first, the chief, wri
 
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import re
 import signal
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,9 +204,16 @@ class Workers:
         if self.count == 1:
             return np.asarray(values)
         parts = [np.asarray(values), *[np.zeros_like(values)] * (self.local_replicas - 1)]
-        return self.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, self.spread(parts), axis=None
-        ).numpy()
+        return self._sum(self.spread(parts)).numpy()
+
+    @functools.cached_property
+    def _sum(self) -> Callable[[Any], tf.Tensor]:
+        # A graph: an eager sum that fails leaves a thread pool, which prints a traceback later on.
+        @tf.function(autograph=False)
+        def sum_of(parts):
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+
+        return sum_of
 
     def require_equal(self, what: str, value: str, advice: str) -> None:
         """Raises UserError with the advice on all workers unless they all have the same value."""

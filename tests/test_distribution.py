@@ -311,7 +311,7 @@ def test_what_the_chief_refuses_ends_the_others_in_one_sentence(experiment, tmp_
     assert statuses == [1, 1], printed
     assert "holds checkpoints but no experiment.flags" in printed[0]
     assert "Worker 1 of 2 lost contact with another" in printed[1]
-    assert not any("Traceback" in text for text in printed)
+    assert not any("Traceback" in text for text in printed), printed
 
 
 CLUSTER = {"worker": ["a:1", "b:2"]}

@@ -125,13 +125,14 @@ class Trainer:
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
-        told = ""
-        if self.workers.is_chief:
-            told = run_checks.require_trainable(
-                self.run_dir, experiment, self.info, self.train_table
-            )
-        self._tell("\n".join(filter(None, [self._overview(), told])))
         with self.workers.explained_loss():
+            self.workers.total(0)  # so that all are here to learn of it if the chief refuses
+            told = ""
+            if self.workers.is_chief:
+                told = run_checks.require_trainable(
+                    self.run_dir, experiment, self.info, self.train_table
+                )
+            self._tell("\n".join(filter(None, [self._overview(), told])))
             service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
             self._require_equal_workers()
             is_new = not self.workers.of_chief(len(self.run_dir.checkpoint_steps()))
