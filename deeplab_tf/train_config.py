@@ -37,7 +37,7 @@ class TrainConfig(Config):
         "sgd: weight decay on all parameters (SSSegmentation); momentum: L2 on convolution "
         "kernels only and doubled gradients for biases (official DeepLab); adam: with that L2; "
         "adamw, sgdw: take learning rate * weight_decay off all parameters, as PyTorch's AdamW; "
-        "lamb: adds weight_decay to its update. The last three need TensorFlow Addons.",
+        "lamb: adds weight_decay to its update.",
         choices=("sgd", "momentum", "adam", *_ADDONS),
     )
     base_learning_rate: float = setting(

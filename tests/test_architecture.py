@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["settings", "seeds", "models.winograd", "models.initializers"],
     [
+        "legacy_keras",
         "process_state",
         "train_config",
         "serving_config",
@@ -27,6 +28,7 @@ LAYERS = [
     ["data.masks"],
     [
         "data.catalog",
+        "training.decoupled",
         "models.layers",
         "config_flags",
         "distribution",

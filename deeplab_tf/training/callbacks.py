@@ -1,4 +1,4 @@
-"""What Keras and TensorFlow Addons lack: step-counted logging, saving, validation and stopping.
+"""What Keras lacks: step-counted logging, saving, validation and stopping.
 
 `step` is always the number of steps done, which is what the optimizer counts (with those that loss
 scaling leaves out).
@@ -9,16 +9,24 @@ import contextlib
 import datetime
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from deeplab_tf.config import UserError
 from deeplab_tf.distribution import Workers
 from deeplab_tf.training.run_dir import RunDir
+
+
+def say(line: str) -> None:
+    """Prints a line at once; a progress bar on the same terminal makes room for it."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 class StepCallback(tf.keras.callbacks.Callback):
@@ -278,7 +286,7 @@ class StopOnSignal(StepCallback):
 
     def _note(self, number, frame):
         self.received = signal.Signals(number)
-        print(f"{self.received.name}: saving after this step; again to quit at once.", flush=True)
+        say(f"{self.received.name}: saving after this step; again to quit at once.")
         signal.signal(number, self._previous[number])
 
     def on_step(self, step, logs):
@@ -310,49 +318,25 @@ class StopOnSignal(StepCallback):
         return works
 
 
-def progress_bar(batch_size: int, last_step: int) -> tf.keras.callbacks.Callback | None:
-    """Returns TensorFlow Addons' progress bar with step, loss, learning rate and images/s.
+class ProgressBar(StepCallback):
+    """Shows steps, loss, learning rate and images/s in one line on standard error."""
 
-    None where TensorFlow Addons has no wheel (aarch64 Linux, Windows): the log lines remain.
-    """
-    import warnings
+    def __init__(self, batch_size: int, last_step: int):
+        super().__init__()
+        self._batch_size, self._last_step = batch_size, last_step
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice, on each import
-            from tensorflow_addons.callbacks import TQDMProgressBar
-    except ImportError:
-        return None
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._since = time.monotonic()
+        self._bar = tqdm(
+            total=self._last_step, initial=self.step, unit=" steps", dynamic_ncols=True
+        )
 
-    class ProgressBar(TQDMProgressBar):
-        """Shows the newest values, where the base class averages over the whole run."""
+    def on_step(self, step, logs):
+        rate = (step - self._first) * self._batch_size / max(time.monotonic() - self._since, 1e-9)
+        text = f"loss {logs['loss']:.4f}, lr {logs['learning_rate']:.6f}, {rate:.2f} images/s"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._bar.n)
 
-        latest: dict = {}
-
-        def on_epoch_begin(self, epoch, logs=None):
-            super().on_epoch_begin(epoch, logs)
-            self._first = (int(self.model.optimizer.iterations.numpy()), time.monotonic())
-
-        def on_batch_end(self, batch, logs=None):
-            self.latest = dict(logs or {})
-            skipped = batch - self.steps_so_far  # steps run in one call with the last
-            self.steps_so_far += skipped
-            self.steps_to_update += skipped
-            super().on_batch_end(batch, self.latest)
-
-        def on_epoch_end(self, epoch, logs=None):
-            if self.model.stop_training:  # the base class would fill the bar to its end
-                self.epoch_progress_tqdm.close()
-            else:
-                super().on_epoch_end(epoch, logs)
-
-        def format_metrics(self, logs=None, factor=1):
-            first, since = self._first
-            step = first + self.steps_so_far
-            rate = self.steps_so_far * batch_size / max(time.monotonic() - since, 1e-9)
-            return (
-                f"step {step}/{last_step} - loss {self.latest.get('loss', float('nan')):.4f} - "
-                f"lr {self.latest.get('learning_rate', float('nan')):.6f} - {rate:.2f} images/s"
-            )
-
-    return ProgressBar(show_overall_progress=False)
+    def on_train_end(self, logs=None):
+        self._bar.close()

@@ -9,7 +9,6 @@ import warnings
 
 import tensorflow as tf
 
-from deeplab_tf.settings import UserError
 from deeplab_tf.train_config import TrainConfig
 from deeplab_tf.training.schedules import Multiple
 
@@ -126,8 +125,8 @@ class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
 def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimizer:
     """Returns the optimizer of --optimizer, without its slots.
 
-    Raises:
-      UserError: if it is one of TensorFlow Addons', which is not installed.
+    sgdw, adamw and lamb are TensorFlow Addons' where it is installed, else their equals of
+    `deeplab_tf.training.decoupled`.
     """
     if config.optimizer in ("sgd", "momentum", "adam"):
         averaging = {"use_ema": config.ema_decay > 0, "ema_momentum": config.ema_decay}
@@ -145,19 +144,16 @@ def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimi
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice
-            from tensorflow_addons import optimizers as addons
+            from tensorflow_addons import optimizers as library
     except ImportError:
-        raise UserError(
-            f"--optimizer={config.optimizer} needs TensorFlow Addons, which is not installed or "
-            "has no wheel for this platform; allowed without it: sgd, momentum, adam."
-        ) from None
+        from deeplab_tf.training import decoupled as library
     if config.optimizer == "lamb":
-        return addons.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
+        return library.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
     # Theirs is subtracted as it is; PyTorch's, whose recipes people have, is times the rate.
     decay = Multiple(schedule, config.weight_decay)
     if config.optimizer == "sgdw":
-        return addons.SGDW(decay, schedule, momentum=config.momentum)
-    return addons.AdamW(decay, schedule, epsilon=config.adam_epsilon)
+        return library.SGDW(decay, schedule, momentum=config.momentum)
+    return library.AdamW(decay, schedule, epsilon=config.adam_epsilon)
 
 
 def build_slots(optimizer: tf.keras.optimizers.Optimizer, variables: list[tf.Variable]) -> None:

@@ -208,7 +208,7 @@ class Trainer:
 
     def _tell(self, line: str) -> None:
         if self.workers.is_chief:
-            print(line, flush=True)
+            callbacks.say(line)
 
     def _restore(self) -> int:
         """Restores the newest checkpoint on all workers, or saves the first; returns its step."""
@@ -320,9 +320,9 @@ class Trainer:
     ) -> list[tf.keras.callbacks.Callback]:
         config = self.experiment.train
         last_step = config.training_number_of_steps
-        bar = None
+        bars = []
         if sys.stderr.isatty() and self.workers.is_chief:
-            bar = callbacks.progress_bar(config.train_batch_size, last_step)
+            bars = [callbacks.ProgressBar(config.train_batch_size, last_step)]
         pauses = {"save": config.save_interval_steps, "validation": config.eval_interval_steps}
         pace = callbacks.Pace(last_step, pauses=pauses)
         training_log = callbacks.TrainingLog(
@@ -333,7 +333,7 @@ class Trainer:
             batch_size=config.train_batch_size,
             last_step=last_step,
             tell=self._tell,
-            print_lines=bar is None,
+            print_lines=not bars,
         )
         predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
         saver = callbacks.Saver(
@@ -341,11 +341,7 @@ class Trainer:
             pace,
             save_interval_steps=config.save_interval_steps,
         )
-        chosen = [
-            callbacks.StopOnNonFiniteLoss(self.run_dir),
-            *([bar] if bar else []),
-            training_log,
-        ]
+        chosen = [callbacks.StopOnNonFiniteLoss(self.run_dir), *bars, training_log]
         if self.eval_table is not None:
             chosen.append(
                 callbacks.Validation(
@@ -427,6 +423,6 @@ class Trainer:
                 if not result.matrix.any():
                     folder = self.experiment.data.dataset_dir
                     line = evaluator.nothing_to_score(result, self.info, where=folder)
-                print(f"step {step}  {line}", flush=True)
+                callbacks.say(f"step {step}  {line}")
 
         return validate

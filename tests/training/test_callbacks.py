@@ -1,8 +1,12 @@
-"""The remaining time of a run, against arithmetic by hand."""
+"""The remaining time of a run, against arithmetic by hand, and the progress bar."""
 
+import io
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
 
 from deeplab_tf.training import callbacks
 
@@ -51,3 +55,19 @@ def test_the_remaining_time_follows_the_newest_steps():
     for seconds in [1.0] * 150 + [4.0] * 100:
         pace.add_call(1, seconds)
     assert pace.seconds_left(250) == pytest.approx(4 * 9750)
+
+
+def test_the_progress_bar_counts_on_from_a_resumed_step(clock, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = callbacks.ProgressBar(batch_size=8, last_step=10)
+    bar.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=tf.Variable(4))))
+
+    bar.on_train_begin()
+    clock.now += 4.0
+    bar.on_train_batch_end(1, {"loss": 0.75, "learning_rate": 0.01})  # two steps in one call
+    bar.on_train_end()
+
+    last = screen.getvalue().splitlines()[-1].split("\r")[-1]
+    # 2 steps of 8 images in 4 s
+    assert " 6/10 " in last and "loss 0.7500, lr 0.010000, 4.00 images/s" in last

@@ -220,11 +220,39 @@ def test_optimizers_follow_their_papers(name, replicas):
     assert int(optimizer.iterations.numpy()) == 4
 
 
-def test_addons_optimizers_need_addons(monkeypatch):
+@pytest.mark.parametrize("name", ["adamw", "sgdw", "lamb"])
+def test_without_addons_weights_and_checkpoints_are_the_same(name, monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_addons")
+    config = settings(optimizer=name, weight_decay=0.1)
+
+    def trained(checkpoint_dir):
+        rng = np.random.default_rng(0)
+        weights = [
+            tf.Variable(rng.standard_normal(shape), dtype=tf.float32)
+            for shape in ([3, 3, 5, 7], [7])
+        ]
+        weights.append(tf.Variable(tf.zeros([7])))  # LAMB divides by norms
+        optimizer = build_optimizer(config, build_schedule(config))
+        build_slots(optimizer, weights)
+        for _ in range(5):
+            gradients = [tf.constant(rng.standard_normal(v.shape), tf.float32) for v in weights]
+            optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        checkpoint = tf.train.Checkpoint(optimizer=optimizer, weights=weights)
+        return optimizer, checkpoint, checkpoint.write(str(checkpoint_dir))
+
+    addons, theirs, path = trained(tmp_path / "addons")
     monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
-    config = settings(optimizer="sgdw")
-    with pytest.raises(UserError, match="--optimizer=sgdw needs TensorFlow Addons"):
-        build_optimizer(config, build_schedule(config))
+    optimizer, ours, own_path = trained(tmp_path / "own")
+
+    assert type(optimizer) is not type(addons)
+    numbers, own = (tf.train.load_checkpoint(str(p)) for p in (path, own_path))
+    names = [name for name in numbers.get_variable_to_shape_map() if "GRAPH" not in name]
+    assert len(names) > 6
+    for name in names:
+        np.testing.assert_array_equal(own.get_tensor(name), numbers.get_tensor(name), err_msg=name)
+    ours.read(path).assert_consumed()
+    theirs.read(own_path).assert_consumed()
+    assert type(optimizer).from_config(addons.get_config()).get_config() == optimizer.get_config()
 
 
 @pytest.mark.parametrize("replicas", STRATEGIES)
