@@ -1,9 +1,18 @@
 """Semantic image segmentation with DeepLab in TensorFlow 2 and Keras.
 
-Importing the package does not import TensorFlow.
+Importing the package does not import TensorFlow, but says which Keras TensorFlow is to use
+(`deeplab_tf.legacy_keras`); so it comes before the first use of tf.keras.
 """
 
+import sys
+
+from deeplab_tf import legacy_keras
+
 __version__ = "0.1.0"
+
+legacy_keras.select()
+if "tensorflow" in sys.modules:
+    legacy_keras.require()
 
 
 def load_model(run_dir, output_stride=None, checkpoint=""):

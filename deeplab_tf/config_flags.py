@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from deeplab_tf import command_line
+from deeplab_tf import command_line, legacy_keras
 from deeplab_tf.command_line import Given
 from deeplab_tf.config import (
     Config,
@@ -106,6 +106,7 @@ def run(
             # TensorFlow leaves oneDNN off on CPUs without AVX-512. It is faster there too, and
             # direct atrous convolutions cannot be trained without it.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+            legacy_keras.require()
             job = _current.get()
             read = [job.read(kind) for kind in settings]
             _require_effect(read)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import legacy_keras
 from deeplab_tf.config import UserError
 from deeplab_tf.data.catalog import LabelClass, read_class_table
 from deeplab_tf.evaluation.serving import RefusedImage
@@ -35,8 +36,8 @@ class ServerPredictor:
         """
         if grpc is None:
             raise UserError(
-                f"--server={address} needs tensorflow-serving-api; install it with "
-                "pip install 'deeplab_tf[serving]'."
+                f"--server={address} needs tensorflow-serving-api; pip install "
+                "'tensorflow-serving-api=={}.{}.*'".format(*legacy_keras.tensorflow_version())
             )
         self.classes: tuple[LabelClass, ...] = read_class_table(class_list)
         self._address, self._model_name, self._timeout = address, model_name, timeout_secs

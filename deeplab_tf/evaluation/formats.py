@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from deeplab_tf import legacy_keras
 from deeplab_tf.config import UserError
 from deeplab_tf.data import conversion, split_report, transforms
 from deeplab_tf.evaluation import export
@@ -78,7 +79,8 @@ def onnx(served: Served) -> bytes:
         import tf2onnx
     except ImportError:
         raise UserError(
-            "--format=onnx needs tf2onnx; install it with pip install 'deeplab_tf[onnx]'."
+            "--format=onnx needs tf2onnx and onnx; pip install tf2onnx "
+            + ("onnx" if legacy_keras.tensorflow_version() >= (2, 16) else "'onnx<1.18'")
         ) from None
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     model, _ = tf2onnx.convert.from_function(

@@ -116,7 +116,7 @@ def test_no_server_is_said_in_time(class_list):
 
 def test_without_the_serving_api_the_extra_is_named(class_list, monkeypatch):
     monkeypatch.setattr(client, "grpc", None)
-    with pytest.raises(UserError, match=r"pip install 'deeplab_tf\[serving\]'"):
+    with pytest.raises(UserError, match=r"pip install 'tensorflow-serving-api==2\.\d+\.\*'"):
         client.ServerPredictor("x:1", model_name="deeplab", class_list=class_list, timeout_secs=1)
 
 
