@@ -19,6 +19,8 @@ from pathlib import Path
 from deeplab_tf import files
 from deeplab_tf.settings import UserError
 
+# The recipes: in a clone beside the package, else in it.
+_RECIPES = (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of a file, in bytes; limits.h of Linux
 _NUMBER = re.compile(r"-\.?\d")
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
@@ -125,7 +127,7 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
 def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
     """Finds a flagfile in the working directory, or next to the flagfile that includes it.
 
-    absl looks only in the working directory.
+    absl looks only in the working directory. A name of no file here may be a recipe's.
     """
     neighbour = opened[-1].parent / path if opened else path
     if path.exists() and neighbour.exists() and not path.samefile(neighbour):
@@ -133,7 +135,31 @@ def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
             f"--flagfile={path} exists twice, in {os.getcwd()} and in {neighbour.parent}; give the "
             "full path of the one you mean."
         )
-    return neighbour if neighbour.exists() and not path.exists() else path
+    found = path if path.exists() else neighbour
+    if found.is_file():
+        return found
+
+    recipe = recipes().get(path.stem)
+    is_name = path == Path(path.name)
+    if is_name and recipe:  # there may be a folder of that name, such as the recipe's run
+        return recipe
+    if is_name and not path.exists():
+        raise flag.error(
+            f"The flagfile {path} does not exist, and no recipe has that name; the recipes are "
+            f"{', '.join(recipes())}."
+        )
+    if recipe and not path.exists():
+        raise flag.error(
+            f"The flagfile {path} does not exist; the recipe of that name is "
+            f"--flagfile={path.stem}."
+        )
+    return path
+
+
+def recipes() -> dict[str, Path]:
+    """Returns the flagfiles that come with the package, by name."""
+    folder = next(folder for folder in _RECIPES if list(folder.glob("*.flags")))
+    return {path.stem: path for path in sorted(folder.glob("*.flags"))}
 
 
 def _read_flagfile(path: Path, named_by: Given) -> list[Given]:

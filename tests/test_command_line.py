@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import pytest
 
 from deeplab_tf import command_line, config_flags, files
-from deeplab_tf.config import Config, UserError, setting
+from deeplab_tf.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +136,28 @@ def test_a_flagfile_is_found_here_or_next_to_the_one_that_names_it(folder):
         parse(variant)
     (folder / "base.flags").unlink()
     assert parse(variant) == {"steps": 2, "name": "mine"}
+
+
+@pytest.mark.parametrize("name", ["voc_r50_os16", "voc_r50_os16.flags"])
+def test_a_recipe_is_found_by_its_name(folder, name):
+    def run_of(flagfile):
+        kinds = [ModelConfig, DataConfig, TrainConfig, EvalConfig]
+        return config_flags.parse([f"--flagfile={flagfile}"], kinds).values
+
+    recipe = command_line.recipes()["voc_r50_os16"]
+    runs = folder / "voc_r50_os16"
+    runs.mkdir()
+    assert run_of(name) == run_of(recipe)
+    runs.rmdir()
+    write(folder, name, "--train_batch_size=3")
+    assert run_of(name)["train_batch_size"] == 3
+
+
+def test_a_name_of_no_recipe_lists_them(folder):
+    with pytest.raises(UserError, match="no recipe has that name.* are ade20k_r101_os16, .*voc_"):
+        parse("--flagfile=voc_r50_os61")
+    with pytest.raises(UserError, match="does not exist; .* is --flagfile=voc_r50_os16"):
+        parse("--flagfile=configs/voc_r50_os16.flags")
 
 
 def test_flagfiles_that_name_each_other_are_refused(folder):
