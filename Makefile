@@ -1,5 +1,6 @@
-# Set-up happens by itself; PYTHON=... names another interpreter (3.10 or 3.11).
-VENV := .venv
+# Set-up happens by itself. PYTHON=3.12 or PYTHON=/path/to/python names another interpreter, with an
+# environment of its own.
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUN := runs/demo
 # Tracing graphs takes most of the tests' time, and one core.
@@ -100,14 +101,12 @@ $(RECORDS)/dataset.json: $(INSTALLED)
 		--output_dir=$(RECORDS)
 
 $(PEERS)/installed: benchmarks/requirements.txt
-	@sh .ci/make_venv $(PEERS) $(PYTHON)
-	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@sh .ci/set_up $(PEERS) "$(PYTHON)" -r $<
 	@touch $@
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
-	@sh .ci/make_venv $(VENV) $(PYTHON)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(INSTALLED): setup.cfg pyproject.toml $(wildcard constraints/*)
+	@sh .ci/set_up $(VENV) "$(PYTHON)" -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf .venv* runs build *.egg-info
