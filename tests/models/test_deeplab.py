@@ -93,6 +93,8 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
     """Replicas with unequal numbers of ignored pixels give the loss and weights of one."""
     labels = LABELS.copy()
     labels[:2, 5:] = 255  # the first replica has few valid pixels
+    # Small first steps: rounding does not grow in three of them.
+    config = dataclasses.replace(CONFIG, initializer="he_normal")
     results = []
     for strategy in (
         tf.distribute.OneDeviceStrategy("CPU:0"),
@@ -100,7 +102,7 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
     ):
         tf.keras.utils.set_random_seed(3)
         with strategy.scope():
-            model = build_model(CONFIG, num_classes=3)
+            model = build_model(config, num_classes=3)
             model.compile(tf.keras.optimizers.SGD(0.01), metrics=[MeanIoU(3)])
         dataset = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(4)
         history = model.fit(dataset, epochs=3, verbose=0).history
