@@ -101,11 +101,11 @@ $(RECORDS)/dataset.json: $(INSTALLED)
 		--output_dir=$(RECORDS)
 
 $(PEERS)/installed: benchmarks/requirements.txt
-	@sh .ci/set_up $(PEERS) "$(PYTHON)" -r $<
+	@sh .ci/set_up $(PEERS) "$(PYTHON)" "" -r $<
 	@touch $@
 
 $(INSTALLED): setup.cfg pyproject.toml $(wildcard constraints/*)
-	@sh .ci/set_up $(VENV) "$(PYTHON)" -e '.[dev]'
+	@sh .ci/set_up $(VENV) "$(PYTHON)" constraints -e '.[dev]'
 	@touch $@
 
 clean:

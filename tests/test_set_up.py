@@ -57,7 +57,7 @@ class Machine:
             "OS_RELEASE": str(self.home / "os-release"),
             "NETWORK": str(self.network).lower(),
         }
-        arguments = ["sh", SET_UP, self.home / "venv", wanted, "-e", "."]
+        arguments = ["sh", SET_UP, self.home / "venv", wanted, "folder", "-e", "."]
         return subprocess.run(arguments, env=environment, capture_output=True, text=True)
 
     def made_by(self) -> str:
@@ -94,7 +94,7 @@ def test_the_newest_supported_python_is_taken_or_the_named_one(tmp_path, there, 
 
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert machine.made_by() == taken
-    assert machine.log().endswith(".txt -e .\n")
+    assert machine.log().endswith("-c folder/python.txt -e .\n")
 
 
 @pytest.mark.parametrize("has_uv", [True, False])
