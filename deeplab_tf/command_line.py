@@ -19,7 +19,7 @@ from pathlib import Path
 from deeplab_tf import files
 from deeplab_tf.settings import UserError
 
-# The recipes: in a clone beside the package, else in it.
+# Where the recipes are: in a clone next to the package, in a wheel inside it.
 _RECIPES = (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of a file, in bytes; limits.h of Linux
 _NUMBER = re.compile(r"-\.?\d")
