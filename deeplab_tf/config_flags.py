@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from deeplab_tf import command_line, legacy_keras
+from deeplab_tf import command_line, legacy_keras, quiet_start
 from deeplab_tf.command_line import Given
 from deeplab_tf.config import (
     Config,
@@ -102,7 +102,7 @@ def run(
 
     def call(_):
         try:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else each start prints a page
+            quiet_start.hide_start_up_lines()
             # TensorFlow leaves oneDNN off on CPUs without AVX-512. It is faster there too, and
             # direct atrous convolutions cannot be trained without it.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -12,6 +12,7 @@ LAYERS = [
     ["settings", "seeds", "models.winograd", "models.initializers"],
     [
         "legacy_keras",
+        "quiet_start",
         "process_state",
         "train_config",
         "serving_config",
