@@ -69,12 +69,16 @@ def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strat
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if mirrored and len(gpus) > 1:
         return tf.distribute.MirroredStrategy(gpus)
-    return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "CPU:0")
+    if gpus:
+        return tf.distribute.OneDeviceStrategy(gpus[0])
+    # The default strategy: others fetch batches ahead through an iterator that tunes itself in a
+    # thread, and destroying it waits until that thread wakes, after seconds and up to a minute.
+    return tf.distribute.get_strategy()
 
 
 def devices_of(strategy: tf.distribute.Strategy, hosts: int) -> str:
     """Says what computes: the devices of this host, and on how many hosts."""
-    devices = strategy.extended.worker_devices
+    devices = _replica_devices(strategy)
     gpus = tf.config.get_visible_devices("GPU")
     if all("GPU" in device for device in devices) and gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
@@ -99,7 +103,16 @@ def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> Non
 
 def on_gpus() -> bool:
     """Whether each replica of the strategy in scope has a GPU."""
-    return all("GPU" in device for device in tf.distribute.get_strategy().extended.worker_devices)
+    return all("GPU" in device for device in _replica_devices(tf.distribute.get_strategy()))
+
+
+def _replica_devices(strategy: tf.distribute.Strategy) -> Sequence[str]:
+    """Returns the device of each replica of this process."""
+    try:
+        return strategy.extended.worker_devices
+    except RuntimeError:  # the default strategy does not say; TensorFlow prefers the first GPU
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return [devices[0].name]
 
 
 def require_gpus(flag: str) -> None:

@@ -285,10 +285,6 @@ class Trainer:
         Each replica of a worker takes one part of a step's images after the other.
         """
         workers = self.workers
-        # What fetches ahead to a device tunes itself in a thread that may take up to a minute to
-        # notice its end, and on CPUs there is nothing to fetch to.
-        with self.strategy.scope():
-            ahead = tf.distribute.InputOptions(experimental_fetch_to_device=on_gpus())
         return self.strategy.distribute_datasets_from_function(
             lambda _: self._examples(
                 first_step,
@@ -297,8 +293,7 @@ class Trainer:
                 workers=workers.count,
                 worker=workers.index,
                 services=self.experiment.train.data_services(),
-            ),
-            options=ahead,
+            )
         )
 
     def _examples(self, first_step: int, last_step: int, **share: Any) -> tf.data.Dataset:
