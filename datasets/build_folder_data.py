@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags, files
-from deeplab_tf.config import UserError, require, setting
+from deeplab_tf.config import UserError, require, require_given, setting
 from deeplab_tf.data import building, catalog, class_lists, conversion, folder_pairs, masks
 from deeplab_tf.data.split_report import counted, warn
 
@@ -73,7 +73,7 @@ class FolderConfig(building.BuilderConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("images_dir", "masks_dir", "class_list"):
-            require(bool(getattr(self, name)), name, "(empty)", "a path")
+            require_given(name, getattr(self, name), "a path")
         require(
             self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
         )
@@ -144,10 +144,10 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
     if is_plain and config.ignore_colors and ignore_label < len(classes):
         name = classes[ignore_label].name
         raise UserError(
-            f"--ignore_label={ignore_label} is {name!r} in {config.class_list}, so that the pixels "
-            f"of --ignore_colors and those of {name!r} would be ignored; leave --ignore_label out. "
-            f"(If {name!r} is not to count, take its line out and add its colour to "
-            "--ignore_colors.)"
+            f"--ignore_label={ignore_label} is the class {name!r} in {config.class_list}, so its "
+            "pixels would be ignored along with those of --ignore_colors; leave --ignore_label "
+            f"out. (To ignore {name!r} on purpose, remove its line from the class list and add its "
+            "colour to --ignore_colors.)"
         )
     index_map = [-1] * 256
     for index, own in enumerate(classes):

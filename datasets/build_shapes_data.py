@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import config_flags
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf.config import Config, require_given, setting
 
 IGNORE_LABEL = 255
 COLORS = {
@@ -43,7 +43,7 @@ class ShapesConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+        require_given("output_dir", self.output_dir, "a path")
 
 
 def main(config: ShapesConfig) -> None:

@@ -9,11 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deeplab_tf.settings import Config, UserError, as_flag, require, setting
+from deeplab_tf.settings import (
+    Config,
+    UserError,
+    as_flag,
+    require,
+    require_exactly_one,
+    require_given,
+    setting,
+)
 from deeplab_tf.train_config import TrainConfig
 
 # All settings are here; the helpers are for programs that define settings of their own.
-__all__ = ["Config", "TrainConfig", "UserError", "require", "setting"]
+__all__ = [
+    "Config",
+    "TrainConfig",
+    "UserError",
+    "require",
+    "require_exactly_one",
+    "require_given",
+    "setting",
+]
 
 OUTPUT_STRIDES = (8, 16, 32)
 RESNET_DEPTHS = (18, 34, 50, 101, 152)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import config_flags, files
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.config import Config, UserError, require, require_given, setting
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -30,7 +30,10 @@ class ConvertConfig(Config):
         (), "Height,width of the one image the file takes; empty: any number, any size.", least=1
     )
     calibration_images: tuple[str, ...] = setting(
-        (), "For tflite_int8: training images, folders and globs.", names="paths"
+        (),
+        "For tflite_int8: training images, folders and globs.",
+        names="paths",
+        only_with={"format": ("tflite_int8",)},
     )
     num_calibration_images: int = setting(
         100,
@@ -41,17 +44,14 @@ class ConvertConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.export_dir), "export_dir", "(empty)", "a path")
+        require_given("export_dir", self.export_dir, "the folder of an exported model")
         suffix = SUFFIXES[self.format]
         allowed = f"a file {suffix} for --format={self.format}"
-        require(Path(self.output).suffix == suffix, "output", self.output or "(empty)", allowed)
+        require_given("output", self.output, allowed)
+        require(Path(self.output).suffix == suffix, "output", self.output, allowed)
         require(len(self.image_size) in (0, 2), "image_size", self.image_size, "height,width")
-        require(
-            bool(self.calibration_images) == (self.format == "tflite_int8"),
-            "calibration_images",
-            self.calibration_images or "(empty)",
-            "images for --format=tflite_int8, nothing for the others",
-        )
+        if self.format == "tflite_int8":
+            require_given("calibration_images", self.calibration_images, "images to measure with")
 
 
 def main(job: ConvertConfig) -> None:
@@ -82,7 +82,7 @@ def main(job: ConvertConfig) -> None:
         content = formats.tflite(
             served, half=job.format == "tflite_float16", calibration=calibration
         )
-        files.write(table, served.class_table.encode())
+        files.write(table, served.class_table)
     files.write(output, content)
     print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")
 

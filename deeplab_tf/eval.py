@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeplab_tf import checkpoint_choice, config_flags
+from deeplab_tf import checkpoint_choice, config_flags, files
 from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.config import Config, UserError, require_given, setting
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,8 +38,8 @@ class EvalJobConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
-        require(bool(self.eval_logdir), "eval_logdir", "(empty)", "a path")
+        require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
+        require_given("eval_logdir", self.eval_logdir, "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
         if self.max_number_of_evaluations != 1:
             folder, step = checkpoint_choice.split(self.checkpoint_dir)
@@ -121,7 +121,7 @@ def score(
         "dataset_dir": experiment.data.dataset_dir,
         "inference": config_flags.inference_settings(experiment, loaded.model.config),
     }
-    run_dir.write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
     report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
         for name in ("miou", "pixel_accuracy", "mean_accuracy"):

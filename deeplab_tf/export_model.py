@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf.config import Config, require_exactly_one, require_given, setting
 from deeplab_tf.serving_config import ServingConfig
 
 
@@ -29,13 +29,8 @@ class ExportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            bool(self.train_logdir) != bool(self.checkpoint_path),
-            "train_logdir",
-            self.train_logdir or "(empty)",
-            "the folder of a run, or --checkpoint_path in its place",
-        )
-        require(bool(self.export_dir), "export_dir", "(empty)", "a path")
+        require_exactly_one(train_logdir=self.train_logdir, checkpoint_path=self.checkpoint_path)
+        require_given("export_dir", self.export_dir, "a path")
         flag = "train_logdir" if self.train_logdir else "checkpoint_path"
         require_one_choice(self.checkpoint, getattr(self, flag), flag)
 

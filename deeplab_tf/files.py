@@ -206,8 +206,8 @@ def shown(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all, and creates its folders.
+def write(path: Path, content: bytes | str) -> None:
+    """Writes a file, whole or not at all, and creates its folders; text becomes UTF-8.
 
     Raises:
       OSError: if it cannot be written; a file that was there stays as it was.
@@ -215,7 +215,7 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-writing")
     try:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from deeplab_tf.config import (
     Experiment,
     UserError,
     require,
+    require_given,
     setting,
 )
 
@@ -82,8 +83,8 @@ class ImportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.source), "source", "(empty)", "a path, an address or a model's name")
-        require(bool(self.output), "output", "(empty)", "a path")
+        require_given("source", self.source, "a path, an address or a model's name")
+        require_given("output", self.output, "a path")
         require(
             not (self.dataset and self.class_list),
             "class_list",

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf import config_flags, files
+from deeplab_tf.config import Config, UserError, require_given, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,12 @@ class InspectConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.dataset_dir), "dataset_dir", "(empty)", "the folder of a builder")
+        require_given("dataset_dir", self.dataset_dir, "the folder that a builder wrote")
 
 
 def main(job: InspectConfig) -> None:
     """Prints a report on each split and writes <split>.png and statistics.json."""
     from deeplab_tf.data import catalog, records
-    from deeplab_tf.training import run_dir
 
     info = catalog.load(job.dataset, job.dataset_dir)
     described = (Path(job.dataset_dir) / catalog.MANIFEST).is_file()
@@ -45,7 +44,7 @@ def main(job: InspectConfig) -> None:
     folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
     folder.mkdir(parents=True, exist_ok=True)
     content = {split: inspect(job, info, split, table, folder) for split, table in tables.items()}
-    run_dir.write_atomically(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
+    files.write(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
     print(f"Look at the samples: {', '.join(str(folder / f'{split}.png') for split in content)}")
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from deeplab_tf import config_flags, files
 from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.config import (
+    Config,
+    UserError,
+    require,
+    require_exactly_one,
+    require_given,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,9 @@ class PredictConfig(Config):
         "deeplab", "Name of the model on the server.", only_with={"server": ()}
     )
     class_list: str = setting(
-        "", "Names and colours of the server's classes: its model's assets/labels.csv, or another."
+        "",
+        "Names and colours of the server's classes: its model's assets/labels.csv, or another.",
+        only_with={"server": ()},
     )
     skip_bad: bool = setting(
         False, "Whether images that cannot be predicted are only listed, and are no error."
@@ -47,14 +56,10 @@ class PredictConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.input), "input", "(empty)", "files, folders or globs")
-        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
-        sources = [self.checkpoint_dir, self.export_dir, self.server]
-        require(
-            sum(map(bool, sources)) == 1,
-            "checkpoint_dir",
-            self.checkpoint_dir or "(empty)",
-            "exactly one of --checkpoint_dir, --export_dir and --server",
+        require_given("input", self.input, "files, folders or globs")
+        require_given("output_dir", self.output_dir, "a path")
+        require_exactly_one(
+            checkpoint_dir=self.checkpoint_dir, export_dir=self.export_dir, server=self.server
         )
         require(
             bool(self.checkpoint_dir) or not self.checkpoint,
@@ -63,12 +68,8 @@ class PredictConfig(Config):
             "a choice among the checkpoints of --checkpoint_dir",
         )
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
-        require(
-            bool(self.server) == bool(self.class_list),
-            "class_list",
-            self.class_list or "(empty)",
-            "the exported model's assets/labels.csv with --server, else nothing",
-        )
+        if self.server:
+            require_given("class_list", self.class_list, "the exported model's assets/labels.csv")
 
 
 def main(job: PredictConfig) -> None:
@@ -120,7 +121,8 @@ def main(job: PredictConfig) -> None:
     if bad and len(images) == 1:
         raise UserError(bad[0])
     split_report.warn_of_dropped_channels(with_other_channel)
-    print(f"{files.shown(job.output_dir)}: {len(images) - len(bad)} images.")
+    done = split_report.counted(len(images) - len(bad), "image")
+    print(f"{files.shown(job.output_dir)}: {done}.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")
     if len(bad) == len(images):

@@ -138,3 +138,18 @@ def require(
     """Raises UserError naming the setting, what was given and what is allowed."""
     if not condition:
         raise UserError(f"{written(name, value)} is not possible; allowed: {allowed}.")
+
+
+def require_given(name: str, value: Any, what: str) -> None:
+    """Raises UserError if a setting that has no default was left out; `what` is what it takes."""
+    if not value:
+        raise UserError(f"--{name} is missing; give it {what}.")
+
+
+def require_exactly_one(**values: Any) -> None:
+    """Raises UserError unless one of several settings was given, and no other."""
+    given = [name for name, value in values.items() if value]
+    if len(given) != 1:
+        names = " or ".join(f"--{name}" for name in values)
+        found = " and ".join(f"--{name}" for name in given) or "none of them"
+        raise UserError(f"Give one of {names}; {found} was given.")

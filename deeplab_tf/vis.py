@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deeplab_tf import config_flags
 from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf.config import Config, require_given, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class VisConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.checkpoint_dir), "checkpoint_dir", "(empty)", "the folder of a run")
-        require(bool(self.vis_logdir), "vis_logdir", "(empty)", "a path")
+        require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
+        require_given("vis_logdir", self.vis_logdir, "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
 
 

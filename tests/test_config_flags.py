@@ -26,7 +26,12 @@ from deeplab_tf.settings import is_list, part_type
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("deeplab_tf", "datasets", "benchmarks")
-SOURCES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
+SOURCES = sorted(
+    path
+    for folder in FOLDERS
+    for path in ROOT.glob(f"{folder}/**/*.py")
+    if ".venv" not in path.parts  # of the benchmarks' peers
+)
 
 
 def modules_with(text):

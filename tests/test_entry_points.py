@@ -91,7 +91,7 @@ def test_help_answers_without_tensorflow(program):
         ("deeplab_tf.inspect_data", ["--dataset_dir=none"], "=none is not a folder; give"),
         ("deeplab_tf.train", ["run"], "'run' is not a flag"),
         ("deeplab_tf.train", ["--flagfile=none.flags"], "none.flags"),
-        ("deeplab_tf.eval", ["--eval_logdir=x"], "--checkpoint_dir=(empty)"),
+        ("deeplab_tf.eval", ["--eval_logdir=x"], "--checkpoint_dir is missing"),
         (
             "deeplab_tf.eval",
             ["--checkpoint_dir=none", "--eval_logdir=x"],

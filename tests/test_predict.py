@@ -67,7 +67,7 @@ def test_a_dropped_channel_is_told(photos, capsys):
     predict.main(job(skip_bad=True))
     assert written() == ["a.png", "c.png", "d.png"]
     warning = capsys.readouterr().err
-    assert warning.startswith("Warning: 1 image (the first: 'photos/d.png') with a channel next to")
+    assert warning.startswith("Warning: 1 image (the first: 'photos/d.png') with channels besides")
 
 
 def test_bad_images_may_be_skipped(photos, capsys):

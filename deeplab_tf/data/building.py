@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deeplab_tf import __version__, files
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.config import Config, UserError, require, require_given, setting
 from deeplab_tf.data import catalog, conversion, split_report, workers
 from deeplab_tf.data.conversion import BadFile, EncodedExample, FilePair
 from deeplab_tf.data.split_report import counted, warn, warn_of_left_out
@@ -56,7 +56,7 @@ class BuilderConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(bool(self.output_dir), "output_dir", "(empty)", "a path")
+        require_given("output_dir", self.output_dir, "a path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,7 +462,4 @@ def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
 
 def write_manifest(output_dir: Path, manifest: dict) -> None:
     """Replaces <output_dir>/dataset.json in one step."""
-    path = output_dir / catalog.MANIFEST
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write(output_dir / catalog.MANIFEST, json.dumps(manifest, indent=1) + "\n")

@@ -185,7 +185,7 @@ class _StoredImage:
 
     format: "jpeg", "png", or empty for those that TensorFlow does not decode to the same pixels.
     orientation: how its EXIF data turn it, 1 (upright) to 8.
-    has_other_channel: whether there is a channel next to those of its colours.
+    has_other_channel: whether there are channels besides red, green and blue.
     """
 
     image: Image.Image
@@ -233,7 +233,7 @@ def _open_image(path: Path, *, decode: bool = True) -> _StoredImage:
 
 
 def _has_other_channel(image: Image.Image) -> bool:
-    """Whether an image has a channel next to those of its colours, which no record holds."""
+    """Whether an image has channels besides red, green and blue, which no record holds."""
     return (
         image.mode in ("RGBA", "LA")
         or (image.mode == "P" and "transparency" in image.info)

@@ -104,7 +104,7 @@ class ImagesAndMasks:
             if key not in keys:
                 unused += some
             elif spare := sum(_rank(mask) > min(map(_rank, some)) for mask in some):
-                of_masks.left_out["beside a mask of the same name"] += spare
+                of_masks.left_out["with the same name as another mask"] += spare
 
         warn_of_left_out(self._layout.images_dir, counted(len(self.images), "image"), of_images)
         warn_of_left_out(self._layout.masks_dir, counted(len(self._masks), "mask"), of_masks)

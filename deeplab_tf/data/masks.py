@@ -228,7 +228,7 @@ def _ids_of_image(
         _require_agreement(image, name, coding)
     if coding.encoding == "color" or (coding.encoding == "auto" and image.mode == "RGB"):
         return _ids_of_colors(np.asarray(image.convert("RGB")), name, coding)
-    values = np.asarray(image, np.uint8)  # those of 1 bit would be True and False
+    values = np.asarray(image, np.uint8)  # a 1-bit image would give True and False
     if image.mode == "RGB":
         values = _equal_channel(values, name, coding)
     return _ids_of_values(values, name, coding)

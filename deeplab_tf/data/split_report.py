@@ -33,8 +33,7 @@ _REMARKS = {
     ),
     "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
     "channel_dropped": (
-        "with a channel next to the colours (transparency, infrared), which was dropped: networks "
-        "see red, green and blue only."
+        "with channels besides red, green and blue (transparency, infrared), which were dropped."
     ),
     "wholly_ignored": "without a pixel that counts: all have the ignored label.",
 }
@@ -334,7 +333,7 @@ def _warn_of_images(remark: str, images: int, first: str) -> None:
 
 
 def warn_of_dropped_channels(paths: Sequence[Path]) -> None:
-    """Warns of images with a channel next to the colours, if there are any."""
+    """Warns of images with channels besides red, green and blue, if there are any."""
     if paths:
         _warn_of_images("channel_dropped", len(paths), str(paths[0]))
 

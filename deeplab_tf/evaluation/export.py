@@ -9,12 +9,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import UserError
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
 from deeplab_tf.evaluation import serving, warmup
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.serving_config import ServingConfig
-from deeplab_tf.training.run_dir import write_atomically
 
 LABELS, CARD = "labels.csv", "model_card.json"
 MODEL_CONFIG, BATCHING = "model.config", "batching_parameters.txt"
@@ -185,8 +185,8 @@ def write_server_files(
         "max_enqueued_batches { value: 100 }\n"
         "num_batch_threads { value: 1 }\n"  # each uses all cores, and its own memory
     )
-    write_atomically(export_dir / MODEL_CONFIG, config)
-    write_atomically(export_dir / BATCHING, batching)
+    files.write(export_dir / MODEL_CONFIG, config)
+    files.write(export_dir / BATCHING, batching)
 
 
 def versions(export_dir: Path) -> list[int]:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from deeplab_tf.config import UserError
+from deeplab_tf.data.split_report import counted
 from deeplab_tf.distribution import Workers
 from deeplab_tf.training.run_dir import RunDir
 
@@ -199,8 +200,8 @@ class TrainingLog(StepCallback):
         untimed = self._pace.untimed_pauses(step)
         if not untimed:
             return f"{text}."
-        pauses = " and ".join(f"{number} {name}s" for name, number in untimed.items())
-        return f"{text}; {pauses} come on top, which ETA counts from the first on."
+        pauses = " and ".join(counted(number, name) for name, number in untimed.items())
+        return f"{text}, plus {pauses}, which ETA includes once the first of each is timed."
 
 
 def duration(seconds: float) -> str:

@@ -36,7 +36,7 @@ def describe(
     """
     data, train = experiment.data, experiment.train
     share = "not counted" if ignored is None else f"{100 * ignored:.1f} %"
-    epochs = train.training_number_of_steps * train.train_batch_size / images
+    epochs = f"{train.training_number_of_steps * train.train_batch_size / images:.3g}"
     crop = "x".join(map(str, data.train_crop_size))
     size = f" (the first {image_size[0]}x{image_size[1]})" if image_size else ""
     name = "" if info.name == Path(data.dataset_dir).name else f" ({info.name})"
@@ -45,7 +45,7 @@ def describe(
         "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images{size}, "
         f"{info.num_classes} classes, ignored pixels {share}",
         "length": f"{train.training_number_of_steps} steps of {train.train_batch_size} crops of "
-        f"{crop}: {epochs:.3g} epochs",
+        f"{crop}: {epochs} {'epoch' if epochs == '1' else 'epochs'}",
         "optimizer": f"{train.optimizer}, {learning_rate(train)}, weight decay "
         f"{train.weight_decay:g}",
         "network": _network(experiment.model),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab_tf import __version__, checkpoint_choice, config_flags
+from deeplab_tf import __version__, checkpoint_choice, config_flags, files
 from deeplab_tf.checkpoint_choice import BEST, NEWEST
 from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.data import catalog, records
@@ -66,11 +66,11 @@ class RunDir:
         content = info.to_json()
         if table is not None:
             content["trained_on"] = {"images": len(table), "records": table.digest()}
-        write_atomically(self.path / catalog.MANIFEST, json.dumps(content, indent=1) + "\n")
+        files.write(self.path / catalog.MANIFEST, json.dumps(content, indent=1) + "\n")
         text = config_flags.flagfile_text(experiment)
         counted = f"# {_count_of_settings(text)} settings follow.\n{text}"
-        write_atomically(self.path / EXPERIMENT, counted)
-        write_atomically(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+        files.write(self.path / EXPERIMENT, counted)
+        files.write(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
 
     def require_plain_path(self) -> None:
         """Raises UserError for names that TensorFlow cannot read checkpoints from."""
@@ -163,7 +163,7 @@ class RunDir:
         checkpoint.write(self.prefix(step))
         # For tf.train.latest_checkpoint in people's own scripts; nothing here reads it.
         state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
-        write_atomically(self.path / "checkpoint", state)
+        files.write(self.path / "checkpoint", state)
 
     def prune(self, *, keep: int, also: Iterable[int] = ()) -> None:
         """Deletes all checkpoints but the newest `keep`, the best, and those of `also`."""
@@ -229,7 +229,7 @@ class RunDir:
     def forget_after(self, step: int) -> None:
         """Drops what was recorded after `step`, which a resumed run is about to do again."""
         entries = [entry for entry in self._recorded() if entry["step"] <= step]
-        write_atomically(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
+        files.write(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
 
     def _recorded(self) -> list[dict]:
         """Returns the lines of metrics.jsonl, without the one that a killed run was writing.
@@ -286,7 +286,7 @@ class RunDir:
 
     def note_best(self) -> None:
         """Writes best.json, which tells people what `best` tells programs."""
-        write_atomically(self.path / BEST_FILE, json.dumps(self.best()) + "\n")
+        files.write(self.path / BEST_FILE, json.dumps(self.best()) + "\n")
 
     def choose(self, wanted: str | int) -> int:
         """Returns the step of the checkpoint that is wanted: newest, best or a step.
@@ -373,13 +373,6 @@ def warn_of_damage(step: int, error: Exception) -> None:
 def reason_of(fault: Exception) -> str:
     """Returns the message of one of WRITE_FAULTS, without TensorFlow's internal names."""
     return re.sub(r"^{{.*}} .*; | \[Op:\w+\]$", "", str(fault).splitlines()[0])
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def environment() -> dict:

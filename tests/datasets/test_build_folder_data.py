@@ -315,7 +315,7 @@ def test_values_and_colors_mean_what_the_user_says(
             PICTURE,
             BLACK_WHITE,
             {"ignore_label": (0,), "ignore_colors": (9, 9, 9)},
-            "--ignore_label=0 is 'ground' in .*leave --ignore_label out",
+            "--ignore_label=0 is the class 'ground' in .*leave --ignore_label out",
         ),
         (
             PICTURE,
@@ -422,7 +422,7 @@ def test_a_folder_of_masks_may_hold_other_files(tmp_path, capsys):
     (tmp_path / "masks/colours.txt").write_text("x")
     assert built(tmp_path, PLAIN) == {"i0": [0, 1], "i1": [1, 2]}
     told = capsys.readouterr().err
-    assert "masks: 3 masks; left out: 1 .txt, 1 beside a mask of the same name." in told
+    assert "masks: 3 masks; left out: 1 .txt, 1 with the same name as another mask." in told
     (tmp_path / "masks" / "i0.png").unlink()
     with pytest.raises(UserError, match=r"i0\.jpg holds JPEG data"):
         built(tmp_path, PLAIN)
