@@ -113,7 +113,8 @@ def two_replicas() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-STRATEGIES = {1: lambda: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two_replicas}
+# As `distribution.choose_strategy` has it for one CPU, and several replicas.
+STRATEGIES = {1: tf.distribute.get_strategy, 2: two_replicas}
 
 
 def coordinate_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

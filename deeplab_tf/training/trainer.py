@@ -13,6 +13,7 @@ import tensorflow as tf
 from deeplab_tf import __version__, config_flags
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
 from deeplab_tf.data import catalog, pipeline, records, service
+from deeplab_tf.data.split_report import counted
 from deeplab_tf.distribution import (
     Workers,
     choose_strategy,
@@ -222,8 +223,8 @@ class Trainer:
         elif not self.workers.is_chief:
             self.run_dir.restore(self.checkpoint, step)
         if step > 0:
-            left = max(self.experiment.train.training_number_of_steps - step, 0)
-            self._tell(f"Continuing {self.run_dir.path} at step {step}; {left} steps are left.")
+            left = counted(max(self.experiment.train.training_number_of_steps - step, 0), "step")
+            self._tell(f"Continuing {self.run_dir.path} at step {step}, {left} left.")
         return max(step, 0)
 
     def _save(self, step: int, *, keep: int) -> None:

@@ -58,8 +58,7 @@ def main(folder: Path) -> None:
         image_mean=(0.0, 0.0, 0.0),
         image_std=(1.0, 1.0, 1.0),
     )
-    with tf.distribute.OneDeviceStrategy("CPU:0").scope():  # the Trainer's on one CPU
-        model = trainer.compiled_model(model_config, config, info)
+    model = trainer.compiled_model(model_config, config, info)
     mapping.assign(model, source.arrays)
 
     losses = []

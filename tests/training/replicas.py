@@ -19,7 +19,7 @@ def main(task: str, flagfile: str, replicas: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * replicas
     tf.config.set_logical_device_configuration(cpu, devices)
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    strategy = tf.distribute.get_strategy()
     if replicas > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
     experiment = config_flags.parse_flagfile(Path(flagfile))

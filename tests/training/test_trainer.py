@@ -117,7 +117,7 @@ def test_a_run_of_epochs_stores_its_steps(tiny_experiment, shapes_dir, tmp_path,
 
     assert Trainer(experiment).run() == 3
     printed = capsys.readouterr().out
-    assert "RANDOM" not in printed and "at step 3; 0 steps are left" in printed
+    assert "RANDOM" not in printed and "at step 3, 0 steps left" in printed
 
     write_shapes(shapes_dir, tmp_path / "more", "train", times=2)
     with pytest.raises(UserError, match="3 steps on 9 images, but .* now has 18"):
