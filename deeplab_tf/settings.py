@@ -151,5 +151,5 @@ def require_exactly_one(**values: Any) -> None:
     given = [name for name, value in values.items() if value]
     if len(given) != 1:
         names = " or ".join(f"--{name}" for name in values)
-        found = " and ".join(f"--{name}" for name in given) or "none of them"
-        raise UserError(f"Give one of {names}; {found} was given.")
+        found = " and ".join(f"--{name}" for name in given) or "none"
+        raise UserError(f"Give either {names}, and only that; given: {found}.")

@@ -123,10 +123,13 @@ def test_without_the_serving_api_the_extra_is_named(class_list, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({}, "Give one of --checkpoint_dir or --export_dir or --server; none of them was given."),
+        (
+            {},
+            "Give either --checkpoint_dir or --export_dir or --server, and only that; given: none.",
+        ),
         (
             {"server": "x:1", "export_dir": "y", "class_list": "z"},
-            "--export_dir and --server was given.",
+            "given: --export_dir and --server.",
         ),
         ({"server": "x:1"}, "--class_list is missing; give it the exported model's"),
     ],
