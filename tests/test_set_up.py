@@ -133,7 +133,8 @@ def test_without_a_python_one_sentence_says_what_to_install(tmp_path, system, co
 def test_a_wrong_python_is_refused_and_nothing_else_taken(tmp_path):
     machine = Machine(tmp_path)
     machine.python("bin/python3.13")
-    for wanted in ("3.9", "/no/such/python", "python3.14"):
+    machine.python("bin/python3")  # which could install uv, but uv's 3.9 would not do either
+    for wanted in ("3.9", "3.14", "/no/such/python", "python3.14"):
         done = machine.set_up(wanted)
         assert done.returncode == 1 and f"PYTHON={wanted} is no Python 3.10" in done.stderr
         assert done.stderr.count("\n") == 1
