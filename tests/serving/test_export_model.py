@@ -98,7 +98,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
 
 def test_one_checkpoint_or_one_run_is_exported():
     for given in ({}, {"train_logdir": "a", "checkpoint_path": "b"}):
-        with pytest.raises(UserError, match="--checkpoint_path in its place"):
+        with pytest.raises(UserError, match="Give either --train_logdir or --checkpoint_path"):
             export_model.ExportConfig(export_dir="x", **given)
 
 

@@ -102,9 +102,10 @@ def program(tmp_path_factory):
         pytest.skip("TensorFlow's wheel has no C++ library here")
     path = tmp_path_factory.mktemp("program") / "load_saved_model"
     source = Path(__file__).with_name("load_saved_model.cc")
+    # Sessions and kernels register themselves: the linker sees no need of their library.
     done = run(
         "g++", "-std=c++17", "-O0", *tf.sysconfig.get_compile_flags(), source, "-o", path,
-        *libraries, f"-Wl,-rpath,{WHEEL}",
+        "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,{WHEEL}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return path
