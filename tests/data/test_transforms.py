@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -114,6 +116,12 @@ def test_padding_is_centred_and_keeps_the_image():
 
 
 def random_crop(label, number, **settings):
+    return cropping(tuple(settings.items()))(tf.constant(label), tf.constant(number, tf.int64))
+
+
+@functools.cache
+def cropping(settings):
+    """Returns a traced `random_crop` of a label and a number: run eagerly, its loops take long."""
     defaults = {
         "crop_size": (32, 32),
         "min_resize_value": 0,
@@ -124,7 +132,13 @@ def random_crop(label, number, **settings):
         "one_category_max_ratio": 1.0,
         "ignore_label": IGNORE,
     }
-    return transforms.random_crop(tf.constant(label), seed=seed(number), **defaults | settings)
+
+    @tf.function(autograph=False)
+    def crop(label, number):
+        seed = tf.stack([tf.constant(7, tf.int64), number])
+        return transforms.random_crop(label, seed=seed, **defaults | dict(settings))
+
+    return crop
 
 
 def test_crops_dominated_by_one_class_are_drawn_anew():
