@@ -78,6 +78,10 @@ def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) 
 
 @pytest.fixture
 def tiny_experiment(records_dir, tmp_path) -> Experiment:
+    return tiny_run(records_dir, tmp_path / "run")
+
+
+def tiny_run(records_dir: Path, folder: Path) -> Experiment:
     """A run of 4 steps on 33x33 crops, with augmentation and auxiliary head on."""
     return Experiment(
         model=ModelConfig(
@@ -94,7 +98,7 @@ def tiny_experiment(records_dir, tmp_path) -> Experiment:
             photometric_distortion=True,
         ),
         train=TrainConfig(
-            train_logdir=str(tmp_path / "run"),
+            train_logdir=str(folder),
             train_batch_size=4,
             training_number_of_steps=4,
             base_learning_rate=0.01,

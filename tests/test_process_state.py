@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deeplab_tf import process_state, train
-from deeplab_tf.config import Experiment, UserError
-from deeplab_tf.training import loaded_run
-from deeplab_tf.training.trainer import Trainer
+from deeplab_tf.config import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,43 +67,6 @@ def test_frozen_weights_are_not_left_behind(monkeypatch):
     monkeypatch.delenv(process_state.FROZEN_WEIGHTS)
     process_state.require_changing_weights.__wrapped__()
     assert process_state.FROZEN_WEIGHTS not in os.environ
-
-
-@pytest.fixture
-def other_keras_settings():
-    """What a notebook or ~/.keras/keras.json may have set."""
-    backend = tf.keras.backend
-    backend.set_floatx("float64")
-    backend.set_image_data_format("channels_first")
-    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    yield
-    backend.set_floatx("float32")
-    backend.set_image_data_format("channels_last")
-    tf.keras.mixed_precision.set_global_policy("float32")
-
-
-def _trained(experiment: Experiment) -> list[np.ndarray]:
-    Trainer(experiment).run()
-    return loaded_run.load(experiment.train.train_logdir).model.get_weights()
-
-
-def test_training_and_loading_ignore_keras_settings(tiny_experiment, tmp_path, request):
-    def in_folder(name):
-        settings = {"train_logdir": str(tmp_path / name), "training_number_of_steps": 2}
-        return dataclasses.replace(
-            tiny_experiment, train=dataclasses.replace(tiny_experiment.train, **settings)
-        )
-
-    expected = _trained(in_folder("plain"))
-    request.getfixturevalue("other_keras_settings")
-    found = _trained(in_folder("others"))
-
-    assert [value.dtype for value in found] == [np.dtype(np.float32)] * len(expected)
-    for value, other in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(value, other)
-    assert tf.keras.backend.floatx() == "float64"
-    assert tf.keras.backend.image_data_format() == "channels_first"
-    assert tf.keras.mixed_precision.global_policy().name == "mixed_bfloat16"
 
 
 def test_seeds_of_others_go_on():

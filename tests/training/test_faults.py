@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -10,30 +9,7 @@ from deeplab_tf.config import UserError
 from deeplab_tf.data import records
 from deeplab_tf.distribution import LostWorkerError
 from deeplab_tf.training.trainer import Trainer
-from tests.training.test_trainer import change, weights
-
-
-def test_damage_never_restarts_a_run_from_scratch(tiny_experiment, capsys):
-    experiment = change(tiny_experiment, "train", save_interval_steps=1, keep_checkpoints=4)
-    trainer = Trainer(experiment)
-    folder = trainer.run_dir.path
-    trainer.run()
-    expected = weights(folder)
-    (folder / "checkpoint").write_text("garbage")
-    newest = folder / "model.ckpt-4.data-00000-of-00001"
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    newest.write_bytes(content)
-    (folder / "model.ckpt-3.index").write_bytes(b"")
-    assert Trainer(experiment).run() == 4
-    assert "at step 2" in capsys.readouterr().out
-    for name, value in weights(folder).items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    assert (folder / "damaged-model.ckpt-3.index").is_file()
-    for index in folder.glob("model.ckpt-*.index"):
-        index.unlink()
-    with pytest.raises(UserError, match="no whole checkpoint"):
-        Trainer(experiment).run()
+from tests.training.test_trainer import change
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):

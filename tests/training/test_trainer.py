@@ -1,24 +1,28 @@
 """Runs from start to end: what they write, and that they continue exactly."""
 
 import collections
+import contextlib
 import dataclasses
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError
+from deeplab_tf import config_flags, train
+from deeplab_tf.config import Experiment, UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.training import averaging, callbacks, loaded_run, run_dir, trainer
 from deeplab_tf.training.trainer import Trainer
-from tests.conftest import two_replicas, write_shapes
+from tests.conftest import tiny_run, two_replicas, write_shapes
 
 
 def change(experiment, section, **values):
@@ -38,6 +42,69 @@ def assert_same_weights(first, second):
     assert first.keys() == second.keys() and len(first) > 100
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeRun:
+    """A run of four steps without an interruption, of the settings that `given` were."""
+
+    given: Experiment
+    stored: Experiment
+    printed: str
+    traces: dict[str, int]
+    leftovers: list[Path]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.given.train.train_logdir)
+
+    def copy(self, folder: Path) -> Experiment:
+        """Copies it to `folder`; returns the settings that continue it there, unvalidated."""
+        shutil.copytree(self.path, folder)
+        return change(self.stored, "train", train_logdir=str(folder), eval_interval_steps=0)
+
+
+@pytest.fixture(scope="module")
+def whole(records_dir, tmp_path_factory) -> WholeRun:
+    """One training for all tests that compare with one, or need what one leaves.
+
+    It finds what a run leaves that was killed while it wrote its first checkpoint.
+    """
+    experiment = change(
+        tiny_run(records_dir, tmp_path_factory.mktemp("whole") / "run"),
+        "train",
+        training_number_of_steps=0,
+        train_epochs=1.75,  # of 9 images in batches of 4
+        eval_interval_steps=1,
+        save_interval_steps=1,
+        keep_checkpoints=3,
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as printed, counted_traces() as traces:
+        trainer = Trainer(experiment)
+        folder = trainer.run_dir.path
+        (folder / "model.ckpt-0.data-00000-of-00001").write_bytes(b"cut")
+        (folder / "model.ckpt-0_temp").mkdir()
+        assert trainer.run() == 4
+    leftovers = [*folder.glob("*_temp"), *folder.glob("damaged-*")]
+    return WholeRun(experiment, trainer.experiment, printed.getvalue(), traces, leftovers)
+
+
+@contextlib.contextmanager
+def counted_traces():
+    """Counts how often the functions that graphs are made of are traced."""
+    counts = collections.Counter()
+
+    def counted(function):
+        def wrapper(self, *args):
+            counts[function.__name__] += 1
+            return function(self, *args)
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("train_step", "infer"):
+            patch.setattr(DeepLab, name, counted(getattr(DeepLab, name)))
+        yield counts
 
 
 def start(experiment, tmp_path, *flags):
@@ -68,60 +135,51 @@ def wait_for(path, process):
         pytest.param(signal.SIGKILL, "model.ckpt-2.index", marks=pytest.mark.slow),
     ],
 )
-def test_interrupted_runs_continue_exactly(tiny_experiment, tmp_path, ending, awaited):
+def test_interrupted_runs_continue_exactly(
+    whole, tiny_experiment, tmp_path, capsys, ending, awaited
+):
     """Their last weights are those of a whole run.
 
     Validations fall between the saves, so that checkpoints of both kinds are resumed from.
     """
+    run = tmp_path / "run"
     settings = {"eval_interval_steps": 1, "save_interval_steps": 3}
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    experiment = change(tiny_experiment, "train", train_logdir=str(whole), **settings)
-    Trainer(experiment).run()
-    experiment = change(experiment, "train", train_logdir=str(run))
+    experiment = change(tiny_experiment, "train", train_logdir=str(run), **settings)
     process = start(experiment, tmp_path)
     wait_for(run / awaited, process)
     process.send_signal(ending)
     output = process.communicate(timeout=30)[0]  # what preemption leaves
     if ending == signal.SIGTERM:
         assert process.returncode == 0 and "the same command continues" in output
-    again = start(experiment, tmp_path)
-    output = again.communicate(timeout=300)[0]
-    assert again.returncode == 0, output
+    train.main(experiment.model, experiment.data, experiment.train, experiment.eval)
+    output = capsys.readouterr().out
     assert "Continuing" in output and "at step 4 of 4" in output
-    assert_same_weights(whole, run)
+    assert_same_weights(whole.path, run)
     histories = []
-    for folder in (whole, run):
+    for folder in (whole.path, run):
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         histories.append([(e["step"], e.get("loss"), e.get("miou")) for e in lines])
     assert len(histories[0]) == 8 and histories[0] == histories[1]
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_experiment):
-    trainer = Trainer(tiny_experiment)
-    folder = trainer.run_dir.path
-    (folder / "model.ckpt-0.data-00000-of-00001").write_bytes(b"cut")  # killed while writing it
-    (folder / "model.ckpt-0_temp").mkdir()
-    assert trainer.run() == 4
-    assert not list(folder.glob("*_temp"))
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole):
+    assert whole.leftovers == []
 
 
-def test_a_run_of_epochs_stores_its_steps(tiny_experiment, shapes_dir, tmp_path, capsys):
-    experiment = change(
-        tiny_experiment, "train", training_number_of_steps=0, train_epochs=1.0, log_steps=5
-    )
-    assert Trainer(experiment).run() == 3  # 9 images in batches of 4
+def test_a_run_of_epochs_stores_its_steps(whole, shapes_dir, tmp_path, capsys):
+    # 1.75 epochs are 15.75 images, in batches of 4.
+    assert "4 steps of 4 crops of 33x33: 1.78 epochs" in whole.printed
+    assert "RANDOM" in whole.printed
+    assert run_dir.RunDir(whole.path).experiment().train.training_number_of_steps == 4
+
+    assert Trainer(whole.given).run() == 4
     printed = capsys.readouterr().out
-    assert "3 steps of 4 crops of 33x33: 1.33 epochs" in printed and "RANDOM" in printed
-    folder = run_dir.RunDir(experiment.train.train_logdir)
-    assert folder.experiment().train.training_number_of_steps == 3
-
-    assert Trainer(experiment).run() == 3
-    printed = capsys.readouterr().out
-    assert "RANDOM" not in printed and "at step 3, 0 steps left" in printed
+    assert "RANDOM" not in printed and "at step 4, 0 steps left" in printed
 
     write_shapes(shapes_dir, tmp_path / "more", "train", times=2)
-    with pytest.raises(UserError, match="3 steps on 9 images, but .* now has 18"):
-        Trainer(change(experiment, "data", dataset_dir=str(tmp_path / "more")))
+    unvalidated = change(whole.given, "train", eval_interval_steps=0)
+    with pytest.raises(UserError, match="4 steps on 9 images, but .* now has 18"):
+        Trainer(change(unvalidated, "data", dataset_dir=str(tmp_path / "more")))
 
 
 def test_a_data_sets_folder_is_no_runs_folder(tiny_experiment, records_dir):
@@ -150,43 +208,23 @@ def test_a_batch_of_one_is_refused_where_it_leaves_no_statistics(tiny_experiment
         Trainer(change(tiny_experiment, "train", train_batch_size=1))
 
 
-@pytest.fixture
-def traces(monkeypatch):
-    """Counts how often the functions that graphs are made of are traced."""
-    counts = collections.Counter()
-
-    def counted(name):
-        function = getattr(DeepLab, name)
-
-        def wrapper(self, *args):
-            counts[name] += 1
-            return function(self, *args)
-
-        return wrapper
-
-    for name in ("train_step", "infer"):
-        monkeypatch.setattr(DeepLab, name, counted(name))
-    return counts
-
-
-def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment, traces):
-    experiment = change(
-        tiny_experiment, "train", eval_interval_steps=2, keep_checkpoints=1, save_interval_steps=1
+def test_a_run_writes_its_files_and_keeps_the_best(whole):
+    assert whole.traces == {"train_step": 1, "infer": 1}  # though crops and images differ in size
+    run = run_dir.RunDir(whole.path)
+    assert run.experiment() == whole.stored
+    assert whole.stored == change(
+        whole.given, "train", train_epochs=0.0, training_number_of_steps=4
     )
-    assert Trainer(experiment).run() == 4
-    assert traces == {"train_step": 1, "infer": 1}  # though crops and images differ in size
-    run = run_dir.RunDir(experiment.train.train_logdir)
-    assert run.experiment() == experiment
     entries = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4]
     assert [e["learning_rate"] for e in entries if "loss" in e] == pytest.approx(
         [0.01 * (1 - step / 4) ** 0.9 for step in range(4)]
     )
     scored = {e["step"]: e["miou"] for e in entries if "miou" in e}
-    assert set(scored) == {2, 4} and all(e["images"] == 5 for e in entries if "miou" in e)
+    assert set(scored) == {1, 2, 3, 4} and all(e["images"] == 5 for e in entries if "miou" in e)
     best = max(scored, key=lambda step: (scored[step], -step))
     assert json.loads((run.path / "best.json").read_text())["step"] == best
-    assert run.checkpoint_steps() == sorted({best, 4})
+    assert run.checkpoint_steps() == sorted({best, 2, 3, 4})
     for step in run.checkpoint_steps():
         reader = tf.train.load_checkpoint(run.prefix(step))
         assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == step
@@ -195,8 +233,8 @@ def test_a_run_writes_its_files_and_keeps_the_best(tiny_experiment, traces):
 
 
 @pytest.mark.slow
-def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path, traces):
-    logs = []
+def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path):
+    logs, counts = [], []
     for together in (1, 3):
         settings = {"training_number_of_steps": 7, "log_steps": 3, "save_interval_steps": 3}
         folder = tmp_path / str(together)
@@ -207,14 +245,16 @@ def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path, tra
             steps_per_execution=together,
             **settings,
         )
-        assert Trainer(experiment).run() == 7
+        with counted_traces() as traces:
+            assert Trainer(experiment).run() == 7
+        counts.append(traces["train_step"])
         assert run_dir.RunDir(folder).checkpoint_steps() == [0, 3, 6, 7]
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         logs.append([json.loads(line) for line in lines])
     for one, other in zip(*logs, strict=True):
         assert one["step"] == other["step"]
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
-    assert traces["train_step"] == 1 + 2  # Keras writes the first step before its loop
+    assert counts == [1, 2]  # Keras writes the first step before its loop
     assert Trainer(experiment).run() == 7  # done already, though 3 does not divide 7
 
 
@@ -243,12 +283,60 @@ def interrupt_at(monkeypatch, last):
     monkeypatch.setattr(callbacks.TrainingLog, "on_step", interrupted)
 
 
-def test_a_run_goes_on_in_calls_that_meet_its_intervals(tiny_experiment, monkeypatch):
-    interrupt_at(monkeypatch, 3)
-    Trainer(change(tiny_experiment, "train", save_interval_steps=1)).run()
+def test_a_run_goes_on_in_calls_that_meet_its_intervals(whole, tmp_path):
+    experiment = whole.copy(tmp_path / "run")
+    for step in (3, 4):  # as if it had been interrupted before
+        (tmp_path / f"run/model.ckpt-{step}.index").unlink()
     several = {"steps_per_execution": 4, "log_steps": 4, "save_interval_steps": 4}
     with pytest.raises(UserError, match="steps_per_execution=4 does not divide 2, .* such as 1"):
-        Trainer(change(tiny_experiment, "train", **several)).run()
+        Trainer(change(experiment, "train", **several)).run()
+
+
+def test_damage_never_restarts_a_run_from_scratch(whole, tmp_path, capsys):
+    experiment, folder = whole.copy(tmp_path / "run"), tmp_path / "run"
+    expected = weights(folder)
+    (folder / "checkpoint").write_text("garbage")
+    newest = folder / "model.ckpt-4.data-00000-of-00001"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+    (folder / "model.ckpt-3.index").write_bytes(b"")
+    assert Trainer(experiment).run() == 4
+    assert "at step 2" in capsys.readouterr().out
+    for name, value in weights(folder).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert (folder / "damaged-model.ckpt-3.index").is_file()
+    for index in folder.glob("model.ckpt-*.index"):
+        index.unlink()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Trainer(experiment).run()
+
+
+@pytest.fixture
+def other_keras_settings():
+    """What a notebook or ~/.keras/keras.json may have set."""
+    backend = tf.keras.backend
+    backend.set_floatx("float64")
+    backend.set_image_data_format("channels_first")
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield
+    backend.set_floatx("float32")
+    backend.set_image_data_format("channels_last")
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_training_and_loading_ignore_keras_settings(whole, tiny_experiment, request):
+    expected = loaded_run.load(whole.path).model.get_weights()
+    request.getfixturevalue("other_keras_settings")
+    Trainer(tiny_experiment).run()
+    found = loaded_run.load(tiny_experiment.train.train_logdir).model.get_weights()
+
+    assert [value.dtype for value in found] == [np.dtype(np.float32)] * len(expected)
+    for value, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert tf.keras.backend.floatx() == "float64"
+    assert tf.keras.backend.image_data_format() == "channels_first"
+    assert tf.keras.mixed_precision.global_policy().name == "mixed_bfloat16"
 
 
 @pytest.mark.slow
@@ -348,17 +436,13 @@ def test_a_finished_run_made_longer_is_one_that_was_so_long(tiny_experiment, tmp
     assert_same_weights(tmp_path / "straight", tmp_path / "longer")
 
 
-def test_two_replicas_train_like_one(tiny_experiment, tmp_path):
-    settings = {"eval_interval_steps": 4, "recompute_stages": 1}
-    tiny_experiment = change(tiny_experiment, "train", **settings)
+def test_two_replicas_train_like_one(whole, tiny_experiment):
+    settings = {"eval_interval_steps": 4, "recompute_stages": 1}  # the other recomputed nothing
+    experiment = change(tiny_experiment, "train", **settings)
+    Trainer(experiment, two_replicas()).run()
     results = []
-    for name, strategy in (
-        ("one", tf.distribute.OneDeviceStrategy("CPU:0")),
-        ("two", two_replicas()),
-    ):
-        experiment = change(tiny_experiment, "train", train_logdir=str(tmp_path / name))
-        Trainer(experiment, strategy).run()
-        model = loaded_run.load(tmp_path / name).model
+    for folder in (whole.path, experiment.train.train_logdir):
+        model = loaded_run.load(folder).model
         results.append([v.numpy() for layer in model.layers for v in layer.variables])
     for one, two in zip(*results, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-4)
