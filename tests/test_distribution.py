@@ -17,6 +17,9 @@ import tensorflow as tf
 from deeplab_tf import config_flags, distribution
 from deeplab_tf.config import TrainConfig, UserError
 from deeplab_tf.training import run_dir
+from deeplab_tf.training.trainer import Trainer
+from tests.conftest import STRATEGIES
+from tests.training import replicas
 from tests.training.test_trainer import change
 
 PATIENCE = 200  # seconds until a process that should have ended is killed
@@ -29,11 +32,18 @@ def write_flags(experiment, path, **values):
     return flagfile
 
 
-def on_replicas(task, flagfile, replicas):
-    command = [sys.executable, "-m", "tests.training.replicas", task, str(flagfile), str(replicas)]
+def on_replicas(task, flagfile, number):
+    command = [sys.executable, "-m", "tests.training.replicas", task, str(flagfile), str(number)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def train_here(experiment, path, **values):
+    """Trains one replica in this process, which costs no start of another."""
+    experiment = change(experiment, "train", train_logdir=str(path), **values)
+    Trainer(experiment, STRATEGIES[1]()).run()
+    return experiment
 
 
 class Hosts:
@@ -117,19 +127,20 @@ def experiment(tiny_experiment):
 
 
 def test_two_hosts_train_like_one_process(experiment, tmp_path):
-    settings = {"eval_interval_steps": 4}
-    on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
-    with Hosts(write_flags(experiment, tmp_path / "two", **settings)) as hosts:
+    steps = {"training_number_of_steps": 2}  # the second has the momentum of the first
+    train_here(experiment, tmp_path / "one", **steps)
+    flagfile = write_flags(experiment, tmp_path / "two", eval_interval_steps=2, **steps)
+    with Hosts(flagfile) as hosts:
         statuses, printed = hosts.outcome()
     assert statuses == [0, 0], printed
-    assert "step 4/4" in printed[0] and "val mIoU" in printed[0]
+    assert "step 2/2" in printed[0] and "val mIoU" in printed[0]
     assert "loss" in printed[0] and "loss" not in printed[1]  # the chief's to say
-    assert_alike(tmp_path / "two", tmp_path / "one", 4)
+    assert_alike(tmp_path / "two", tmp_path / "one", 2)
     assert len(list((tmp_path / "two").glob("events.out*"))) == 1
     # The score of two hosts is that of one process with the same weights.
-    on_replicas("score", tmp_path / "two.flags", 1)
+    replicas.score(str(tmp_path / "two"), 1, STRATEGIES[1]())
     alone = json.loads((tmp_path / "two/eval_1/results.json").read_text())
-    (scored,) = run_dir.RunDir(tmp_path / "two").scores_at(4)
+    (scored,) = run_dir.RunDir(tmp_path / "two").scores_at(2)
     assert scored["images"] == alone["images"] == 5
     assert scored["miou"] == alone["miou"] and scored["per_class"] == alone["per_class"]
 
@@ -251,13 +262,13 @@ def test_sigterm_during_a_validation_ends_both_hosts_in_time(experiment, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("replicas", "parts", "settings"),
+    ("number", "parts", "settings"),
     [(2, 1, {}), (4, 1, {}), (1, 4, {"fine_tune_batch_norm": False})],
 )
-def test_replicas_and_parts_train_like_one(experiment, tmp_path, replicas, parts, settings):
+def test_replicas_and_parts_train_like_one(experiment, tmp_path, number, parts, settings):
     on_replicas("train", write_flags(experiment, tmp_path / "one", **settings), 1)
     settings["gradient_accumulation_steps"] = parts
-    on_replicas("train", write_flags(experiment, tmp_path / "shared", **settings), replicas)
+    on_replicas("train", write_flags(experiment, tmp_path / "shared", **settings), number)
     assert_alike(tmp_path / "shared", tmp_path / "one", 4)
 
 
@@ -267,15 +278,19 @@ def test_replicas_and_parts_train_like_one(experiment, tmp_path, replicas, parts
 )
 def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
     experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
-    flagfile = write_flags(experiment, tmp_path / "run", training_number_of_steps=1)
-    on_replicas("train", flagfile, 1)
+    flagfile = write_flags(experiment, tmp_path / "run")
+    trainer = Trainer(config_flags.parse_flagfile(flagfile), STRATEGIES[1]())
+    trainer.run_dir.save(trainer.checkpoint, 0, keep=1)  # the weights matter to none of this
+    # Two and three have places left over; this process has devices for two.
     matrices = [
-        json.loads(on_replicas("score", flagfile, replicas).splitlines()[-1])
-        for replicas in (1, 2, 3)  # two and three have places left over
+        replicas.score(str(tmp_path / "run"), number, STRATEGIES[number]()).tolist()
+        for number in (1, 2)
     ]
+    matrices.append(json.loads(on_replicas("score", flagfile, 3).splitlines()[-1]))
     written = [json.loads((tmp_path / f"run/eval_{n}/results.json").read_text()) for n in (1, 2, 3)]
     assert written[0] == written[1] == written[2] and written[0]["images"] == images
-    assert np.sum(matrices[0]) > 0
+    # Pixels of several classes, and predictions of several.
+    assert min(np.count_nonzero(np.sum(matrices[0], axis=axis)) for axis in (0, 1)) > 1
     assert matrices[0] == matrices[1] == matrices[2]
 
 
@@ -357,13 +372,13 @@ def test_gpus_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("size", "replicas", "parts", "message"),
+    ("size", "number", "parts", "message"),
     [
         (7, 4, 1, "train_batch_size=7 .* 4 replicas; the nearest that can is 8"),
         (10, 2, 4, "=10 .* 2 replicas in --gradient_accumulation_steps=4 .* is 8"),
     ],
 )
-def test_a_batch_that_can_not_be_shared_names_the_nearest(size, replicas, parts, message):
+def test_a_batch_that_can_not_be_shared_names_the_nearest(size, number, parts, message):
     with pytest.raises(UserError, match=message):
-        distribution.require_even_batch(size, replicas, parts=parts)
-    distribution.require_even_batch(8, replicas, parts=parts)
+        distribution.require_even_batch(size, number, parts=parts)
+    distribution.require_even_batch(8, number, parts=parts)

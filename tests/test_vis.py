@@ -20,12 +20,12 @@ def test_predictions_for_a_benchmark_server_hold_label_ids(tiny_experiment, tmp_
     data = dataclasses.replace(
         tiny_experiment.data, dataset_dir=str(tmp_path / "out"), train_split="train_fine"
     )
-    train = dataclasses.replace(tiny_experiment.train, training_number_of_steps=1)
-    Trainer(dataclasses.replace(tiny_experiment, data=data, train=train)).run()
+    trainer = Trainer(dataclasses.replace(tiny_experiment, data=data))
+    trainer.run_dir.save(trainer.checkpoint, 0, keep=1)  # ids need no trained model
     for raw_label_ids in (False, True):
         vis.main(
             vis.VisConfig(
-                checkpoint_dir=train.train_logdir,
+                checkpoint_dir=tiny_experiment.train.train_logdir,
                 vis_logdir=str(tmp_path / f"vis{raw_label_ids:d}"),
                 vis_split="test_fine",
                 also_save_raw_predictions=True,

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import config_flags, eval
@@ -26,10 +27,14 @@ def main(task: str, flagfile: str, replicas: int) -> None:
     if task == "train":
         Trainer(experiment, strategy).run()
         return
-    run = experiment.train.train_logdir
+    matrix = score(experiment.train.train_logdir, replicas, strategy)
+    print(json.dumps(matrix.tolist()))
+
+
+def score(run: str, replicas: int, strategy: tf.distribute.Strategy) -> np.ndarray:
+    """Scores the run, writes to its folder eval_REPLICAS, and returns the confusion matrix."""
     job = eval.EvalJobConfig(checkpoint_dir=run, eval_logdir=f"{run}/eval_{replicas}")
-    scored = eval.score(job, run, strategy)
-    print(json.dumps(scored.matrix.tolist()))
+    return eval.score(job, run, strategy).matrix
 
 
 if __name__ == "__main__":
