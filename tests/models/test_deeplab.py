@@ -82,7 +82,7 @@ def test_it_trains_alone_in_a_notebook():
     model = build_model(CONFIG, num_classes=3)
     labels = (IMAGES[..., :1] > 127).astype(np.int32)
     model.compile(optimizer=tf.keras.optimizers.Adam(1e-3))
-    history = model.fit(IMAGES, labels, batch_size=2, epochs=4, verbose=0).history["loss"]
+    history = model.fit(IMAGES, labels, batch_size=2, epochs=2, verbose=0).history["loss"]
     assert history[-1] < history[0]
     assert model.evaluate(IMAGES, labels, verbose=0) > 0
     assert model.predict(IMAGES, verbose=0)["logits"].shape == (4, 5, 7, 3)
@@ -121,13 +121,13 @@ def test_recomputed_stages_change_nothing_but_memory():
         tf.ones([2, 64, 48, 1], tf.int32),
     )
     results = []
+    model = build_model(config, num_classes=3)
+    weights = model.get_weights()
     for stages in (0, 5):
         tf.keras.utils.set_random_seed(3)
-        model = build_model(config, num_classes=3)
+        model.set_weights(weights)
         model.compile(tf.keras.optimizers.SGD(0.1), recompute_stages=stages)
-        step = tf.function(model.train_step)
-        for _ in range(2):
-            step((images, labels))
+        tf.function(model.train_step)((images, labels))
         results.append({variable.name: variable.numpy() for variable in model.variables})
     assert any("moving_variance" in name for name in results[0])
     for name, kept in results[0].items():
@@ -137,8 +137,8 @@ def test_recomputed_stages_change_nothing_but_memory():
 def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
     model = build_model(CONFIG, num_classes=3)
     before = {v.name + str(i): v.numpy() for i, v in enumerate(model.variables)}
-    model.compile("sgd", fine_tune_batch_norm=False)
-    model.fit(IMAGES, LABELS, batch_size=2, verbose=0)
+    model.compile("sgd", fine_tune_batch_norm=False, run_eagerly=True)  # a step needs no graph
+    model.fit(IMAGES, LABELS, batch_size=2, steps_per_epoch=1, verbose=0)
     for index, variable in enumerate(model.variables):
         same = np.array_equal(before[variable.name + str(index)], variable.numpy())
         if "moving" in variable.name:
