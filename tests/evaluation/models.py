@@ -15,8 +15,11 @@ COLORS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128,
 CLASSES = tuple(LabelClass(f"class {index}", color) for index, color in enumerate(COLORS))
 
 
-def tiny_export(folder, *, config=None, serving=None, **inference):
-    """Exports an untrained network whose scores are decided, as version 1; returns its folder."""
+def tiny_export(folder, *, config=None, serving=None, warmup_size=(65, 81), **inference):
+    """Exports an untrained network whose scores are decided, as version 1; returns its folder.
+
+    The warm-up's images are smaller than usual: each signature predicts one.
+    """
     tf.keras.utils.set_random_seed(0)
     config = config or ModelConfig()
     config = dataclasses.replace(
@@ -29,7 +32,9 @@ def tiny_export(folder, *, config=None, serving=None, **inference):
     model = build_model(config, num_classes=len(CLASSES))
     model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 100)
     info = DatasetInfo(name="tiny", classes=CLASSES)
-    export.export(Predictor(model, **inference), info, folder, config=serving)
+    export.export(
+        Predictor(model, **inference), info, folder, config=serving, warmup_size=warmup_size
+    )
     return folder
 
 

@@ -277,12 +277,10 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(exported):
     ("scales", "limit", "share"),
     [((1.0,), 45 * 60, 1), ((1.0,), 45 * 60 - 1, 0.85), ((0.5, 1.5), 800, 0.85)],
 )
-def test_warm_up_images_are_as_large_as_requests_may_be(scales, limit, share, tmp_path):
+def test_warm_up_images_are_as_large_as_requests_may_be(scales, limit, share):
     predictor = Predictor(cases.model(), scales=scales)
-    model = cases.write(tmp_path / "model", predictor=predictor, max_image_pixels=limit)
-    dataset = tf.data.TFRecordDataset(str(model / warmup.PATH))
-    found = dict(map(warmup.parse, dataset.as_numpy_iterator()))
-    _, height, width, _ = found["serving_default"]["images"].shape
+    config = ServingConfig(max_image_pixels=limit)
+    height, width = export._allowed_size(predictor, cases.SIZE, config)
     assert share * limit <= height * width * max(scales) ** 2 <= limit
     assert height / width == pytest.approx(45 / 60, abs=0.03)
 
@@ -314,9 +312,14 @@ def test_a_version_appears_after_its_warm_up_and_the_servers_files(tmp_path, mon
     rename = os.rename
     monkeypatch.setattr(warmup, "replay", watched)
     monkeypatch.setattr(os, "rename", renamed)
-    assert cases.write(folder, base_path="/models/x") == folder / "1"
+    limit = 800  # of the pixels of a request, fewer than cases.SIZE has
+    written = cases.write(folder, base_path="/models/x", max_image_pixels=limit)
+    assert written == folder / "1"
     assert seen == [[], ["batching_parameters.txt", "model.config"]]
     assert export.versions(folder) == [1]
+    requests = tf.data.TFRecordDataset(str(written / warmup.PATH)).as_numpy_iterator()
+    _, height, width, _ = dict(map(warmup.parse, requests))["serving_default"]["images"].shape
+    assert 0.85 * limit <= height * width <= limit
 
 
 OPERATIONS = {  # what a plain export consists of; another one needs a reason
