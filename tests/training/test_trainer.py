@@ -83,7 +83,8 @@ def whole(records_dir, tmp_path_factory) -> WholeRun:
         trainer = Trainer(experiment)
         folder = trainer.run_dir.path
         (folder / "model.ckpt-0.data-00000-of-00001").write_bytes(b"cut")
-        (folder / "model.ckpt-0_temp").mkdir()
+        for step in (0, 9):  # saving step 0 would remove the first, and no save the other
+            (folder / f"model.ckpt-{step}_temp").mkdir()
         assert trainer.run() == 4
     leftovers = [*folder.glob("*_temp"), *folder.glob("damaged-*")]
     return WholeRun(experiment, trainer.experiment, printed.getvalue(), traces, leftovers)
