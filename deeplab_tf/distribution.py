@@ -71,8 +71,9 @@ def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strat
         return tf.distribute.MirroredStrategy(gpus)
     if gpus:
         return tf.distribute.OneDeviceStrategy(gpus[0])
-    # The default strategy: others fetch batches ahead through an iterator that tunes itself in a
-    # thread, and destroying it waits until that thread wakes, after seconds and up to a minute.
+    # The default strategy. Others fetch ahead through an iterator that tunes itself in a thread. At
+    # the end TensorFlow wakes that thread just before it marks it as cancelled (tsl/framework/
+    # cancellation.cc), so that it may sleep again, for as long as it ran so far, up to a minute.
     return tf.distribute.get_strategy()
 
 
