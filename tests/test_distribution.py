@@ -366,6 +366,14 @@ def test_wrong_descriptions_of_the_hosts_are_one_sentence(monkeypatch, text, str
         distribution.choose_strategy(TrainConfig(distribution_strategy=strategy))
 
 
+@pytest.mark.parametrize("kind", ["mirrored", "one_device"])
+def test_one_cpu_takes_a_dataset_as_it_is(kind):
+    """Distributed, it has an iterator that tunes itself and may end up to a minute late."""
+    strategy = distribution.choose_strategy(TrainConfig(distribution_strategy=kind))
+    dataset = tf.data.Dataset.range(3)
+    assert strategy.distribute_datasets_from_function(lambda _: dataset) is dataset
+
+
 def test_gpus_that_are_not_there_are_refused():
     with pytest.raises(UserError, match="num_gpus"):
         distribution.choose_strategy(TrainConfig(num_gpus=1000))
