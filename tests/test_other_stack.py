@@ -32,35 +32,43 @@ def other() -> Path:
     pytest.skip("no environment with the other TensorFlow stack is here (make test PYTHON=...)")
 
 
-def run(python, task, folder, records):
+def run_together(task, folders, records):
+    """Runs a task in several interpreters at once; each has a folder of its own."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
     environment.pop("TF_USE_LEGACY_KERAS", None)
-    done = subprocess.run(
-        [python, "-m", "tests.stack_files", task, folder, records],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes = [
+        subprocess.Popen(
+            [python, "-m", "tests.stack_files", task, folder, records],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for python, folder in folders.items()
+    ]
+    for process in processes:
+        errors = process.communicate(timeout=550)[1]
+        assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.fixture(scope="module")
+def exchanged(other, records_dir, tmp_path_factory) -> dict[str, Path]:
+    """Folders that one stack wrote and the other then read."""
+    here, there = (tmp_path_factory.mktemp("exchanged") for _ in range(2))
+    run_together("write", {sys.executable: here, other: there}, records_dir)
+    run_together("read", {other: here, sys.executable: there}, records_dir)
+    return {"to the other": here, "from the other": there}
 
 
 @pytest.mark.parametrize("direction", ["to the other", "from the other"])
-def test_what_one_stack_writes_the_other_reads_and_trains_on(
-    other, direction, records_dir, tmp_path
-):
-    writer, reader = sys.executable, other
-    if direction == "from the other":
-        writer, reader = reader, writer
-    run(writer, "write", tmp_path, records_dir)
-    run(reader, "read", tmp_path, records_dir)
-
-    with np.load(tmp_path / "written.npz") as written, np.load(tmp_path / "read.npz") as read:
+def test_what_one_stack_writes_the_other_reads_and_trains_on(exchanged, direction):
+    folder = exchanged[direction]
+    with np.load(folder / "written.npz") as written, np.load(folder / "read.npz") as read:
         formats = {"run", "model.keras", "savedmodel", "weights.h5"}
         assert set(written) == set(read) == {*formats, *OPTIMIZERS}
         for name, expected in written.items():
             scale = np.abs(expected).max()
             np.testing.assert_allclose(read[name], expected, rtol=0, atol=1e-5 * scale)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
