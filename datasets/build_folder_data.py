@@ -144,10 +144,9 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
     if is_plain and config.ignore_colors and ignore_label < len(classes):
         name = classes[ignore_label].name
         raise UserError(
-            f"--ignore_label={ignore_label} is the class {name!r} in {config.class_list}, so its "
-            "pixels would be ignored along with those of --ignore_colors; leave --ignore_label "
-            f"out. (To ignore {name!r} on purpose, remove its line from the class list and add its "
-            "colour to --ignore_colors.)"
+            f"--ignore_label={ignore_label} is the class {name!r} in {config.class_list}, and all "
+            f"its pixels would be ignored too; leave --ignore_label out. (To ignore {name!r} on "
+            "purpose, remove its line from the class list and add its colour to --ignore_colors.)"
         )
     index_map = [-1] * 256
     for index, own in enumerate(classes):

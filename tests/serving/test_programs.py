@@ -139,7 +139,7 @@ def require_survival(ask_program, bad_cases, good, expected):
 
 
 def test_a_cpp_server_survives_bad_images(program, exported, images, expected, tmp_path):
-    """All in one process, which any of them would end: those of the wrong rank once did."""
+    """One process answers all of them; an image of the wrong rank once crashed it."""
     ask_program = functools.partial(ask, program, exported, "serving_default", tmp_path)
     require_survival(ask_program, cases.bad_images(), images, expected)
 
