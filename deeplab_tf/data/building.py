@@ -359,7 +359,7 @@ def _write_shard(
         "unlabelled": unlabelled,
         "facts": facts.to_json(info),
     }
-    _journal(plan.building, shard).write_text(json.dumps(state))
+    files.write(_journal(plan.building, shard), json.dumps(state))
 
 
 def _remove_empty(folder: Path) -> None:
