@@ -36,8 +36,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
+# PART=3/7 runs the third of seven parts.
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(if $(PART),--part=$(PART))
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

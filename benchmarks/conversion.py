@@ -22,8 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +58,10 @@ def work(config: ConversionConfig) -> None:
     """Converts the folder on demand."""
     import tensorflow  # noqa: F401  its import is not part of the conversion
 
-    from deeplab_tf.data import building, catalog
-    from deeplab_tf.data.conversion import FilePair, encode_pair
-    from deeplab_tf.data.masks import MaskCoding
+    from deeplab_tf.conversion import building
+    from deeplab_tf.conversion.encoding import FilePair, encode_pair
+    from deeplab_tf.conversion.masks import MaskCoding
+    from deeplab_tf.data import catalog
 
     found = [
         FilePair(path.stem, path, Path(config.masks_dir) / f"{path.stem}.png")
@@ -121,4 +121,4 @@ def copy(files: Sequence[tuple[Path, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [ConversionConfig], (__doc__ or "").strip())
+    flags.run(main, [ConversionConfig], (__doc__ or "").strip())

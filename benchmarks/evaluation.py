@@ -11,8 +11,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +75,4 @@ def work(config: EvaluationConfig) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [EvaluationConfig], (__doc__ or "").strip())
+    flags.run(main, [EvaluationConfig], (__doc__ or "").strip())

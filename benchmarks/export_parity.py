@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import labelling, pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, UserError, require, setting
+from deeplab_tf.config import Config, flags, require, setting
+from deeplab_tf.messages import UserError
 
 CONVERTED = {
     "onnx": "model.onnx",
@@ -71,7 +71,7 @@ def main(config: ParityConfig) -> None:
 def checkpoint(run: str):
     """Returns the prediction of a run's folder: uint8 [B, H, W, 3] -> labels [B, H, W]."""
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import loaded_run
+    from deeplab_tf.runs import loaded_run
 
     loaded = loaded_run.load(run)
     predictor = build_predictor(loaded.model, loaded.experiment.data, loaded.experiment.eval)
@@ -100,7 +100,8 @@ def tflite(file: str):
 def compare(config: ParityConfig, folder: Path) -> None:
     """Converts, predicts, times and prints the table."""
     from deeplab_tf.data.catalog import read_class_table
-    from deeplab_tf.evaluation import export, metrics
+    from deeplab_tf.evaluation import metrics
+    from deeplab_tf.serving import export
 
     version = export.version_folder(Path(config.export_dir))
     num_classes = len(read_class_table(version / "assets" / export.LABELS))
@@ -156,13 +157,14 @@ def require_parity(found: dict[str, tuple[float, float]]) -> None:
 
 def read_pairs(config: ParityConfig, images_file: Path, num_classes: int) -> dict[str, np.ndarray]:
     """Writes the images to an .npz and returns their masks, uint8 [H, W], by the same names."""
-    from deeplab_tf.data import conversion, masks
+    from deeplab_tf.conversion import masks
+    from deeplab_tf.data import image_files
 
     coding = masks.MaskCoding(num_classes=num_classes, ignore_label=255)
     paths = sorted(Path(config.images_dir).iterdir())
     places = np.linspace(0, len(paths) - 1, min(config.num_images, len(paths))).round().astype(int)
     chosen = [paths[place] for place in places]
-    np.savez(images_file, **{path.stem: conversion.read_image(path) for path in chosen})
+    np.savez(images_file, **{path.stem: image_files.read_image(path) for path in chosen})
     folder = Path(config.masks_dir)
     return {path.stem: masks.read_mask(folder / f"{path.stem}.png", coding) for path in chosen}
 
@@ -173,7 +175,7 @@ def convert(config: ParityConfig, version: Path, folder: Path) -> dict[str, Path
         command = [sys.executable, "-m", "deeplab_tf.convert_model", f"--format={name}"]
         command += [f"--export_dir={version}", f"--output={folder / file}"]
         if name == "tflite_int8":
-            images = config_flags.text_of(config.calibration_images)
+            images = flags.text_of(config.calibration_images)
             command.append(f"--calibration_images={images}")
         subprocess.run(command, cwd=pairs.ROOT, check=True)
     return {name: folder / file for name, file in CONVERTED.items()}
@@ -219,4 +221,4 @@ def size(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [ParityConfig], (__doc__ or "").strip())
+    flags.run(main, [ParityConfig], (__doc__ or "").strip())

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 TRAINED_SIZES, TRAINED_BATCHES = (256, 384, 512), (2, 4, 8)
 PREDICTED_SIZES = (256, 512, 1024)
@@ -89,4 +88,4 @@ def series(
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [GrowthConfig], (__doc__ or "").strip())
+    flags.run(main, [GrowthConfig], (__doc__ or "").strip())

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +64,10 @@ def export(config: InferenceConfig) -> None:
     """Exports the network, untrained, and writes its operations for an image beside it."""
     from benchmarks import network
     from deeplab_tf.benchmark import forward_flops
+    from deeplab_tf.config import ServingConfig
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass
-    from deeplab_tf.evaluation import export as saved_model
     from deeplab_tf.evaluation.predictor import Predictor
-    from deeplab_tf.serving_config import ServingConfig
+    from deeplab_tf.serving import export as saved_model
 
     model = network.ssseg(config.depth, config.output_stride, config.num_classes)
     flops = forward_flops(model, config.crop_size, config.crop_size)
@@ -112,4 +111,4 @@ def work(config: InferenceConfig) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [InferenceConfig], (__doc__ or "").strip())
+    flags.run(main, [InferenceConfig], (__doc__ or "").strip())

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, DataConfig, setting
+from deeplab_tf.config import Config, DataConfig, flags, setting
 
 WIDTH, HEIGHT, QUALITY = 683, 512, 75
 
@@ -138,4 +137,4 @@ def decode(config: InputConfig) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [InputConfig], (__doc__ or "").strip())
+    flags.run(main, [InputConfig], (__doc__ or "").strip())

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
 from deeplab_tf.config import Config, setting
+from deeplab_tf.config import flags as config_flags
 
 
 @dataclass(frozen=True, kw_only=True)

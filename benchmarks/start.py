@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 LIMIT, OWN_LIMIT = 25.0, 2.0  # seconds
 OWN = {  # finding the records; the run's folder; its first checkpoint
     ("data/records.py", "open_split"),
-    ("training/run_dir.py", "open_for_training"),
+    ("runs/run_dir.py", "open_for_training"),
     ("training/trainer.py", "_restore"),
 }
 
@@ -97,4 +96,4 @@ def own_seconds(config: StartConfig) -> float:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [StartConfig], (__doc__ or "").strip())
+    flags.run(main, [StartConfig], (__doc__ or "").strip())

@@ -11,8 +11,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks import pairs
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, setting
+from deeplab_tf.config import Config, flags, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +83,4 @@ def work(config: StepConfig) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [StepConfig], (__doc__ or "").strip())
+    flags.run(main, [StepConfig], (__doc__ or "").strip())

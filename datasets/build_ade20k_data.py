@@ -10,10 +10,12 @@ annotations as they are, as Google's package does: 151 classes, the ignored labe
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, masks
-from deeplab_tf.data.conversion import FilePair
+from deeplab_tf import archives
+from deeplab_tf.config import flags, setting
+from deeplab_tf.conversion import building, masks
+from deeplab_tf.conversion.encoding import FilePair
+from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 
 FOLDERS = {"train": "training", "val": "validation"}
 ARCHIVE = archives.Archive(
@@ -73,7 +75,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
 
 
 def run() -> None:
-    config_flags.run(main, [ADE20KConfig], (__doc__ or "").strip())
+    flags.run(main, [ADE20KConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

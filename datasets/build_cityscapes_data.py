@@ -12,10 +12,11 @@ server come from `deeplab_tf.vis --vis_split=test_fine --also_save_raw_predictio
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import building, catalog, masks
-from deeplab_tf.data.conversion import FilePair
+from deeplab_tf.config import flags, setting
+from deeplab_tf.conversion import building, masks
+from deeplab_tf.conversion.encoding import FilePair
+from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 
 # Kind of labels (None: there are none) and folders of each split; sizes as in
 # docs/ancestors.md, official DeepLab, Records.
@@ -102,7 +103,7 @@ def _help(kind: str | None, folder: str) -> str:
 def run() -> None:
     no_login = f"no program can log in for you; {_help('gtFine', 'train')}"
     instead = {"download": no_login, "download_mirror": no_login}
-    config_flags.run(main, [CityscapesConfig], (__doc__ or "").strip(), instead=instead)
+    flags.run(main, [CityscapesConfig], (__doc__ or "").strip(), instead=instead)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags, files
-from deeplab_tf.config import UserError, require, require_given, setting
-from deeplab_tf.data import building, catalog, class_lists, conversion, folder_pairs, masks
-from deeplab_tf.data.split_report import counted, warn
+from deeplab_tf import files
+from deeplab_tf.config import flags, require, require_given, setting
+from deeplab_tf.conversion import building, encoding, folder_pairs, masks
+from deeplab_tf.data import catalog, class_lists
+from deeplab_tf.messages import UserError, counted, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,7 @@ def _ignore_colors(
     return colors
 
 
-def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
+def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
     """Returns each split's image and mask files, in the order of their names.
 
     Raises:
@@ -214,7 +215,7 @@ def find_splits(config: FolderConfig) -> dict[str, list[conversion.FilePair]]:
     else:
         members = _members_by_folder(list(found.images), Path(config.images_dir))
     splits = {
-        split: [conversion.FilePair(found.images[path], path, found.mask_of(path)) for path in some]
+        split: [encoding.FilePair(found.images[path], path, found.mask_of(path)) for path in some]
         for split, some in members.items()
     }
 
@@ -336,7 +337,7 @@ def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[P
     return members
 
 
-def _warn_of_shared_images(splits: Mapping[str, Sequence[conversion.FilePair]]) -> None:
+def _warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
     """Warns where a model would be scored on what it was trained on, whatever the files are called.
 
     A split whose name holds another's may hold its images, as trainval does train's and val's.
@@ -359,7 +360,7 @@ def _warn_of_shared_images(splits: Mapping[str, Sequence[conversion.FilePair]]) 
 
 
 def run() -> None:
-    config_flags.run(main, [FolderConfig], (__doc__ or "").strip())
+    flags.run(main, [FolderConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ With 59 classes the background becomes the ignored label.
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, masks
-from deeplab_tf.data.conversion import FilePair
+from deeplab_tf import archives
+from deeplab_tf.config import flags, setting
+from deeplab_tf.conversion import building, masks
+from deeplab_tf.conversion.encoding import FilePair
+from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 
 VOC2010 = archives.Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
@@ -100,7 +102,7 @@ def _has_mat_files(labels_dir: Path) -> bool:
 
 
 def run() -> None:
-    config_flags.run(main, [PascalContextConfig], (__doc__ or "").strip())
+    flags.run(main, [PascalContextConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, require_given, setting
+from deeplab_tf.config import Config, flags, require_given, setting
 
 IGNORE_LABEL = 255
 COLORS = {
@@ -211,7 +210,7 @@ _KINDS = {
 
 
 def run() -> None:
-    config_flags.run(main, [ShapesConfig], (__doc__ or "").strip())
+    flags.run(main, [ShapesConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

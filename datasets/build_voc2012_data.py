@@ -11,10 +11,12 @@ are VOC's own where there is one. 255 in VOC's masks is the ignored label.
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError, setting
-from deeplab_tf.data import archives, building, catalog, masks
-from deeplab_tf.data.conversion import FilePair
+from deeplab_tf import archives
+from deeplab_tf.config import flags, setting
+from deeplab_tf.conversion import building, masks
+from deeplab_tf.conversion.encoding import FilePair
+from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 
 VOC = archives.Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
@@ -113,7 +115,7 @@ def _trainaug(voc_root: Path, sbd_root: Path) -> list[FilePair]:
 
 
 def run() -> None:
-    config_flags.run(main, [VOC2012Config], (__doc__ or "").strip())
+    flags.run(main, [VOC2012Config], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Semantic image segmentation with DeepLab in TensorFlow 2 and Keras.
 
 Importing the package does not import TensorFlow, but says which Keras TensorFlow is to use
-(`deeplab_tf.legacy_keras`); so it comes before the first use of tf.keras.
+(`deeplab_tf.startup.legacy_keras`); so it comes before the first use of tf.keras.
 """
 
 import sys
 
-from deeplab_tf import legacy_keras
+from deeplab_tf.startup import legacy_keras
 
 __version__ = "0.1.0"
 
@@ -36,9 +36,8 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
     """
     import logging
 
-    from deeplab_tf import checkpoint_choice
-    from deeplab_tf.settings import as_argument
-    from deeplab_tf.training import loaded_run
+    from deeplab_tf.config import as_argument, checkpoint_choice
+    from deeplab_tf.runs import loaded_run
 
     choice = str(checkpoint)
     checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir", written=as_argument)

@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deeplab_tf import config_flags
 from deeplab_tf.config import (
     Config,
     DataConfig,
     EvalConfig,
     ModelConfig,
     TrainConfig,
+    flags,
     require,
     setting,
 )
@@ -75,7 +75,7 @@ def main(
 
     from deeplab_tf.data import catalog
     from deeplab_tf.distribution import choose_strategy
-    from deeplab_tf.process_state import seeded
+    from deeplab_tf.startup.process_state import seeded
     from deeplab_tf.training.trainer import compiled_model
 
     one_host = train.distribution_strategy != "multi_worker_mirrored"
@@ -170,7 +170,7 @@ def _input(data, model, train, job, info, strategy) -> Iterator:
 
 def run() -> None:
     settings = [BenchmarkConfig, ModelConfig, DataConfig, TrainConfig, EvalConfig]
-    config_flags.run(main, settings, (__doc__ or "").strip())
+    flags.run(main, settings, (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ python -m deeplab_tf.convert_model --export_dir=DIR --format=onnx --output=model
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags, files
-from deeplab_tf.config import Config, UserError, require, require_given, setting
+from deeplab_tf import files
+from deeplab_tf.config import Config, flags, require, require_given, setting
+from deeplab_tf.messages import UserError
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -68,7 +69,7 @@ def main(job: ConvertConfig) -> None:
     if listing.left_out:
         print(f"--calibration_images: {len(listing.images)} images; {listing.note()}.")
     paths = [path for _, path in listing.images]
-    from deeplab_tf.evaluation import formats
+    from deeplab_tf.serving import formats
 
     served = formats.open_export(Path(job.export_dir), image_size=job.image_size)
     if job.format == "onnx":
@@ -89,7 +90,7 @@ def main(job: ConvertConfig) -> None:
 
 def run() -> None:
     description = "Converts an exported SavedModel to ONNX or TensorFlow Lite."
-    config_flags.run(main, [ConvertConfig], description)
+    flags.run(main, [ConvertConfig], description)
 
 
 if __name__ == "__main__":

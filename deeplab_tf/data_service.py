@@ -7,8 +7,7 @@ other only: anybody who reaches the port can run any TensorFlow operation in thi
 import socket
 from dataclasses import dataclass
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import Config, require, setting
+from deeplab_tf.config import Config, flags, require, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ def main(config: DataServiceConfig) -> None:
 
 
 def run() -> None:
-    config_flags.run(main, [DataServiceConfig], (__doc__ or "").strip())
+    flags.run(main, [DataServiceConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import TrainConfig, UserError, require
+from deeplab_tf.config import TrainConfig, require
+from deeplab_tf.messages import UserError
 
 # What collectives raise once a worker is gone: at once, or when its heartbeat is missed.
 _LOST = (

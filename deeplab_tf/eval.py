@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeplab_tf import checkpoint_choice, config_flags, files
-from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, UserError, require_given, setting
+from deeplab_tf import files
+from deeplab_tf.config import Config, checkpoint_choice, flags, require_given, setting
+from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
+from deeplab_tf.messages import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,7 +55,7 @@ class EvalJobConfig(Config):
 def main(job: EvalJobConfig) -> None:
     """Scores the chosen checkpoint, or each new one up to the end of the run."""
     from deeplab_tf.distribution import on_this_host
-    from deeplab_tf.training.run_dir import RunDir, UnreadableCheckpointError
+    from deeplab_tf.runs.run_dir import RunDir, UnreadableCheckpointError
 
     strategy = on_this_host(job.num_gpus)
     if job.max_number_of_evaluations == 1:
@@ -92,7 +93,7 @@ def score(
     from deeplab_tf.distribution import Workers
     from deeplab_tf.evaluation import evaluator, report
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import loaded_run, run_dir
+    from deeplab_tf.runs import loaded_run, run_dir
 
     with strategy.scope():
         choice = job.checkpoint if path == job.checkpoint_dir else ""
@@ -119,7 +120,7 @@ def score(
         **result.to_json(info, loaded.step),
         "checkpoint": run_dir.RunDir.of(path).prefix(loaded.step),
         "dataset_dir": experiment.data.dataset_dir,
-        "inference": config_flags.inference_settings(experiment, loaded.model.config),
+        "inference": flags.inference_settings(experiment, loaded.model.config),
     }
     files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
     report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
@@ -132,11 +133,11 @@ def score(
 
 
 def run() -> None:
-    config_flags.run(
+    flags.run(
         main,
         [EvalJobConfig],
         "Scores a checkpoint, or follows a run.",
-        overrides=(*config_flags.INFERENCE, "dataset_dir", "eval_split", "eval_batch_size"),
+        overrides=(*flags.INFERENCE, "dataset_dir", "eval_split", "eval_batch_size"),
     )
 
 

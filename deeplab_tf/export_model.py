@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, require_exactly_one, require_given, setting
-from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.config import (
+    Config,
+    ServingConfig,
+    flags,
+    require_exactly_one,
+    require_given,
+    setting,
+)
+from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +42,9 @@ class ExportConfig(Config):
 
 def main(job: ExportConfig, serving: ServingConfig) -> None:
     """Writes a version of the model, and a server's configuration next to it."""
-    from deeplab_tf.evaluation import export, model_card
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import loaded_run, run_dir
+    from deeplab_tf.runs import loaded_run, run_dir
+    from deeplab_tf.serving import export, model_card
 
     path = job.train_logdir or job.checkpoint_path
     # The images that warm a server up are of this size however the model predicts.
@@ -64,7 +69,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
 def run() -> None:
     description = "Exports a checkpoint as a SavedModel for TensorFlow Serving."
     settings = [ExportConfig, ServingConfig]
-    config_flags.run(main, settings, description, overrides=config_flags.INFERENCE)
+    flags.run(main, settings, description, overrides=flags.INFERENCE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deeplab_tf.settings import UserError
+from deeplab_tf.messages import UserError, warn
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff",
@@ -140,6 +140,12 @@ def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
                 digest = hashlib.sha256(content).digest()
                 first_of[path] = first_with.setdefault(digest, path)
     return first_of
+
+
+def warn_of_left_out(folder: Path, taken: str, listing: Listing) -> None:
+    """Warns of what a folder holds next to what is taken, such as "2 images"."""
+    if listing.left_out:
+        warn(f"{folder}: {taken}; {listing.note()}.")
 
 
 def find_images(parts: Sequence[str], *, flag: str) -> Listing:

@@ -12,17 +12,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
 from deeplab_tf.config import (
     Config,
     DataConfig,
     EvalConfig,
     Experiment,
-    UserError,
+    flags,
     require,
     require_given,
     setting,
 )
+from deeplab_tf.messages import UserError
 
 # How SSSegmentation scores each data set; docs/ancestors.md, SSSegmentation, Recipes.
 _RESIZING = {
@@ -104,7 +104,7 @@ def main(job: ImportConfig) -> None:
     import tensorflow as tf
 
     from deeplab_tf.models.deeplab import build_model
-    from deeplab_tf.process_state import keras_settings
+    from deeplab_tf.startup.process_state import keras_settings
     from deeplab_tf.weights import mapping, sources
 
     _require_free(job.output)
@@ -154,7 +154,7 @@ def _require_free(output: str) -> None:
 
 def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     """Writes the folder, whole or not at all."""
-    from deeplab_tf.training import run_dir
+    from deeplab_tf.runs import run_dir
 
     path = Path(output).resolve()
     building = path.with_name(f".{path.name}-importing")
@@ -176,7 +176,7 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
 def _with_pooling_window(source, job: ImportConfig):
     if not _is_official(source):
         raise UserError(
-            f"--image_pooling_crop_size={config_flags.text_of(job.image_pooling_crop_size)} is for "
+            f"--image_pooling_crop_size={flags.text_of(job.image_pooling_crop_size)} is for "
             f"official DeepLab's checkpoints; {job.source} ({source.kind}) is imported without."
         )
     config = dataclasses.replace(source.config, image_pooling_crop_size=job.image_pooling_crop_size)
@@ -184,7 +184,9 @@ def _with_pooling_window(source, job: ImportConfig):
 
 
 def _is_official(source) -> bool:
-    return source.config.backbone()["stride_placement"] == "last_3x3"
+    from deeplab_tf.models.backbones import layer_settings
+
+    return layer_settings(source.config)["stride_placement"] == "last_3x3"
 
 
 def _classes(job: ImportConfig, num_classes: int):
@@ -248,7 +250,7 @@ def _experiment(source, dataset: str) -> Experiment:
 
 
 def run() -> None:
-    config_flags.run(main, [ImportConfig], (__doc__ or "").strip())
+    flags.run(main, [ImportConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags, files
-from deeplab_tf.config import Config, UserError, require_given, setting
+from deeplab_tf import files
+from deeplab_tf.config import Config, flags, require_given, setting
+from deeplab_tf.messages import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def run() -> None:
-    config_flags.run(main, [InspectConfig], (__doc__ or "").strip())
+    flags.run(main, [InspectConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

@@ -10,16 +10,10 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags, files
-from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import (
-    Config,
-    UserError,
-    require,
-    require_exactly_one,
-    require_given,
-    setting,
-)
+from deeplab_tf import files
+from deeplab_tf.config import Config, flags, require, require_exactly_one, require_given, setting
+from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
+from deeplab_tf.messages import UserError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +79,9 @@ def main(job: PredictConfig) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from deeplab_tf.data import conversion, split_report
-    from deeplab_tf.evaluation import memory, report, serving
+    from deeplab_tf.data import image_files
+    from deeplab_tf.evaluation import memory, report
+    from deeplab_tf.serving import signatures
 
     labels_of, classes = _open_model(job)
     colors = [label_class.color for label_class in classes]
@@ -96,7 +91,7 @@ def main(job: PredictConfig) -> None:
     with_other_channel: list[Path] = []
     for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
         try:
-            image, lost_channel = conversion.read_image_and_loss(path)
+            image, lost_channel = image_files.read_image_and_loss(path)
         except UserError as error:  # it names the file
             bad.append(str(error))
             continue
@@ -104,7 +99,7 @@ def main(job: PredictConfig) -> None:
             with_other_channel.append(path)
         try:
             labels = np.asarray(labels_of(image[np.newaxis]))[0]
-        except serving.RefusedImage as error:
+        except signatures.RefusedImage as error:
             bad.append(f"{path}: {error}")
             continue
 
@@ -120,8 +115,8 @@ def main(job: PredictConfig) -> None:
 
     if bad and len(images) == 1:
         raise UserError(bad[0])
-    split_report.warn_of_dropped_channels(with_other_channel)
-    done = split_report.counted(len(images) - len(bad), "image")
+    image_files.warn_of_dropped_channels(with_other_channel)
+    done = counted(len(images) - len(bad), "image")
     print(f"{files.shown(job.output_dir)}: {done}.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")
@@ -172,7 +167,7 @@ def _refuse_twice(one: Path, other: Path, name: str) -> None:
 
 
 def _open_model(job: PredictConfig):
-    given = [name for name in config_flags.INFERENCE if config_flags.given(name) is not None]
+    given = [name for name in flags.INFERENCE if flags.given(name) is not None]
     if given and not job.checkpoint_dir:
         place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
         raise UserError(
@@ -180,7 +175,7 @@ def _open_model(job: PredictConfig):
             "--checkpoint_dir."
         )
     if job.server:
-        from deeplab_tf.evaluation.client import ServerPredictor
+        from deeplab_tf.serving.client import ServerPredictor
 
         server = ServerPredictor(
             job.server,
@@ -190,12 +185,12 @@ def _open_model(job: PredictConfig):
         )
         return server.labels, server.classes
     if job.export_dir:
-        from deeplab_tf.evaluation.export import ExportedPredictor
+        from deeplab_tf.serving.export import ExportedPredictor
 
         exported = ExportedPredictor(Path(job.export_dir))
         return exported.labels, exported.classes
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import loaded_run
+    from deeplab_tf.runs import loaded_run
 
     loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
@@ -208,7 +203,7 @@ def run() -> None:
         # This process only predicts, and an export's weights never change: oneDNN may pack them
         # once; the network of a checkpoint turns this off again (process_state).
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
-    config_flags.run(main, [PredictConfig], description, overrides=config_flags.INFERENCE)
+    flags.run(main, [PredictConfig], description, overrides=flags.INFERENCE)
 
 
 if __name__ == "__main__":

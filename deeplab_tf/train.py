@@ -4,8 +4,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, flags
 
 
 def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: EvalConfig) -> None:
@@ -46,7 +45,7 @@ def _resting_collector() -> Iterator[Callable[[], None]]:
 
 def run() -> None:
     settings = [ModelConfig, DataConfig, TrainConfig, EvalConfig]
-    config_flags.run(main, settings, "Trains DeepLab, or continues the run in --train_logdir.")
+    flags.run(main, settings, "Trains DeepLab, or continues the run in --train_logdir.")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import config_flags
-from deeplab_tf.checkpoint_choice import checkpoint_setting, require_one_choice
-from deeplab_tf.config import Config, require_given, setting
+from deeplab_tf.config import Config, flags, require_given, setting
+from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def main(job: VisConfig) -> None:
     from deeplab_tf.data import pipeline, records
     from deeplab_tf.evaluation import memory, report
     from deeplab_tf.evaluation.predictor import build_predictor
-    from deeplab_tf.training import loaded_run
+    from deeplab_tf.runs import loaded_run
 
     loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     info = loaded.dataset_at(experiment.data.dataset_dir)
@@ -86,11 +85,11 @@ def main(job: VisConfig) -> None:
 
 
 def run() -> None:
-    config_flags.run(
+    flags.run(
         main,
         [VisConfig],
         "Paints the predictions of a checkpoint for a split.",
-        overrides=(*config_flags.INFERENCE, "dataset_dir"),
+        overrides=(*flags.INFERENCE, "dataset_dir"),
     )
 
 

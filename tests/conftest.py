@@ -2,6 +2,7 @@
 
 import functools
 import os
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,9 +14,28 @@ import tensorflow as tf
 
 from datasets import build_shapes_data
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
-from deeplab_tf.data import building, catalog, conversion, masks
+from deeplab_tf.conversion import building, encoding, masks
+from deeplab_tf.data import catalog
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="runs only the K-th of N parts of the tests")
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config, items):
+    """Takes one part of the tests, always the same ones."""
+    if not config.getoption("--part"):
+        return
+    part, parts = map(int, config.getoption("--part").split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"--part={part}/{parts}: K is 1 to N")
+
+    chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == part - 1]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def pytest_configure():
@@ -57,7 +77,7 @@ def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) 
     coding = masks.MaskCoding(num_classes=info.num_classes, ignore_label=255)
     files = sorted((shapes_dir / "images" / split).iterdir())
     pairs = [
-        conversion.FilePair(
+        encoding.FilePair(
             path.stem if times == 1 else f"{path.stem}_{i}",
             path,
             shapes_dir / "masks" / split / f"{path.stem}.png",
@@ -67,7 +87,7 @@ def write_shapes(shapes_dir: Path, folder: Path, split: str, *, times: int = 1) 
     ]
     building.convert_split(
         pairs,
-        functools.partial(conversion.encode_pair, coding=coding),
+        functools.partial(encoding.encode_pair, coding=coding),
         output_dir=folder,
         info=info,
         split=split,

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import config_flags, distribution
-from deeplab_tf.config import TrainConfig, UserError
-from deeplab_tf.training import run_dir
+from deeplab_tf import distribution
+from deeplab_tf.config import TrainConfig, flags
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs import run_dir
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import STRATEGIES
 from tests.training import replicas
@@ -28,7 +29,7 @@ PATIENCE = 200  # seconds until a process that should have ended is killed
 def write_flags(experiment, path, **values):
     experiment = change(experiment, "train", train_logdir=str(path), **values)
     flagfile = path.with_suffix(".flags")
-    flagfile.write_text(config_flags.flagfile_text(experiment))
+    flagfile.write_text(flags.flagfile_text(experiment))
     return flagfile
 
 
@@ -279,7 +280,7 @@ def test_replicas_and_parts_train_like_one(experiment, tmp_path, number, parts, 
 def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
     experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
     flagfile = write_flags(experiment, tmp_path / "run")
-    trainer = Trainer(config_flags.parse_flagfile(flagfile), STRATEGIES[1]())
+    trainer = Trainer(flags.parse_flagfile(flagfile), STRATEGIES[1]())
     trainer.run_dir.save(trainer.checkpoint, 0, keep=1)  # the weights matter to none of this
     # Two and three have places left over; this process has devices for two.
     matrices = [

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import files
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 
 
 def touch(root, *names):

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import import_weights, predict
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.evaluation.predictor import Predictor
-from deeplab_tf.training import loaded_run
-from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs import loaded_run
+from deeplab_tf.runs.run_dir import RunDir
 from tests.weights import writers
 from tests.weights.test_official import Oracle as OfficialOracle
 from tests.weights.test_ssseg import IMAGES, Oracle

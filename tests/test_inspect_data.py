@@ -7,10 +7,10 @@ from PIL import Image
 
 from datasets import build_cityscapes_data
 from deeplab_tf import inspect_data
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import Statistics
 from deeplab_tf.evaluation import report
+from deeplab_tf.messages import UserError
 from tests import trees
 
 

@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from deeplab_tf import config_flags
+from deeplab_tf.config import flags as config_flags
 from deeplab_tf.distribution import _cluster
 from tests.test_architecture import ROOT
 

@@ -7,16 +7,16 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import files, predict
-from deeplab_tf.config import UserError
 from deeplab_tf.data.catalog import LabelClass
-from deeplab_tf.evaluation import serving
+from deeplab_tf.messages import UserError
+from deeplab_tf.serving import signatures
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (250, 240, 230)))
 
 
 def labels_of(images):
     if images.shape[2] > 30:
-        raise serving.RefusedImage("more than 30 pixels wide")
+        raise signatures.RefusedImage("more than 30 pixels wide")
     return (images[..., 0] > 127).astype(np.uint8)
 
 

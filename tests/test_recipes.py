@@ -18,9 +18,9 @@ from datasets import (
     build_pascal_context_data,
     build_voc2012_data,
 )
-from deeplab_tf import config_flags
-from deeplab_tf.config import UserError
+from deeplab_tf.config import flags
 from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
 from tests import trees
 from tests.weights import writers
@@ -76,7 +76,7 @@ def test_every_recipe_is_whole(path):
     for heading in ("# Paper:", "# Run:", "# Measured:"):
         assert heading in text
     assert f"--flagfile=configs/{path.name}" in text or "make demo" in text
-    experiment = config_flags.parse_flagfile(path)
+    experiment = flags.parse_flagfile(path)
     if path.stem == "own_data":
         return  # anybody's: test_the_recipe_for_own_data
     dataset, backbone, stride = path.stem.split("_")
@@ -99,8 +99,8 @@ def test_there_is_a_recipe_for_every_row():
 
 def test_the_recipe_for_own_data_fits_published_weights():
     """Its network is that of the R50 os16 rows, its learning rate theirs for half the images."""
-    own = config_flags.parse_flagfile(CONFIGS / "own_data.flags")
-    row = config_flags.parse_flagfile(CONFIGS / "voc_r50_os16.flags")
+    own = flags.parse_flagfile(CONFIGS / "own_data.flags")
+    row = flags.parse_flagfile(CONFIGS / "voc_r50_os16.flags")
     assert own.data.dataset == "" and own.model == row.model
     assert own.train.train_batch_size * 2 == row.train.train_batch_size
     assert own.train.base_learning_rate * 2 == row.train.base_learning_rate
@@ -125,7 +125,7 @@ def test_a_recipe_equals_its_row(name):
     ]
     (batch, steps, rates, sizes, resize, eval_resize, inference, miou) = ROW_OF[name][10:]
     path = CONFIGS / f"{name}.flags"
-    recipe = config_flags.parse_flagfile(path)
+    recipe = flags.parse_flagfile(path)
     model, data, train, evaluation = recipe.model, recipe.data, recipe.train, recipe.eval
     info = catalog.load(data.dataset, "")
 
@@ -248,7 +248,7 @@ def miniatures(tmp_path_factory):
 @pytest.mark.parametrize("name", ROW_OF)
 def test_a_recipe_trains_and_evaluates(name, miniatures, tmp_path):
     """Two steps and two images; the crop is narrow, all else is as it is."""
-    recipe = config_flags.parse_flagfile(CONFIGS / f"{name}.flags")
+    recipe = flags.parse_flagfile(CONFIGS / f"{name}.flags")
     run = tmp_path / "run"
     data = dataclasses.replace(
         recipe.data,
@@ -277,7 +277,7 @@ def test_a_recipe_trains_and_evaluates(name, miniatures, tmp_path):
 @pytest.fixture
 def few_steps(miniatures, tmp_path):
     """The recipe of VOC with small crops, for one step."""
-    recipe = config_flags.parse_flagfile(CONFIGS / "voc_r50_os16.flags")
+    recipe = flags.parse_flagfile(CONFIGS / "voc_r50_os16.flags")
     data = dataclasses.replace(
         recipe.data,
         dataset_dir=str(miniatures / "pascal_voc_seg"),

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import LabelClass
+from deeplab_tf.messages import UserError
 
 MANIFEST = "dataset.json"
 LABELS_DIR = Path(__file__).parent / "labels"

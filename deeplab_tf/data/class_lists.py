@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import files
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 
 COLUMNS = ("index", "name", "r", "g", "b", "label_id")
 FORMS = (

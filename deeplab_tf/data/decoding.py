@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 
 # Of an image or mask. TensorFlow's JPEG decoder takes less than 2^29 bytes of RGB; Pillow's limit
 # is the same.

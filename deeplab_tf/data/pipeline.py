@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import seeds
-from deeplab_tf.config import DataConfig, UserError
+from deeplab_tf.config import DataConfig
 from deeplab_tf.data import photometric, records, service, transforms
+from deeplab_tf.messages import UserError
+from deeplab_tf.ops import seeds
 
 # No tensor decides control flow here, and converting Python costs seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
-from deeplab_tf.data.conversion import EncodedExample
+from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.messages import UserError
 
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
 

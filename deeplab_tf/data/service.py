@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 
 _SECONDS_TO_ANSWER = 5
 _SECONDS_BETWEEN_LOOKS = 5

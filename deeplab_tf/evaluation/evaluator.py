@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.distribution import Workers
 from deeplab_tf.evaluation import memory, metrics
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
+from deeplab_tf.messages import UserError
 
 _SECONDS_BETWEEN_MEETINGS = 1.0
 

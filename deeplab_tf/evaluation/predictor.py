@@ -8,7 +8,7 @@ import tensorflow as tf
 from deeplab_tf.config import DataConfig, EvalConfig
 from deeplab_tf.data import transforms
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.models.layers import resize_bilinear
+from deeplab_tf.ops.resize import resize_bilinear
 
 
 class Predictor(tf.Module):

@@ -6,12 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.models.layers import (
-    NAMESPACE,
-    ConvNorm,
-    SeparableConvNorm,
-    resize_bilinear,
-)
+from deeplab_tf.models.layers import NAMESPACE, ConvNorm, SeparableConvNorm
+from deeplab_tf.ops.resize import resize_bilinear
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -60,11 +56,12 @@ class ASPP(tf.keras.layers.Layer):
         self.pooling = ConvNorm(filters, 1, name="pooling", **common) if image_pooling else None
         self.projection = ConvNorm(filters, projection_kernel_size, name="projection", **common)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, for_xla=False):
+        """`for_xla` is that of `resize_bilinear`."""
         outputs = [branch(inputs, training=training) for branch in self.branches]
         if self.pooling:
             pooled = self.pooling(self._pool(inputs), training=training)
-            outputs.append(self._enlarge(pooled, tf.shape(outputs[0])))
+            outputs.append(self._enlarge(pooled, tf.shape(outputs[0]), for_xla))
         return self.projection(tf.concat(outputs, axis=-1), training=training)
 
     def _pool(self, inputs):
@@ -77,12 +74,12 @@ class ASPP(tf.keras.layers.Layer):
         pooled = tf.cond(fits, lambda: tf.nn.avg_pool2d(features, window, 1, "VALID"), mean)
         return tf.cast(pooled, inputs.dtype)
 
-    def _enlarge(self, pooled, shape):
+    def _enlarge(self, pooled, shape, for_xla):
         if not self._settings["pooling_window"]:
             # Enlarging a single cell repeats it, under either corner rule.
             return tf.broadcast_to(pooled, shape)
         corners = self._settings["align_corners"]
-        resized = resize_bilinear(pooled, shape[1:3], align_corners=corners)
+        resized = resize_bilinear(pooled, shape[1:3], align_corners=corners, for_xla=for_xla)
         return tf.cast(resized, pooled.dtype)
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""DeepLab: backbone, ASPP and classifier as one Keras model, with its loss."""
+"""DeepLab: backbone, ASPP and classifier as one Keras model, and how it takes a training step."""
 
 import contextlib
 import dataclasses
@@ -9,53 +9,23 @@ from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf import process_state, seeds
-from deeplab_tf.config import ModelConfig
-from deeplab_tf.models import cross_entropy, inputs, keras_metrics, losses
+from deeplab_tf.config import LossConfig, ModelConfig, StepConfig
+from deeplab_tf.models import heads, inputs, keras_metrics
 from deeplab_tf.models.aspp import ASPP
-from deeplab_tf.models.heads import AuxiliaryHead, Classifier, Decoder
+from deeplab_tf.models.backbones import build_backbone
 from deeplab_tf.models.inputs import InputError
-from deeplab_tf.models.layers import NAMESPACE, compiled, part_of_batch
-from deeplab_tf.models.losses import LossSettings, SegmentationLoss
-from deeplab_tf.models.resnet import ResNet
-from deeplab_tf.training import gradients
-from deeplab_tf.weights import mapping
+from deeplab_tf.models.layers import NAMESPACE
+from deeplab_tf.models.losses import SegmentationLoss
+from deeplab_tf.ops import cross_entropy, gradients, replicas, seeds
+from deeplab_tf.startup import process_state
 
-# No tensor decides control flow here, and converting Python costs seconds at each start.
+# AutoGraph has nothing to convert here, since no tensor decides control flow; looking for it costs
+# seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """How `DeepLab.fit` trains; settings of the same names are explained in TrainConfig.
-
-    seed: seed of dropout. check_values: whether each step looks at its labels and at the scale of
-    its images, which costs well below 1 % of a step.
-    """
-
-    seed: int = 0
-    fine_tune_batch_norm: bool = True
-    gradient_accumulation_steps: int = 1
-    clip_gradient_norm: float = 0.0
-    last_layer_gradient_multiplier: float = 1.0
-    last_layers_contain_logits_only: bool = False
-    check_values: bool = True
-
-
-def _sum_of_replicas(value):
-    context = tf.distribute.get_replica_context()
-    if context and context.num_replicas_in_sync > 1:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-    return value
-
-
-def _replicas() -> int:
-    context = tf.distribute.get_replica_context()
-    return context.num_replicas_in_sync if context else 1
-
-
 def _explained(method: Callable) -> Callable:
-    """Wraps a method of tf.keras.Model: mistakes in its inputs end in one sentence."""
+    """Wraps a method of tf.keras.Model so that a mistake in its inputs is told in one sentence."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -72,7 +42,7 @@ def _explained(method: Callable) -> Callable:
 
 
 def _require_precision(policy: tf.keras.mixed_precision.Policy) -> None:
-    """Refuses weights and metrics of half precision, which do not train."""
+    """Refuses to keep weights and metrics in half precision, in which they do not train."""
     half = ("float16", "bfloat16")
     if policy.variable_dtype in half or tf.keras.backend.floatx() in half:
         raise InputError(
@@ -92,10 +62,10 @@ class DeepLab(tf.keras.Model):
     decoder: its output stride), and, where the configuration has an auxiliary head, `aux_logits`
     of the third stage.
 
-    In a notebook, `compile(optimizer=...)` and `fit` on (images, labels) train it: the loss is
-    its own, or any that is given. `fit` under a tf.distribute strategy averages over the global
-    batch's valid pixels. Labels are class numbers [B, H, W, 1] or [B, H, W]; `sample_weight`, [B]
-    or [B, H, W], multiplies the losses of pixels and leaves the divisor, their number.
+    In a notebook, `compile(optimizer=...)` and `fit` on (images, labels) train it, with its own
+    loss or the one you give. Labels are class numbers, [B, H, W, 1] or [B, H, W]. The loss is the
+    mean over the valid pixels of the global batch, under a tf.distribute strategy too;
+    `sample_weight`, [B] or [B, H, W], multiplies the losses of pixels but not their number.
     """
 
     def __init__(self, config: ModelConfig, *, num_classes: int, **kwargs):
@@ -108,7 +78,7 @@ class DeepLab(tf.keras.Model):
             "batch_norm_decay": config.batch_norm_decay,
             "initializer": config.initializer_style(),
         }
-        self.backbone = ResNet(**config.backbone(), name="backbone", **common)
+        self.backbone = build_backbone(config, name="backbone")
         self.aspp = ASPP(
             config.aspp_convs_filters,
             rates=config.aspp_rates(),
@@ -124,7 +94,7 @@ class DeepLab(tf.keras.Model):
         )
         self.decoder = None
         if config.decoder_output_stride:
-            self.decoder = Decoder(
+            self.decoder = heads.Decoder(
                 config.decoder_filters,
                 reduction_filters=config.decoder_reduction_filters,
                 separable=config.decoder_use_separable_conv,
@@ -132,7 +102,7 @@ class DeepLab(tf.keras.Model):
                 name="decoder",
                 **common,
             )
-        self.classifier = Classifier(
+        self.classifier = heads.Classifier(
             num_classes,
             dropout_rate=config.dropout_rate,
             initializer=config.initializer_style(),
@@ -140,7 +110,7 @@ class DeepLab(tf.keras.Model):
         )
         self.auxiliary_head = None
         if config.auxiliary_filters:
-            self.auxiliary_head = AuxiliaryHead(
+            self.auxiliary_head = heads.AuxiliaryHead(
                 config.auxiliary_filters,
                 num_classes,
                 dropout_rate=config.dropout_rate,
@@ -148,9 +118,11 @@ class DeepLab(tf.keras.Model):
                 **common,
             )
         self.loss_tracker = tf.keras.metrics.Mean(name="loss")
-        self.distribute_reduction_method = "first"  # what a step returns is equal on all replicas
+
+        self.distribute_reduction_method = "first"  # all replicas return the same from a step
         self._recompute_stages = 0
-        self._training = Training()
+        self._step = StepConfig()
+        self._check_values = True
         self._loss = SegmentationLoss()
         self._metric_functions: tuple[Callable, ...] = ()
         self._scale_warning = inputs.ScaleWarning()
@@ -159,30 +131,43 @@ class DeepLab(tf.keras.Model):
         inputs.check_images(images)
         return super().__call__(images, *args, **kwargs)
 
-    def call(self, images, training=False, seed=None, update_batch_norm=True):
+    def call(
+        self,
+        images,
+        training=False,
+        seed=None,
+        part=(0, 1),
+        update_batch_norm=True,
+        for_xla=False,
+    ):
         """Returns the logits.
 
         Args:
           training: whether dropout is active and batch normalisation uses batch statistics.
-          seed: int64 [2], what dropout draws from, each head independently; None draws
+          seed: int64 [2], the seed of dropout; each head draws from its own stream. None draws
             new numbers each time.
-          update_batch_norm: false keeps batch normalisation at its moving averages in training.
+          part: (index, number) if the images are one of several equal parts of a replica's batch.
+            Dropout then drops the same channels as in the whole batch.
+          update_batch_norm: false makes batch normalisation use its moving averages in training.
+          for_xla: as in `resize_bilinear`.
         """
 
         def dropout_of(head):
-            return None if seed is None else seeds.stream(seed, f"dropout of {head}")
+            stream = None if seed is None else seeds.stream(seed, f"dropout of {head}")
+            return {"seed": stream, "part": part}
 
         norm_training = training and update_batch_norm
         features = self._features(images, norm_training)
-        context = self._context(features, norm_training)
-        dropout = dropout_of("classifier")
-        outputs = {"logits": self.classifier(context, training=training, seed=dropout)}
+        context = self._context(features, norm_training, for_xla)
+        outputs = {
+            "logits": self.classifier(context, training=training, **dropout_of("classifier"))
+        }
         if self.auxiliary_head:
             outputs["aux_logits"] = self.auxiliary_head(
-                features["stage3"],
+                features[self.backbone.auxiliary_end_point],
                 training=training,
                 norm_training=norm_training,
-                seed=dropout_of("auxiliary_head"),
+                **dropout_of("auxiliary_head"),
             )
         return outputs
 
@@ -193,11 +178,13 @@ class DeepLab(tf.keras.Model):
 
     @contextlib.contextmanager
     def folded(self, image_size: tuple[int, ...] = ()):
-        """Inference that is traced inside has no normalisation; yields its variables.
+        """Within this context `infer` has batch normalisation folded into its convolutions.
+
+        For exports: trace `infer` inside. Yields the variables that it then uses.
 
         Args:
-          image_size: height and width; with it convolutions take the form that is fastest on CPUs
-            for such images. They are right for all.
+          image_size: height and width of most images; each convolution then takes the algorithm
+            that is fastest on CPUs for them. Images of other sizes get the same results.
         """
         stride = self.config.output_stride
         map_size = tuple(-(-side // stride) for side in image_size)
@@ -211,14 +198,13 @@ class DeepLab(tf.keras.Model):
             for layer in layers:
                 layer.folded = None
 
-    def _context(self, features, training):
-        context = self.aspp(features["stage4"], training=training)
+    def _context(self, features, training, for_xla=False):
+        context = features[self.backbone.context_end_point]
+        context = self.aspp(context, training=training, for_xla=for_xla)
         if self.decoder is None:
             return context
-        detail = {4: "stage1", 8: "stage2", 16: "stage3"}[self.config.decoder_output_stride]
-        if self.config.backbone()["stride_placement"] == "last_3x3":
-            detail += "_branch"  # the stage itself ends at twice the stride
-        return self.decoder(context, detail=features[detail], training=training)
+        end_point = self.backbone.decoder_end_point(self.config.decoder_output_stride)
+        return self.decoder(context, detail=features[end_point], training=training, for_xla=for_xla)
 
     def _features(self, images, training):
         images = tf.cast(images, tf.float32)
@@ -235,6 +221,7 @@ class DeepLab(tf.keras.Model):
         weighted_metrics=None,
         *,
         recompute_stages: int = 0,
+        check_values: bool = True,
         from_serialized: bool = False,
         **kwargs,
     ):
@@ -246,9 +233,11 @@ class DeepLab(tf.keras.Model):
             It is applied to `logits` and, with `auxiliary_loss_weight`, to `aux_logits`.
           metrics, weighted_metrics: as in `keras_metrics`; scored on `logits`.
           recompute_stages: as in `ResNet.call`.
+          check_values: whether each step looks at its labels and at the scale of its images, which
+            costs well below 1 % of a step.
           from_serialized: whether Keras calls this for a model that it loads.
-          **kwargs: the fields of `Training` and `LossSettings`, and what Keras' own `compile`
-            takes.
+          **kwargs: the settings of `StepConfig`, those of `LossConfig` with `ignore_label`, and
+            what Keras' own `compile` takes.
         Raises:
           InputError: if one of them is not possible.
         """
@@ -258,9 +247,9 @@ class DeepLab(tf.keras.Model):
                 "loss_weights is not taken; auxiliary_loss_weight weighs the auxiliary head's loss "
                 "against the other, label_weights the classes."
             )
-        if not from_serialized:  # else as saved
-            names = {field.name for field in dataclasses.fields(Training)} & set(kwargs)
-            self._training = Training(**{name: kwargs.pop(name) for name in names})
+        if not from_serialized:  # a loaded model keeps the settings it was saved with
+            self._step = inputs.make_settings(StepConfig, _taken(StepConfig, kwargs))
+            self._check_values = check_values
             self._recompute_stages = recompute_stages
         self._loss = self._build_loss(loss, kwargs)
         metrics, weighted_metrics = map(keras_metrics.checked, (metrics, weighted_metrics))
@@ -276,8 +265,9 @@ class DeepLab(tf.keras.Model):
 
     def _build_loss(self, loss: Any, kwargs: dict[str, Any]) -> SegmentationLoss:
         """Returns the loss that `compile` was given; takes its settings out of `kwargs`."""
-        names = {field.name for field in dataclasses.fields(LossSettings)} & set(kwargs)
-        settings = {name: kwargs.pop(name) for name in names}
+        settings = _taken(LossConfig, kwargs)
+        if "ignore_label" in kwargs:
+            settings["ignore_label"] = kwargs.pop("ignore_label")
         if not isinstance(loss, SegmentationLoss):
             loss = SegmentationLoss(loss, align_corners=self.config.align_corners, **settings)
         elif settings:
@@ -309,12 +299,12 @@ class DeepLab(tf.keras.Model):
         images, labels, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
         inputs.check_images(images)
         labels = inputs.class_labels(labels, images, self.num_classes)
-        if self._training.check_values:
+        if self._check_values:
             images, labels, good = inputs.check_values(
                 images,
                 labels,
                 num_classes=self.num_classes,
-                ignore_label=self._loss.settings.ignore_label,
+                ignore_label=self._loss.ignore_label,
             )
             if self.jit_compile:  # XLA leaves assertions out: the loss becomes NaN instead
                 images = tf.cast(images, tf.float32) * tf.where(good, 1.0, float("nan"))
@@ -326,85 +316,104 @@ class DeepLab(tf.keras.Model):
 
     @_plain_python
     def train_step(self, data):
+        """Takes one step: forward, loss, gradients, update.
+
+        Each replica computes a share of the loss and of the gradients; the shares of all replicas
+        add up to those of the global batch.
+        """
         images, labels, weights = self._checked(data)
-        settings, optimizer = self._training, self.optimizer
-        step = tf.cast(optimizer.iterations, tf.int64)
-        seed = tf.stack([tf.constant(settings.seed, tf.int64), step])
-        with compiled(self.jit_compile):
-            loss, found = self._gradients(images, labels, weights, seed)
-        variables = self.trainable_variables
-        multiplier = settings.last_layer_gradient_multiplier
-        summed = settings.clip_gradient_norm > 0
-        if summed:
-            found = gradients.clip(_sum_of_replicas(found), settings.clip_gradient_norm)
-        if multiplier != 1.0:
-            scopes = mapping.last_layers(logits_only=settings.last_layers_contain_logits_only)
-            found = gradients.multiply(found, variables, scopes=scopes, factor=multiplier)
-        pairs = zip(found, variables, strict=True)
-        # Sums over replicas wait for all gradients; without them each is applied as it comes.
-        sums = not summed and tf.distribute.get_strategy().num_replicas_in_sync > 1
-        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=sums)
-        rate = optimizer.learning_rate
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        seed = tf.stack([tf.constant(self._step.seed, tf.int64), step])
+
+        loss, grads = self._loss_and_gradients(images, labels, weights, seed)
+        self._update(grads)
+
+        self.loss_tracker.update_state(loss * replicas.number())
+        rate = self.optimizer.learning_rate
         if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)  # TensorFlow Addons' optimizers keep the schedule itself
-        self.loss_tracker.update_state(loss * _replicas())
         return self.get_metrics_result() | {"learning_rate": tf.convert_to_tensor(rate)}
 
-    def _gradients(self, images, labels, weights, seed):
-        """Returns this replica's part of the loss, and the gradients of that part."""
-        settings, variables = self._training, self.trainable_variables
-        parts = settings.gradient_accumulation_steps
-        scaled = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
-        mines = self._loss.mines
-        count = None
-        if parts > 1 and not mines:
-            ignore_label = self._loss.settings.ignore_label
-            count = _sum_of_replicas(losses.count_valid(labels, ignore_label))
-        weights = () if weights is None else (weights,)
+    def _loss_and_gradients(self, images, labels, weights, seed):
+        """Returns this replica's share of the loss, and its gradients."""
+        variables = self.trainable_variables
+        batch = (images, labels) if weights is None else (images, labels, weights)
+        parts = self._step.gradient_accumulation_steps
+        num_pixels = self._pixels_of_global_batch(labels)
+        scales_loss = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-        def gradients_of(part):
-            own = (images, labels, *weights)
-            if parts > 1:
-                own = tuple(gradients.slice_of(values, part, parts) for values in own)
-            with part_of_batch(part, parts), tf.GradientTape() as tape:
+        def of_part(part):
+            of_batch = batch if parts == 1 else [gradients.slice_of(v, part, parts) for v in batch]
+            images, labels, *weights = of_batch
+            with tf.GradientTape() as tape:
                 outputs = self(
-                    own[0],
+                    images,
                     training=True,
                     seed=seed,
-                    update_batch_norm=settings.fine_tune_batch_norm,
+                    part=(part, parts),
+                    update_batch_norm=self._step.fine_tune_batch_norm,
+                    for_xla=self.jit_compile,
                 )
                 loss = self.segmentation_loss(
-                    outputs, own[1], weights=own[2] if weights else None, count=count, parts=parts
+                    outputs,
+                    labels,
+                    weights=weights[0] if weights else None,
+                    num_pixels=num_pixels,
+                    parts=parts,
                 )
-                target = self.optimizer.get_scaled_loss(loss) if scaled else loss
-            self._update_metrics(outputs, *own[1:])
+                target = self.optimizer.get_scaled_loss(loss) if scales_loss else loss
+            self._update_metrics(outputs, labels, *weights)
             return loss, tape.gradient(target, variables)
 
         if parts == 1:
-            loss, found = gradients_of(0)
+            loss, grads = of_part(0)
         else:
-            context = tf.distribute.get_replica_context()
-            waits = context.num_replicas_in_sync > 1 and (settings.fine_tune_batch_norm or mines)
-            loss, found = gradients.in_parts(gradients_of, variables, parts=parts, looped=not waits)
-        return loss, self.optimizer.get_unscaled_gradients(found) if scaled else found
+            # Replicas cannot wait for each other inside a loop of the graph, and they have to where
+            # they exchange batch statistics, or how many pixels they selected.
+            exchange = self._step.fine_tune_batch_norm or self._loss.selects_pixels
+            looped = not exchange or replicas.number() == 1
+            loss, grads = gradients.in_parts(of_part, variables, parts=parts, looped=looped)
+        return loss, self.optimizer.get_unscaled_gradients(grads) if scales_loss else grads
+
+    def _update(self, grads):
+        """Applies this replica's gradients, clipped and multiplied as the settings say."""
+        settings, variables = self._step, self.trainable_variables
+
+        # Clipping needs the norm of the whole gradients. Otherwise the optimizer adds up the
+        # replicas' shares, and applies each gradient as soon as it is there.
+        is_clipped = settings.clip_gradient_norm > 0
+        if is_clipped:
+            grads = gradients.clip(replicas.total(grads), settings.clip_gradient_norm)
+
+        if settings.last_layer_gradient_multiplier != 1.0:
+            grads = gradients.multiply(
+                grads,
+                variables,
+                scopes=heads.last_layers(logits_only=settings.last_layers_contain_logits_only),
+                factor=settings.last_layer_gradient_multiplier,
+            )
+
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        self.optimizer.apply_gradients(
+            zip(grads, variables, strict=True),
+            experimental_aggregate_gradients=several and not is_clipped,
+        )
 
     def test_step(self, data):
         images, labels, weights = self._checked(data)
-        with compiled(self.jit_compile):
-            outputs = self(images, training=False)
-            loss, pixels = self._loss_of(outputs, labels, weights=weights)
-            self._update_metrics(outputs, labels, *([] if weights is None else [weights]))
+        outputs = self(images, training=False, for_xla=self.jit_compile)
+        loss, num_pixels = self._loss_of(outputs, labels, weights=weights)
+        self._update_metrics(outputs, labels, weights)
         # Weighted by pixels: the mean over a data set must not depend on its batches.
-        self.loss_tracker.update_state(loss * _replicas(), sample_weight=pixels)
+        self.loss_tracker.update_state(loss * replicas.number(), sample_weight=num_pixels)
         return self.get_metrics_result()
 
     def predict_step(self, data):
         images, _, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
         inputs.check_images(images)
-        if self._training.check_values and not self.jit_compile:
+        if self._check_values and not self.jit_compile:
             self._scale_warning.look_at(images)
-        with compiled(self.jit_compile):
-            return super().predict_step(data)
+        return self(images, training=False, for_xla=self.jit_compile)
 
     def _update_metrics(self, outputs, labels, weights=None):
         """Updates the metrics of `compile` with the enlarged logits."""
@@ -412,9 +421,13 @@ class DeepLab(tf.keras.Model):
         if not (containers._user_metrics or containers._user_weighted_metrics):
             return
         logits = tf.stop_gradient(outputs["logits"])
-        size, corners = tf.shape(labels)[1:3], self.config.align_corners
-        logits = cross_entropy.enlarge(logits, size, align_corners=corners)
-        valid = inputs.is_valid(labels, self._loss.settings.ignore_label)
+        logits = cross_entropy.enlarge(
+            logits,
+            tf.shape(labels)[1:3],
+            align_corners=self.config.align_corners,
+            for_xla=self.jit_compile,
+        )
+        valid = inputs.is_valid(labels, self._loss.ignore_label)
         labels = tf.where(valid, labels, 0)
         for function in self._metric_functions:
             keras_metrics.check_function(function, labels, logits)
@@ -429,59 +442,70 @@ class DeepLab(tf.keras.Model):
         labels: tf.Tensor,
         *,
         weights: tf.Tensor | None = None,
-        count: tf.Tensor | None = None,
+        num_pixels: tf.Tensor | None = None,
         parts: int = 1,
     ) -> tf.Tensor:
-        """Returns this replica's part of the loss; the parts of all replicas add up to it.
+        """Returns this replica's share of the loss; the shares of all replicas add up to it.
 
         Args:
           outputs: what `call` returned.
           labels: int32 [B, H, W, 1].
           weights: factors on the pixels' losses, float32, broadcast to [B, H, W].
-          count: pixels that count in the global batch; None counts those of `labels`.
-          parts: how many parts the batch is computed in, of which this is one.
+          num_pixels: how many pixels of the global batch count; None counts those of `labels`.
+          parts: how many equal parts the batch is computed in, of which this is one.
         """
-        return self._loss_of(outputs, labels, weights=weights, count=count, parts=parts)[0]
+        loss, _ = self._loss_of(
+            outputs, labels, weights=weights, num_pixels=num_pixels, parts=parts
+        )
+        return loss
 
-    def _loss_of(self, outputs, labels, *, weights=None, count=None, parts=1):
-        """Returns `segmentation_loss`, and the number of pixels in the global batch it averages.
+    def _pixels_of_global_batch(self, labels):
+        """Returns how many pixels of all replicas count; None if only the loss can tell."""
+        if self._loss.selects_pixels:
+            return None
+        return replicas.total(self._loss.count(labels))
 
-        The number is of images if the loss averages over pixels itself.
+    def _loss_of(self, outputs, labels, *, weights=None, num_pixels=None, parts=1):
+        """Returns `segmentation_loss`, and how many pixels it averages over all replicas.
+
+        The number is of images if the loss averages pixels itself.
         """
-        loss = self._loss
-        settings: dict[str, Any] = {
-            "weights": weights,
-            "align_corners": self.config.align_corners,
-            "step": self.optimizer.iterations,
-        }
-        total, own_count = loss.sums(outputs["logits"], labels, **settings)
-        # If only the loss knows how many pixels it averages, each part counts as a whole batch.
-        is_mean = loss.mines or own_count is None
-        if own_count is None:
-            pixels = tf.cast(tf.shape(labels)[0] * _replicas(), tf.float32)
-            total /= _replicas()
-        elif loss.mines:
-            pixels = _sum_of_replicas(own_count)
-            total = tf.math.divide_no_nan(total, pixels)
+        if num_pixels is None:
+            num_pixels = self._pixels_of_global_batch(labels)
+
+        def mean_of(logits):
+            total, counted = self._loss.sums(
+                logits,
+                labels,
+                weights=weights,
+                step=self.optimizer.iterations,
+                align_corners=self.config.align_corners,
+                for_xla=self.jit_compile,
+            )
+            if counted is None:  # the loss has averaged its pixels: replicas weigh the same
+                images = tf.cast(tf.shape(labels)[0] * replicas.number(), tf.float32)
+                return total / (replicas.number() * parts), images
+            if num_pixels is not None:
+                return tf.math.divide_no_nan(total, num_pixels), num_pixels
+            selected = replicas.total(counted)
+            return tf.math.divide_no_nan(total, selected) / parts, selected
+
+        loss, averaged = mean_of(outputs["logits"])
         if "aux_logits" in outputs:
-            auxiliary, hard = loss.sums(outputs["aux_logits"], labels, **settings)
-            if hard is None:
-                auxiliary /= _replicas()
-            elif loss.mines:
-                auxiliary = tf.math.divide_no_nan(auxiliary, _sum_of_replicas(hard))
-            total += loss.settings.auxiliary_loss_weight * auxiliary
-        if is_mean:
-            return (total / parts if parts > 1 else total), pixels
-        pixels = _sum_of_replicas(own_count) if count is None else count
-        return tf.math.divide_no_nan(total, pixels), pixels
+            auxiliary, _ = mean_of(outputs["aux_logits"])
+            loss += self._loss.settings.auxiliary_loss_weight * auxiliary
+        return loss, averaged
 
     def get_config(self):
-        training = {"recompute_stages": self._recompute_stages}
+        training = dataclasses.asdict(self._step) | {
+            "recompute_stages": self._recompute_stages,
+            "check_values": self._check_values,
+        }
         return dataclasses.asdict(self.config) | {
             "num_classes": self.num_classes,
             "name": self.name,
             "dtype": self.dtype_policy.name,
-            "training": dataclasses.asdict(self._training) | training,
+            "training": training,
         }
 
     @classmethod
@@ -497,7 +521,8 @@ class DeepLab(tf.keras.Model):
             )
         training = dict(config.get("training", {}))
         model._recompute_stages = training.pop("recompute_stages", 0)
-        model._training = Training(**training)
+        model._check_values = training.pop("check_values", True)
+        model._step = StepConfig(**training)
         model.make_variables()  # a clone is ready for weights
         return model
 
@@ -511,11 +536,21 @@ class DeepLab(tf.keras.Model):
 
     def compile_from_config(self, config):
         """Compiles as the saved model was, and makes the optimizer's variables to restore."""
-        settings = dataclasses.asdict(self._training)
         config = tf.keras.saving.deserialize_keras_object(config)
-        self.compile(**config, **settings, recompute_stages=self._recompute_stages)
+        self.compile(
+            **config,
+            **dataclasses.asdict(self._step),
+            recompute_stages=self._recompute_stages,
+            check_values=self._check_values,
+        )
         if self.built and isinstance(self.optimizer, tf.keras.optimizers.Optimizer):
             self.optimizer.build(self.trainable_variables)
+
+
+def _taken(kind: type, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Takes the settings of a group out of keyword arguments."""
+    names = {field.name for field in dataclasses.fields(kind)} & set(kwargs)  # type: ignore[arg-type]
+    return {name: kwargs.pop(name) for name in names}
 
 
 @_plain_python

@@ -6,13 +6,18 @@ from typing import Any
 import tensorflow as tf
 
 from deeplab_tf.models import initializers
-from deeplab_tf.models.layers import (
-    NAMESPACE,
-    ChannelDropout,
-    ConvNorm,
-    SeparableConvNorm,
-    resize_bilinear,
-)
+from deeplab_tf.models.layers import NAMESPACE, ChannelDropout, ConvNorm, SeparableConvNorm
+from deeplab_tf.ops.resize import resize_bilinear
+
+# How the names of the variables begin that belong to a data set's classes,
+CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
+# and of those that do not belong to the backbone.
+HEADS = ("aspp/", "decoder/", "classifier/", "auxiliary_head/")
+
+
+def last_layers(*, logits_only: bool) -> tuple[str, ...]:
+    """Returns the prefixes of the names that --last_layers_contain_logits_only applies to."""
+    return CLASSIFIERS if logits_only else HEADS
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -48,10 +53,15 @@ class Decoder(tf.keras.layers.Layer):
         conv = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
         self.refinement = [conv(filters, name=f"refinement{index}", **common) for index in (1, 2)]
 
-    def call(self, context, detail=None, training=False):
+    def call(self, context, detail=None, training=False, for_xla=False):
+        """`for_xla` is that of `resize_bilinear`."""
         detail = self.reduction(detail, training=training)
-        corners = self._settings["align_corners"]
-        context = resize_bilinear(context, tf.shape(detail)[1:3], align_corners=corners)
+        context = resize_bilinear(
+            context,
+            tf.shape(detail)[1:3],
+            align_corners=self._settings["align_corners"],
+            for_xla=for_xla,
+        )
         outputs = tf.concat([tf.cast(context, detail.dtype), detail], axis=-1)
         for conv in self.refinement:
             outputs = conv(outputs, training=training)
@@ -99,12 +109,13 @@ class Classifier(tf.keras.layers.Layer):
         """Fixes the weights for inference; they have one form only."""
         self.folded = (self.conv.kernel, self.conv.bias)
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs, training=False, seed=None, part=(0, 1)):
+        """`seed` and `part` are those of `ChannelDropout`."""
         if self.folded and not training:
             kernel, bias = map(tf.convert_to_tensor, self.folded)
             inputs = tf.cast(inputs, tf.float32)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), bias)
-        return self.conv(self.dropout(inputs, training=training, seed=seed))
+        return self.conv(self.dropout(inputs, training=training, seed=seed, part=part))
 
     def get_config(self):
         return super().get_config() | self._settings
@@ -142,11 +153,11 @@ class AuxiliaryHead(tf.keras.layers.Layer):
             num_classes, dropout_rate=dropout_rate, initializer=initializer, name="classifier"
         )
 
-    def call(self, inputs, training=False, norm_training=None, seed=None):
+    def call(self, inputs, training=False, norm_training=None, seed=None, part=(0, 1)):
         """`norm_training` is `training` of batch normalisation, where it differs."""
         norm_training = training if norm_training is None else norm_training
         hidden = self.conv(inputs, training=norm_training)
-        return self.classifier(hidden, training=training, seed=seed)
+        return self.classifier(hidden, training=training, seed=seed, part=part)
 
     def get_config(self):
         return super().get_config() | self._settings

@@ -13,11 +13,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.settings import UserError
+from deeplab_tf.messages import UserError
 
 
 class InputError(UserError, ValueError):
     """A model was given something it cannot take; a ValueError, as Keras users expect."""
+
+
+def make_settings(kind: type, values: dict[str, Any]) -> Any:
+    """Makes a settings group of keyword arguments.
+
+    Raises:
+      InputError: if a value is not allowed.
+    """
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise InputError(str(error).removeprefix("--")) from None
 
 
 def check_images(images: Any) -> None:

@@ -1,23 +1,16 @@
-"""The convolutions, normalisation and resizing that all parts of the network are made of.
+"""The convolutions, normalisation and dropout that all parts of the network are made of.
 
-Padding is decided here and nowhere else: a convolution or pooling with a stride pads (kernel - 1)
-* rate / 2 cells on both sides, as the PyTorch ancestor does; TensorFlow's SAME would pad less in
-front of even-sized inputs and shift every feature map. Without a stride both rules agree.
+Padding is decided here and nowhere else. A convolution or pooling with a stride pads (kernel - 1) *
+rate / 2 cells on both sides, as the PyTorch ancestor does. TensorFlow's SAME would pad even-sized
+inputs less in front, and so shift every feature map. Without a stride both rules agree.
 """
-
-import contextlib
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.models import convolution, initializers, winograd
-from deeplab_tf.models.convolution import NAMESPACE
-
-# State of this thread's tracing: recomputes (within `recomputed`), compiles (for XLA), and part
-# (of a replica's images: its number and how many there are).
-_thread = threading.local()
+from deeplab_tf.models import initializers
+from deeplab_tf.ops import convolution, replicas, winograd
+from deeplab_tf.ops.convolution import NAMESPACE
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -52,17 +45,31 @@ def pad_symmetric(inputs: tf.Tensor, cells: list[int]) -> tf.Tensor:
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
-class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
+class BatchNormalization(tf.keras.layers.BatchNormalization):
+    """Keras' batch normalisation, which can leave its moving averages as they are in training."""
+
+    def call(self, inputs, training=False, update_averages=True):
+        momentum = self.momentum  # type: ignore[has-type]
+        if not update_averages:
+            self.momentum = 1.0
+        try:
+            return super().call(inputs, training=training)
+        finally:
+            self.momentum = momentum
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class SyncBatchNormalization(BatchNormalization):
     """Batch normalisation by the statistics of all replicas' batches.
 
-    Keras' own synchronized=True averages the biased batch variance into the moving variance,
-    but without synchronisation the unbiased one, as PyTorch does; here both are the same.
+    The moving variance takes the unbiased variance of a batch, as PyTorch's does and Keras' does
+    without synchronisation. Keras' synchronized=True would take the biased one.
     """
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, update_averages=True):
         context = tf.distribute.get_replica_context()
         if not training or not self.trainable or context is None:
-            return super().call(inputs, training=training)
+            return super().call(inputs, training=training, update_averages=update_averages)
 
         def average(values):  # over the images and cells of all replicas
             local = tf.reduce_sum(values, axis=[0, 1, 2])
@@ -73,10 +80,11 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
         count = context.all_reduce(tf.distribute.ReduceOp.SUM, cells)
         mean = average(values)
         variance = average(tf.square(values - mean))
-        unbiased = variance * count / tf.maximum(count - 1, 1)
-        moments = [(self.moving_mean, mean), (self.moving_variance, unbiased)]
-        for moving, value in [] if getattr(_thread, "recomputes", False) else moments:
-            moving.assign(self.momentum * moving + (1 - self.momentum) * tf.stop_gradient(value))
+        if update_averages:
+            unbiased = variance * count / tf.maximum(count - 1, 1)
+            for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+                value = tf.stop_gradient(value)
+                moving.assign(self.momentum * moving + (1 - self.momentum) * value)
         outputs = tf.nn.batch_normalization(
             values, mean, variance, self.beta, self.gamma, self.epsilon
         )
@@ -86,9 +94,9 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
 def folded_weights(
     kernel: tf.Variable, norm: tf.keras.layers.BatchNormalization
 ) -> tuple[tf.Variable, tf.Variable]:
-    """Multiplies a batch normalisation's inference into the convolution before it.
+    """Folds batch normalisation, as it is at inference, into the convolution before it.
 
-    Nothing is left of the normalisation but an addition, which fuses with the convolution.
+    What is left of it is one addition, which fuses with the convolution.
 
     Args:
       kernel: [h, w, C, D], or of a depthwise convolution [h, w, C, 1].
@@ -108,16 +116,16 @@ def folded_weights(
 def fixed(values: np.ndarray) -> tf.Variable:
     """Returns a variable that is not trained, float32.
 
-    Weights are no constants of the graph: each of the many copies of a graph that loading makes
-    would hold them again, 5 GB for ResNet-50.
+    Weights must not be constants of the graph: loading makes many copies of a graph, and each would
+    hold them again, 5 GB in all for ResNet-50.
     """
     return tf.Variable(values, trainable=False, dtype=tf.float32)
 
 
-def batch_norm(decay: float, *, name: str) -> tf.keras.layers.BatchNormalization:
+def batch_norm(decay: float, *, name: str) -> BatchNormalization:
     """Returns batch normalisation over all replicas of the strategy in force."""
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    layer = SyncBatchNormalization if several else tf.keras.layers.BatchNormalization
+    layer = SyncBatchNormalization if several else BatchNormalization
     return layer(momentum=decay, epsilon=1e-5, name=name)
 
 
@@ -125,9 +133,9 @@ def batch_norm(decay: float, *, name: str) -> tf.keras.layers.BatchNormalization
 class ConvNorm(tf.keras.layers.Layer):
     """Convolution without bias, batch normalisation and, by default, ReLU.
 
-    Batch statistics are taken over all replicas of the tf.distribute strategy in force when the
-    layer is made. With `symmetric` false a stride pads by TensorFlow's own rule SAME. `initializer`
-    and `part` are those of `initializers.kernel_initializer`.
+    Batch statistics are taken over all replicas of the tf.distribute strategy in which the layer is
+    made. `symmetric=False` pads a stride by TensorFlow's own rule, SAME. `initializer` and `part`
+    are those of `initializers.kernel_initializer`.
     """
 
     def __init__(
@@ -176,8 +184,8 @@ class ConvNorm(tf.keras.layers.Layer):
         """Fixes the weights for inference.
 
         Args:
-          map_size: cells of the feature map of this layer; with it the weights take the form that
-            is fastest on CPUs for such a map.
+          map_size: height and width of the layer's feature map. If given, the weights take the
+            form that is fastest on CPUs for such maps.
         """
         kernel, bias = folded_weights(self.conv.kernel, self.norm)
         rate = self.conv.dilation_rate[0]
@@ -188,7 +196,7 @@ class ConvNorm(tf.keras.layers.Layer):
         else:
             self.folded = (kernel, bias)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, update_averages=True):
         if self.folded and not training:
             *kernels, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
             if len(kernels) > 1:
@@ -199,7 +207,9 @@ class ConvNorm(tf.keras.layers.Layer):
                 outputs = self.conv.convolution_op(inputs, kernels[0])
             outputs = tf.nn.bias_add(outputs, bias)
         else:
-            outputs = self.norm(self.conv(inputs), training=training)
+            outputs = self.norm(
+                self.conv(inputs), training=training, update_averages=update_averages
+            )
         return tf.nn.relu(outputs) if self.relu else outputs
 
     def get_config(self):
@@ -271,118 +281,29 @@ class SeparableConvNorm(tf.keras.layers.Layer):
 class ChannelDropout(tf.keras.layers.Layer):
     """Drops whole channels of an image while training, and scales the others up.
 
-    The mask follows from a seed given with the call, and belongs to an image's place in the
-    global batch: it is the same however many replicas and parts share the batch, and after a
-    resume.
+    Which channels are dropped depends only on the seed of the call and on an image's place in the
+    global batch. So it does not depend on how many replicas and parts share the batch, and a
+    resumed run drops the same ones. `part` is (index, number) if the inputs are one of several
+    equal parts of a replica's images.
     """
 
     def __init__(self, rate: float, **kwargs):
         super().__init__(**kwargs)
         self.rate = rate
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs, training=False, seed=None, part=(0, 1)):
         if not training or not self.rate:
             return inputs
         if seed is None:
             seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync if context else 1
-        replica = context.replica_id_in_sync_group if context else 0
-        part, parts = getattr(_thread, "part", (0, 1))
+        index, parts = part
         batch, channels = tf.shape(inputs)[0], inputs.shape[-1]
-        draws = tf.random.stateless_uniform([batch * (replicas * parts), 1, 1, channels], seed)
-        first = (replica * parts + part) * batch
-        own = tf.slice(draws, [first, 0, 0, 0], [batch, 1, 1, channels])
-        kept = tf.cast(own >= self.rate, inputs.dtype) / tf.cast(1 - self.rate, inputs.dtype)
+        shape = [batch * (replicas.number() * parts), 1, 1, channels]
+        draws = tf.random.stateless_uniform(shape, seed)
+        first = (replicas.index() * parts + index) * batch
+        draws = tf.slice(draws, [first, 0, 0, 0], [batch, 1, 1, channels])
+        kept = tf.cast(draws >= self.rate, inputs.dtype) / tf.cast(1 - self.rate, inputs.dtype)
         return inputs * kept
 
     def get_config(self):
         return super().get_config() | {"rate": self.rate}
-
-
-def resize_bilinear(
-    inputs: tf.Tensor, size: tf.Tensor, *, align_corners: bool = False
-) -> tf.Tensor:
-    """Resizes [B, h, w, C] to [B, size[0], size[1], C], float32, without antialiasing.
-
-    Args:
-      align_corners: whether corner pixel centres coincide (official DeepLab) or image borders do.
-    """
-    inputs = tf.cast(inputs, tf.float32)
-    if getattr(_thread, "compiles", False):
-        for axis, equation in enumerate(("bhwc,Hh->bHwc", "bhwc,Ww->bhWc")):
-            cells = tf.shape(inputs)[axis + 1]
-            matrix = interpolation_matrix(cells, size[axis], align_corners=align_corners)
-            inputs = tf.einsum(equation, inputs, matrix)
-        return inputs
-    if align_corners:
-        return tf.raw_ops.ResizeBilinear(images=inputs, size=size, align_corners=True)
-    return tf.image.resize(inputs, size, method="bilinear", antialias=False)
-
-
-def interpolation_matrix(
-    cells: int | tf.Tensor, size: int | tf.Tensor, *, align_corners: bool = False
-) -> tf.Tensor:
-    """Returns `resize_bilinear` along one axis as a matrix, float32 [size, cells]."""
-    whole, count = tf.cast(size, tf.float64), tf.cast(cells, tf.float64)
-    places = tf.cast(tf.range(size), tf.float64)
-    if align_corners:
-        places *= (count - 1) / tf.maximum(whole - 1, 1)
-    else:
-        places = tf.clip_by_value((places + 0.5) * (count / whole) - 0.5, 0, count - 1)
-    distances = tf.abs(places[:, tf.newaxis] - tf.cast(tf.range(cells), tf.float64))
-    return tf.cast(tf.maximum(1 - distances, 0), tf.float32)
-
-
-@contextlib.contextmanager
-def compiled(by_xla: bool) -> Iterator[None]:
-    """Makes what is traced inside resize by matrix products if `by_xla`.
-
-    XLA's own bilinear resizing is wrong for most sizes (github.com/tensorflow/tensorflow/issues
-    120242): up to the whole range of the values off.
-    """
-    before = getattr(_thread, "compiles", False)
-    _thread.compiles = by_xla
-    try:
-        yield
-    finally:
-        _thread.compiles = before
-
-
-@contextlib.contextmanager
-def part_of_batch(part: int | tf.Tensor, parts: int) -> Iterator[None]:
-    """What is traced inside sees one of the equal parts of a replica's images."""
-    before = getattr(_thread, "part", (0, 1))
-    _thread.part = (part, parts)
-    try:
-        yield
-    finally:
-        _thread.part = before
-
-
-def recomputed(function, layers: list[tf.keras.layers.Layer]):
-    """Returns `function`, with its inner results computed again for the gradient.
-
-    The moving averages of the layers' batch normalisation are updated the first time only.
-    """
-    norms = [
-        part
-        for layer in layers
-        for part in layer._flatten_layers()
-        if type(part) is tf.keras.layers.BatchNormalization
-    ]  # those of several replicas use _thread: each replica is traced in its own thread
-    called = False
-
-    def run(inputs):
-        nonlocal called
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0 if called else norm.momentum
-        _thread.recomputes, called = called, True
-        outputs = function(inputs)
-        _thread.recomputes = False
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        return outputs
-
-    return tf.recompute_grad(run)

@@ -11,17 +11,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.models.cross_entropy import enlarge, pixel_losses
+from deeplab_tf.config import LossConfig
 from deeplab_tf.models.inputs import (
     InputError,
     after,
     check_values,
     class_labels,
     is_valid,
+    make_settings,
     pixel_weights,
     require_in_step,
 )
 from deeplab_tf.models.layers import NAMESPACE
+from deeplab_tf.ops.cross_entropy import enlarge, pixel_losses
 
 # Keras' own losses that are defined on logits, by the function that computes the same.
 _KERAS_LOSSES = {
@@ -40,20 +42,6 @@ _GIVEN_AS = (
     | {kind.__name__: kind for kind in _KERAS_LOSSES.values()}
     | {getattr(tf.keras.losses, name): kind for name, kind in _KERAS_LOSSES.items()}
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """How the pixels' losses become one number; explained in TrainConfig.
-
-    ignore_label: label of pixels that do not count; None if all do.
-    """
-
-    ignore_label: int | None = 255
-    auxiliary_loss_weight: float = 0.4
-    label_weights: tuple[float, ...] = ()
-    top_k_percent_pixels: float = 1.0
-    hard_example_mining_step: int = 0
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
@@ -76,8 +64,9 @@ class SegmentationLoss(tf.keras.losses.Loss):
         pixel, [B, H, W]. One that returns a single number, or one for each image, cannot be masked
         afterwards: it needs labels without ignored pixels, or a third parameter `sample_weight`,
         float32 [B, H, W], which is 0 for pixels that do not count.
+      ignore_label: label of pixels that do not count; None if all do.
       align_corners: as in `resize_bilinear`; within DeepLab, its configuration decides.
-      **settings: the fields of `LossSettings`.
+      **settings: those of `LossConfig`.
     Raises:
       InputError: if there is no such loss, or it takes probabilities, not logits.
     """
@@ -86,6 +75,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
         self,
         pixel_loss: Any = None,
         *,
+        ignore_label: int | None = 255,
         align_corners: bool = False,
         name: str = "segmentation_loss",
         **settings: Any,
@@ -93,19 +83,20 @@ class SegmentationLoss(tf.keras.losses.Loss):
         super().__init__(name=name)
         if "label_weights" in settings:
             settings["label_weights"] = tuple(settings["label_weights"])
-        self.settings = LossSettings(**settings)
+        self.settings = make_settings(LossConfig, settings)
+        self.ignore_label = ignore_label
         self.pixel_loss = _pixel_loss(pixel_loss)
         self.align_corners = align_corners
-        if self.reduces and self.mines:
+        if self.averages_pixels and self.selects_pixels:
             raise InputError("top_k_percent_pixels needs a loss that returns a number per pixel.")
 
     @property
-    def mines(self) -> bool:
+    def selects_pixels(self) -> bool:
         """Whether only the hardest pixels count."""
         return self.settings.top_k_percent_pixels != 1.0
 
     @property
-    def reduces(self) -> bool:
+    def averages_pixels(self) -> bool:
         """Whether the pixel loss takes sample_weight and averages the pixels itself."""
         loss = self.pixel_loss
         if loss is None or isinstance(loss, tf.keras.losses.Loss):
@@ -114,20 +105,24 @@ class SegmentationLoss(tf.keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         labels = class_labels(y_true, y_true, y_pred.shape[-1])
-        if self.mines and self.settings.hard_example_mining_step:
+        if self.selects_pixels and self.settings.hard_example_mining_step:
             raise InputError("hard_example_mining_step needs the step that DeepLab.fit counts.")
         weights = None if sample_weight is None else pixel_weights(sample_weight, labels)
         _, labels, _ = check_values(
             labels,
             labels,
             num_classes=y_pred.shape[-1],
-            ignore_label=self.settings.ignore_label,
+            ignore_label=self.ignore_label,
         )
         total, count = self.sums(y_pred, labels, weights=weights)
         return total if count is None else tf.math.divide_no_nan(total, count)
 
     def call(self, y_true, y_pred):
         return self(y_true, y_pred)
+
+    def count(self, labels: tf.Tensor) -> tf.Tensor:
+        """Returns the number of pixels that count, float32."""
+        return tf.reduce_sum(tf.cast(is_valid(labels, self.ignore_label), tf.float32))
 
     def sums(
         self,
@@ -137,6 +132,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
         weights: tf.Tensor | None = None,
         step: tf.Tensor | int = 0,
         align_corners: bool | None = None,
+        for_xla: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns the sum of the pixels' losses and the number of pixels that count.
 
@@ -145,13 +141,15 @@ class SegmentationLoss(tf.keras.losses.Loss):
           labels: [B, H, W, 1], class numbers.
           weights: factors on the pixels' losses, float32, broadcast to [B, H, W].
           step: the training step, for `hard_example_mining_step`.
+          align_corners: None takes the loss's own.
+          for_xla: as in `resize_bilinear`.
         Returns:
           Two scalars, float32. For a loss that averages pixels itself: its mean, and None.
         """
         settings = self.settings
         corners = self.align_corners if align_corners is None else align_corners
         labels = labels[..., 0]
-        valid = is_valid(labels, settings.ignore_label)
+        valid = is_valid(labels, self.ignore_label)
         classes = tf.cast(tf.where(valid, labels, tf.zeros_like(labels)), tf.int32)
 
         factors: tf.Tensor | float = 1.0
@@ -161,10 +159,11 @@ class SegmentationLoss(tf.keras.losses.Loss):
             factors *= weights
 
         if self.pixel_loss is None:
-            losses = pixel_losses(logits, classes, align_corners=corners)
+            losses = pixel_losses(logits, classes, align_corners=corners, for_xla=for_xla)
         else:
-            enlarged = enlarge(logits, tf.shape(classes)[1:3], align_corners=corners)
-            if self.reduces:
+            size = tf.shape(classes)[1:3]
+            enlarged = enlarge(logits, size, align_corners=corners, for_xla=for_xla)
+            if self.averages_pixels:
                 factors = tf.where(valid, factors, 0.0)
                 result = self.pixel_loss(classes[..., tf.newaxis], enlarged, sample_weight=factors)
                 return tf.reduce_mean(tf.cast(result, tf.float32)), None
@@ -173,7 +172,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
                 return self._plain_mean(losses, valid, weights), None
 
         losses = tf.where(valid, losses * factors, 0.0)
-        if self.mines:
+        if self.selects_pixels:
             share = hardest_share(
                 settings.top_k_percent_pixels,
                 step=step,
@@ -208,7 +207,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
             "return a number for each pixel, [B, H, W], or take a third parameter sample_weight, "
             "which is 0 where pixels do not count"
         )
-        if weights is not None or self.settings.label_weights or self.mines:
+        if weights is not None or self.settings.label_weights or self.selects_pixels:
             raise InputError(
                 f"The loss {name} returns one number for many pixels, which then cannot be "
                 f"weighted or selected; {way_out}."
@@ -222,6 +221,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
     def get_config(self):
         loss = self.pixel_loss
         return dataclasses.asdict(self.settings) | {
+            "ignore_label": self.ignore_label,
             "pixel_loss": loss and tf.keras.saving.serialize_keras_object(loss),
             "align_corners": self.align_corners,
             "name": self.name,
@@ -279,11 +279,6 @@ def _pixel_loss(loss: Any) -> Any:
             "pixels that count is taken; leave reduction out."
         )
     return loss
-
-
-def count_valid(labels: tf.Tensor, ignore_label: int | None) -> tf.Tensor:
-    """Returns the number of pixels that count, float32."""
-    return tf.reduce_sum(tf.cast(is_valid(labels, ignore_label), tf.float32))
 
 
 def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | tf.Tensor:

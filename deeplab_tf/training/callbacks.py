@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from deeplab_tf.config import UserError
-from deeplab_tf.data.split_report import counted
 from deeplab_tf.distribution import Workers
-from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.messages import UserError, counted
+from deeplab_tf.runs.run_dir import RunDir
 
 
 def say(line: str) -> None:

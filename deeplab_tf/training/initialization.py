@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab_tf.config import ModelConfig, UserError
-from deeplab_tf.config_flags import text_of
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config.flags import text_of
+from deeplab_tf.messages import UserError
+from deeplab_tf.models import heads
+from deeplab_tf.models.backbones import layer_settings
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import loaded_run, run_dir
+from deeplab_tf.runs import loaded_run, run_dir
 from deeplab_tf.weights import mapping, sources
-from deeplab_tf.weights.mapping import CLASSIFIERS, HEADS, Source
+from deeplab_tf.weights.mapping import Source
 
 # Settings that a network may change without its weights losing their meaning.
 _FREE = (
@@ -57,13 +60,13 @@ def initialize(
     kept: tuple[str, ...] = ()
     reasons = []
     if not last_layers:
-        kept = mapping.last_layers(logits_only=not backbone_only)
+        kept = heads.last_layers(logits_only=not backbone_only)
         reasons.append("initialize_last_layer is false")
     elif not source.num_classes:
-        kept = HEADS
+        kept = heads.HEADS
         reasons.append("the file holds only a backbone")
     elif source.num_classes != model.num_classes:
-        kept = CLASSIFIERS
+        kept = heads.CLASSIFIERS
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
     mapping.assign(model, source.arrays, kept=kept)
     names = mapping.variables_of(model)
@@ -104,7 +107,7 @@ def _require_same_network(
     source: Source, config: ModelConfig, checkpoint: str, backbone_only: bool
 ) -> None:
     def value_of(settings: ModelConfig, name: str):
-        return settings.backbone().get(name, getattr(settings, name))
+        return layer_settings(settings).get(name, getattr(settings, name))
 
     names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
     if not source.config.multi_grid:

@@ -9,7 +9,7 @@ import warnings
 
 import tensorflow as tf
 
-from deeplab_tf.train_config import TrainConfig
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.training.schedules import Multiple
 
 

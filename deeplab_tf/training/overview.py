@@ -7,10 +7,10 @@ validation, random weights, settings without effect.
 from pathlib import Path
 
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, groups
-from deeplab_tf.config_flags import settings_of, text_of
+from deeplab_tf.config.flags import settings_of, text_of
+from deeplab_tf.config.setting import without_effect
 from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import LabelCounts
-from deeplab_tf.settings import without_effect
 
 
 def describe(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import config_flags
-from deeplab_tf.config import Experiment, UserError
+from deeplab_tf.config import Experiment, flags
 from deeplab_tf.data import catalog, records
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.training import schedules
-from deeplab_tf.training.run_dir import EXPERIMENT, RunDir
 
 
 def require_trainable(
@@ -62,7 +62,7 @@ def _require_folder(path: Path) -> None:
 def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.DatasetInfo) -> None:
     """Raises UserError if more has changed than the number of steps."""
     old = run.experiment()
-    changed = config_flags.differences(old, experiment)
+    changed = flags.differences(old, experiment)
     difference = catalog.first_difference(
         run.dataset(), info, places=("in the run", "in the records")
     )

@@ -1,13 +1,14 @@
-"""Learning rate as a function of the step.
+"""Learning rate as a function of the step, counted from 0.
 
-Computed in double precision, as both ancestors' Python did. Steps are counted from 0.
+Both ancestors computed it in double precision, and so do these. Keras' schedules of the same names
+compute in float32.
 """
 
 import math
 
 import tensorflow as tf
 
-from deeplab_tf.train_config import TrainConfig
+from deeplab_tf.config import TrainConfig
 
 _register = tf.keras.utils.register_keras_serializable("deeplab_tf")
 

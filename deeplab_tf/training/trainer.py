@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import __version__, config_flags
-from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, UserError, require
+from deeplab_tf import __version__
+from deeplab_tf.config import (
+    Experiment,
+    LossConfig,
+    ModelConfig,
+    StepConfig,
+    TrainConfig,
+    flags,
+    require,
+)
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.data.split_report import counted
 from deeplab_tf.distribution import (
     Workers,
     choose_strategy,
@@ -24,12 +31,13 @@ from deeplab_tf.distribution import (
 )
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
-from deeplab_tf.models.deeplab import DeepLab, Training, build_model
-from deeplab_tf.models.losses import LossSettings
-from deeplab_tf.process_state import keras_settings, seeded
-from deeplab_tf.training import averaging, callbacks, initialization, overview, run_checks
+from deeplab_tf.messages import UserError, counted
+from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.runs import averaging
+from deeplab_tf.runs.run_dir import FollowersRunDir, RunDir
+from deeplab_tf.startup.process_state import keras_settings, seeded
+from deeplab_tf.training import callbacks, initialization, overview, run_checks
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
-from deeplab_tf.training.run_dir import FollowersRunDir, RunDir
 from deeplab_tf.training.schedules import build_schedule
 
 
@@ -70,9 +78,8 @@ def compiled_model(
         model = build_model(model_config, num_classes=info.num_classes)
         optimizer = build_optimizer(config, build_schedule(config))
         build_slots(optimizer, model.trainable_variables)
-        fields = [*dataclasses.fields(Training), *dataclasses.fields(LossSettings)]
-        names = [field.name for field in fields]
-        settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        fields = [*dataclasses.fields(StepConfig), *dataclasses.fields(LossConfig)]
+        settings = {field.name: getattr(config, field.name) for field in fields}
         model.compile(
             optimizer,
             ignore_label=info.ignore_label,
@@ -172,7 +179,7 @@ class Trainer:
         return height, width
 
     def _require_equal_workers(self) -> None:
-        settings = config_flags.flagfile_text(self.experiment)
+        settings = flags.flagfile_text(self.experiment)
         self.workers.require_equal(
             "The settings", settings, "start all workers with the same command"
         )

@@ -11,9 +11,11 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, UserError
-from deeplab_tf.models.resnet import DEPTHS
-from deeplab_tf.process_state import environment_variable, keras_settings
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.models.backbones import layer_settings
+from deeplab_tf.models.backbones.resnet import DEPTHS
+from deeplab_tf.startup.process_state import environment_variable, keras_settings
 from deeplab_tf.weights.mapping import Source
 
 APPLICATIONS = "keras.applications:"
@@ -121,7 +123,7 @@ def _collect(
         theirs = f"{stack.format(int(stage) + first_stack)}_block{number}_{index}"
         return f"{theirs}_conv", f"{theirs}_bn"
 
-    arrays, origins, depth = {}, {}, config.backbone()["depth"]
+    arrays, origins, depth = {}, {}, layer_settings(config)["depth"]
     converted = set()
     parts = ["stem1"]
     for stage, num_blocks in enumerate(DEPTHS[depth][0], start=1):

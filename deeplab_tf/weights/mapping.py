@@ -8,17 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, UserError
-
-# Variables that belong to the classes of a data set.
-CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
-# Variables that do not belong to the backbone.
-HEADS = ("aspp/", "decoder/", "classifier/", "auxiliary_head/")
-
-
-def last_layers(*, logits_only: bool) -> tuple[str, ...]:
-    """Returns the prefixes of the names that --last_layers_contain_logits_only applies to."""
-    return CLASSIFIERS if logits_only else HEADS
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.messages import UserError
 
 
 @dataclass(frozen=True)

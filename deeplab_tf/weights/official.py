@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, UserError
-from deeplab_tf.models.resnet import DEPTHS, STEMS
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.models.backbones import layer_settings
+from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
 
 MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
@@ -193,7 +195,7 @@ def _take_separable(collector: Collector, ours: str, theirs: str) -> None:
 
 
 def _take_backbone(collector: Collector, config: ModelConfig) -> None:
-    backbone = config.backbone()
+    backbone = layer_settings(config)
     scope = f"resnet_v1_{backbone['depth']}"
     stem = STEMS[backbone["stem"]]
     for index in range(1, len(stem) + 1):

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deeplab_tf.config import UserError
-from deeplab_tf.data import archives
+from deeplab_tf import archives
+from deeplab_tf.messages import UserError
 from deeplab_tf.weights import imagenet, official, ssseg, torch_file
 from deeplab_tf.weights.mapping import Source
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_tf.config import ModelConfig, UserError
-from deeplab_tf.models.resnet import DEPTHS, STEMS
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
 
 _NORM = {

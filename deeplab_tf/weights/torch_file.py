@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 
 _DTYPES = {
     "FloatStorage": "<f4",

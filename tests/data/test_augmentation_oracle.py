@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import seeds
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import photometric, pipeline, transforms
+from deeplab_tf.ops import seeds
 
 IGNORE, MEAN = 255, (123.675, 116.28, 103.53)
 CASES = 200

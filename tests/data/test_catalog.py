@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 
 
 @pytest.mark.parametrize("name", catalog.KNOWN)

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import LabelClass, default_color, read_class_list
+from deeplab_tf.messages import UserError
 
 GROUND, CAR = LabelClass("ground", (1, 2, 3)), LabelClass("my car", (9, 8, 7))
 PLAIN = LabelClass("ground", (0, 0, 0)), LabelClass("my car", (128, 0, 0))

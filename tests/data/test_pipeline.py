@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.config import DataConfig, UserError
-from deeplab_tf.data import catalog, conversion, decoding, pipeline, records
+from deeplab_tf.config import DataConfig
+from deeplab_tf.conversion import encoding
+from deeplab_tf.data import catalog, decoding, pipeline, records
+from deeplab_tf.messages import UserError
 
 MEAN = (123.675, 116.28, 103.53)
 CONFIG = DataConfig(
@@ -110,7 +112,7 @@ def test_a_label_outside_the_class_list_names_its_image(table):
 
 def official_shard(folder, image, label):
     """One record as the official package might have written it, without a dataset.json."""
-    example = conversion.EncodedExample("odd", image, "png", 2, 3, label)
+    example = encoding.EncodedExample("odd", image, "png", 2, 3, label)
     with records.shard_writer(folder / "train-00000-of-00001.tfrecord") as writer:
         writer.write(records.serialize(example))
     info = catalog.DatasetInfo(name="x", classes=catalog.load("camvid", "").classes)

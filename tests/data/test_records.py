@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.config import UserError
-from deeplab_tf.data import building, catalog, conversion, masks, records
+from deeplab_tf.conversion import building, encoding, masks
+from deeplab_tf.data import catalog, records
+from deeplab_tf.messages import UserError
 
 INFO = catalog.DatasetInfo(
     name="pair", classes=(catalog.LabelClass("a", (0, 0, 0)), catalog.LabelClass("b", (9, 9, 9)))
@@ -22,14 +23,14 @@ def write(folder, count=5, num_shards=2, split="train"):
     raw.mkdir(exist_ok=True)
     pairs = []
     for number in range(count):
-        pair = conversion.FilePair(f"n{number}", raw / f"{number}.png", raw / f"{number}m.png")
+        pair = encoding.FilePair(f"n{number}", raw / f"{number}.png", raw / f"{number}m.png")
         Image.fromarray(np.full([2, 3, 3], number, np.uint8)).save(pair.image_path)
         Image.fromarray(np.full([2, 3], number % 2, np.uint8)).save(pair.mask_path)
         pairs.append(pair)
     coding = masks.MaskCoding(num_classes=2, ignore_label=255)
     building.convert_split(
         pairs,
-        functools.partial(conversion.encode_pair, coding=coding),
+        functools.partial(encoding.encode_pair, coding=coding),
         output_dir=folder,
         info=INFO,
         split=split,

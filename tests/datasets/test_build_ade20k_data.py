@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from datasets import build_ade20k_data
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 from tests import trees
 
 

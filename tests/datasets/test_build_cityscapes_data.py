@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from datasets import build_cityscapes_data
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog, records
+from deeplab_tf.messages import UserError
 from tests import trees
 
 # cityscapesScripts, helpers/labels.py: id -> trainId; all others are ignored.

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from datasets import build_folder_data
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog, records
+from deeplab_tf.messages import UserError
 
 
 @pytest.fixture

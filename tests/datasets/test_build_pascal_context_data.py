@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from datasets import build_pascal_context_data
-from deeplab_tf.config import UserError
 from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
 from tests import trees
 
 # Numbers of the 59 classes among the release's 459 labels, in the order of their names.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datasets import build_voc2012_data
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 from tests import trees
 
 

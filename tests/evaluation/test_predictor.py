@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import catalog, records
 from deeplab_tf.evaluation import evaluator, metrics
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 45, 60, 3), dtype=np.uint8)

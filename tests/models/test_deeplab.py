@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import ModelConfig, TrainConfig
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.evaluation.metrics import MeanIoU
-from deeplab_tf.models.deeplab import Training, build_model
-from deeplab_tf.models.losses import LossSettings
+from deeplab_tf.models.deeplab import build_model
 from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(
@@ -206,12 +205,3 @@ def test_convolutions_folded_for_cpus_give_the_same_logits():
     assert aspp == [2, 17, 2, 17]
     assert np.abs(found - expected).max() < 1e-4 * expected.std()
     assert sum(variable.shape.rank == 2 for variable in variables) % 16 == 0
-
-
-def test_fit_alone_trains_as_the_recipes_do_by_default():
-    fields = [*dataclasses.fields(Training), *dataclasses.fields(LossSettings)]
-    ours = {field.name: field.default for field in fields}
-    recipes = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    shared = ours.keys() & recipes.keys()
-    assert ours.keys() - shared == {"ignore_label", "check_values"}
-    assert {name: ours[name] for name in shared} == {name: recipes[name] for name in shared}

@@ -11,7 +11,7 @@ from deeplab_tf.evaluation.metrics import MeanIoU, PixelAccuracy
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.models.inputs import InputError, ScaleWarning
 from deeplab_tf.models.losses import SegmentationLoss
-from deeplab_tf.process_state import keras_settings
+from deeplab_tf.startup.process_state import keras_settings
 from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.layers import (
-    AtrousConv2D,
-    ChannelDropout,
-    ConvNorm,
-    batch_norm,
-    compiled,
-    resize_bilinear,
-)
+from deeplab_tf.models.layers import AtrousConv2D, ChannelDropout, ConvNorm, batch_norm
+from deeplab_tf.ops.resize import resize_bilinear
 from tests.conftest import two_replicas
 
 
@@ -62,7 +56,7 @@ def test_convolutions_pad_symmetrically(size, kernel, stride, rate):
 def test_atrous_convolutions_train_without_onednn():
     code = """
 import numpy as np, tensorflow as tf
-from deeplab_tf.models.convolution import direct_atrous_gradient_works
+from deeplab_tf.ops.convolution import direct_atrous_gradient_works
 from deeplab_tf.models.layers import AtrousConv2D
 print(direct_atrous_gradient_works())
 layer = AtrousConv2D(4, 3, dilation_rate=2, padding="same", kernel_initializer="ones")
@@ -150,12 +144,12 @@ def test_resize_bilinear_follows_the_corner_rule():
 def test_resizing_under_xla_is_that_without(cells, size, align_corners):
     inputs = draw(2, *cells, 3)
 
-    def resize(inputs):
-        return resize_bilinear(inputs, tf.constant(size), align_corners=align_corners)
+    def resize(inputs, for_xla):
+        shape = tf.constant(size)
+        return resize_bilinear(inputs, shape, align_corners=align_corners, for_xla=for_xla)
 
-    with compiled(by_xla=True):
-        result = tf.function(resize, jit_compile=True)(inputs)
-    np.testing.assert_allclose(result, tf.function(resize)(inputs), atol=1e-5)
+    result = tf.function(resize, jit_compile=True)(inputs, for_xla=True)
+    np.testing.assert_allclose(result, tf.function(resize)(inputs, for_xla=False), atol=1e-5)
 
 
 def test_frozen_normalisation_over_replicas_keeps_its_statistics():

@@ -3,9 +3,10 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.models import cross_entropy, losses
+from deeplab_tf.models import losses
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.models.losses import SegmentationLoss
+from deeplab_tf.ops import cross_entropy
 from deeplab_tf.training.optimizers import MomentumSGD
 from tests.conftest import two_replicas
 

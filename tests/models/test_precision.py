@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.process_state import keras_settings
+from deeplab_tf.startup.process_state import keras_settings
 from deeplab_tf.training.optimizers import MomentumSGD
 
 SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers

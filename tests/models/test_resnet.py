@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.resnet import DEPTHS, STEMS, ResNet, stage_plans
+from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS, ResNet, stage_plans
 
 # Learned parameters without classifier. v1: torchvision's published counts less its last layer
 # (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000;

@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import ModelConfig, ServingConfig
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass
-from deeplab_tf.evaluation import export
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.models.deeplab import DeepLab, build_model
-from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.serving import export
 
 INFO = DatasetInfo(
     name="seven", classes=tuple(LabelClass(f"class {i}", (i, 10 * i, 255 - i)) for i in range(7))

@@ -10,13 +10,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_tf.config import UserError
+from deeplab_tf.config import ServingConfig
 from deeplab_tf.data import encoded, records
-from deeplab_tf.data.conversion import read_image
-from deeplab_tf.evaluation import export, warmup
+from deeplab_tf.data.image_files import read_image
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
 from deeplab_tf.files import exif_orientation
-from deeplab_tf.serving_config import ServingConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.serving import export, warmup
 from tests.serving import cases
 
 

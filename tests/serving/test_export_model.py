@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import __version__, export_model
-from deeplab_tf.config import UserError
+from deeplab_tf.config import ServingConfig
 from deeplab_tf.data import catalog, records
-from deeplab_tf.evaluation.export import ExportedPredictor
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
-from deeplab_tf.serving_config import ServingConfig
-from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.runs.run_dir import RunDir
+from deeplab_tf.serving.export import ExportedPredictor
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import convert_model
-from deeplab_tf.data import conversion, masks
-from deeplab_tf.evaluation.export import ExportedPredictor
+from deeplab_tf.conversion import masks
+from deeplab_tf.data import image_files
 from deeplab_tf.evaluation.predictor import build_predictor
-from deeplab_tf.training import loaded_run
+from deeplab_tf.runs import loaded_run
+from deeplab_tf.serving.export import ExportedPredictor
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def photographs(camvid):
     labels = [
         masks.read_mask(camvid / "labels" / "val" / f"{path.stem}.png", coding) for path in paths
     ]
-    return np.stack([conversion.read_image(path) for path in paths]), np.stack(labels)
+    return np.stack([image_files.read_image(path) for path in paths]), np.stack(labels)
 
 
 def labels_of(predict, images):

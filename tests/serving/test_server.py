@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.evaluation import export
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.serving import export
 from tests.serving import cases
 
 BINARY = os.environ.get("TENSORFLOW_MODEL_SERVER", "")

@@ -17,7 +17,8 @@ tf.float32 = tf.float64  # before the package is imported
 
 from deeplab_tf.config import ModelConfig, TrainConfig  # noqa: E402
 from deeplab_tf.data import catalog  # noqa: E402
-from deeplab_tf.models import layers, resnet  # noqa: E402
+from deeplab_tf.models import layers  # noqa: E402
+from deeplab_tf.models.backbones import resnet  # noqa: E402
 from deeplab_tf.training import trainer  # noqa: E402
 from deeplab_tf.weights import mapping, ssseg  # noqa: E402
 

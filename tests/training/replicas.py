@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import config_flags, eval
+from deeplab_tf import eval
+from deeplab_tf.config import flags
 from deeplab_tf.training.trainer import Trainer
 
 
@@ -23,7 +24,7 @@ def main(task: str, flagfile: str, replicas: int) -> None:
     strategy = tf.distribute.get_strategy()
     if replicas > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
-    experiment = config_flags.parse_flagfile(Path(flagfile))
+    experiment = flags.parse_flagfile(Path(flagfile))
     if task == "train":
         Trainer(experiment, strategy).run()
         return

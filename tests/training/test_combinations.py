@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.training.run_dir import RunDir
+from deeplab_tf.runs.run_dir import RunDir
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas
+from tests.ops.test_gradients import RATE, distance, step
 from tests.test_distribution import assert_alike, weights
-from tests.training.test_gradients import RATE, distance, step
 from tests.training.test_trainer import change
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import UserError
 from deeplab_tf.data import records
 from deeplab_tf.distribution import LostWorkerError
+from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
 from tests.training.test_trainer import change
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from deeplab_tf import import_weights
-from deeplab_tf.config import ModelConfig, UserError
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.training import initialization
 from deeplab_tf.training.trainer import Trainer

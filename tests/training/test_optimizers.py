@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import TrainConfig, UserError
-from deeplab_tf.training import averaging
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs import averaging
 from deeplab_tf.training.optimizers import MomentumSGD, build_optimizer, build_slots
 from deeplab_tf.training.schedules import PolynomialDecay, build_schedule
 from tests.conftest import STRATEGIES

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeplab_tf.config import Experiment, TrainConfig, UserError
+from deeplab_tf.config import Experiment, TrainConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.data.records import RecordTable
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs.run_dir import RunDir
 from deeplab_tf.training import run_checks
-from deeplab_tf.training.run_dir import RunDir
-from tests.training.test_run_dir import INFO
+from tests.runs.test_run_dir import INFO
 
 
 @pytest.fixture(autouse=True)

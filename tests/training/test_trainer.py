@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import config_flags, train
-from deeplab_tf.config import Experiment, UserError
+from deeplab_tf import train
+from deeplab_tf.config import Experiment
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
-from deeplab_tf.training import averaging, callbacks, loaded_run, run_dir, trainer
+from deeplab_tf.runs import averaging, loaded_run, run_dir
+from deeplab_tf.training import callbacks, trainer
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import tiny_run, two_replicas, write_shapes
 
@@ -111,7 +113,7 @@ def counted_traces():
 def start(experiment, tmp_path, *flags):
     """Starts the command line's trainer on these settings in a process of its own."""
     flagfile = tmp_path / "settings.flags"
-    flagfile.write_text(config_flags.flagfile_text(experiment))
+    flagfile.write_text(flags.flagfile_text(experiment))
     command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *flags]
     return subprocess.Popen(
         command,

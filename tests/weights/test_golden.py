@@ -8,7 +8,7 @@ import pytest
 
 import deeplab_tf
 from deeplab_tf import import_weights
-from deeplab_tf.models.layers import resize_bilinear
+from deeplab_tf.ops.resize import resize_bilinear
 from tests.conftest import SHARED
 from tests.golden import rule
 from tests.weights import writers

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.weights import mapping, official, sources
 from tests.weights import writers

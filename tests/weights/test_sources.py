@@ -6,9 +6,9 @@ import tarfile
 
 import pytest
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 from deeplab_tf.weights import sources
-from tests.data.test_archives import server  # noqa: F401  (a fixture)
+from tests.test_archives import server  # noqa: F401  (a fixture)
 from tests.weights import writers
 from tests.weights.test_ssseg import IMAGES, Oracle
 

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from deeplab_tf.config import UserError
+from deeplab_tf.messages import UserError
 from deeplab_tf.weights import torch_file
 from tests.weights import writers
 

@@ -1,0 +1,309 @@
+"""Reads a command line and its flagfiles: the value of each flag, and where it was given.
+
+The syntax is absl's: --name=value, --name value, -name=value, --switch, --noswitch, --flagfile,
+--undefok, --. Differs: in absl the last of all flags wins. Here the command line overrides its
+flagfiles wherever --flagfile stands, a flagfile overrides the flagfiles it includes, and of two
+flagfiles the later one wins. What could be read in two ways is refused.
+"""
+
+import dataclasses
+import difflib
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import files
+from deeplab_tf.messages import UserError
+
+# Where the recipes are: in a clone next to the package, in a wheel inside it.
+_RECIPES = (Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of a file, in bytes; limits.h of Linux
+_NUMBER = re.compile(r"-\.?\d")
+_TRAILING_COMMENT = re.compile(r"\s(#|//)")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A flag as it was given.
+
+    name: without dashes. text: its value; None if there is no `=`.
+    place: path and line of the flagfile it stands in; empty for the command line.
+    """
+
+    name: str
+    text: str | None
+    place: str = ""
+
+    def value(self) -> str:
+        """Returns the text; a UserError if there is none."""
+        if self.text is None:
+            raise self.error(f"--{self.name} has no value; write --{self.name}=VALUE.")
+        return self.text
+
+    def error(self, problem: str) -> UserError:
+        """Returns an error that says what is wrong with the flag, and where it stands."""
+        return UserError(f"{self.place}: {problem}" if self.place else problem)
+
+
+def read(
+    arguments: Sequence[str],
+    switches: Mapping[str, bool],
+    *,
+    instead: Mapping[str, str] | None = None,
+) -> list[list[Given]]:
+    """Returns the flags of a command line and its flagfiles, in layers; later layers win.
+
+    Args:
+      arguments: the command line without the program's name.
+      switches: every known flag; true for switches, which may be given as --name and --noname.
+      instead: as in `config_flags.run`.
+    Returns:
+      Layers of known flags, all with a text; one layer may hold a flag several times.
+    Raises:
+      UserError: if a flag is unknown, a value is missing, or a flagfile cannot be read.
+    """
+    given, others = _split(arguments, switches)
+    layers = list(_layers(given, ()))
+
+    undefok = {"undefok"}
+    for flag in itertools.chain(*layers):
+        if flag.name == "undefok":
+            names = [name.strip() for name in flag.value().split(",")]
+            undefok |= {*names, *(f"no{name}" for name in names)}
+    layers = [
+        [
+            _resolve(flag, switches, instead or {})
+            for flag in layer
+            if flag.name in switches or flag.name not in undefok
+        ]
+        for layer in layers
+    ]
+    if others:
+        raise UserError(f"{others[0]!r} is not a flag; settings are given as --name=value.")
+    return layers
+
+
+def _split(
+    arguments: Sequence[str], switches: Mapping[str, bool]
+) -> tuple[list[Given], Sequence[str]]:
+    """Returns the flags of a command line, and the words from the first that is no flag on."""
+    given: list[Given] = []
+    words = list(arguments)
+    while words and words[0] != "--":
+        if not words[0].startswith("-") or words[0] == "-":
+            return given, words
+        name, equals, text = words.pop(0).removeprefix("-").removeprefix("-").partition("=")
+        needs_value = name in ("flagfile", "undefok") or switches.get(name) is False
+        # A value may be a negative number; anything else with a dash is the next flag.
+        follows = words and (not words[0].startswith("-") or bool(_NUMBER.match(words[0])))
+        if not equals and needs_value and follows:
+            equals, text = "=", words.pop(0)
+        given.append(Given(name, text if equals else None))
+    return given, words[1:]
+
+
+def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[Given]]:
+    """Yields the layers of the flagfiles that these flags include, then the other flags.
+
+    Args:
+      opened: the flagfile that these flags stand in, after those that led to it.
+    """
+    own = []
+    for flag in given:
+        if flag.name == "flagfile":
+            path = _find(Path(os.path.expanduser(flag.value())), flag, opened)
+            if path.resolve() in opened:
+                raise flag.error(f"--flagfile={path} leads back to itself; remove this line.")
+            yield from _layers(_read_flagfile(path, flag), (*opened, path.resolve()))
+        else:
+            own.append(flag)
+    yield own
+
+
+def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
+    """Finds a flagfile in the working directory, or next to the flagfile that includes it.
+
+    absl looks only in the working directory. A name of no file here may be a recipe's.
+    """
+    neighbour = opened[-1].parent / path if opened else path
+    if path.exists() and neighbour.exists() and not path.samefile(neighbour):
+        raise flag.error(
+            f"--flagfile={path} exists twice, in {os.getcwd()} and in {neighbour.parent}; give the "
+            "full path of the one you mean."
+        )
+    found = path if path.exists() else neighbour
+    if found.is_file():
+        return found
+
+    recipe = recipes().get(path.stem)
+    is_name = path == Path(path.name)
+    if is_name and recipe:  # there may be a folder of that name, such as the recipe's run
+        return recipe
+    if is_name and not path.exists():
+        raise flag.error(
+            f"The flagfile {path} does not exist, and no recipe has that name; the recipes are "
+            f"{', '.join(recipes())}."
+        )
+    if recipe and not path.exists():
+        raise flag.error(
+            f"The flagfile {path} does not exist; the recipe of that name is "
+            f"--flagfile={path.stem}."
+        )
+    return path
+
+
+def recipes() -> dict[str, Path]:
+    """Returns the flagfiles that come with the package, by name."""
+    folder = next(folder for folder in _RECIPES if list(folder.glob("*.flags")))
+    return {path.stem: path for path in sorted(folder.glob("*.flags"))}
+
+
+def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
+    """Returns the flags of a flagfile; refuses lines that would be misread."""
+    try:
+        lines = lines_of(path)
+    except UserError as error:
+        raise named_by.error(str(error)) from None
+
+    given = []
+    for number, line in enumerate(lines, start=1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        flag = flag_of(line, f"{path}, line {number}")
+        text = (flag.text or "").strip()
+        if not line.startswith("-") or re.search(r"\s", flag.name):
+            raise flag.error(f"{line!r} is not a flag; write --name=value, one a line.")
+        if _TRAILING_COMMENT.search(text):
+            raise flag.error(
+                f"{line!r} seems to end in a comment; put comments on separate lines, and "
+                "values that contain ' #' or ' //' on the command line."
+            )
+        if text.startswith(("'", '"')):
+            raise flag.error(f"{line!r} has quotes, which would be part of the value; remove them.")
+        given.append(dataclasses.replace(flag, text=flag.text and text))
+    return given
+
+
+def lines_of(path: Path) -> list[str]:
+    """Returns the lines of a flagfile, in any text encoding that `files` reads.
+
+    Raises:
+      UserError: if it cannot be read, or is no text.
+    """
+    return files.read_text(path, "The flagfile").split("\n")
+
+
+def flag_of(line: str, place: str) -> Given:
+    """Parses one line of a flagfile."""
+    name, equals, text = line.removeprefix("-").removeprefix("-").partition("=")
+    return Given(name, text if equals else None, place)
+
+
+def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, str]) -> Given:
+    """Returns the flag under its setting's name, with a text: --noname becomes name, "false"."""
+    if flag.name in switches:
+        if flag.text is None and switches[flag.name]:
+            return Given(flag.name, "true", flag.place)
+        return Given(flag.name, flag.value(), flag.place)
+
+    positive = flag.name.removeprefix("no")
+    if positive != flag.name and switches.get(positive):
+        if flag.text is not None:
+            raise flag.error(
+                f"--{flag.name} takes no value; write --{flag.name} or --{positive}=VALUE."
+            )
+        return Given(positive, "false", flag.place)
+
+    if flag.name in instead:
+        raise flag.error(f"There is no --{flag.name}: {instead[flag.name]}")
+    near = difflib.get_close_matches(flag.name, switches, n=3, cutoff=0.75)
+    hint = f" Did you mean: {', '.join(near)}?" if near else ""
+    raise flag.error(f"Unknown command line flag {flag.name!r}.{hint}")
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    r"""Joins the parts of a list with commas; a comma in a part becomes `\,`."""
+    return ",".join(re.sub(r"([\\,])", r"\\\1", part) for part in parts)
+
+
+def split_parts(text: str) -> tuple[str, ...]:
+    r"""Splits a list at its commas; `\,` is a comma within a part.
+
+    The inverse of `join_parts`.
+    """
+    if not text:
+        return ()
+    parts = [""]
+    for token in re.findall(r"\\[\\,]|.", text, flags=re.DOTALL):
+        if token == ",":
+            parts.append("")
+        else:
+            parts[-1] += token[-1]
+    return tuple(parts)
+
+
+def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
+    """Rejoins parts that were split at a comma in the name of something on disk.
+
+    Spaces around a part are dropped unless the name on disk has them.
+
+    Args:
+      parts: files, folders and globs.
+      flag: the flag they were given to, for the error.
+    Raises:
+      UserError: if both the whole and its parts exist.
+    """
+    found = []
+    left = list(parts)
+    while left:
+        count = _count_in_name(left)
+        joined = ",".join(left[:count])
+        if count > 1 and all(map(_on_disk, left[:count])):
+            raise UserError(
+                f"--{flag}={joined} exists as one name, and so does each of its parts; write '\\,' "
+                f"for a comma that belongs to a name, or give --{flag} once for each part."
+            )
+        found.append(_on_disk(joined) or joined.strip())
+        left = left[count:]
+    return tuple(found)
+
+
+def _count_in_name(parts: Sequence[str]) -> int:
+    """Returns how many leading parts, joined, name something on disk: the most that do, or 1."""
+    most = 1
+    for count in range(2, len(parts) + 1):
+        joined = ",".join(parts[:count])
+        folder, name = os.path.split(joined)
+        # Stops where longer names cannot exist either: lists may have thousands of parts.
+        longest = _LONGEST_NAME if glob.escape(joined) == joined else _LONGEST_PATH
+        if len(name) > longest or (folder and not _on_disk(folder)):
+            break
+        if _on_disk(joined):
+            most = count
+    return most
+
+
+def _on_disk(text: str) -> str | None:
+    """Returns the text, or the text stripped, if it is an existing path or a glob that matches."""
+    for path in dict.fromkeys((text, text.strip())):
+        if os.path.lexists(path):
+            return path
+        if glob.escape(path) != path and any(glob.iglob(path, recursive=True)):
+            return path
+    return None
+
+
+def named_files(parts: Sequence[str]) -> tuple[str, ...]:
+    """Rejoins parts of NAME=FILE,NAME=FILE that were split at a comma in a file's name."""
+    found: list[str] = []
+    for part in parts:
+        if found and not re.match(r"[^=/]+=", part):
+            found[-1] += f",{part}"
+        else:
+            found.append(part.strip())
+    return tuple(found)

@@ -1,0 +1,55 @@
+"""Settings of prediction and scoring."""
+
+from dataclasses import dataclass
+
+from deeplab_tf.config.setting import Config, require, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """How images are scored."""
+
+    eval_split: str = setting("val", "Split to score.", may_change=True)
+    eval_batch_size: int = setting(
+        1, "Images predicted together, where they share a size.", least=1, may_change=True
+    )
+    eval_scales: tuple[float, ...] = setting(
+        (1.0,),
+        "Scales at which each image is predicted; probabilities are averaged.",
+        least=0.01,
+        may_change=True,
+    )
+    add_flipped_images: bool = setting(
+        False, "Whether mirrored images are predicted and averaged too.", may_change=True
+    )
+    inference_mode: str = setting(
+        "whole",
+        "whole predicts each image at once; slide predicts windows and averages probabilities.",
+        choices=("whole", "slide"),
+        may_change=True,
+    )
+    eval_crop_size: tuple[int, ...] = setting(
+        (),
+        "Height and width of the windows of inference_mode=slide; whole images are never padded.",
+        least=1,
+        may_change=True,
+        only_with={"inference_mode": ("slide",)},
+    )
+    eval_crop_stride: tuple[int, ...] = setting(
+        (),
+        "Distances, down and across, between windows of inference_mode=slide, pixels.",
+        least=1,
+        may_change=True,
+        only_with={"inference_mode": ("slide",)},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
+        size, stride = self.eval_crop_size, self.eval_crop_stride
+        lengths = (2,) if self.inference_mode == "slide" else (0, 2)
+        require(len(size) in lengths, "eval_crop_size", size, "two numbers, height,width")
+        require(len(stride) in lengths, "eval_crop_stride", stride, "two numbers, height,width")
+        if size and stride:
+            fits = stride[0] <= size[0] and stride[1] <= size[1]
+            require(fits, "eval_crop_stride", stride, f"at most eval_crop_size {size}")

@@ -1,0 +1,491 @@
+"""The only bridge between settings and flags: dataclass -> flags -> dataclass -> flagfile text.
+
+An entry point is two functions: `main(settings)` does the work and may import TensorFlow;
+`run()` calls `config_flags.run(main, ...)`, which parses the flags first, so `--help` and mistyped
+flags are answered at once. Flags belong to one call of `run`: the next call in the same process
+does not see them.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import os
+import re
+import select
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from deeplab_tf.config import command_line
+from deeplab_tf.config.command_line import Given
+from deeplab_tf.config.data import DataConfig
+from deeplab_tf.config.evaluation import EvalConfig
+from deeplab_tf.config.experiment import Experiment, groups
+from deeplab_tf.config.model import ModelConfig
+from deeplab_tf.config.setting import Config, is_list, part_type, without_effect
+from deeplab_tf.messages import UserError
+from deeplab_tf.startup import legacy_keras, quiet_start
+
+# TensorFlow's errors (by name, as it is not imported here) that are no bugs: damaged files, full
+# disks, full memory.
+_OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
+# Settings that decide how much memory a step needs.
+_MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+_SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_CLOSED_PIPE = 141  # what shells report for a program ended by SIGPIPE
+
+# Settings of a run that may be overridden when predicting with it; all others stay as trained.
+INFERENCE = (
+    "output_stride",
+    "min_resize_value",
+    "max_resize_value",
+    "eval_scales",
+    "add_flipped_images",
+    "inference_mode",
+    "eval_crop_size",
+    "eval_crop_stride",
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of one job.
+
+    Attributes:
+      values: every setting's value by name, given or default.
+      given: names of the settings given on the command line or in a flagfile.
+      typed: names of those given on the command line itself.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+    typed: frozenset[str]
+
+    def read(self, kind: type) -> Any:
+        """Builds a settings group."""
+        return kind(**{field.name: self.values[field.name] for field in fields(kind)})
+
+
+_NONE = Flags({}, frozenset(), frozenset())
+_current: contextvars.ContextVar[Flags] = contextvars.ContextVar("flags", default=_NONE)
+
+
+def run(
+    main: Callable,
+    settings: list[type],
+    description: str,
+    *,
+    overrides: Sequence[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> None:
+    """Parses the command line into `settings` and calls `main` with one object for each.
+
+    Prints one sentence and exits with status 1 for a mistake the user can mend.
+
+    Args:
+      overrides: names of a run's stored settings that become flags too; main reads them with
+        `with_overrides` and `given`.
+      instead: sentences on what to do, by the names of flags that people expect and this program
+        does not have.
+    """
+    module = sys.modules[main.__module__]
+    program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
+
+    def call(_):
+        try:
+            quiet_start.hide_start_up_lines()
+            # TensorFlow leaves oneDNN off on CPUs without AVX-512. It is faster there too, and
+            # direct atrous convolutions cannot be trained without it.
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+            legacy_keras.require()
+            job = _current.get()
+            read = [job.read(kind) for kind in settings]
+            _require_effect(read)
+            main(*read)
+        except (UserError, OSError) as error:
+            closed = _is_closed(sys.stdout) or _is_closed(sys.stderr)
+            if isinstance(error, BrokenPipeError) and closed:
+                raise
+            sys.exit(f"{program}: {error}")
+        except KeyboardInterrupt:
+            print(f"{program}: interrupted.", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            if type(error).__name__ not in _OUTSIDE_FAULTS:
+                raise
+            sys.exit(f"{program}: {_sentence(error)}")
+
+    def parse_all(argv: list[str]) -> list[str]:
+        try:
+            if any(argument in _HELP for argument in argv[1:]):
+                with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+                    print(_help(program, settings, overrides, description))
+                sys.exit(0)
+            _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
+        except (flags.Error, UserError) as error:
+            sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
+        except OSError as error:  # the help goes to a full disk
+            sys.exit(f"{program}: {error}")
+        return argv[:1]
+
+    before = _current.set(_NONE)
+    try:
+        with _absl_restored(), _quiet_if_unread(program):
+            logging.set_verbosity(logging.WARNING)
+            app.run(call, flags_parser=parse_all)
+    finally:
+        _current.reset(before)
+
+
+@contextlib.contextmanager
+def _absl_restored() -> Iterator[None]:
+    """Restores absl's process-wide state afterwards: its flags (--verbosity, ...), log handlers."""
+    before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    verbosity = logging.get_verbosity()
+    root = getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if flags.FLAGS[name].value != value:
+                flags.FLAGS[name].value = value
+        logging.set_verbosity(verbosity)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_if_unread(program: str) -> Iterator[None]:
+    """Ends the program without a traceback when nobody reads its output (`... | head -1`)."""
+    try:
+        yield
+    except BrokenPipeError:  # only of the program's own output: see `run`
+        _write_out()
+        print(f"{program}: stopped, because nothing reads its output any more.", file=sys.stderr)
+        sys.exit(_CLOSED_PIPE)
+    except SystemExit as end:  # app.run always ends so; at most the last lines are unread
+        fault = _write_out()
+        if fault and not end.code:
+            sys.exit(f"{program}: its output could not be written: {fault}")
+        raise
+
+
+def _write_out() -> OSError | None:
+    """Flushes stdout; returns the error if that failed for another reason than a closed pipe.
+
+    Left to Python, the flush at exit would print a traceback. Streams that nobody reads are sent to
+    /dev/null, stderr included.
+    """
+    if _is_closed(sys.stderr):
+        _send_to_null(sys.stderr)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return None
+    except OSError as error:
+        _send_to_null(sys.stdout)
+        return None if isinstance(error, BrokenPipeError) else error
+
+
+def _is_closed(stream: Any) -> bool:
+    """Returns whether a stream is a pipe without a reader."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, AttributeError):  # no file in a notebook; no stream at all if it was closed
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _send_to_null(stream: Any) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def parse(
+    arguments: Sequence[str],
+    settings: Iterable[type],
+    *,
+    overrides: Sequence[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> Flags:
+    """Parses a command line: flags of the settings groups and of `overrides`, and absl's own.
+
+    Args:
+      arguments: the command line without the program's name.
+      overrides, instead: as in `run`.
+    Raises:
+      UserError: if a flag is unknown, a value has the wrong type, or a flag that takes one value
+        is given twice in the same place.
+    """
+    known = {field.name: field for field in _fields_of(settings, overrides)}
+    of_absl = {
+        name: flags.FLAGS[name].boolean
+        for name in flags.FLAGS
+        if name not in known and not name.startswith(("help", "?"))
+    }
+    switches = of_absl | {name: _is_switch(field) for name, field in known.items()}
+
+    values = {name: field.default for name, field in known.items()}
+    given: set[str] = set()
+    typed: set[str] = set()
+    for layer in command_line.read(arguments, switches, instead=instead):
+        own = [flag for flag in layer if flag.name in known]
+        found = _values_of_layer(own, known, _given_value)
+        values |= found
+        typed = set(found)  # the command line comes last
+        given |= typed
+        flags.FLAGS(["", *(f"--{flag.name}={flag.text}" for flag in layer if flag.name in of_absl)])
+    return Flags(values, frozenset(given), frozenset(typed))
+
+
+def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
+    """Refuses settings that the command line gives without an effect.
+
+    A flagfile may hold such settings of a run: recipes are made to be varied, and `overview` names
+    what then has no effect.
+
+    Args:
+      used: names of settings that the program has another use for.
+    """
+    stored = settings_of(Experiment())
+    for name, lacking in without_effect(job).items():
+        is_asked_for = name in _current.get().typed if name in stored else True
+        if is_asked_for and name not in used:
+            value = next(getattr(group, name) for group in job if hasattr(group, name))
+            raise UserError(
+                f"--{name}={text_of(value)} has no effect without {lacking}; give that too, or "
+                f"leave --{name} out."
+            )
+
+
+def _sentence(error: Exception) -> str:
+    """Returns the message of one of _OUTSIDE_FAULTS as one sentence."""
+    text = str(error)
+    wanted = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
+    if not wanted:
+        return text.splitlines()[0]
+    deciding = ", ".join(f"--{name}" for name in _MEMORY if name in _current.get().values)
+    return f"out of memory at a tensor of shape {wanted[1]}" + (
+        f"; {deciding} decide how much a step needs." if deciding else "."
+    )
+
+
+def _fields_of(settings: Iterable[type], overrides: Sequence[str]) -> list[dataclasses.Field]:
+    own = [field for kind in settings for field in fields(kind)]
+    return own + _of_a_run(overrides)
+
+
+def _of_a_run(overrides: Sequence[str]) -> list[dataclasses.Field]:
+    stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
+    return [field for field in stored if field.name in overrides]
+
+
+def _is_switch(field: dataclasses.Field) -> bool:
+    return isinstance(field.default, bool)
+
+
+def _values_of_layer(
+    layer: Iterable[Given],
+    known: Mapping[str, dataclasses.Field],
+    parse_text: Callable[[dataclasses.Field, str], Any],
+) -> dict[str, Any]:
+    """Returns the values given in one flagfile, or on the command line; repeated lists add up.
+
+    Args:
+      parse_text: parses the text of a setting's value.
+    Raises:
+      UserError: if a value has the wrong type, or a setting of one value is given twice.
+    """
+    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for flag in layer:
+        field = known[flag.name]
+        if flag.name in texts and not is_list(field):
+            raise flag.error(
+                f"--{flag.name} is given twice, as {texts[flag.name]!r} and as {flag.text!r}, but "
+                "takes one value; leave one of them out."
+            )
+        text = flag.value()
+        try:
+            value = parse_text(field, text)
+        except UserError as error:
+            raise flag.error(str(error)) from None
+        # --name= clears what was given before it.
+        adds_up = is_list(field) and text and flag.name in values
+        values[flag.name] = values[flag.name] + value if adds_up else value
+        texts[flag.name] = text
+    return values
+
+
+def _given_value(field: dataclasses.Field, text: str) -> Any:
+    """Parses a value that a person typed, in which a comma may belong to a file's name."""
+    value = value_of(field, text)
+    if is_list(field) and part_type(field) is str:
+        if field.metadata["names"] == "paths":
+            return command_line.whole_paths(value, flag=field.name)
+        if field.metadata["names"] == "named_files":
+            return command_line.named_files(value)
+        return tuple(part.strip() for part in value)
+    return value
+
+
+def given(name: str) -> Any:
+    """Returns a flag's value if the command line or a flagfile gave one, else None."""
+    job = _current.get()
+    return job.values[name] if name in job.given else None
+
+
+def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Experiment:
+    """Returns a run's settings, with those for data and evaluation that were given as flags.
+
+    Args:
+      used: names of those that always have an effect in this program.
+    Raises:
+      UserError: if the command line gave one that has no effect.
+    """
+    changed = {}
+    for section in ("data", "eval"):
+        group = getattr(experiment, section)
+        values = {field.name: given(field.name) for field in fields(group)}
+        values = {name: value for name, value in values.items() if value is not None}
+        changed[section] = dataclasses.replace(group, **values)
+    _require_effect(list(changed.values()), used=used)
+    return dataclasses.replace(experiment, **changed)
+
+
+def text_of(value: Any) -> str:
+    """Returns a setting's value as flagfiles write it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return command_line.join_parts([text_of(part) for part in value])
+    return str(value)
+
+
+def value_of(field: dataclasses.Field, text: str) -> Any:
+    """Parses a setting's flagfile text; the inverse of `text_of`.
+
+    Raises:
+      UserError: if the text is not a value of the setting's type.
+    """
+    kind: Any = type(field.default)
+    try:
+        if kind is bool:
+            return _SWITCH_TEXTS[text.strip().lower()]
+        if kind is tuple:
+            return tuple(map(part_type(field), command_line.split_parts(text)))
+        return kind(text)
+    except (KeyError, ValueError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        parts = "whole numbers" if is_list(field) and part_type(field) is int else "numbers"
+        allowed = kinds.get(kind, f"{parts}, joined by commas or given one by one")
+        raise UserError(f"--{field.name}={text} is not possible; allowed: {allowed}.") from None
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """Returns a line for each differing setting that must not change when a run resumes."""
+    lines = []
+    for before, after in zip(groups(old), groups(new), strict=True):
+        for field in dataclasses.fields(before):  # type: ignore[arg-type]
+            was, now = getattr(before, field.name), getattr(after, field.name)
+            if was != now and not field.metadata["may_change"]:
+                lines.append(f"--{field.name}: {text_of(was)} -> {text_of(now)}")
+    return lines
+
+
+def flagfile_text(experiment: Experiment) -> str:
+    """Returns the experiment as a flagfile, one setting a line."""
+    lines = ["# Written by deeplab_tf: the settings of this run."]
+    lines += [f"--{name}={text}" for name, text in settings_of(experiment).items()]
+    return "\n".join(lines) + "\n"
+
+
+def settings_of(experiment: Experiment) -> dict[str, str]:
+    """Returns all settings by name, as flagfiles write them."""
+    return {
+        field.name: text_of(getattr(group, field.name))
+        for group in groups(experiment)
+        for field in fields(group)  # type: ignore[arg-type]
+    }
+
+
+def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, str]:
+    """Returns the settings that decide which labels a checkpoint gives an image.
+
+    Args:
+      experiment: the run's settings, with the command line's changes.
+      model: the network as built, possibly at another output stride.
+    """
+    values = settings_of(dataclasses.replace(experiment, model=model))
+    found = {name: values[name] for name in INFERENCE}
+    found["atrous_rates"] = text_of(model.aspp_rates())
+    if experiment.eval.inference_mode == "whole":  # which uses no windows
+        del found["eval_crop_size"], found["eval_crop_stride"]
+    return found
+
+
+def parse_flagfile(path: Path) -> Experiment:
+    """Reads an experiment.flags.
+
+    Raises:
+      UserError: if a line is not a known setting.
+    """
+    sections: dict[str, Any] = {section.name: section.type for section in fields(Experiment)}
+    known = {field.name: field for kind in sections.values() for field in fields(kind)}
+    layer = []
+    for number, line in enumerate(command_line.lines_of(path), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            layer.append(command_line.flag_of(line.lstrip(), f"{path}, line {number}"))
+    unknown = sorted({flag.name for flag in layer} - set(known))
+    if unknown:
+        raise UserError(
+            f"{path} holds settings this version does not know: {', '.join(unknown)}; "
+            "it was written by another version of deeplab_tf."
+        )
+
+    values = _values_of_layer(layer, known, value_of)
+    return Experiment(
+        **{
+            name: kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+            for name, kind in sections.items()
+        }
+    )
+
+
+def _by_group(kind: type) -> Iterator[tuple[type, list[dataclasses.Field]]]:
+    """Yields a settings group and those that it is made of, each with the fields it adds."""
+    for group in kind.__mro__:
+        added = vars(group).get("__annotations__", {})
+        own = [field for field in fields(kind) if field.name in added]
+        if own:
+            yield group, own
+
+
+def _help(program: str, settings: list[type], overrides: Sequence[str], description: str) -> str:
+    def describe(field, default):
+        choices = field.metadata["choices"]
+        names = [str(choice) if choice != "" else "(empty)" for choice in choices]
+        limits = f" One of: {', '.join(names)}." if choices else ""
+        shown = f" [{default}]" if default else ""
+        return f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}"
+
+    lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
+    if any(is_list(field) for field in _fields_of(settings, overrides)):
+        lines += ["Lists are given as --name=1,2 or by repeating the flag."]
+    for kind in settings:
+        for group, own in _by_group(kind):
+            lines += ["", (group.__doc__ or group.__name__).strip().splitlines()[0]]
+            lines += [describe(field, text_of(field.default)) for field in own]
+    if overrides:
+        lines += ["", "In place of the run's own settings:"]
+        lines += [describe(field, "as in the run") for field in _of_a_run(overrides)]
+    return "\n".join(lines)

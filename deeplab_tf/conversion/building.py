@@ -1,0 +1,468 @@
+"""What all builders in datasets/ share: their settings, and files -> shards and dataset.json.
+
+Shards are written one after the other in a hidden folder and appear in the output folder when
+the whole split is there. A build that was interrupted keeps its whole shards, and the same
+command goes on with the others.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from deeplab_tf import __version__, files
+from deeplab_tf.config import Config, require, require_given, setting
+from deeplab_tf.conversion import encoding, split_report, workers
+from deeplab_tf.conversion.encoding import BadFile, FilePair
+from deeplab_tf.data import catalog
+from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.files import warn_of_left_out
+from deeplab_tf.messages import UserError, counted, warn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuilderConfig(Config):
+    """Where the records go, and how they are made."""
+
+    output_dir: str = setting("", "Folder for the shards and dataset.json.")
+    num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
+    num_processes: int = setting(
+        0,
+        "Workers that decode and encode; 0 takes one per core, or a single one if only headers are "
+        "read.",
+        least=0,
+    )
+    verify: str = setting(
+        "full",
+        "full decodes and checks every image and mask; header trusts files that need no change and "
+        "reads only their sizes.",
+        choices=("full", "header"),
+    )
+    exif_orientation: str = setting(
+        "apply",
+        "apply turns images as their EXIF data say, unless only the unturned image has its mask's "
+        "size; ignore turns none.",
+        choices=("apply", "ignore"),
+    )
+    skip_bad: bool = setting(
+        False, "Whether files that cannot be converted are left out and listed, not fatal."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_given("output_dir", self.output_dir, "a path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig(BuilderConfig):
+    """BuilderConfig for data sets that anybody may download."""
+
+    download: bool = setting(False, "Whether missing archives are fetched, checked and unpacked.")
+    download_mirror: str = setting(
+        "", "Folder of another web server that has the archives under the same file names."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        has_effect = self.download or not self.download_mirror
+        require(has_effect, "download_mirror", self.download_mirror, "nothing without --download")
+
+
+def require_splits(splits: Sequence[str], known: Sequence[str]) -> None:
+    """Checks the value of --splits: names of `known`.
+
+    Raises:
+      UserError: if a name is unknown or there twice.
+    """
+    proper = bool(splits) and set(splits) <= set(known) and len(set(splits)) == len(splits)
+    require(proper, "splits", tuple(splits), f"different ones of {', '.join(known)}")
+
+
+def read_list(path: Path, help: str) -> list[str]:
+    """Returns the names in a list file, one a line.
+
+    Args:
+      help: what the error says when the file is missing.
+    Raises:
+      UserError: if the file is missing, no text or empty, or names an image twice.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {help}")
+    names = []
+    for number, name in files.read_lines(path, "The list"):
+        if len(name.split()) > 1:
+            raise UserError(f"Line {number} of {path} is {name!r}; allowed is one name a line.")
+        names.append(name)
+    _require_distinct(names, str(path))
+    return names
+
+
+def _require_distinct(names: Sequence[str], origin: str) -> None:
+    if not names:
+        raise UserError(f"{origin} has no image; give it some, or leave it out.")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{origin} has {twice!r} twice; every image may occur once.")
+
+
+def list_images(folder: Path, suffix: str = "") -> list[tuple[str, Path]]:
+    """Lists the images in a folder and in those in it, and warns of what it leaves out.
+
+    Args:
+      suffix: how the names of the wanted files end; empty takes all images.
+    Returns:
+      name (the path from `folder`, without ending) and path of each, in the order of the paths.
+    """
+    listing = files.list_folder(folder)
+    wanted = [(name, path) for name, path in listing.images if path.name.endswith(suffix)]
+    if others := len(listing.images) - len(wanted):
+        listing.left_out[f"without {suffix}"] = others
+    warn_of_left_out(folder, counted(len(wanted), "image"), listing)
+    return wanted
+
+
+def require_files(pairs: Iterable[FilePair], help: str) -> None:
+    """Raises UserError naming the first file of the pairs that does not exist."""
+    for pair in pairs:
+        for path in filter(None, (pair.image_path, pair.mask_path)):
+            if not path.is_file():
+                raise UserError(f"{path} does not exist; {help}")
+
+
+def build(
+    config: BuilderConfig,
+    info: catalog.DatasetInfo,
+    splits: dict[str, list[FilePair]],
+    coding: encoding.MaskCoding,
+) -> None:
+    """Converts all splits; those already converted from the same files are left alone."""
+    for split, pairs in splits.items():
+        published = info.splits.get(split)
+        if published not in (None, len(pairs)):
+            warn(f"{split} has {counted(len(pairs), 'image')}, the published set {published}.")
+    encode = functools.partial(
+        encoding.encode_pair,
+        coding=coding,
+        verify=config.verify,
+        exif_orientation=config.exif_orientation,
+    )
+    convert_splits(
+        splits,
+        encode,
+        output_dir=Path(config.output_dir),
+        info=info,
+        num_shards=config.num_shards,
+        num_processes=config.num_processes,
+        skip_bad=config.skip_bad,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A split to be built: its files by shards, and what decides whether it is up to date.
+
+    sources: a hash for each shard. building: hidden folder for shards until all are there.
+    """
+
+    split: str
+    parts: list[Sequence[FilePair]]
+    sources: list[str]
+    building: Path
+
+    @property
+    def source(self) -> str:
+        return hashlib.sha256("".join(self.sources).encode()).hexdigest()
+
+
+def convert_splits(
+    splits: Mapping[str, Sequence[FilePair]],
+    encode: functools.partial,
+    *,
+    output_dir: Path,
+    info: catalog.DatasetInfo,
+    num_shards: int,
+    num_processes: int = 0,
+    skip_bad: bool = False,
+) -> None:
+    """Converts files to splits on all cores, with a progress bar, and prints what they hold.
+
+    Splits that are there are not converted again. The others appear together, when all is well.
+
+    Args:
+      splits: the files of each split, in the order in which they are written.
+      encode: turns a pair into an EncodedExample; its keywords are the settings that, with the
+        files, decide whether a shard is up to date.
+      output_dir: created if need be; other splits in it stay as they are.
+      info: the data set's classes and published split sizes.
+      num_shards: wanted number of shards of each split; fewer when there are fewer images.
+      num_processes: workers; 0 takes one for each core, or a single one if only headers are read:
+        that is work in Python, which more threads only slow down.
+      skip_bad: as in `workers.encode_all`.
+    Raises:
+      UserError: naming the file that cannot be converted, or that is there twice; if dataset.json
+        in output_dir describes other classes; or if the masks of all splits do not go together, as
+        `split_report` says.
+    """
+    coding = encode.keywords["coding"]
+    if encode.keywords.get("verify") == "header" and not coding.index_map:
+        num_processes = num_processes or 1
+    plans = [_plan(split, pairs, encode, output_dir, num_shards) for split, pairs in splits.items()]
+    encode_left = functools.partial(
+        workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
+    )
+
+    with _sole_builder(output_dir):
+        manifest = open_manifest(output_dir, info)
+        entries = manifest["splits"]
+        todo = [
+            plan
+            for plan in plans
+            if not _is_up_to_date(plan, output_dir, entries.get(plan.split, {}), skip_bad)
+        ]
+        for plan in todo:
+            _write_shards(plan, encode_left, skip_bad, info)
+        settings = {"mask_settings": hashlib.sha256(repr(coding).encode()).hexdigest()}
+        new = {plan.split: _entry(plan, info) | settings for plan in todo}
+
+        try:
+            split_report.require_one_palette(info, new)
+            split_report.require_a_second_class(info, entries | new)
+            split_report.require_one_second_class(info, entries | new, coding)
+        except UserError:
+            for plan in todo:
+                shutil.rmtree(plan.building)
+            raise
+        for plan in todo:
+            _publish(plan, new[plan.split], output_dir, manifest)
+
+    for plan in plans:
+        entry = manifest["splits"][plan.split]
+        _tell(plan.split, "" if plan in todo else " is up to date", entry, output_dir)
+    built = {plan.split: manifest["splits"][plan.split] for plan in plans}
+    kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
+    _tell_kept(kept, settings["mask_settings"], output_dir)
+    split_report.print_report(info, built, coding)
+
+
+def _tell(split: str, state: str, entry: dict, output_dir: Path) -> None:
+    print(f"{output_dir}: split {split}{state}, {counted(entry['images'], 'image')}.")
+    for bad in entry.get("skipped", []):
+        print(f"  skipped {bad['name']}: {bad['reason']}")
+
+
+def _tell_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) -> None:
+    """Says which splits of earlier calls stay: they may hold the same images, or other labels."""
+    for split, entry in kept.items():
+        _tell(split, " stays as an earlier call built it", entry, output_dir)
+        if entry.get("mask_settings", mask_settings) != mask_settings:
+            warn(
+                f"the split {split!r} was built with other settings for masks, so that its labels "
+                "may mean something else; build all splits in one call, or into two folders."
+            )
+
+
+def convert_split(
+    pairs: Sequence[FilePair], encode: functools.partial, *, split: str, **settings
+) -> None:
+    """Converts files to one split; settings as in `convert_splits`."""
+    convert_splits({split: pairs}, encode, **settings)
+
+
+def _plan(
+    split: str,
+    pairs: Sequence[FilePair],
+    encode: functools.partial,
+    output_dir: Path,
+    num_shards: int,
+) -> _Plan:
+    _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
+    num_shards = min(num_shards, len(pairs))
+    bounds = [len(pairs) * shard // num_shards for shard in range(num_shards + 1)]
+    parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]
+    sources = [encoding.fingerprint(part, sorted(encode.keywords.items())) for part in parts]
+    return _Plan(split, parts, sources, output_dir / f".{split}-building")
+
+
+@contextlib.contextmanager
+def _sole_builder(output_dir: Path) -> Iterator[None]:
+    """Creates the folder and keeps other builders out of it; removes it if it stays empty."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        yield
+    except BlockingIOError:
+        raise UserError(f"Another builder is writing to {output_dir}; wait for its end.") from None
+    finally:
+        os.close(folder)
+        _remove_empty(output_dir)
+
+
+def _write_shards(
+    plan: _Plan, encode_left: Callable, skip_bad: bool, info: catalog.DatasetInfo
+) -> None:
+    """Writes the shards that an earlier, interrupted call did not finish."""
+    parts, building = plan.parts, plan.building
+    todo = [i for i in range(len(parts)) if not _finished(plan, i, skip_bad)]
+    left = [pair for shard in todo for pair in parts[shard]]
+    total = sum(map(len, parts))
+    if len(todo) < len(parts):
+        print(f"{plan.split}: {len(parts) - len(todo)} of {len(parts)} shards are done already.")
+    building.mkdir(parents=True, exist_ok=True)
+    outcomes = encode_left(left)
+    progress = {"initial": total - len(left), "total": total, "desc": plan.split}
+    try:
+        with (
+            contextlib.closing(outcomes),
+            tqdm(outcomes, **progress, unit=" images", disable=None) as bar,
+        ):
+            stream = iter(bar)
+            for shard in todo:
+                some = itertools.islice(stream, len(parts[shard]))
+                _write_shard(plan, shard, some, info)
+    finally:
+        _remove_empty(building)  # unless it holds whole shards, to go on from
+
+
+def _write_shard(
+    plan: _Plan, shard: int, outcomes: Iterable[EncodedExample | BadFile], info: catalog.DatasetInfo
+) -> None:
+    from deeplab_tf.data import records
+
+    whole, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
+    digests, skipped, unlabelled = [], [], 0
+    facts = split_report.SplitFacts.none(info)
+    try:
+        with records.shard_writer(partial) as writer:
+            for outcome in outcomes:
+                if isinstance(outcome, BadFile):
+                    skipped.append({"name": outcome.name, "reason": outcome.reason})
+                else:
+                    writer.write(records.serialize(outcome))
+                    digests.append(outcome.source.hex())
+                    unlabelled += not outcome.label
+                    facts.add(outcome, info)
+        os.replace(partial, whole)
+    finally:
+        partial.unlink(missing_ok=True)
+    state = {
+        "source": plan.sources[shard],
+        "bytes": whole.stat().st_size,
+        "digests": digests,
+        "skipped": skipped,
+        "unlabelled": unlabelled,
+        "facts": facts.to_json(info),
+    }
+    files.write(_journal(plan.building, shard), json.dumps(state))
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder that holds something stays
+        folder.rmdir()
+
+
+def _journal(building: Path, shard: int) -> Path:
+    return building / f"{shard:05d}.json"
+
+
+def _finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
+    try:
+        state = json.loads(_journal(plan.building, shard).read_text())
+        size = (plan.building / f"{shard:05d}").stat().st_size
+        same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
+        return same and (skip_bad or not state["skipped"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
+    """Returns the entry in dataset.json for a split whose shards are finished.
+
+    Raises:
+      UserError: if they hold no image.
+    """
+    num_shards = len(plan.parts)
+    states = [json.loads(_journal(plan.building, i).read_text()) for i in range(num_shards)]
+    digests = [digest for state in states for digest in state["digests"]]
+    if not digests:
+        shutil.rmtree(plan.building)
+        raise UserError(
+            f"No image of the split {plan.split!r} could be converted; nothing was written."
+        )
+    facts = split_report.SplitFacts.none(info)
+    for state in states:
+        facts.merge(split_report.SplitFacts.from_json(state["facts"]))
+    shards = [
+        {
+            "file": f"{plan.split}-{shard:05d}-of-{num_shards:05d}.tfrecord",
+            "images": len(state["digests"]),
+            "bytes": state["bytes"],
+        }
+        for shard, state in enumerate(states)
+    ]
+    return {
+        "images": len(digests),
+        "published_images": info.splits.get(plan.split),
+        "labelled": not any(state["unlabelled"] for state in states),
+        "builder": f"{info.builder} {__version__}",
+        "source": plan.source,
+        "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        **facts.to_json(info),
+        "skipped": [bad for state in states for bad in state["skipped"]],
+        "shards": shards,
+    }
+
+
+def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None:
+    """Moves a split's finished shards to their names and lists them in dataset.json."""
+    for shard, listed in enumerate(entry["shards"]):
+        os.replace(plan.building / f"{shard:05d}", output_dir / listed["file"])
+    replaced = manifest["splits"].get(plan.split, {}).get("shards", [])
+    manifest["splits"][plan.split] = entry
+    write_manifest(output_dir, manifest)
+    shutil.rmtree(plan.building)
+    names = {shard["file"] for shard in entry["shards"]}
+    for name in {shard["file"] for shard in replaced} - names:
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -> bool:
+    if entry.get("source") != plan.source or (entry["skipped"] and not skip_bad):
+        return False
+    paths = [(output_dir / shard["file"], shard["bytes"]) for shard in entry["shards"]]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
+    """Returns the content of dataset.json in a builder's output folder, or of a new one.
+
+    Raises:
+      UserError: if it describes other classes.
+    """
+    if not (output_dir / catalog.MANIFEST).is_file():
+        return info.to_json() | {"splits": {}}
+    manifest = catalog.read_manifest(output_dir)
+    if "splits" not in manifest:
+        raise UserError(
+            f"--output_dir={output_dir} is the folder of a run; records need their own."
+        )
+    if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
+        raise UserError(
+            f"{output_dir} already holds the data set {manifest.get('name')!r} with other classes; "
+            "choose another --output_dir or remove it."
+        )
+    return manifest
+
+
+def write_manifest(output_dir: Path, manifest: dict) -> None:
+    """Replaces <output_dir>/dataset.json in one step."""
+    files.write(output_dir / catalog.MANIFEST, json.dumps(manifest, indent=1) + "\n")

@@ -1,0 +1,157 @@
+"""Mask files -> images that still hold the values that were drawn, on bytes and by the header.
+
+What those values mean is `masks`' part.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import files
+from deeplab_tf.data import decoding
+from deeplab_tf.messages import UserError
+
+# Of mask files; GIFs need a --mask_encoding.
+ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
+
+# Pillow's names.
+_FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
+_LOSSY_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
+_LOSSLESS_TIFF = (
+    "raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd",
+    "tiff_ccitt", "group3", "group4",
+)  # fmt: skip
+_MODES = ("L", "P", "1", "RGB", "RGBA", "LA")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0, sec. 8
+
+
+def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Image:
+    """Opens a mask whose header does not say that its values are others than were drawn.
+
+    Args:
+      name: what errors call it.
+      encoding: as of `masks.MaskCoding`.
+    Raises:
+      UserError: naming the mask, and how to save it.
+    """
+    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
+    if depth := files.deeper_than_8_bits(content):
+        raise UserError(
+            f"The mask {name} has {depth}, and masks have 8; save its values in a grey PNG with "
+            "8 bits (datasets/README.md has the lines that do it)."
+        )
+    image = decoding.open_image(content, name, decode=False)
+    if image.format == "PNG" and b"eXIf" in content:  # it may come after the pixels
+        with decoding.naming(name):
+            image.load()
+    if image.format == "PNG" and image.mode == "L" and content[24] == 8 and not image.info:
+        return image  # most masks
+
+    if lossy := _lossy_format(image, content):
+        raise UserError(
+            f"The mask {name} holds {lossy} data, which need not keep a mask's values; export the "
+            "masks again as PNG: converting these files does not bring the values back."
+        )
+    if image.format not in _FORMATS:
+        raise UserError(
+            f"The mask {name} is a {image.format} file; allowed are PNG, BMP, TIFF and WebP: save "
+            "it as PNG."
+        )
+    if image.format == "GIF" and encoding == "auto":
+        raise UserError(
+            f"The mask {name} is a GIF, and programs that write GIFs renumber the colours; export "
+            "the masks as PNG, or give --mask_encoding=color, which reads their colours."
+        )
+    if image.mode not in _MODES:
+        raise UserError(
+            f"The mask {name} has the mode {image.mode}; allowed are grey, palette and RGB: save "
+            "it as PNG with one of them."
+        )
+    if hidden := decoding.num_hidden_bands(image):
+        bands = len(image.getbands())
+        raise UserError(
+            f"The mask {name} has {bands + hidden} bands, and it is not known which of them say "
+            "the class; save it with one band of values, or with three of colours."
+        )
+    if bits := _few_grey_bits(image, content):
+        raise UserError(
+            f"The mask {name} is grey with {bits}, which programs read as other values; save it "
+            "with 8 bits, or as a palette PNG."
+        )
+    if _orientation(image) != 1:
+        raise UserError(
+            f"The mask {name} has EXIF data that turn or mirror it; save it without them, as "
+            "upright as its image is to be seen."
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns it, other programs may not
+        return decoding.tiff_orientation(image)
+    return files.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+
+
+def _lossy_format(image: Image.Image, content: bytes) -> str:
+    """Returns what a file's data are called if they need not be exact; "" if they are."""
+    if image.format in _LOSSY_FORMATS:
+        return _LOSSY_FORMATS[image.format]
+    compression = image.info.get("compression")
+    if image.format == "TIFF" and compression not in _LOSSLESS_TIFF:
+        return f"TIFF {compression}"
+    # Google, WebP container specification: a lossy picture is a chunk of the kind "VP8 ".
+    return "lossy WebP" if image.format == "WEBP" and b"VP8 " in _chunk_kinds(content) else ""
+
+
+def _chunk_kinds(webp: bytes) -> set[bytes]:
+    kinds, position = set(), 12
+    while position + 8 <= len(webp):
+        kinds.add(webp[position : position + 4])
+        size = int.from_bytes(webp[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return kinds
+
+
+def _few_grey_bits(image: Image.Image, content: bytes) -> str:
+    """Returns how a grey file stores values that decoders stretch or turn round; "" if it does not.
+
+    A PNG of one bit has the values 0 and 1, and no third.
+    """
+    if image.mode not in ("L", "1"):
+        return ""
+    if image.format == "PNG" and content[24] in (2, 4):
+        return f"{content[24]} bits"
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(_PHOTOMETRIC) == 0:
+            return "0 as white"
+        bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+        return f"{bits} bits" if 1 < bits < 8 else ""
+    return ""
+
+
+def decode_mat(content: bytes, name: str | Path) -> np.ndarray:
+    """Decodes a MATLAB file of SBD or PASCAL Context as a label for each pixel, int64 [H, W].
+
+    Raises:
+      UserError: naming the file, if it holds something else.
+    """
+    import scipy.io
+
+    try:
+        variables = scipy.io.loadmat(io.BytesIO(content))
+        if "GTcls" in variables:  # SBD
+            values = variables["GTcls"][0, 0]["Segmentation"]
+        else:  # PASCAL Context
+            values = variables["LabelMap"]
+        indices = values.astype(np.int64)
+    except Exception as error:  # what scipy raises on damaged files has no common base
+        raise UserError(
+            f"{name} cannot be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
+            f"(PASCAL Context): {type(error).__name__}: {error}."
+        ) from None
+    if indices.ndim != 2 or (indices != values).any():
+        raise UserError(f"{name} holds {values.dtype}{values.shape}, not a label for each pixel.")
+    return indices

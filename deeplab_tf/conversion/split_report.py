@@ -1,0 +1,325 @@
+"""What a builder counts in its splits, and what it says of them: a table, warnings, a refusal.
+
+The counts are kept in dataset.json; a builder that finds a split there repeats what it said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeplab_tf.conversion.encoding import MaskCoding
+from deeplab_tf.data import image_files, statistics
+from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.data.statistics import LabelCounts
+from deeplab_tf.messages import UserError, counted, warn
+
+# Carefully labelled sets ignore borders and unnamed things: 4 % of CamVid, about a tenth of others.
+# Where a class was taken for the ignored label it is mostly the background, which covers far more.
+_USUAL_IGNORED_SHARE = 0.3
+
+# By what befell an image; `conversion.Remark` and "wholly_ignored". What was noted to compare masks
+# with each other is told of all together: how they were read ("values" or "colors"), and which of
+# two classes they hold (`_kind_of_binary_mask`).
+_REMARKS = {
+    "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
+    "turned_unsure": (
+        "turned as the EXIF data say, though the mask fits the unturned image as well (a square, "
+        "half a turn or a mirroring); see in inspect_data's page of samples whether the masks lie "
+        "right, and give --exif_orientation=ignore if not."
+    ),
+    "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
+    "channel_dropped": image_files.CHANNEL_DROPPED,
+    "wholly_ignored": "without a pixel that counts: all have the ignored label.",
+}
+
+
+@dataclass
+class SplitFacts:
+    """What a builder counts in a split or in a shard of it.
+
+    labels: pixels of the classes. uncounted: labels that were not decoded. remarks: for each key
+    of `_REMARKS`, the number of images and the first one's name. palette: for each index of palette
+    masks its colours, each with the first image whose mask shows it.
+    """
+
+    labels: LabelCounts
+    uncounted: int = 0
+    remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
+    palette: dict[int, dict[tuple[int, ...], str]] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, info: DatasetInfo) -> "SplitFacts":
+        """Returns the facts of no image."""
+        return cls(LabelCounts.none(info.num_classes))
+
+    def add(self, example: EncodedExample, info: DatasetInfo) -> None:
+        """Adds an image and its label."""
+        remarks: list[str] = [*example.remarks]
+        if example.label_values:
+            pixels = self.labels.add(example.label_values, info.ignore_label)
+            if not pixels.any():
+                remarks.append("wholly_ignored")
+            elif info.num_classes == 2:
+                remarks += _kind_of_binary_mask(pixels, example.label_values[info.ignore_label])
+        elif example.label:
+            self.uncounted += 1
+        for remark in remarks:
+            self._remark(remark, 1, example.name)
+        for index, color in example.palette:
+            self._show(index, color, example.name)
+
+    def merge(self, other: "SplitFacts") -> None:
+        """Adds what was counted in images that come after those of `self`."""
+        self.labels += other.labels
+        self.uncounted += other.uncounted
+        for remark, (count, first) in other.remarks.items():
+            self._remark(remark, count, first)
+        for index, colors in other.palette.items():
+            for color, first in colors.items():
+                self._show(index, color, first)
+
+    def _show(self, index: int, color: tuple[int, ...], name: str) -> None:
+        shown = self.palette.setdefault(index, {})
+        if len(shown) < 2:  # two disagree already
+            shown.setdefault(color, name)
+
+    def _remark(self, remark: str, images: int, first: str) -> None:
+        known, name = self.remarks.get(remark, (0, first))
+        self.remarks[remark] = (known + images, name)
+
+    def to_json(self, info: DatasetInfo) -> dict:
+        """Returns the part of dataset.json that describes the split's content."""
+        return {
+            "statistics": self.labels.to_json(info.class_names),
+            "uncounted_labels": self.uncounted,
+            "remarks": {
+                remark: {"images": images, "first": first}
+                for remark, (images, first) in self.remarks.items()
+            },
+            "palette": [
+                [index, list(color), first]
+                for index, colors in self.palette.items()
+                for color, first in colors.items()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> "SplitFacts":
+        """Returns the facts that `to_json` wrote."""
+        facts = cls(
+            LabelCounts.from_json(content["statistics"]),
+            content["uncounted_labels"],
+            {key: (told["images"], told["first"]) for key, told in content["remarks"].items()},
+        )
+        for index, color, first in content.get("palette", []):
+            facts._show(index, tuple(color), first)
+        return facts
+
+    @classmethod
+    def of_splits(cls, info: DatasetInfo, entries: Mapping[str, dict]) -> "SplitFacts":
+        """Returns the facts of dataset.json's entries; earlier versions wrote none."""
+        facts = cls.none(info)
+        for entry in entries.values():
+            if "remarks" in entry:
+                facts.merge(cls.from_json(entry))
+        return facts
+
+
+def _kind_of_binary_mask(pixels: np.ndarray, num_ignored: int) -> list[str]:
+    """Returns what a mask of two classes holds, as a remark; none if the first class alone."""
+    if pixels[1]:
+        return ["second_and_ignored" if num_ignored else "second_not_ignored"]
+    return ["first_and_ignored"] if num_ignored else []
+
+
+def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+    """Refuses a data set whose labels are all 0 or ignored: nothing can be learnt from it.
+
+    Usually the masks use the ignored label for a second class, as masks of 0 and 255 do.
+
+    Args:
+      entries: dataset.json's of all splits.
+    Raises:
+      UserError: if some pixels are ignored, and all others are class 0.
+    """
+    labels = LabelCounts.none(info.num_classes)
+    for entry in entries.values():
+        counts = statistics.counts_of(entry)
+        if counts:
+            labels += counts
+        elif entry.get("labelled", True):
+            return  # of what was not looked at nothing is known
+    if not labels.ignored or labels.pixels[1:].any():
+        return
+
+    name, ignored = info.class_names[-1], info.ignore_label
+    way_out = (
+        f"If {ignored} is a class in the masks, say so in a column label_id of the class list (its "
+        f"first line name,label_id; another {name},{ignored}), and leave it out of --ignore_label."
+    )
+    if info.builder != "build_folder_data" or ignored < info.num_classes:
+        way_out = f"Are these the masks of {info.name}?"
+    raise UserError(
+        f"All labels are {info.class_names[0]!r} or ignored ({100 * labels.ignored_share:.1f} % of "
+        f"the pixels): nothing can be learnt from them, and nothing was written. {way_out}"
+    )
+
+
+def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+    """Refuses masks whose palettes give one index different colours.
+
+    Programs that choose a palette for each picture number its colours by themselves: the same index
+    then is another class in another file.
+
+    Args:
+      entries: dataset.json's of the splits that were built together.
+    Raises:
+      UserError: naming the index and two images.
+    """
+    facts = SplitFacts.of_splits(info, entries)
+    for index, colors in sorted(facts.palette.items()):
+        if len(colors) > 1:
+            (one, first), (other, second) = colors.items()
+            raise UserError(
+                f"The palettes of the masks disagree: index {index} is {one} in the mask of "
+                f"{first!r} and {other} in that of {second!r}, so that it may mean two classes; "
+                "nothing was written. If the colours count, give each class its colour in the "
+                "class list (name,r,g,b) and --mask_encoding=color; if the indices do, give "
+                "--mask_encoding=index."
+            )
+
+
+def require_one_second_class(
+    info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding
+) -> None:
+    """Refuses masks that seem to hold the second of two classes as 1 or, others, as 255.
+
+    Programs write masks of 0 and 1 or of 0 and 255; where a folder has both, the 255 would be
+    ignored. If a mask holds both, 255 is something of its own at least there: `print_report` warns.
+
+    Args:
+      entries: dataset.json's of all splits.
+    Raises:
+      UserError: naming a mask of either kind.
+    """
+    remarks = SplitFacts.of_splits(info, entries).remarks
+    doubt = _doubt_about_ignored(info, remarks, coding)
+    if doubt and "second_and_ignored" not in remarks:
+        raise UserError(f"{doubt} Nothing was written.")
+
+
+def _doubt_about_ignored(
+    info: DatasetInfo, remarks: Mapping[str, tuple[int, str]], coding: MaskCoding
+) -> str:
+    """Returns why the ignored value may be the second of two classes; "" if it cannot be."""
+    # Whoever said what is ignored knows it, and the package knows its own data sets.
+    is_known = coding.ignored_values or coding.ignore_colors or not coding.class_list
+    if is_known or not {"second_not_ignored", "first_and_ignored"} <= remarks.keys():
+        return ""
+
+    first, second = info.class_names
+    ignored = info.ignore_label
+    masks, mask = remarks["first_and_ignored"]
+    others, other = remarks["second_not_ignored"]
+    first_ids, second_ids = (
+        ";".join(map(str, own.label_ids or (index,))) for index, own in enumerate(info.classes)
+    )
+    return (
+        f"In {counted(masks, 'mask')} (the first: {mask!r}) there are {first!r} and {ignored}, "
+        f"which is ignored, but no {second!r}; in {others} (the first: {other!r}) there is "
+        f"{second!r} but no {ignored}. If {ignored} means {second!r} in some, say so in a column "
+        f"label_id of the class list (its lines: name,label_id and {first},{first_ids} and "
+        f"{second},{second_ids};{ignored}); if it is to be ignored, give --ignore_label={ignored}."
+    )
+
+
+def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding) -> None:
+    """Prints the pixels of each class in each split, and warnings of what looks wrong.
+
+    Args:
+      entries: dataset.json's of the splits that were asked for.
+    """
+    counted = {}
+    for split, entry in entries.items():
+        counts = statistics.counts_of(entry)
+        if counts:
+            counted[split] = counts
+        elif entry["labelled"]:
+            print(f"{split}: pixels of the classes were not counted; --verify=full counts them.")
+    if counted:
+        print(statistics.table(info.class_names, counted))
+
+    _warn_of_absent_classes(info, counted)
+    for split, labels in counted.items():
+        if labels.ignored_share > _USUAL_IGNORED_SHARE:
+            warn(
+                f"{100 * labels.ignored_share:.0f} % of the pixels of {split} have the ignored "
+                f"label {info.ignore_label}; data sets seldom ignore more than "
+                f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it none of the classes?"
+            )
+    remarks = SplitFacts.of_splits(info, entries).remarks
+    _warn_of_remarks(remarks)
+    if doubt := _doubt_about_ignored(info, remarks, coding):
+        warn(doubt)
+
+
+def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:
+    total = sum((labels.pixels for labels in counted.values()), start=np.zeros(1, np.int64))
+    if (total > 0).sum() == 1:
+        name = info.class_names[int(total.argmax())]
+        warn(f"{name!r} is the only class that occurs: a model would learn to say it everywhere.")
+    absent = {split: _absent(info, labels) for split, labels in counted.items()}
+    everywhere = set.intersection(*map(set, absent.values())) if absent else set()
+    if everywhere:
+        names = [name for name in info.class_names if name in everywhere]
+        guess = ""
+        if len(names) == 1 and any(labels.ignored for labels in counted.values()):
+            guess = f"; do the masks use {info.ignore_label}, which is ignored, for it?"
+        warn(
+            f"{len(names)} of {info.num_classes} classes occur nowhere ({', '.join(absent)}): "
+            f"{_named(names)}{guess or '.'}"
+        )
+    for split, names in absent.items():
+        if names := [name for name in names if name not in everywhere]:
+            warn(
+                f"{len(names)} of {info.num_classes} classes occur in other splits but not in "
+                f"{split}: {_named(names)}."
+            )
+
+
+def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
+    if {"values", "colors"} <= remarks.keys():
+        (by_values, first_value), (by_colors, first_color) = remarks["values"], remarks["colors"]
+        warn(
+            f"the masks were read in two ways: {by_values} (the first: {first_value!r}) by values, "
+            f"{by_colors} (the first: {first_color!r}) by colours. If all were drawn in "
+            "colours, some were stored as grey ones: give --mask_encoding=color; if all hold "
+            "values, give --mask_encoding=index."
+        )
+    for remark in _REMARKS:
+        if remark in remarks:
+            _warn_of_images(remark, *remarks[remark])
+    if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
+        warn(
+            "wherever the sizes tell, the masks were drawn on unturned images; give "
+            "--exif_orientation=ignore to turn none of the others either."
+        )
+
+
+def _warn_of_images(remark: str, images: int, first: str) -> None:
+    warn(f"{counted(images, 'image')} (the first: {first!r}) {_REMARKS[remark]}")
+
+
+def _absent(info: DatasetInfo, labels: LabelCounts) -> list[str]:
+    return [
+        name
+        for index, name in enumerate(info.class_names)
+        if not labels.pixels[index] and index != info.ignore_label
+    ]
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown + (f" (and {len(names) - 5} more)" if len(names) > 5 else "")

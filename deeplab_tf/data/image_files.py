@@ -1,0 +1,114 @@
+"""Reads image files of all kinds as 8-bit RGB, without TensorFlow."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import files
+from deeplab_tf.data import decoding
+from deeplab_tf.messages import UserError, counted, warn
+
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
+CHANNEL_DROPPED = (
+    "with channels besides red, green and blue (transparency, infrared), which were dropped."
+)
+_STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
+TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE = {6: 8, 8: 6}  # others are their own
+SIDEWAYS = (5, 6, 7, 8)  # swap width and height
+_IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image file as uint8 [H, W, 3], RGB, turned as its EXIF data says.
+
+    Raises:
+      UserError: if it is not an image of 8 bits a channel.
+    """
+    return read_image_and_loss(path)[0]
+
+
+def read_image_and_loss(path: Path) -> tuple[np.ndarray, bool]:
+    """Reads an image file as `read_image`; also says whether a channel of it was dropped."""
+    stored = open_image(path)
+    return np.asarray(stored.turned().convert("RGB")), stored.has_other_channel
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file: its pixels as they are stored, and what it says of them.
+
+    format: "jpeg", "png", or empty for those that TensorFlow does not decode to the same pixels.
+    orientation: how its EXIF data turn it, 1 (upright) to 8.
+    has_other_channel: whether there are channels besides red, green and blue.
+    """
+
+    image: Image.Image
+    content: bytes
+    format: str
+    orientation: int
+    has_other_channel: bool
+
+    def turned(self) -> Image.Image:
+        """Returns the image as its EXIF data turn it."""
+        turn = TURNS.get(self.orientation)
+        return self.image if turn is None else self.image.transpose(turn)
+
+
+def open_image(path: Path, *, decode: bool = True) -> StoredImage:
+    """Opens an image file; refuses more than 8 bits a channel."""
+    content = decoding.read_file(path)
+    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
+    if deep := files.deeper_than_8_bits(content):
+        raise UserError(
+            f"{path} has {deep}, but images have 8; scale all of them by the same range, as "
+            "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
+        )
+    image = decoding.open_image(content, path, decode=False)
+    tiff_orientation = decoding.tiff_orientation(image)
+    # The first are decoded anyway; a PNG's EXIF data may come after its pixels.
+    is_stored = image.format in _STORED_FORMATS
+    if decode or not is_stored or (image.format == "PNG" and b"eXIf" in content):
+        with decoding.naming(path):
+            image.load()
+    if image.mode not in _IMAGE_MODES:
+        raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
+
+    stored_format = _STORED_FORMATS.get(image.format or "", "")
+    has_other_channel = _has_other_channel(image)
+    if tiff_orientation in TURNS:
+        orientation = tiff_orientation
+        image = image.transpose(TURNS[_INVERSE.get(orientation, orientation)])
+    else:
+        # Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
+        # `encoded` pass over.
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        orientation = files.exif_orientation(exif)
+    return StoredImage(image, content, stored_format, orientation, has_other_channel)
+
+
+def _has_other_channel(image: Image.Image) -> bool:
+    """Whether an image has channels besides red, green and blue, which no record holds."""
+    return (
+        image.mode in ("RGBA", "LA")
+        or (image.mode == "P" and "transparency" in image.info)
+        or decoding.num_hidden_bands(image) > 0
+    )
+
+
+def warn_of_dropped_channels(paths: Sequence[Path]) -> None:
+    """Warns of images with channels besides red, green and blue, if there are any."""
+    if paths:
+        warn(f"{counted(len(paths), 'image')} (the first: {str(paths[0])!r}) {CHANNEL_DROPPED}")

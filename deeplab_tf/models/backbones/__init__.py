@@ -1,0 +1,37 @@
+"""Backbones: networks that turn images into feature maps. One module for each family.
+
+A family is a Keras layer and a function that reads its keyword arguments from the settings. The
+layer is called with normalised images [B, H, W, 3], `training` and `recompute_stages`, and returns
+feature maps by name. It says which of them are for whom: `context_end_point` for ASPP,
+`auxiliary_end_point` for the auxiliary head, `decoder_end_point(stride)` for a decoder.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config.backbones import BACKBONES
+from deeplab_tf.models.backbones import resnet
+
+FAMILIES: dict[str, tuple[type, Callable[[ModelConfig], dict[str, Any]]]] = {
+    "resnet": (resnet.ResNet, resnet.layer_settings),
+}
+
+
+def build_backbone(config: ModelConfig, *, name: str = "backbone") -> tf.keras.layers.Layer:
+    """Builds the backbone that the settings name."""
+    layer, _ = FAMILIES[BACKBONES[config.model_variant].family]
+    return layer(
+        **layer_settings(config),
+        batch_norm_decay=config.batch_norm_decay,
+        initializer=config.initializer_style(),
+        name=name,
+    )
+
+
+def layer_settings(config: ModelConfig) -> dict[str, Any]:
+    """Returns the settings of the backbone's layer, with those filled in that are left open."""
+    _, settings_of = FAMILIES[BACKBONES[config.model_variant].family]
+    return settings_of(config)

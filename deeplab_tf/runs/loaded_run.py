@@ -1,0 +1,229 @@
+"""A trained model out of a run's folder, and what is to be said of the checkpoint it came from."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from deeplab_tf.config import Experiment, as_flag, checkpoint_choice, flags
+from deeplab_tf.config.checkpoint_choice import BEST, NEWEST
+from deeplab_tf.data import catalog
+from deeplab_tf.messages import UserError
+from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.runs import averaging, foreign
+from deeplab_tf.runs.run_dir import (
+    DAMAGE,
+    EXPERIMENT,
+    RunDir,
+    UnreadableCheckpointError,
+    warn_of_damage,
+)
+from deeplab_tf.startup.process_state import keras_settings
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's settings, data set and restored model.
+
+    title: which checkpoint it is. others: what is to be said of newer or better ones.
+    """
+
+    experiment: Experiment
+    info: catalog.DatasetInfo
+    model: DeepLab
+    step: int
+    title: str
+    others: list[str]
+
+    @property
+    def standing(self) -> str:
+        """Which checkpoint it is, and which newer or better ones there are, for people."""
+        return "; ".join([self.title, *self.others])
+
+    def dataset_at(self, dataset_dir: str) -> catalog.DatasetInfo:
+        """Returns the data set to score on, which must have the classes the model was trained for.
+
+        Raises:
+          UserError: if its classes differ.
+        """
+        if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
+            # The official package's shards describe nothing, but a known data set's size is known.
+            return catalog.known_as(self.info) or self.info
+
+        info = catalog.load("", dataset_dir)
+        difference = catalog.first_difference(
+            self.info, info, places=("in the model", "in the records")
+        )
+        if difference:
+            raise UserError(
+                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference}; "
+                f"{self._way_to_same_classes(info)}."
+            )
+        return info
+
+    def _way_to_same_classes(self, info: catalog.DatasetInfo) -> str:
+        is_imported = not self.experiment.train.train_logdir
+        if info.class_names == self.info.class_names:  # the ignored labels differ
+            build_again = f"build the records again with --ignore_label={self.info.ignore_label}"
+            if not is_imported:
+                return f"{build_again}, as those that it was trained on"
+            return (
+                "import its weights again with the --class_list of the records and "
+                f"--ignore_label={info.ignore_label}, or {build_again}"
+            )
+        if is_imported:
+            return (
+                "if it was trained for those of the records, import its weights again with the "
+                "--class_list and --ignore_label that these were built with; else give other "
+                "records"
+            )
+        return "give records that were built with the class list it was trained with"
+
+
+def load(
+    path: str | Path,
+    *,
+    checkpoint: str = "",
+    output_stride: int | None = None,
+    written: Callable[[str, Any], str] | None = None,
+) -> LoadedRun:
+    """Restores the model of a run's folder, with averaged weights if the run has them.
+
+    Args:
+      path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
+      checkpoint: as the setting: newest, best or a step; empty takes the one that the path names,
+        or the newest whole one.
+      output_stride: builds the network at another output stride than it was trained at.
+      written: how sentences write settings, by which the user can choose another checkpoint; None:
+        by another path only.
+    Raises:
+      UserError: if the folder, or the checkpoint in it, does not exist or is damaged.
+    """
+    run = RunDir.of(path)
+    if not (run.path / EXPERIMENT).is_file():
+        raise foreign.not_a_run(Path(path), EXPERIMENT)
+    run.require_plain_path()
+    experiment, info = run.experiment(), run.dataset()
+    wanted = checkpoint_choice.wanted(path, checkpoint)
+    step = run.choose(wanted)
+
+    config = experiment.model
+    if output_stride and output_stride != config.output_stride:
+        config = config.at_output_stride(output_stride, written=written or as_flag)
+    with keras_settings():
+        model = build_model(config, num_classes=info.num_classes)
+    parts = [tf.train.Checkpoint(model=model)]
+    if experiment.train.ema_decay:
+        parts.append(averaging.checkpoint_of_averages(model))
+
+    found, damaged = _restore(run, parts, step, passes_damaged=wanted == NEWEST)
+    names_step = checkpoint_choice.split(path)[1] is not None
+    title, others = standing(run, found, damaged=damaged, written=None if names_step else written)
+    return LoadedRun(experiment, info, model, found, title, others)
+
+
+def load_asked(
+    path: str, checkpoint: str, *, used: Sequence[str] = ()
+) -> tuple[LoadedRun, Experiment]:
+    """Loads the checkpoint that a command line asks for, and prints which one it is.
+
+    Args:
+      path, checkpoint: as the settings of the program.
+      used: see `flags.with_overrides`.
+    Returns:
+      The run as it is stored, and its settings with the changes of the command line.
+    """
+    loaded = load(
+        path,
+        checkpoint=checkpoint,
+        output_stride=flags.given("output_stride"),
+        written=as_flag,
+    )
+    print(f"{path}: {loaded.standing}", flush=True)
+    return loaded, flags.with_overrides(loaded.experiment, used=used)
+
+
+def _restore(
+    run: RunDir, parts: Sequence[tf.train.Checkpoint], step: int, *, passes_damaged: bool
+) -> tuple[int, list[int]]:
+    """Restores the checkpoint of a step, or of an older one if damaged ones may be passed over.
+
+    Returns:
+      The step restored, and those that were passed over.
+    """
+    kept = run.checkpoint_steps()
+    damaged: list[int] = []
+    for candidate in [older for older in reversed(kept) if older <= step]:
+        try:
+            for part in parts:
+                status = part.read(run.prefix(candidate)).expect_partial()
+                status.assert_existing_objects_matched()
+            return candidate, damaged
+        except DAMAGE as error:
+            if not passes_damaged:
+                others = ", ".join(str(other) for other in kept if other != step)
+                raise UnreadableCheckpointError(
+                    f"{run.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
+                    f"{run.path} also has: {others or 'none'}."
+                ) from None
+            warn_of_damage(candidate, error)
+            damaged.append(candidate)
+
+    steps = ", ".join(map(str, sorted(damaged)))
+    raise UserError(
+        f"{run.path} holds no whole checkpoint, those of steps {steps} are damaged; restore their "
+        "files, or train again."
+    )
+
+
+def standing(
+    run: RunDir,
+    step: int,
+    *,
+    damaged: Collection[int] = (),
+    written: Callable[[str, Any], str] | None = None,
+) -> tuple[str, list[str]]:
+    """Says what a step's checkpoint is, and which newer or better ones there are.
+
+    Args:
+      damaged: steps whose checkpoints were passed over.
+      written: as in `load`.
+    Returns:
+      Such as "step 1000 (newest)", and what there is to say of others; mIoU in percent.
+    """
+    others = set(run.checkpoint_steps()) - {step, *damaged}
+    is_newest = not others or max(others) < step
+    best = run.best()
+    scores = [
+        entry["miou"]
+        for entry in run.scores_at(step)
+        if entry["miou"] is not None and entry.get("split") == best.get("split")
+    ]
+
+    titles = [*["newest"] * is_newest, *["best"] * (best.get("step") == step)]
+    if not others:
+        titles = ["the only checkpoint"]
+    if step == 0:
+        is_imported = not run.experiment().train.train_logdir
+        titles = ["imported weights"] if is_imported else [*titles, "before any training"]
+    if scores:
+        titles.append(f"mIoU {100 * scores[-1]:.2f} in validation")
+    if damaged:
+        titles.append(f"{', '.join(map(str, sorted(damaged)))} damaged")
+
+    def reach(choice: str, other: int) -> str:
+        return (
+            f"{written('checkpoint', choice)} takes it" if written else f"it is {run.prefix(other)}"
+        )
+
+    told = []
+    if not is_newest:
+        told += [f"step {max(others)} is newer", reach(NEWEST, max(others))]
+    if best and best["step"] != step and not (scores and scores[-1] == best["miou"]):
+        against = f"against {100 * scores[-1]:.2f}" if scores else "where this has no score"
+        told.append(f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}")
+        is_kept = best["step"] in others
+        told.append(reach(BEST, best["step"]) if is_kept else "it is not kept")
+    return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", told

@@ -1,0 +1,85 @@
+"""Predicts with an exported model on a TensorFlow Serving, over gRPC."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.data.catalog import LabelClass, read_class_table
+from deeplab_tf.messages import UserError
+from deeplab_tf.serving.signatures import RefusedImage
+from deeplab_tf.startup import legacy_keras
+
+try:
+    import grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+except ImportError:  # the extra `serving` is not installed
+    grpc = None
+_SIGNATURE = "serving_default"
+_OUTPUT = "labels"
+
+
+class ServerPredictor:
+    """Asks one server for the labels of images; the channel is not encrypted."""
+
+    def __init__(self, address: str, *, model_name: str, class_list: Path, timeout_secs: float):
+        """Connects.
+
+        Args:
+          address: host:port of the server's gRPC port (8500 by default, not REST's 8501).
+          model_name: name of the model there.
+          class_list: names and colours of its classes, which servers do not tell.
+          timeout_secs: how long to wait for the connection, and for each answer.
+        Raises:
+          UserError: if the extra `serving` is not installed, or no server answers in time.
+        """
+        if grpc is None:
+            raise UserError(
+                f"--server={address} needs tensorflow-serving-api; pip install "
+                "'tensorflow-serving-api=={}.{}.*'".format(*legacy_keras.tensorflow_version())
+            )
+        self.classes: tuple[LabelClass, ...] = read_class_table(class_list)
+        self._address, self._model_name, self._timeout = address, model_name, timeout_secs
+        # Requests and answers may exceed the 4 MB that clients accept by default.
+        limits = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
+        channel = grpc.insecure_channel(address, options=[(name, -1) for name in limits])
+        try:
+            grpc.channel_ready_future(channel).result(timeout=timeout_secs)
+        except grpc.FutureTimeoutError:
+            channel.close()
+            raise UserError(
+                f"No server answered at --server={address} within {timeout_secs} s; start it, or "
+                "give the host:port of its gRPC port (8500 by default)."
+            ) from None
+        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+
+    def labels(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, 3] -> labels [B, H, W].
+
+        Raises:
+          RefusedImage: if the server's model takes no such images.
+          UserError: if the server does not answer in time or not at all, or has other classes.
+        """
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self._model_name
+        request.model_spec.signature_name = _SIGNATURE
+        request.inputs["images"].CopyFrom(tf.make_tensor_proto(images, tf.uint8))
+        request.output_filter.append(_OUTPUT)
+        try:
+            response = self._predict(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            reason = re.sub(r"\s+", " ", error.details() or "no reason given").strip()
+            refused = error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            raise (RefusedImage if refused else UserError)(
+                f"--server={self._address} did not predict with --model_name={self._model_name} "
+                f"({error.code().name}: {reason})."
+            ) from None
+        labels = tf.make_ndarray(response.outputs[_OUTPUT])
+        if labels.shape != images.shape[:3] or labels.max() >= len(self.classes):
+            raise UserError(
+                f"--server={self._address} answered labels up to {labels.max()} of the shape "
+                f"{labels.shape}, which do not fit images of the shape {images.shape} and "
+                f"--class_list's {len(self.classes)} classes; give its own model's labels.csv."
+            )
+        return labels

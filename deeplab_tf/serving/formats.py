@@ -1,0 +1,187 @@
+"""An exported SavedModel in the formats of other programs: ONNX and TensorFlow Lite.
+
+Only its signature `serving_default` is read, so what was scored is what is converted. The files
+take what it takes, `images`, uint8 [B, H, W, 3], RGB, and return what it returns.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from deeplab_tf.data import image_files, transforms
+from deeplab_tf.messages import UserError
+from deeplab_tf.serving import export
+from deeplab_tf.startup import legacy_keras
+
+_SIGNATURE = "serving_default"
+_OPSET = 17  # of 2022; bilinear resizing by half pixels is older
+
+
+class Served(tf.Module):
+    """The signature `serving_default` of a SavedModel, of images of any size or of one size."""
+
+    def __init__(self, folder: Path, *, image_size: tuple[int, ...] = ()):
+        """Loads it.
+
+        Args:
+          folder: one version's folder.
+          image_size: height and width of the one image it is to take; empty for any number of
+            images of any size.
+        """
+        super().__init__()
+        self.class_table = (folder / "assets" / export.LABELS).read_text(encoding="utf-8")
+        self.loaded = tf.saved_model.load(str(folder))
+        signature = self.loaded.signatures[_SIGNATURE]
+        shape = [1, *image_size, 3] if image_size else [None, None, None, 3]
+        self.inputs = [tf.TensorSpec(shape, tf.uint8, name="images")]
+        self.serve = tf.function(lambda images: signature(images=images), self.inputs)
+
+
+def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served:
+    """Loads the version in `export_dir`, or the highest of the versions in it.
+
+    Raises:
+      UserError: if there is none or a file of it is missing, or it was exported only for CPUs.
+    """
+    folder = export.version_folder(export_dir)
+    for file in (export.CARD, f"assets/{export.LABELS}"):
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder} has no {file}; give --export_dir a whole folder of export_model."
+            )
+    card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
+    device = card.get("serving", {}).get("serving_device", "any")  # older cards do not say
+    if device != "any":
+        raise UserError(
+            f"{folder} was exported with --serving_device={device}, whose "
+            "convolutions are not for other programs; export it with --serving_device=any."
+        )
+    return Served(folder, image_size=image_size)
+
+
+def onnx(served: Served) -> bytes:
+    """Returns the model as ONNX; its metadata hold labels.csv.
+
+    Raises:
+      UserError: if the extra `onnx` is not installed.
+    """
+    try:
+        import onnx as library
+        import tf2onnx
+    except ImportError:
+        raise UserError(
+            "--format=onnx needs tf2onnx and onnx; pip install tf2onnx "
+            + ("onnx" if legacy_keras.tensorflow_version() >= (2, 16) else "'onnx<1.18'")
+        ) from None
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    model, _ = tf2onnx.convert.from_function(
+        served.serve, input_signature=served.inputs, opset=_OPSET
+    )
+    _pad_explicitly(library, model.graph)
+    library.helper.set_model_props(model, {export.LABELS: served.class_table})
+    return model.SerializeToString()
+
+
+def _pad_explicitly(library: Any, graph: Any) -> None:
+    """Writes the padding of convolutions without stride as numbers, in inner graphs too.
+
+    tf2onnx leaves it to the program (auto_pad) where the image's size is not known, and
+    onnxruntime refuses that for atrous convolutions.
+    """
+    sizes = {weights.name: weights.dims[2:] for weights in graph.initializer}
+    for node in graph.node:
+        values = {a.name: library.helper.get_attribute_value(a) for a in node.attribute}
+        for value in values.values():
+            if isinstance(value, library.GraphProto):
+                _pad_explicitly(library, value)
+        strided = max(values.get("strides", [1])) > 1
+        if node.op_type != "Conv" or values.get("auto_pad") != b"SAME_UPPER" or strided:
+            continue
+        rates = values.get("dilations", [1, 1])
+        kernel = values.get("kernel_shape") or sizes[node.input[1]]
+        pads = [(side - 1) // 2 * rate for side, rate in zip(kernel, rates, strict=True)]
+        others = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+        del node.attribute[:]
+        node.attribute.extend([*others, library.helper.make_attribute("pads", pads * 2)])
+
+
+def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarray] = ()) -> bytes:
+    """Returns the model for TensorFlow Lite, with built-in operations only.
+
+    Args:
+      half: whether weights are stored as float16.
+      calibration: images, uint8 [H, W, 3] of one size; with them weights and activations become
+        int8, scaled by the range that activations have on them.
+    Raises:
+      UserError: if TensorFlow Lite cannot express or calibrate the model.
+    """
+    function = served.serve.get_concrete_function()
+    graph = function.graph.as_graph_def()
+    operations = {node.op for part in graph.library.function for node in part.node_def}
+    windows = bool(operations & {"While", "StatelessWhile"})
+    if windows and calibration and served.inputs[0].shape.is_fully_defined():
+        raise UserError(
+            "TensorFlow Lite's calibration crashes for windows (--inference_mode=slide) in images "
+            "of one size; leave --image_size empty."
+        )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], served)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if half or calibration:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if half:
+        converter.target_spec.supported_types = [tf.float16]
+    with _silent_stderr() as stderr:
+        if calibration:
+            shown = tqdm(calibration, unit=" images", disable=None, file=stderr)
+            converter.representative_dataset = lambda: ([image[np.newaxis]] for image in shown)
+        try:
+            return converter.convert()
+        except Exception as error:
+            lacking = re.search(r"^TF Select ops: (.*)", str(error), re.MULTILINE)
+            if not lacking:
+                raise
+            raise UserError(
+                f"TensorFlow Lite lacks operations of this model ({lacking[1]}); give --image_size "
+                "(height,width), or export at one scale."
+            ) from None
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[TextIO]:
+    """Nothing is written to stderr inside, but to the file that is yielded.
+
+    The converter writes pages of notes there, from C++, which no setting turns off.
+    """
+    with os.fdopen(os.dup(2), "w") as stderr, open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield stderr
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+def calibration_images(
+    paths: Sequence[Path], *, count: int, image_size: tuple[int, ...] = ()
+) -> list[np.ndarray]:
+    """Reads `count` images, or all, evenly taken from `paths`: uint8 [H, W, 3] of one size.
+
+    TensorFlow Lite calibrates at one size: `image_size`, or else that of the first image.
+    """
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    read = {paths[place]: image_files.read_image_and_loss(paths[place]) for place in places}
+    image_files.warn_of_dropped_channels([path for path, (_, lost) in read.items() if lost])
+    images = [image for image, _ in read.values()]
+    size = image_size or images[0].shape[:2]
+    return [
+        image if image.shape[:2] == size else transforms.resize_image(image, size).numpy()
+        for image in images
+    ]

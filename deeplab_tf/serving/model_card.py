@@ -1,0 +1,69 @@
+"""What a model is and how it was made, for people who find it on a server."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from deeplab_tf.config import Experiment, flags
+from deeplab_tf.runs import run_dir
+from deeplab_tf.runs.loaded_run import LoadedRun
+from deeplab_tf.runs.run_dir import RunDir
+
+_VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
+
+
+def of_run(run: RunDir, loaded: LoadedRun, used: Experiment) -> dict:
+    """Returns what model_card.json says of a checkpoint of a run.
+
+    Args:
+      used: the run's settings as exported, that is, with the command line's changes.
+    Returns:
+      training: settings of the run; inference: the model and evaluation settings of the export,
+      where they differ from the run's; metrics: scores of this very checkpoint, predicted as the
+      export predicts, each with the file it was found in; versions: of the programs that trained
+      and that exported.
+    """
+    built = loaded.model.config
+    training = flags.settings_of(loaded.experiment)
+    inference = flags.settings_of(dataclasses.replace(used, model=built))
+    return {
+        "step": loaded.step,
+        "dataset": loaded.info.to_json(),
+        "training": training,
+        "inference": {k: v for k, v in inference.items() if training[k] != v},
+        "metrics": metrics_of(
+            run,
+            loaded.step,
+            flags.inference_settings(used, built),
+            of_run=flags.inference_settings(loaded.experiment, loaded.experiment.model),
+        ),
+        "versions": {
+            "training": {name: run.environment().get(name) for name in _VERSIONS},
+            "export": {name: run_dir.environment()[name] for name in _VERSIONS},
+        },
+    }
+
+
+def metrics_of(
+    run: RunDir, step: int, inference: dict[str, str], *, of_run: dict[str, str]
+) -> list[dict]:
+    """Returns the scores of a step in metrics.jsonl and in results.json of folders in the run's.
+
+    Args:
+      inference: the export's inference settings; scores of others, or of unknown ones, are left
+        out.
+      of_run: the run's own, which metrics.jsonl is scored with.
+    """
+    found = []
+    if inference == of_run:
+        found = [{"file": run_dir.METRICS, **entry} for entry in run.scores_at(step)]
+    for path in sorted(run.path.glob("*/results.json")):
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # not ours, or damaged
+            continue
+        if not isinstance(results, dict) or "miou" not in results:
+            continue
+        if results.get("step") == step and results.get("inference") == inference:
+            found.append({"file": str(Path(path.parent.name) / path.name), **results})
+    return found

@@ -1,0 +1,174 @@
+"""What a server runs: signatures that check, decode, predict and survive any request.
+
+A request that is refused gets INVALID_ARGUMENT; the checks come before the work they guard.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab_tf.config import ServingConfig
+from deeplab_tf.data import encoded, records, transforms
+from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.messages import UserError
+
+# Names and meanings are an interface: clients of other programs rely on them.
+INPUTS = {
+    "images": "RGB images of one size, of any height and width.",
+    "encoded_images": "JPEG or PNG files; over REST each as {'b64': ...}.",
+}
+OUTPUTS = {
+    "labels": "The class of each pixel, an index into assets/labels.csv.",
+    "scores": "The probability of each pixel's label, averaged over scales and flips.",
+    "probabilities": "The probability of each class, adding up to 1 at each pixel.",
+}
+
+
+class ServingModule(tf.Module):
+    """Signatures, the variables they read, and the class table; exported as a SavedModel.
+
+    `functions` maps the signatures' names to functions:
+      serving_default: images, uint8 [B, H, W, 3], RGB.
+      serve_encoded: encoded_images, string [B]; resized to `serving_size` if there is one.
+    Both return labels [B, H, W] and, if configured, scores, float32 [B, H, W], and
+    probabilities, float32 [B, H, W, classes].
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: ServingConfig,
+        *,
+        class_table: Path,
+        variables: list[tf.Variable],
+    ):
+        """Args: variables: all that the predictor's function reads."""
+        super().__init__()
+        self.used_variables = variables
+        self.class_table = tf.saved_model.Asset(str(class_table))
+
+        def serve(images):
+            # First of all: a tensor of another rank would abort the server's process
+            # (docs/ancestors.md, TensorFlow).
+            images = tf.ensure_shape(images, [None, None, None, 3])
+            return _outputs(predictor, _checked(images, predictor, config), config)
+
+        def serve_encoded(encoded_images):
+            files = tf.ensure_shape(encoded_images, [None])
+            images = _decoded(_checked_files(files, config), config.serving_size)
+            return _outputs(predictor, _checked(images, predictor, config), config)
+
+        def signature(function: Callable, spec: tf.TensorSpec):
+            return tf.function(function, input_signature=[spec], autograph=False)
+
+        images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+        files = tf.TensorSpec([None], tf.string, name="encoded_images")
+        self.functions = {  # `signatures` is a name of TensorFlow's own
+            "serving_default": signature(serve, images),
+            "serve_encoded": signature(serve_encoded, files),
+        }
+
+
+def _outputs(predictor, images, config):
+    scores = predictor.scores(images)
+    outputs = {"labels": predictor.labels_of(scores)}
+    if config.add_scores or config.add_probabilities:
+        probabilities = predictor.probabilities_of(scores)
+        if config.add_scores:
+            outputs["scores"] = tf.reduce_max(probabilities, axis=-1)
+        if config.add_probabilities:
+            outputs["probabilities"] = probabilities
+    return outputs
+
+
+def _checked(images, predictor, config):
+    """Passes uint8 [B, H, W, 3] on if there are images, not too many and not too large."""
+    shape = tf.shape(images, out_type=tf.int64)[:3]
+    counts = [
+        tf.debugging.Assert(
+            tf.reduce_all(shape > 0), ["images is empty; batch, height and width:", shape]
+        ),
+        _at_most_a_batch(shape[0], config),
+        tf.debugging.Assert(
+            shape[1] * shape[2] <= config.max_image_pixels,
+            [f"images have more than {config.max_image_pixels} pixels; height, width:", shape[1:]],
+        ),
+    ]
+    with tf.control_dependencies(counts):
+        size = tf.identity(shape[1:])
+    pixels = predictor.most_pixels(size)
+    views = tf.debugging.Assert(
+        pixels <= config.max_image_pixels,
+        [
+            f"images have more than {config.max_image_pixels} pixels when resized for "
+            "prediction; height, width, pixels:",
+            size,
+            pixels,
+        ],
+    )
+    with tf.control_dependencies([views]):
+        return tf.identity(images)
+
+
+def _checked_files(files, config):
+    """Passes strings [B] on if the headers are those of images that may be decoded."""
+    count = tf.size(files, out_type=tf.int64)
+    counts = [
+        tf.debugging.Assert(count > 0, ["encoded_images is empty; batch:", count]),
+        _at_most_a_batch(count, config),
+    ]
+    with tf.control_dependencies(counts):
+        files = tf.identity(files)
+    sizes = tf.map_fn(encoded.image_size, files, fn_output_signature=tf.TensorSpec([2], tf.int64))
+    pixels = tf.reduce_prod(sizes, axis=1)
+    checks = [
+        tf.debugging.Assert(
+            tf.reduce_all(pixels > 0),
+            [
+                "an element of encoded_images is not a JPEG or PNG of 8 bits, or is a JPEG in "
+                "CMYK; sizes:",
+                sizes,
+            ],
+        ),
+        tf.debugging.Assert(
+            tf.reduce_all(pixels <= config.max_image_pixels),
+            [f"an image has more than {config.max_image_pixels} pixels; sizes:", sizes],
+        ),
+    ]
+    if not config.serving_size:
+        same = tf.debugging.Assert(
+            tf.reduce_all(sizes == sizes[:1]), ["images of a batch differ in size:", sizes]
+        )
+        checks.append(same)
+    with tf.control_dependencies(checks):
+        return tf.identity(files)
+
+
+def _at_most_a_batch(count, config):
+    return tf.debugging.Assert(
+        count <= config.max_batch_size,
+        [f"a batch of more than {config.max_batch_size} images:", count],
+    )
+
+
+def _decoded(files, size):
+    """Decodes strings [B] to uint8 [B, H, W, 3], resized to `size` if it is not empty."""
+
+    def decode(file):
+        image = encoded.upright(records.decode_image(file), file)
+        return transforms.resize_image(image, size) if size else image
+
+    shape = [*(size or (None, None)), 3]
+    return tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+
+
+class RefusedImage(UserError):
+    """A model that takes other images refuses this one, as for its size."""
+
+
+def reason_of(error: tf.errors.InvalidArgumentError) -> str:
+    """Returns what a check said, without TensorFlow's account of where it stands."""
+    failed = re.search(r"assertion failed: (.*)", str(error))
+    return failed[1] if failed else str(error).splitlines()[0]

@@ -1,0 +1,62 @@
+"""Has TensorFlow use the Keras that this package is written for, without importing TensorFlow.
+
+TensorFlow 2.16 and later bring Keras 3, another library under the old name; Keras 2 goes on as
+tf-keras, which TensorFlow uses if TF_USE_LEGACY_KERAS is set before its Keras is first touched.
+TensorFlow 2.15, whose Keras is Keras 2, does not start with that variable.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+from deeplab_tf.messages import UserError
+
+_SWITCH = "TF_USE_LEGACY_KERAS"
+_DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly")
+
+
+def select() -> None:
+    """Sets or removes TF_USE_LEGACY_KERAS, as the installed TensorFlow needs it."""
+    if tensorflow_version() >= (2, 16):
+        os.environ[_SWITCH] = "1"
+    else:
+        os.environ.pop(_SWITCH, None)
+
+
+def require() -> None:
+    """Makes sure that TensorFlow's Keras is Keras 2, before anything is built with it.
+
+    Raises:
+      UserError: if tf-keras is not installed, or if this process has already used Keras 3.
+    """
+    version = tensorflow_version()
+    if version < (2, 16):
+        return
+
+    minor = ".".join(map(str, version))
+    if importlib.util.find_spec("tf_keras") is None:
+        raise UserError(
+            f"TensorFlow {minor} needs the package tf-keras here, which is not installed; "
+            f"pip install 'tf-keras=={minor}.*'"
+        )
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow and not tensorflow.keras.Model.__module__.startswith("tf_keras."):
+        raise UserError(
+            "This process has already used Keras 3 (tf.keras), and deeplab_tf needs Keras 2; put "
+            "`import deeplab_tf` before the first use of tf.keras, or set TF_USE_LEGACY_KERAS=1 "
+            "before Python starts (in a notebook: restart the kernel first)."
+        )
+
+
+@functools.cache
+def tensorflow_version() -> tuple[int, int]:
+    """Returns major and minor version of the installed TensorFlow; (0, 0) where there is none."""
+    for name in _DISTRIBUTIONS:
+        try:
+            major, minor = importlib.metadata.version(name).split(".")[:2]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return int(major), int(minor)
+    return 0, 0
