@@ -46,8 +46,8 @@ check: $(INSTALLED)
 	$(BIN)/mypy deeplab_tf datasets
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-# The README's speeds; CAMVID=... names the folder with its images. bench-export is not among them:
-# it compares a model that is there already, which CHECKPOINT=... and EXPORT=... name.
+# The speeds of docs/benchmarks.md; CAMVID=... names the folder with its images. bench-export is not
+# among them: it compares a model that is there already, which CHECKPOINT=... and EXPORT=... name.
 bench: camvid bench-train bench-inference bench-input bench-convert bench-eval bench-start \
 	bench-scaling bench-growth
 

@@ -89,7 +89,7 @@ def test_two_thousand_steps_do_not_grow(tiny_experiment):
 
 @pytest.mark.slow
 def test_an_evaluations_memory_does_not_depend_on_the_number_of_images(shapes_dir, tmp_path):
-    # Few sizes, many names: what oneDNN keeps of each new size is no leak (README, "Evaluate").
+    # Few sizes, many names: what oneDNN keeps of each new size is no leak (docs/evaluation.md).
     write_shapes(shapes_dir, tmp_path, "val", times=80)
     info = catalog.load("", tmp_path)
     model = build_model(

@@ -1,5 +1,7 @@
-"""The commands and flags that the pages show are those of this package."""
+"""What the pages show is there: links, headings, paths, commands, flags, job files."""
 
+import ast
+import functools
 import importlib
 import json
 import os
@@ -10,89 +12,186 @@ import pytest
 
 from deeplab_tf.config import flags as config_flags
 from deeplab_tf.distribution import _cluster
-from tests.test_architecture import ROOT
+from tests.test_architecture import ORDER, ROOT
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in [ROOT / "README.md", *ROOT.glob("datasets/*.md"), *ROOT.glob("deeplab_tf/*/*.md")]
+    for folder in (".", "docs", "datasets", "deeplab_tf", "tests", "benchmarks", "configs")
+    for path in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
 }
-CLUSTER = PAGES["deeplab_tf/training/README.md"]
-OF_OTHER_PROGRAMS = {  # pip, TensorFlow Serving, labelme, Slurm
-    "allowed_batch_sizes", "batching_parameters_file", "enable_batching", "model_config_file",
-    "rest_api_port",
-}  # fmt: skip
+CLUSTER = "docs/training.md"
+FENCED = re.compile(r"^( *)```.*?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def commands(page):
-    """Yields program and flags of each command in the page's indented blocks."""
-    blocks = "\n".join(line for line in page.splitlines() if line.startswith("    "))
-    text = blocks.replace("\\\n", " ")
-    text = re.sub(r"\n\s+--(?=\w+=)", " --", text)  # YAML folds its lines
-    for line in re.findall(r"python -m ((?:deeplab_tf|datasets)\.\w+.*)", text):
-        program, *words = shlex.split(line.rstrip("'& "), comments=True)
-        yield program, [word for word in words if word.startswith("--")]  # others stand for more
+def console_commands():
+    """Returns the module of each command that installing the package makes."""
+    setup = (ROOT / "setup.cfg").read_text()
+    found = re.findall(r"^ +([\w-]+) = ([\w.]+):run$", setup, re.MULTILINE)
+    return {name: module.replace("deeplab_tf.datasets", "datasets") for name, module in found}
 
 
-def settings_of(program, monkeypatch):
+INSTALLED = console_commands()
+A_COMMAND = re.compile(
+    rf"(?<![\w/-])(?:python -m ((?:deeplab_tf|datasets)\.\w+)|({'|'.join(INSTALLED)})(?![\w-]))(.*)"
+)
+
+
+def commands(text):
+    """Yields program and words of each command of this package in a page's fenced blocks."""
+    blocks = "\n".join(block for _, block in FENCED.findall(text))
+    blocks = blocks.replace("\\\n", " ")
+    for module, installed, rest in A_COMMAND.findall(blocks):
+        rest = re.split(r" [|>&]|' *$", rest)[0]  # pipes, and the quote that ends a job's script
+        yield module or INSTALLED[installed], shlex.split(rest, comments=True)
+
+
+def prose(text):
+    """Returns a page without its fenced blocks."""
+    return FENCED.sub("", text)
+
+
+@functools.cache
+def settings_of(program):
     """Returns the settings groups of a program, and the overrides that it takes."""
     given = {}
-    monkeypatch.setattr(
-        config_flags,
-        "run",
-        lambda main, settings, *_, overrides=(), **__: given.update(
-            settings=settings, overrides=overrides
-        ),
-    )
-    importlib.import_module(program).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            config_flags,
+            "run",
+            lambda main, settings, *_, overrides=(), **__: given.update(
+                settings=settings, overrides=overrides
+            ),
+        )
+        importlib.import_module(program).run()
     return given["settings"], given["overrides"]
 
 
-ALL = [
-    pytest.param(program, flags, id=f"{page}: {program}")
+@functools.cache
+def flags_of(program):
+    settings, overrides = settings_of(program)
+    names = set(config_flags.parse([], settings, overrides=overrides).values)
+    return names | {f"no{name}" for name in names} | {"flagfile", "help"}
+
+
+def programs():
+    return sorted(set(INSTALLED.values()))
+
+
+def all_flags():
+    return set().union(*map(flags_of, programs()))
+
+
+ALL_COMMANDS = [
+    pytest.param(program, words, id=f"{page}: {program}")
     for page, text in PAGES.items()
-    for program, flags in commands(text)
+    for program, words in commands(text)
 ]
 
 
-@pytest.mark.parametrize(("program", "flags"), ALL)
-def test_every_command_is_taken_by_its_program(program, flags, monkeypatch):
+@pytest.mark.parametrize(("program", "words"), ALL_COMMANDS)
+def test_every_command_is_taken_by_its_program(program, words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings, overrides = settings_of(program, monkeypatch)
-    parsed = config_flags.parse(flags, settings, overrides=overrides)
-    for kind in settings:
-        parsed.read(kind)
+    settings, overrides = settings_of(program)
+    assert all(word.startswith("--") for word in words), words
+    parsed = config_flags.parse(words, settings, overrides=overrides)
+    if words != ["--help"]:
+        for kind in settings:
+            parsed.read(kind)
 
 
-def test_the_pages_have_the_commands_that_are_looked_for():
-    assert len(ALL) == sum(
-        len(re.findall(r"^    .*python -m (?:deeplab_tf|datasets)\.", text, re.MULTILINE))
-        for text in PAGES.values()
-    )
-    found = list(commands(CLUSTER))
-    assert [program for program, _ in found].count("deeplab_tf.train") == 4
-    assert sum("--distribution_strategy=multi_worker_mirrored" in f for _, f in found) == 2
+def test_no_command_hides_in_another_kind_of_block():
+    for page, text in PAGES.items():
+        shown = re.findall(r"^ *(?:exec )?python -m (?:deeplab_tf|datasets)\.", text, re.MULTILINE)
+        found = list(commands(text))
+        assert len(found) >= len(shown), page
+        assert not re.search(r"^ *(?:exec )?python -m", prose(text), re.MULTILINE), page
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_flag_that_a_page_names_exists(page, monkeypatch):
-    programs = [
-        f"{folder.replace('/', '.')}.{path.stem}"
-        for folder in ("deeplab_tf", "datasets")
-        for path in (ROOT / folder).glob("*.py")
-        if "\ndef run() -> None:" in path.read_text()
-    ]
-    known = {"flagfile", "help"} | OF_OTHER_PROGRAMS
-    for program in programs:
-        settings, overrides = settings_of(program, monkeypatch)
-        known |= set(config_flags.parse([], settings, overrides=overrides).values)
-    mentioned = {name for name in re.findall(r"`--(\w+)", PAGES[page]) if "_" in name}
-    assert mentioned and mentioned <= known | {f"no{name}" for name in known}
+def test_every_flag_that_a_page_names_exists(page):
+    text = prose(PAGES[page])
+    mentioned = set(re.findall(r"(?<![\w-])--(\w[\w-]*)", text))
+    assert mentioned <= all_flags(), mentioned - all_flags()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_belongs_to_the_program_that_it_is_named_with(page):
+    """As in `export_model --serving_device=cpu`."""
+    by_name = {program.split(".")[-1]: program for program in programs()} | INSTALLED
+    for span in re.findall(r"`([^`]+)`", prose(PAGES[page])):
+        first, *words = span.removeprefix("python -m ").split()
+        program = by_name.get(first.split(".")[-1])
+        named = re.findall(r"(?<![\w-])--(\w+)", " ".join(words))
+        assert not program or set(named) <= flags_of(program), span
+
+
+def anchors(text):
+    """Returns the anchors that GitHub gives a page's headings."""
+    found = []
+    for heading in re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE):
+        heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+        again = sum(
+            re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found
+        )
+        found.append(f"{slug}-{again}" if again else slug)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(PAGES[page])):
+        if re.match(r"\w+:", link):  # another site's
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_import_of_this_package_works(page):
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("deeplab_tf"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_of_make_exists(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([\w-]+)", PAGES[page], re.MULTILINE)
+    assert set(named) <= targets, set(named) - targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_of_the_repository_exists(page):
+    folders = "configs|constraints|datasets|deeplab_tf|docs|tests|benchmarks|\\.ci"
+    for path in re.findall(rf"`((?:{folders})/[\w./*-]*)`", prose(PAGES[page])):
+        assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+def test_the_map_is_that_of_the_package():
+    """docs/architecture.md has a row for each folder, in the order in which they may import."""
+    rows = re.findall(r"^\| `deeplab_tf/(\w+)", PAGES["docs/architecture.md"], re.MULTILINE)
+    assert rows == [folder for folder in ORDER if folder != "entry points"]
+
+
+def test_what_is_said_to_be_missing_is_missing():
+    """docs/research-deeplab.md names flags of the official package that this one does not have."""
+    _, missing = PAGES["docs/research-deeplab.md"].split("## What is not there")
+    names = set(re.findall(r"`([a-z]+(?:_\w+)+)`", missing))
+    assert names
+    assert not names & all_flags(), names & all_flags()
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_job_files_describe_their_hosts(monkeypatch, index):
     """TF_CONFIG as the shell of each job makes it."""
-    texts = re.findall(r'export TF_CONFIG=("\{.*?\}\}"|\'\{.*?\}\}\')', CLUSTER, flags=re.DOTALL)
+    assignment = r'export TF_CONFIG=("\{.*?\}\}"|\'\{.*?\}\}\')'
+    texts = re.findall(assignment, PAGES[CLUSTER], flags=re.DOTALL)
     assert len(texts) == 3  # by hand, Slurm, Kubernetes
     variables = {"SLURM_PROCID": index, "JOB_COMPLETION_INDEX": index}
     variables["HOSTS"] = '"host1:12345","host2:12345"'

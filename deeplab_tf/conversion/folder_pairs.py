@@ -17,7 +17,7 @@ from deeplab_tf.messages import UserError, counted, warn
 _JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 _POLYGON_ENDINGS = (".json", ".xml", ".txt")
 _POLYGONS = (
-    "polygons are not read: draw them as PNG masks first, as datasets/README.md shows for labelme, "
+    "polygons are not read: draw them as PNG masks first, as docs/data.md shows for labelme, "
     "CVAT, Supervisely and COCO."
 )
 
@@ -132,7 +132,7 @@ class ImagesAndMasks:
             return (
                 f"The image {image} has no mask: {wanted} does not exist, though {elsewhere} does; "
                 "images and masks must lie in folders of the same names below --images_dir and "
-                "--masks_dir, and datasets/README.md shows the links that arrange them so."
+                "--masks_dir, and docs/data.md shows the links that arrange them so."
             )
         similar = [
             path for name, path in self._mask_files if _folded(name).startswith(_folded(stem))

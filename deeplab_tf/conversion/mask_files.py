@@ -40,7 +40,7 @@ def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Imag
     if depth := files.deeper_than_8_bits(content):
         raise UserError(
             f"The mask {name} has {depth}, and masks have 8; save its values in a grey PNG with "
-            "8 bits (datasets/README.md has the lines that do it)."
+            "8 bits (docs/data.md has the lines that do it)."
         )
     image = decoding.open_image(content, name, decode=False)
     if image.format == "PNG" and b"eXIf" in content:  # it may come after the pixels

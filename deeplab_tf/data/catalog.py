@@ -212,16 +212,16 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
     known = ", ".join(sorted(KNOWN))
     if not dataset_dir:
         raise UserError(
-            "--dataset_dir is empty; give the folder that a builder wrote (datasets/README.md)."
+            "--dataset_dir is empty; give the folder that a builder wrote (docs/data.md)."
         )
     if not Path(dataset_dir).is_dir():
         raise UserError(
             f"--dataset_dir={dataset_dir} is not a folder; give the one that a builder wrote "
-            "(datasets/README.md)."
+            "(docs/data.md)."
         )
     raise UserError(
         f"--dataset_dir={dataset_dir} has no {MANIFEST}; give the folder that a builder wrote "
-        f"(datasets/README.md), or for shards without it also their --dataset: {known}."
+        f"(docs/data.md), or for shards without it also their --dataset: {known}."
     )
 
 

@@ -389,12 +389,12 @@ def test_splits_above_images_and_masks_are_explained_and_linked(tmp_path):
             data,
             r"train/images/traini0\.png does not exist, though \S*train/masks/traini0\.png does",
         ),
-        (inner, "For folders such as train/images, datasets/README.md shows the links"),
+        (inner, "For folders such as train/images, docs/data.md shows the links"),
     ):
         with pytest.raises(UserError, match=message):
             built(tmp_path, PLAIN, val_fraction=0.0, **folders)
 
-    for part in ("images", "masks"):  # as the README does it
+    for part in ("images", "masks"):  # as docs/data.md does it
         (tmp_path / part).mkdir()
         for split in ("train", "val"):
             (tmp_path / part / split).symlink_to(Path("..", "data", split, part))

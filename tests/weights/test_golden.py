@@ -15,7 +15,7 @@ from tests.weights import writers
 
 SSSEG, OFFICIAL = "ssseg_r50_os16_c150", "official_r50beta_os16_c21"
 HERE = Path(rule.__file__).parent
-BOUND = 1e-5  # of the golden logits' standard deviation, as the README says
+BOUND = 1e-5  # of the golden logits' standard deviation, as docs/weights.md says
 
 
 def weights_of(name, layout):
