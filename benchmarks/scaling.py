@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks import pairs
-from deeplab_tf.config import Config, setting
-from deeplab_tf.config import flags as config_flags
+from deeplab_tf.config import Config, flags, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +33,8 @@ def main(config: ScalingConfig) -> None:
 
     def program(title, **settings):
         settings |= {"depth": config.depth, "batch_size": config.batch_size}
-        flags = [f"--{name}={value}" for name, value in settings.items()]
-        return pairs.Program(title, pairs.ours("scaling", *flags, "--worker"))
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return pairs.Program(title, pairs.ours("scaling", *options, "--worker"))
 
     # Parts save memory where that of the images outweighs the sum of gradients.
     for title, crop_size, other in (
@@ -97,4 +96,4 @@ def work(config: ScalingConfig) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, [ScalingConfig], (__doc__ or "").strip())
+    flags.run(main, [ScalingConfig], (__doc__ or "").strip())

@@ -3,8 +3,8 @@
     python -m datasets.build_ade20k_data --ade20k_root=ADEChallengeData2016 --output_dir=records
 
 The archive is ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark. In its annotations 0
-is "other" and becomes the ignored label; k becomes class k - 1. --official_classes keeps the
-annotations as they are, as Google's package does: 151 classes, the ignored label is 0.
+means "other" and becomes the ignored label; k becomes class k - 1. --official_classes keeps the
+annotations as they are, like Google's package: 151 classes, with the ignored label 0.
 """
 
 from dataclasses import dataclass
@@ -36,15 +36,16 @@ class ADE20KConfig(building.DownloadConfig):
         "Unpacked archive: the folder with images/ and annotations/.",
     )
     official_classes: bool = setting(
-        False, "Whether class 0 is kept as the ignored one of 151 (data set ade20k_151)."
+        False, "Whether to keep 151 classes, of which class 0 is ignored (data set ade20k_151)."
     )
 
 
 def main(config: ADE20KConfig) -> None:
-    """Converts both splits; those already converted from the same files are left alone."""
+    """Converts both splits; skips those already converted from the same files."""
     root = Path(config.ade20k_root)
     if config.download:
         archives.install(ARCHIVE, root, flag="ade20k_root", mirror=config.download_mirror)
+
     info = catalog.load("ade20k_151" if config.official_classes else "ade20k", "")
     coding = masks.MaskCoding(
         num_classes=info.num_classes,
@@ -55,7 +56,7 @@ def main(config: ADE20KConfig) -> None:
 
 
 def find_pairs(root: Path, split: str) -> list[FilePair]:
-    """Returns a split's images and annotations, in the order of their names.
+    """Returns the images and annotations of a split, in the order of their names.
 
     Raises:
       UserError: if a folder or an annotation is missing.
@@ -64,6 +65,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {HELP}")
+
     pairs = [
         FilePair(name, path, masks / f"{name}.png")
         for name, path in building.list_images(images, ".jpg")

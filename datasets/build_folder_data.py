@@ -33,15 +33,15 @@ class FolderConfig(building.BuilderConfig):
     )
     class_list: str = setting(
         "",
-        "Classes in the order of their train ids: names, one a line; a CSV file with the column "
+        "Classes in the order of their train ids: names, one per line; a CSV file with the column "
         "name and optionally r, g, b and label_id (values in masks, such as 7;8); or CVAT's "
         "labelmap.txt.",
     )
-    dataset: str = setting("", "Data set's name; the name of output_dir by default.")
+    dataset: str = setting("", "Name of the data set; by default the name of output_dir.")
     ignore_label: tuple[int, ...] = setting(
         (),
         "Mask values of pixels that do not count; 255 by default, unless it is a class's label_id. "
-        "Records keep a single value; several values, or any with label_ids, become 255.",
+        "Records keep a single value as it is; several values, or any with label_ids, become 255.",
         least=0,
     )
     ignore_colors: tuple[int, ...] = setting(
@@ -49,25 +49,25 @@ class FolderConfig(building.BuilderConfig):
     )
     mask_encoding: str = setting(
         "auto",
-        "What a mask's pixels mean. index: their values (RGB masks need R = G = B). color: their "
-        "colours, also in palette and grey masks. auto: values in grey and palette masks, colours "
-        "in RGB masks; refuses masks whose values and colours name different classes.",
+        "How to read masks. index: values (RGB masks need R = G = B). color: colours, even of "
+        "palette and grey masks. auto: values of grey and palette masks, colours of RGB masks; "
+        "refuses masks whose values and colours mean different classes.",
         choices=("auto", "index", "color"),
     )
     image_suffix: str = setting(
-        "", "Ending of images' names that their masks' names lack, as _sat in 1_sat.jpg."
+        "", "Ending of image names that mask names lack, such as _sat in 1_sat.jpg."
     )
     mask_suffix: str = setting(
-        "", "Ending of masks' names that their images' names lack, as _mask in 1_mask.png."
+        "", "Ending of mask names that image names lack, such as _mask in 1_mask.png."
     )
     split_lists: tuple[str, ...] = setting(
         (),
-        "Splits as NAME=FILE; each line of a file is an image's name or path, or the paths of an "
-        "image and its mask.",
+        "Splits as NAME=FILE; each line of a file is the name or path of an image, or the paths of "
+        "an image and its mask.",
         names="named_files",
     )
     val_fraction: float = setting(
-        0.0, "Share of images put in split val, the rest in train.", least=0
+        0.0, "Share of the images that go to the split val; the rest go to train.", least=0
     )
     split_seed: int = setting(0, "Seed of the random choice for val_fraction.", least=0)
 
@@ -75,6 +75,7 @@ class FolderConfig(building.BuilderConfig):
         super().__post_init__()
         for name in ("images_dir", "masks_dir", "class_list"):
             require_given(name, getattr(self, name), "a path")
+
         require(
             self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
         )
@@ -82,6 +83,7 @@ class FolderConfig(building.BuilderConfig):
         require(only_one, "val_fraction", self.val_fraction, "0 with --split_lists")
         has_effect = bool(self.val_fraction or not self.split_seed)
         require(has_effect, "split_seed", self.split_seed, "0 without --val_fraction")
+
         require(
             all(value <= 255 for value in self.ignore_label),
             "ignore_label",
@@ -103,7 +105,7 @@ class FolderConfig(building.BuilderConfig):
 
 
 def main(config: FolderConfig) -> None:
-    """Converts all splits; those already converted from the same files are left alone."""
+    """Converts all splits; skips those already converted from the same files."""
     class_list = class_lists.read_class_list(Path(config.class_list))
     coding = mask_coding(config, class_list)
     output_dir = Path(config.output_dir)
@@ -116,19 +118,22 @@ def main(config: FolderConfig) -> None:
 
 
 def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> masks.MaskCoding:
-    """Returns what the masks' values and colours mean, by the class list and the settings.
+    """Returns what the values and colours of masks mean, from the class list and the settings.
 
     Raises:
-      UserError: if a value or colour is to mean two things.
+      UserError: if a value or colour would mean two things.
     """
     classes = class_list.classes
-    class_of = {value: own.name for own in classes for value in own.label_ids}
+    class_of = {
+        value: label_class.name for label_class in classes for value in label_class.label_ids
+    }
     too_large = [value for value in class_of if value > 255]
     if too_large:
         raise UserError(
             f"The class list {config.class_list} has the label_id {too_large[0]}; masks have 8 "
-            "bits, so values of 0 to 255."
+            "bits, so values are 0 to 255."
         )
+
     stated = tuple(dict.fromkeys(config.ignore_label))
     ignored = stated or (() if 255 in class_of else (255,))
     for value in ignored:
@@ -138,8 +143,10 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
                 f"{config.class_list}; take it out of one of them."
             )
 
-    # One ignored value next to values that are train ids already: nothing is mapped.
-    are_indices = all(own.label_ids in ((), (index,)) for index, own in enumerate(classes))
+    # If the values are train ids already and one value is ignored, no value has to change.
+    are_indices = all(
+        label_class.label_ids in ((), (index,)) for index, label_class in enumerate(classes)
+    )
     is_plain = are_indices and len(ignored) == 1
     ignore_label = ignored[0] if is_plain else 255
     if is_plain and config.ignore_colors and ignore_label < len(classes):
@@ -149,9 +156,10 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
             f"its pixels would be ignored too; leave --ignore_label out. (To ignore {name!r} on "
             "purpose, remove its line from the class list and add its colour to --ignore_colors.)"
         )
+
     index_map = [-1] * 256
-    for index, own in enumerate(classes):
-        for value in own.label_ids or (index,):
+    for index, label_class in enumerate(classes):
+        for value in label_class.label_ids or (index,):
             index_map[value] = index
     for value in ignored:
         index_map[value] = ignore_label
@@ -164,14 +172,14 @@ def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> mask
         encoding=config.mask_encoding,
         ignored_values=stated,
         index_map=() if is_plain else tuple(index_map),
-        class_names=tuple(own.name for own in classes),
+        class_names=tuple(label_class.name for label_class in classes),
         class_list=config.class_list,
     )
 
 
 def _colors(config: FolderConfig, class_list: class_lists.ClassList) -> tuple[masks.Color, ...]:
     if class_list.has_colors:
-        return tuple(own.color for own in class_list.classes)
+        return tuple(label_class.color for label_class in class_list.classes)
     if config.mask_encoding == "color":
         raise UserError(
             f"--mask_encoding=color needs the classes' colours, and {config.class_list} has none; "
@@ -185,22 +193,22 @@ def _ignore_colors(
 ) -> tuple[masks.Color, ...]:
     flat = config.ignore_colors
     colors = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3))
-    for own in class_list.classes if class_list.has_colors else ():
-        if own.color in colors:
+    for label_class in class_list.classes if class_list.has_colors else ():
+        if label_class.color in colors:
             raise UserError(
-                f"--ignore_colors has the colour of {own.name!r} in {config.class_list}, "
-                f"{','.join(map(str, own.color))}; take it out of one of them."
+                f"--ignore_colors has the colour of {label_class.name!r} in {config.class_list}, "
+                f"{','.join(map(str, label_class.color))}; take it out of one of them."
             )
     return colors
 
 
 def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
-    """Returns each split's image and mask files, in the order of their names.
+    """Returns the image and mask files of each split, in the order of their names.
 
     Raises:
-      UserError: if a folder, image or mask is missing, or the splits cannot be told.
+      UserError: if a folder, image or mask is missing, or it is not clear which splits there are.
     """
-    found = folder_pairs.ImagesAndMasks(
+    images_and_masks = folder_pairs.ImagesAndMasks(
         folder_pairs.Layout(
             Path(config.images_dir),
             Path(config.masks_dir),
@@ -208,20 +216,23 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
             mask_suffix=config.mask_suffix,
         )
     )
+    names = images_and_masks.images
     if config.split_lists:
-        members = _listed_members(config, found)
+        members = _listed_members(config, images_and_masks)
     elif config.val_fraction:
-        members = _random_members(config, list(found.images))
+        members = _random_members(config, list(names))
     else:
-        members = _members_by_folder(list(found.images), Path(config.images_dir))
+        members = _members_by_folder(list(names), Path(config.images_dir))
     splits = {
-        split: [encoding.FilePair(found.images[path], path, found.mask_of(path)) for path in some]
-        for split, some in members.items()
+        split: [
+            encoding.FilePair(names[path], path, images_and_masks.mask_of(path)) for path in paths
+        ]
+        for split, paths in members.items()
     }
 
-    if unlisted := len(found.images) - len(set().union(*members.values())):
+    if unlisted := len(names) - len(set().union(*members.values())):
         warn(
-            f"{config.images_dir}: left out {counted(unlisted, 'image')} of {len(found.images)}, "
+            f"{config.images_dir}: left out {counted(unlisted, 'image')} of {len(names)}, "
             "which no split's list names."
         )
     _warn_of_shared_images(splits)
@@ -229,6 +240,7 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
 
 
 def _random_members(config: FolderConfig, images: list[Path]) -> dict[str, list[Path]]:
+    """Draws the images of the split val; the others go to train."""
     if len(images) == 1:
         raise UserError(
             f"--val_fraction={config.val_fraction} needs two images, and {config.images_dir} holds "
@@ -246,30 +258,34 @@ def _random_members(config: FolderConfig, images: list[Path]) -> dict[str, list[
 
 
 def _listed_members(
-    config: FolderConfig, found: folder_pairs.ImagesAndMasks
+    config: FolderConfig, images_and_masks: folder_pairs.ImagesAndMasks
 ) -> dict[str, list[Path]]:
+    """Returns the images of each split that --split_lists names."""
     members: dict[str, list[Path]] = {}
     for part in config.split_lists:
         split, _, list_path = part.partition("=")
         if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
             raise UserError(
                 f"--split_lists={part} is not possible; allowed: NAME=FILE, once for each split, "
-                "with a name of letters, digits, '_', '-' and '.', as train=a.txt,val=b.txt."
+                "with a name of letters, digits, '_', '-' and '.', such as train=a.txt,val=b.txt."
             )
-        members[split] = _read_list(split, Path(list_path), config, found)
+        members[split] = _read_list(split, Path(list_path), config, images_and_masks)
     return members
 
 
 def _read_list(
-    split: str, list_path: Path, config: FolderConfig, found: folder_pairs.ImagesAndMasks
+    split: str,
+    list_path: Path,
+    config: FolderConfig,
+    images_and_masks: folder_pairs.ImagesAndMasks,
 ) -> list[Path]:
     """Returns the images that a list names, in its order."""
     images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
-    by_name = {name: path for path, name in found.images.items()}
+    by_name = {name: path for path, name in images_and_masks.images.items()}
 
     def image_of(text: str) -> Path | None:
         """Returns the image that a text names, by name or path, with or without ending."""
-        for name in (text, *_inside(text, images_dir)):
+        for name in (text, *_paths_inside(text, images_dir)):
             if image := by_name.get(name) or by_name.get(_without_ending(name)):
                 return image
         return None
@@ -277,10 +293,13 @@ def _read_list(
     def image_of_line(line: str) -> Path | None:
         if image := image_of(line):
             return image
-        for gap in re.finditer(r"[\s,;]+", line):  # an image and its mask
+
+        # An image and its mask. Any gap may be the one between them, since names may have spaces.
+        for gap in re.finditer(r"[\s,;]+", line):
             image, mask = image_of(line[: gap.start()]), line[gap.end() :]
-            named = [masks_dir / name for name in (mask, *_inside(mask, masks_dir))]
-            if image and any(map(found.mask_of(image).samefile, filter(Path.exists, named))):
+            paths = [masks_dir / name for name in (mask, *_paths_inside(mask, masks_dir))]
+            existing = filter(Path.exists, paths)
+            if image and any(map(images_and_masks.mask_of(image).samefile, existing)):
                 return image
         return None
 
@@ -289,14 +308,15 @@ def _read_list(
         f"The list of split {split!r},",
         is_content=lambda line: image_of_line(line) is not None,
     )
-    members: dict[Path, None] = {}  # in the list's order
+
+    members: dict[Path, None] = {}  # a set that keeps the order of the list
     for number, line in lines:
         image = image_of_line(line)
         where = f"Line {number} of {list_path}, {line!r},"
         if image is None:
             raise UserError(
-                f"{where} names no image in {images_dir}; a line must be an image's name, its "
-                "path from that folder or to it, or that path and its mask's."
+                f"{where} names no image in {images_dir}; a line must be the name of an image, its "
+                "path from that folder or to it, or that path and the path of its mask."
             )
         if image in members:
             raise UserError(f"{where} names {image}, which an earlier line names too.")
@@ -309,27 +329,29 @@ def _without_ending(name: str) -> str:
     return name.removesuffix(ending) if ending.lower() in files.IMAGE_ENDINGS else name
 
 
-def _inside(text: str, folder: Path) -> list[str]:
-    """Returns what a path in a list may be called from `folder`: of its folders, the last lead it.
+def _paths_inside(text: str, folder: Path) -> list[str]:
+    """Returns which paths from `folder` a path in a list may mean.
 
-    Lists say images/a.jpg, ./images/a.jpg, ../images/a.jpg or the whole path.
+    For a folder .../data/images, lists may say a.jpg, images/a.jpg, ./images/a.jpg,
+    ../images/a.jpg, data/images/a.jpg or the whole path: any number of the last folders may lead.
     """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    found = ["/".join(parts)]
-    for own in {folder.absolute().parts, folder.resolve().parts}:
+    paths = ["/".join(parts)]
+    for folders in {folder.absolute().parts, folder.resolve().parts}:
         for count in range(1, len(parts)):
-            if own[-count:] == tuple(parts[:count]):
-                found.append("/".join(parts[count:]))
-    return found
+            if folders[-count:] == tuple(parts[:count]):
+                paths.append("/".join(parts[count:]))
+    return paths
 
 
 def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[Path]]:
+    """Groups the images by their folder in `images_dir`, whose name is the name of the split."""
     members: dict[str, list[Path]] = {}
     for path in images:
         relative = path.relative_to(images_dir)
         if len(relative.parts) == 1:
             raise UserError(
-                f"{path} lies in no split's folder; put images in {images_dir}/train and "
+                f"{path} is not in the folder of a split; put images in {images_dir}/train and "
                 f"{images_dir}/val, or give --split_lists or --val_fraction. (For folders such as "
                 "train/images, docs/data.md shows the links that turn them round.)"
             )
@@ -338,16 +360,19 @@ def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[P
 
 
 def _warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
-    """Warns where a model would be scored on what it was trained on, whatever the files are called.
+    """Warns of images that are in two splits, even if the files have different names.
 
-    A split whose name holds another's may hold its images, as trainval does train's and val's.
+    A model must not be scored on images that it was trained on. A split whose name contains the
+    name of another may share its images, as trainval does with train and val.
     """
     paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
     first_of = files.first_of_equals(itertools.chain(*paths.values()))
-    in_split = {  # the first image of each content
-        split: {first_of[path]: path for path in reversed(own) if path in first_of}
-        for split, own in paths.items()
+    # For each split, its first image of each content; reversed, since the last one given stays.
+    in_split = {
+        split: {first_of[path]: path for path in reversed(images) if path in first_of}
+        for split, images in paths.items()
     }
+
     for one, other in itertools.combinations(splits, 2):
         shared = sorted(in_split[one].keys() & in_split[other].keys())
         if shared and one not in other and other not in one:
@@ -355,7 +380,7 @@ def _warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) ->
             where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
             warn(
                 f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
-                " a score on images that were trained on says nothing: take them out of one."
+                " a score on training images says nothing: take them out of one split."
             )
 
 

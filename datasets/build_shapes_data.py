@@ -1,12 +1,12 @@
-r"""Draws the "shapes" data set: what the demo and the tests learn from, without any download.
+r"""Draws the "shapes" data set, from which the demo and the tests learn without a download.
 
     python -m datasets.build_shapes_data --output_dir=shapes
     python -m datasets.build_folder_data --images_dir=shapes/images --masks_dir=shapes/masks \
         --class_list=shapes/classes.csv --output_dir=records
 
-Six kinds of textured shapes of varied size, turn, colour and light lie over each other on
-cluttered backgrounds. Masks are palette PNGs like those of PASCAL VOC, with a border of the
-ignored label around every shape. Everything follows from the seed and the image's number.
+Six kinds of textured shapes overlap on cluttered backgrounds; their size, turn, colour and light
+vary. Masks are palette PNGs like those of PASCAL VOC, with a border of the ignored label around
+every shape. Everything follows from the seed and the number of the image.
 """
 
 import shutil
@@ -38,7 +38,7 @@ class ShapesConfig(Config):
     output_dir: str = setting("", "Folder for images/, masks/ and classes.csv.")
     num_train: int = setting(480, "Images in split train.", least=1)
     num_val: int = setting(100, "Images in split val.", least=1)
-    seed: int = setting(0, "Seed of everything drawn.", least=0)
+    seed: int = setting(0, "Seed of everything that is drawn.", least=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -48,14 +48,17 @@ class ShapesConfig(Config):
 def main(config: ShapesConfig) -> None:
     """Draws both splits, unless an earlier call with the same settings did."""
     root = Path(config.output_dir)
-    done = root / "drawn.txt"
-    if done.is_file() and done.read_text() == repr(config):
+    marker = root / "drawn.txt"  # written last, so that an interrupted call is not up to date
+    if marker.is_file() and marker.read_text() == repr(config):
         print(f"{root} is up to date.")
         return
-    done.unlink(missing_ok=True)
-    palette = np.zeros([256, 3], np.uint8)  # whole, or Pillow would store 4 bits and cut off 255
+
+    marker.unlink(missing_ok=True)
+    # All 256 colours: with fewer, Pillow would store 4 bits per pixel and cut off the value 255.
+    palette = np.zeros([256, 3], np.uint8)
     palette[: len(COLORS)] = list(COLORS.values())
     rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in COLORS.items()]
+
     for part in ("images", "masks"):
         shutil.rmtree(root / part, ignore_errors=True)
     for split, (number, count) in {
@@ -72,18 +75,20 @@ def main(config: ShapesConfig) -> None:
             mask = Image.fromarray(label)
             mask.putpalette(palette.tobytes())
             mask.save(root / "masks" / split / f"{name}.png")
+
     (root / "classes.csv").write_text("\n".join(["name,r,g,b", *rows]) + "\n")
-    done.write_text(repr(config))
+    marker.write_text(repr(config))
     print(f"{root}: {config.num_train} training and {config.num_val} validation images.")
 
 
 def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one image, uint8 [H, W, 3], and its label, uint8 [H, W]; H, W are 112 to 160."""
+    """Draws one image, uint8 [H, W, 3], and its label, uint8 [H, W]; H and W are 112 to 160."""
     height, width = rng.integers(112, 161, 2)
     image = _background(rng, height, width)
     label = np.zeros([height, width], np.uint8)
     for _ in range(rng.integers(2, 6)):
         _draw_shape(rng, image, label)
+
     light = 1 + 0.35 * _ramp(rng, height, width)
     image = image * (rng.uniform(0.7, 1.15) * light)[..., np.newaxis]
     image += rng.normal(0, 5, image.shape)
@@ -91,17 +96,21 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
+    """Draws a random shape over what image and label hold."""
     height, width = label.shape
     kind = int(rng.integers(1, len(COLORS)))
     radius = rng.uniform(18, 44)
     center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
     turn = rng.uniform(0, 2 * np.pi)
+
+    # u and v are the pixels' coordinates along the axes of the shape.
     y, x = np.mgrid[:height, :width]
     y, x = y - center_y, x - center_x
     u = np.cos(turn) * x + np.sin(turn) * y
     v = np.cos(turn) * y - np.sin(turn) * x
-    inside, texture = list(_KINDS.values())[kind - 1]
-    body = inside(u, v, radius)
+    is_inside, texture = list(_KINDS.values())[kind - 1]
+    body = is_inside(u, v, radius)
+
     first = np.clip(list(COLORS.values())[kind] + rng.uniform(-40, 40, 3), 0, 255)
     second = first * rng.uniform(0.2, 0.6)
     share = texture(u, v, rng)[..., np.newaxis]
@@ -111,7 +120,7 @@ def _draw_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
 
 
 def _border(body: np.ndarray) -> np.ndarray:
-    """Cells on either side of the body's edge."""
+    """Returns the pixels on either side of the body's edge, bool [H, W]."""
     padded = np.pad(body, 1, mode="edge")
     height, width = body.shape
     around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -122,8 +131,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     first, second = _dull_color(rng), _dull_color(rng)
     blend = (_ramp(rng, height, width)[..., np.newaxis] + 1) / 2
     image = first * blend + second * (1 - blend)
+
     y, x = np.mgrid[:height, :width]
-    for _ in range(rng.integers(6, 16)):  # clutter: soft blobs and bars, without texture
+    for _ in range(rng.integers(6, 16)):  # clutter: soft blobs and bars without texture
         turn, size = rng.uniform(0, np.pi), rng.uniform(4, 22)
         center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
         across = np.cos(turn) * (x - center_x) + np.sin(turn) * (y - center_y)
@@ -139,13 +149,13 @@ def _dull_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A plane from -1 to 1 across the picture, in a random direction."""
+    """Returns a plane that rises from -1 to 1 across the picture, in a random direction."""
     turn = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return (np.cos(turn) * x + np.sin(turn) * y) / 2**0.5
 
 
-# Each kind: which points (u, v) belong to the body of a radius, and its texture, 0..1.
+# For each kind of shape: which points (u, v) are inside a shape of radius r, and its texture, 0..1.
 
 
 def _disc(u, v, r):

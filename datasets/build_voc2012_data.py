@@ -3,9 +3,9 @@ r"""Converts PASCAL VOC 2012 to TFRecords, with the extra labels of SBD: 21 clas
     python -m datasets.build_voc2012_data --voc_root=VOCdevkit/VOC2012 \
         --sbd_root=benchmark_RELEASE --output_dir=records
 
-Splits train, val and trainval are those of ImageSets/Segmentation. `trainaug` joins train and
-val of SBD (Hariharan et al. 2011) with VOC's train and leaves VOC's val out: 10,582 images; masks
-are VOC's own where there is one. 255 in VOC's masks is the ignored label.
+The splits train, val and trainval are those of ImageSets/Segmentation. `trainaug` is train and val
+of SBD (Hariharan et al. 2011) together with VOC's train, without VOC's val: 10,582 images. Images
+of VOC's train keep their masks of VOC. 255 in VOC's masks is the ignored label.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from deeplab_tf.messages import UserError
 
 VOC = archives.Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-    algorithm="md5",  # as torchvision publishes it; the size as TensorFlow Datasets does
+    algorithm="md5",  # hash as torchvision publishes it, size as TensorFlow Datasets does
     digest="6cd6e144f989b92b3379bac3b3de84fd",
     folder="VOCdevkit/VOC2012",
     size=1_999_639_040,
@@ -43,7 +43,7 @@ class VOC2012Config(building.DownloadConfig):
         "./VOCdevkit/VOC2012", "Folder with JPEGImages/, SegmentationClass/ and ImageSets/."
     )
     sbd_root: str = setting(
-        "./benchmark_RELEASE", "Folder with dataset/ of SBD; only trainaug needs it."
+        "./benchmark_RELEASE", "SBD's folder with dataset/; only the split trainaug needs it."
     )
     splits: tuple[str, ...] = setting(SPLITS, "Splits to convert.")
 
@@ -53,12 +53,13 @@ class VOC2012Config(building.DownloadConfig):
 
 
 def main(config: VOC2012Config) -> None:
-    """Converts the splits; those already converted from the same files are left alone."""
+    """Converts the splits; skips those already converted from the same files."""
     voc_root, sbd_root = Path(config.voc_root), Path(config.sbd_root)
     if config.download:
         archives.install(VOC, voc_root, flag="voc_root", mirror=config.download_mirror)
         if "trainaug" in config.splits:
             archives.install(SBD, sbd_root, flag="sbd_root", mirror=config.download_mirror)
+
     info = catalog.load("pascal_voc_seg", "")
     coding = masks.MaskCoding(num_classes=info.num_classes, ignore_label=info.ignore_label)
     pairs = {split: find_pairs(split, voc_root, sbd_root) for split in config.splits}
@@ -66,7 +67,7 @@ def main(config: VOC2012Config) -> None:
 
 
 def find_pairs(split: str, voc_root: Path, sbd_root: Path) -> list[FilePair]:
-    """Returns a split's images and masks, in the order of its list; trainaug in that of names.
+    """Returns the images and masks of a split, in the order of its list; trainaug sorted by name.
 
     Raises:
       UserError: if a folder, a list, an image or a mask is missing.
@@ -74,7 +75,8 @@ def find_pairs(split: str, voc_root: Path, sbd_root: Path) -> list[FilePair]:
     if not voc_root.is_dir():
         raise UserError(f"{voc_root} does not exist; {VOC.help('voc_root')}")
     if split == "trainaug":
-        return _trainaug(voc_root, sbd_root)
+        return _trainaug_pairs(voc_root, sbd_root)
+
     pairs = [_voc_pair(name, voc_root) for name in _voc_list(split, voc_root)]
     building.require_files(pairs, VOC.help("voc_root"))
     return pairs
@@ -90,21 +92,24 @@ def _voc_pair(name: str, voc_root: Path) -> FilePair:
     return FilePair(name, image, voc_root / "SegmentationClass" / f"{name}.png")
 
 
-def _trainaug(voc_root: Path, sbd_root: Path) -> list[FilePair]:
+def _trainaug_pairs(voc_root: Path, sbd_root: Path) -> list[FilePair]:
+    """Returns the pairs of trainaug, each with VOC's mask, or SBD's if VOC's train lacks it."""
     help = f"{SBD.help('sbd_root')[:-1]}, or leave trainaug out of --splits."
     if not sbd_root.is_dir():
         raise UserError(f"{sbd_root} does not exist; {help}")
-    of_sbd = [
+
+    in_sbd = [
         name
         for part in ("train", "val")
         for name in building.read_list(sbd_root / "dataset" / f"{part}.txt", help)
     ]
-    of_voc, held_out = set(_voc_list("train", voc_root)), set(_voc_list("val", voc_root))
+    in_voc, held_out = set(_voc_list("train", voc_root)), set(_voc_list("val", voc_root))
+
     pairs = []
-    for name in sorted((of_voc | set(of_sbd)) - held_out):
+    for name in sorted((in_voc | set(in_sbd)) - held_out):
         pair = _voc_pair(name, voc_root)
         building.require_files([FilePair(name, pair.image_path, None)], VOC.help("voc_root"))
-        if name in of_voc:
+        if name in in_voc:
             building.require_files([pair], VOC.help("voc_root"))
         else:
             mask = sbd_root / "dataset" / "cls" / f"{name}.mat"

@@ -1,7 +1,7 @@
 """Semantic image segmentation with DeepLab in TensorFlow 2 and Keras.
 
-Importing the package does not import TensorFlow, but says which Keras TensorFlow is to use
-(`deeplab_tf.startup.legacy_keras`); so it comes before the first use of tf.keras.
+Importing the package does not import TensorFlow, but it decides which Keras TensorFlow will use
+(`deeplab_tf.startup.legacy_keras`). So import it before the first use of tf.keras.
 """
 
 import sys
@@ -16,23 +16,24 @@ if "tensorflow" in sys.modules:
 
 
 def load_model(run_dir, output_stride=None, checkpoint=""):
-    """Returns the Keras model of a run's folder, one of its checkpoints restored.
+    """Returns the Keras model of a run's folder, with one of its checkpoints restored.
 
-    The logger `deeplab_tf` says which one (level INFO), and warns if a better or newer one is kept.
+    The logger `deeplab_tf` says which checkpoint it is (level INFO). It warns instead if you did
+    not choose one and the folder has a better or newer one.
 
     Args:
       run_dir: folder of a run or of an imported checkpoint, or one checkpoint in it
         (.../model.ckpt-1000).
-      output_stride: unrolls the network at another output stride than it was trained at.
-      checkpoint: "newest", "best" (of the validations in training) or a step; empty takes the one
-        that run_dir names, or the newest whole one of a folder.
+      output_stride: builds the network at another output stride than it was trained at.
+      checkpoint: "newest", "best" (of those validated during training) or a step; empty takes the
+        one that run_dir names, or the newest undamaged one in a folder.
     Returns:
-      A `deeplab_tf.models.deeplab.DeepLab`. Called on float32 RGB images [B, H, W, 3] in 0..255
-      it returns a dict with `logits` (float32, at stride resolution, before enlarging) and, where
-      trained, `aux_logits`.
+      A `deeplab_tf.models.deeplab.DeepLab`. Called on float32 RGB images [B, H, W, 3] in 0..255,
+      it returns a dict with `logits` (float32, at the resolution of the output stride) and, if the
+      model was trained with an auxiliary head, `aux_logits`.
     Raises:
-      deeplab_tf.config.UserError: if there is no run in the folder, or not that checkpoint, or
-        run_dir names another one than `checkpoint`.
+      deeplab_tf.config.UserError: if the folder has no run, or not that checkpoint, or run_dir and
+        `checkpoint` name two different ones.
     """
     import logging
 
@@ -44,7 +45,8 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
     loaded = loaded_run.load(
         run_dir, checkpoint=choice, output_stride=output_stride, written=as_argument
     )
-    chosen = choice or checkpoint_choice.split(run_dir)[1] is not None
-    level = logging.WARNING if loaded.others and not chosen else logging.INFO
+
+    was_chosen = choice or checkpoint_choice.split(run_dir)[1] is not None
+    level = logging.WARNING if loaded.others and not was_chosen else logging.INFO
     logging.getLogger(__name__).log(level, "%s: %s", run_dir, loaded.standing)
     return loaded.model

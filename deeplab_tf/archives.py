@@ -1,4 +1,4 @@
-"""Fetching published archives: resumed downloads, checked sizes and hashes, safe unpacking."""
+"""Fetches published archives: resumes downloads, checks sizes and hashes, unpacks safely."""
 
 import errno
 import hashlib
@@ -26,7 +26,7 @@ from deeplab_tf.messages import UserError
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _TIMEOUT_SECONDS = 30
-_NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try again
+_NETWORK_FAULTS = (  # not every OSError: trying again does not help against a full disk
     urllib.error.URLError,
     http.client.HTTPException,
     ConnectionError,
@@ -35,7 +35,7 @@ _NETWORK_FAULTS = (  # and not every OSError: a full disk is no reason to try ag
     EOFError,
 )
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
-_PASSING_ANSWERS = (408, 429, 500, 502, 503, 504)
+_TEMPORARY_ANSWERS = (408, 429, 500, 502, 503, 504)  # HTTP status codes
 _DAMAGED_ARCHIVE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -52,10 +52,12 @@ _DAMAGED_ARCHIVE = (
 class Archive:
     """A published file.
 
-    url: where it is. algorithm, digest: its published hash, such as ("md5", "6cd6..."), or the
-    beginning of one; empty where none is published.
-    folder: the folder, relative to where it is unpacked, that it fills.
-    size: bytes; 0 where no size is published, and the server's is trusted until the hash decides.
+    url: where it is.
+    algorithm, digest: its published hash, such as ("md5", "6cd6..."); the digest may be only the
+      beginning, and is empty if none is published.
+    folder: the folder that it unpacks to, relative to where it is unpacked.
+    size: in bytes; 0 if none is published. Then the server's size is trusted until the hash is
+      checked.
     """
 
     url: str
@@ -69,34 +71,37 @@ class Archive:
         return PurePosixPath(urllib.parse.urlsplit(self.url).path).name
 
     def help(self, flag: str) -> str:
-        """Returns what to do when the folder given by a flag is not there."""
+        """Returns what the user can do if the folder given by a flag does not exist."""
         return f"unpack {self.url}, give its folder {self.folder} as --{flag}, or add --download."
 
 
 def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> None:
-    """Makes sure that an archive's folder is at `root`: fetches and unpacks it if it is not.
+    """Fetches an archive and unpacks it to `root`, unless that folder has content already.
 
-    The archive is kept next to its folder and may be deleted.
+    The archive file is kept next to the folder that it unpacks to, and may be deleted.
 
     Args:
-      root: where the archive's folder belongs; must end in archive.folder.
+      root: where the archive's folder belongs; must end with archive.folder.
       flag: the flag that gave `root`, for messages.
-      mirror: folder of a web server to fetch the file from in place of its own.
+      mirror: folder of another web server to fetch the file from.
     Raises:
-      UserError: if the root does not fit, or the download fails or is not the published file.
+      UserError: if `root` ends differently, the download fails, or it is not the published file.
     """
     if root.is_dir() and any(root.iterdir()):
         print(f"{root} exists, so it is not fetched; remove it to fetch it again.")
         return
+
     folder = PurePosixPath(archive.folder)
     root = root.absolute()
     if root.parts[-len(folder.parts) :] != folder.parts:
         raise UserError(
             f"--{flag}={root} cannot be filled by --download, because {archive.file_name} unpacks "
-            f"to {folder}; give a path that ends so."
+            f"to {folder}; give a path that ends with it."
         )
     parent = root.parents[len(folder.parts) - 1]
     path = fetch(archive, parent, mirror=mirror)
+
+    # Unpacked into a hidden folder first, so that `root` appears complete or not at all.
     building = parent / f".{archive.file_name}-unpacking"
     shutil.rmtree(building, ignore_errors=True)
     print(f"Unpacking {path}.", flush=True)
@@ -113,29 +118,31 @@ def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> Non
 
 
 def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "") -> Path:
-    """Downloads an archive into a folder, continuing an interrupted download; returns its path.
+    """Downloads an archive into a folder; continues an interrupted download; returns its path.
 
     Args:
-      advice: what else the user can do if it fails; empty is about the builders' flags.
+      advice: what else the user can do if this fails; by default, what a builder's flags allow.
     Raises:
-      UserError: if the server cannot be reached, or the file's size or hash is not the published.
+      UserError: if the server cannot be reached, or the file is not the published one.
     """
     path = folder / archive.file_name
-    found = _difference(path, archive) if path.is_file() else ""
-    if path.is_file() and not found:
+    difference = _difference(path, archive) if path.is_file() else ""
+    if path.is_file() and not difference:
         return path
+
     url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
     if not url.lower().startswith(("http://", "https://")) or not url.isascii() or " " in url:
         raise no_address(url)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     advice = advice or f"fetch the file by hand to {path}, or give another --download_mirror"
-    if found:
-        advice = f"{path} is there, but {found}; {advice}"
-    continued = partial.is_file()
+    if difference:
+        advice = f"{path} exists, but {difference}; {advice}"
+
+    was_continued = partial.is_file()
     _fetch(url, partial, archive.size, advice)
     problem = _difference(partial, archive)
-    if problem and continued:  # what was there may have been the start of another file
+    if problem and was_continued:  # what was there may have been the start of another file
         partial.unlink()
         _fetch(url, partial, archive.size, advice)
         problem = _difference(partial, archive)
@@ -152,16 +159,16 @@ def no_address(url: str) -> UserError:
 
 
 def _fetch(url: str, partial: Path, size: int, advice: str) -> None:
-    """Downloads what is left of a file, in several attempts if need be."""
+    """Downloads the rest of a file, in several attempts if necessary."""
     for attempt in range(_ATTEMPTS):
         try:
             _download(url, partial, size)
             return
         except _NETWORK_FAULTS as error:
             code = getattr(error, "code", 0)
-            if code and code not in _PASSING_ANSWERS:
+            if code and code not in _TEMPORARY_ANSWERS:
                 raise UserError(f"{url} answers {code}; {advice}.") from None
-            # Where the server was never reached there is no network, or no such server.
+            # If the first attempt finds no server, there is no network or no such server.
             if attempt == _ATTEMPTS - 1 or (not attempt and _is_unreachable(error)):
                 reason = getattr(error, "reason", error)
                 if _size_of(partial):
@@ -182,6 +189,11 @@ def _size_of(path: Path) -> int:
 
 
 def _download(url: str, partial: Path, size: int) -> None:
+    """Downloads what `partial` lacks; a server that cannot send a part sends the whole file again.
+
+    Args:
+      size: published size of the file in bytes; 0 if none is published.
+    """
     done = _size_of(partial)
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
@@ -189,16 +201,18 @@ def _download(url: str, partial: Path, size: int) -> None:
     except (ValueError, http.client.InvalidURL):
         raise no_address(url) from None
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send
+        if error.code == 416:  # range not satisfiable: the file is complete
             return
         raise
+
     with response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            done = 0  # this server always sends the whole file
-        left = response.headers.get("Content-Length", "")
-        total = done + int(left) if left.isdecimal() else size
+            done = 0  # the server has sent the whole file, not the part that was asked for
+        length = response.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdecimal() else size
         if size and total != size:
-            raise UserError(f"{url} has {total} bytes, the published file {size}.")
+            raise UserError(f"{url} has {total} bytes, but the published file has {size}.")
+
         bar = {"total": total, "initial": done, "unit": "B", "unit_scale": True}
         with (
             partial.open("ab" if done else "wb") as file,
@@ -207,6 +221,7 @@ def _download(url: str, partial: Path, size: int) -> None:
             while block := response.read(_BLOCK):
                 file.write(block)
                 progress.update(len(block))
+
     if partial.stat().st_size < total:
         raise EOFError("the connection ended early")
 
@@ -215,10 +230,10 @@ def _difference(path: Path, archive: Archive) -> str:
     """Returns how a file differs from the published one; empty if it does not."""
     size = path.stat().st_size
     if archive.size and size != archive.size:
-        return f"has {size} bytes and not {archive.size}"
+        return f"has {size} bytes, not {archive.size}"
     digest = digest_of(path, archive.algorithm)
     if not digest.startswith(archive.digest):
-        return f"has the {archive.algorithm} {digest} and not {archive.digest}"
+        return f"has the {archive.algorithm} {digest}, not {archive.digest}"
     return ""
 
 
@@ -235,8 +250,8 @@ def unpack(path: Path, folder: Path) -> None:
     """Unpacks a tar (plain, gz, bz2, xz) or zip file into a new folder.
 
     Raises:
-      UserError: if it is damaged, or a member would land outside of the folder or is neither a
-        file nor a folder (links and devices have no place in a data set).
+      UserError: if the archive is damaged, or a member would land outside the folder or is neither
+        a file nor a folder (a data set needs no links or devices).
     """
     folder.mkdir(parents=True)
     try:
@@ -256,9 +271,9 @@ def unpack(path: Path, folder: Path) -> None:
         raise UserError(f"{path} cannot be unpacked ({reason}); fetch it again.") from None
 
 
-def _require_inside(archive: Path, name: str, plain: bool) -> None:
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or not plain:
+def _require_inside(archive: Path, name: str, is_plain: bool) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not is_plain:
         raise UserError(
             f"{archive} holds {name!r}, which is not a plain file inside its folder; "
             "it was not unpacked."

@@ -3,12 +3,12 @@
 python -m deeplab_tf.benchmark --flagfile=configs/ade20k_r101_os16.flags [--dataset_dir=RECORDS]
 
 Prints parameters, floating-point operations, images/s, peak memory and, with records, the share of
-the time that the step waits for its input. Nothing is written.
+the time that the step waits for its input. Writes nothing.
 
-Takes all flags of train, so that a command can be timed as it stands. Those that decide what one
-step computes apply. Those that say how long the run is, what it starts from, what it writes and how
-it is validated have no effect here, and steps run one by one, whatever --steps_per_execution is.
-Several hosts are refused.
+Takes all flags of train, so that any training command can be timed as it stands. The flags that
+decide what one step computes apply. The flags for the run's length, initial weights, output and
+validation have no effect here, and steps run one by one, whatever --steps_per_execution is.
+Training on several hosts cannot be timed.
 """
 
 import itertools
@@ -34,28 +34,32 @@ from deeplab_tf.config import (
 class BenchmarkConfig(Config):
     """How often to measure."""
 
-    benchmark_steps: int = setting(10, "Steps timed.", least=1)
-    warmup_steps: int = setting(2, "Steps before them: the first traces the graph.", least=1)
+    benchmark_steps: int = setting(10, "Number of steps to time.", least=1)
+    warmup_steps: int = setting(
+        2, "Number of steps before the timed ones; the first one traces the graph.", least=1
+    )
 
 
 def forward_flops(model: Any, height: int, width: int) -> int:
-    """Returns the floating-point operations of all convolutions for one image.
+    """Returns the floating-point operations of all convolutions in a forward pass of one image.
 
-    A multiplication and an addition are two; products with padding count. The auxiliary head's
-    are included. An image of a training step takes three times as much.
+    A multiplication and an addition count as two operations; products with padding and the
+    convolutions of the auxiliary head count too. A training step takes three times as many per
+    image.
     """
     import numpy as np
     import tensorflow as tf
 
     forward = tf.function(lambda images: model(images))
     graph = forward.get_concrete_function(tf.TensorSpec([1, height, width, 3])).graph
-    maps: dict[str, int] = {}  # cells of the last map that is made under a layer's name
+    cells: dict[str, int] = {}  # layer's name -> height * width of the last map made under it
     for operation in graph.get_operations():
         shape = operation.outputs[0].shape if operation.outputs else tf.TensorShape(None)
         if shape.rank == 4 and shape.is_fully_defined():
-            maps[operation.name.rsplit("/", 1)[0]] = int(np.prod(shape[1:3]))
+            cells[operation.name.rsplit("/", 1)[0]] = int(np.prod(shape[1:3]))
+
     return sum(
-        2 * variable.shape.num_elements() * maps[f"{model.name}/{variable.name.rsplit('/', 1)[0]}"]
+        2 * variable.shape.num_elements() * cells[f"{model.name}/{variable.name.rsplit('/', 1)[0]}"]
         for variable in model.trainable_variables
         if variable.name.split("/")[-1] in ("kernel:0", "depthwise_kernel:0")
     )
@@ -79,21 +83,26 @@ def main(
     from deeplab_tf.training.trainer import compiled_model
 
     one_host = train.distribution_strategy != "multi_worker_mirrored"
-    require(one_host, "distribution_strategy", train.distribution_strategy, "that of one host")
-    reads = bool(data.dataset_dir) or not train.data_service
-    require(reads, "data_service", train.data_service, "none without the records of --dataset_dir")
+    allowed = "mirrored or one_device, since only one host can be timed"
+    require(one_host, "distribution_strategy", train.distribution_strategy, allowed)
+    is_usable = bool(data.dataset_dir) or not train.data_service
+    allowed = "none without the records of --dataset_dir"
+    require(is_usable, "data_service", train.data_service, allowed)
+
     strategy = choose_strategy(train)
     info = catalog.load(data.dataset, data.dataset_dir)
     train = train.for_images(1)  # the schedule's length does not change a step's time
     with seeded(train.seed), strategy.scope():
         network = compiled_model(model, train, info)
     batches = _input(data, model, train, job, info, strategy)
+
     flops = forward_flops(network, *data.train_crop_size)
     parameters = sum(variable.shape.num_elements() for variable in network.trainable_variables)
     print(f"{model.model_variant}, output stride {model.output_stride}, {info.num_classes} classes")
     print(f"parameters: {parameters / 1e6:.2f} M")
     size = "x".join(map(str, data.train_crop_size))
     print(f"forward: {flops / 1e9:.1f} GFLOP an image of {size}")
+
     waits, works = _times(network, batches, train, job, strategy)
     seconds = statistics.median(a + b for a, b in zip(waits, works, strict=True))
     rate = train.train_batch_size / seconds
@@ -101,11 +110,13 @@ def main(
         f"training: {rate:.3g} images/s ({train.train_batch_size} a step, median of {len(works)} "
         f"steps), {3 * flops * rate / 1e9:.0f} GFLOP/s"
     )
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of the process: {peak:.0f} MiB")
     for gpu in tf.config.list_logical_devices("GPU"):
         used = tf.config.experimental.get_memory_info(gpu.name)["peak"] / 2**20
         print(f"peak memory of {gpu.name}: {used:.0f} MiB")
+
     if data.dataset_dir:
         print(
             f"waiting for input: {100 * sum(waits) / (sum(waits) + sum(works)):.1f} % of the time"
@@ -113,29 +124,30 @@ def main(
 
 
 def _times(network, batches, train, job, strategy) -> tuple[list[float], list[float]]:
-    """Returns the seconds that each step waited for its batch, and those it computed."""
+    """Returns for each step the seconds that it waited for its batch, and the seconds it ran."""
     import tensorflow as tf
 
     train_step = network.train_step
-    if train.jit_compile:  # as Keras does
+    if train.jit_compile:  # Keras does the same in `fit`
         train_step = tf.function(train_step, jit_compile=True)
     step = tf.function(
         lambda batch: strategy.run(train_step, args=(batch,))["loss"], autograph=False
     )
+
     waits, works = [], []
     for _ in range(job.warmup_steps + job.benchmark_steps):
         start = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
         for loss in strategy.experimental_local_results(step(batch)):
-            loss.numpy()
+            loss.numpy()  # waits until the step is done
         waits.append(ready - start)
         works.append(time.perf_counter() - ready)
     return waits[job.warmup_steps :], works[job.warmup_steps :]
 
 
 def _input(data, model, train, job, info, strategy) -> Iterator:
-    """Yields batches for the replicas: the records', or one of random images again and again."""
+    """Returns batches for the replicas: from the records, or one random batch again and again."""
     import tensorflow as tf
 
     from deeplab_tf.data import pipeline, records, service
@@ -148,6 +160,7 @@ def _input(data, model, train, job, info, strategy) -> Iterator:
         return itertools.repeat(
             strategy.experimental_distribute_values_from_function(lambda _: (images, labels))
         )
+
     table = records.open_split(data.dataset_dir, data.train_split, info)
     service.wait_for(train.data_services(), patience=train.worker_timeout_secs)
     batches = strategy.distribute_datasets_from_function(

@@ -1,4 +1,4 @@
-"""Converts an exported model for other programs.
+"""Converts an exported model to ONNX or TensorFlow Lite.
 
 python -m deeplab_tf.convert_model --export_dir=DIR --format=onnx --output=model.onnx
 """
@@ -20,31 +20,36 @@ SUFFIXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(Config):
-    """Which SavedModel is converted, into what, and where to."""
+    """Which SavedModel is converted, to which format, and where the file goes."""
 
     export_dir: str = setting(
-        "", "Folder of a model by export_model, of which the highest version counts, or a version."
+        "", "Folder that export_model wrote, whose highest version is taken, or one version in it."
     )
-    format: str = setting("onnx", "Format of the file.", choices=tuple(SUFFIXES))
+    format: str = setting("onnx", "Format to convert to.", choices=tuple(SUFFIXES))
     output: str = setting("", "File to write: .onnx or .tflite.")
     image_size: tuple[int, ...] = setting(
-        (), "Height,width of the one image the file takes; empty: any number, any size.", least=1
+        (),
+        "Height and width of the images that the file takes, one at a time; if empty, it takes any "
+        "number of images of any size.",
+        least=1,
     )
     calibration_images: tuple[str, ...] = setting(
         (),
-        "For tflite_int8: training images, folders and globs.",
+        "For tflite_int8: training images to measure the range of activations with, given as "
+        "files, folders and globs.",
         names="paths",
         only_with={"format": ("tflite_int8",)},
     )
     num_calibration_images: int = setting(
         100,
-        "How many of them to use, spread evenly.",
+        "Number of calibration images to use, spread evenly over those given.",
         least=1,
         only_with={"calibration_images": ()},
     )
 
     def __post_init__(self):
         super().__post_init__()
+
         require_given("export_dir", self.export_dir, "the folder of an exported model")
         suffix = SUFFIXES[self.format]
         allowed = f"a file {suffix} for --format={self.format}"
@@ -56,7 +61,7 @@ class ConvertConfig(Config):
 
 
 def main(job: ConvertConfig) -> None:
-    """Writes the file; with TensorFlow Lite's also NAME.labels.csv, since it holds no classes."""
+    """Writes the file; for TensorFlow Lite also NAME.labels.csv, since .tflite has no classes."""
     output = Path(job.output)
     table = output.with_suffix(".labels.csv")
     for path in [output] if job.format == "onnx" else [output, table]:
@@ -65,10 +70,13 @@ def main(job: ConvertConfig) -> None:
                 f"--output={output} would replace {path}, which exists; give another name or "
                 "remove it."
             )
+
     listing = files.find_images(job.calibration_images, flag="calibration_images")
     if listing.left_out:
         print(f"--calibration_images: {len(listing.images)} images; {listing.note()}.")
     paths = [path for _, path in listing.images]
+
+    # Only now, so that mistakes in the paths are reported before TensorFlow is imported.
     from deeplab_tf.serving import formats
 
     served = formats.open_export(Path(job.export_dir), image_size=job.image_size)
@@ -84,6 +92,7 @@ def main(job: ConvertConfig) -> None:
             served, half=job.format == "tflite_float16", calibration=calibration
         )
         files.write(table, served.class_table)
+
     files.write(output, content)
     print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")
 

@@ -1,7 +1,7 @@
 """Makes training examples for trainers on other hosts: python -m deeplab_tf.data_service --port=N.
 
-`deeplab_tf.train --data_service=HOST:N` then takes its batches from here. For hosts that trust each
-other only: anybody who reaches the port can run any TensorFlow operation in this process.
+`deeplab_tf.train --data_service=HOST:N` then takes its batches from this process. Run it only among
+hosts that trust each other: anybody who reaches the port can run any TensorFlow operation in it.
 """
 
 import socket
@@ -12,12 +12,16 @@ from deeplab_tf.config import Config, flags, require, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataServiceConfig(Config):
-    """Where trainers find this host."""
+    """How trainers reach this host."""
 
     port: int = setting(
-        5050, "Port that trainers ask at; the next one sends the examples. 0 takes any.", least=0
+        5050,
+        "Port that trainers connect to; the next port sends the examples. 0 takes free ports.",
+        least=0,
     )
-    host: str = setting("", "Name by which trainers reach this host; empty: its own name.")
+    host: str = setting(
+        "", "Name by which trainers reach this host; if empty, the name that the host has itself."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -30,7 +34,7 @@ def main(config: DataServiceConfig) -> None:
 
     from deeplab_tf.data import service
 
-    tf.config.set_visible_devices([], "GPU")  # they are the trainers'
+    tf.config.set_visible_devices([], "GPU")  # a trainer on this host needs their memory
     service.serve(config.port, config.host or socket.gethostname())
 
 

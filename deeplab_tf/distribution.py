@@ -1,7 +1,8 @@
 """Which devices and hosts share a run, and what they must agree on.
 
-One process is one worker: a host with one or several replicas of the model. All workers run the
-same command; TF_CONFIG tells them of each other. Only the first, the chief, writes files.
+A worker is one process on one host, with one or several replicas of the model. All workers run the
+same command; TF_CONFIG tells each of them about the others. Only the first worker, the chief,
+writes files.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ import tensorflow as tf
 from deeplab_tf.config import TrainConfig, require
 from deeplab_tf.messages import UserError
 
-# What collectives raise once a worker is gone: at once, or when its heartbeat is missed.
+# What a collective operation raises when another worker has gone, at once or after missed
+# heartbeats.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -37,13 +39,13 @@ class LostWorkerError(UserError):
 
 
 def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
-    """Returns the strategy of --distribution_strategy on --num_gpus GPUs, else on the CPU.
+    """Returns the strategy that --distribution_strategy names, on --num_gpus GPUs or on the CPU.
 
-    With several hosts it must be called before any TensorFlow operation, and waits for all hosts;
-    one that does not come ends the process after --worker_timeout_secs.
+    With several hosts, call it before any TensorFlow operation. It waits for all hosts, and ends
+    the process if one of them has not come after --worker_timeout_secs.
 
     Raises:
-      UserError: if there are not so many GPUs, or TF_CONFIG does not describe the hosts.
+      UserError: if there are fewer GPUs, or TF_CONFIG does not describe the hosts.
     """
     workers, _ = _cluster()
     if config.distribution_strategy == "multi_worker_mirrored":
@@ -59,27 +61,32 @@ def choose_strategy(config: TrainConfig) -> tf.distribute.Strategy:
 
 
 def on_this_host(num_gpus: int, *, mirrored: bool = True) -> tf.distribute.Strategy:
-    """Returns the strategy of so many GPUs, or of the first; of the CPU where there is none.
+    """Returns a strategy for this host's GPUs, or for its CPU if there are none.
 
+    Args:
+      num_gpus: how many GPUs to use; -1 for all, 0 for the CPU.
+      mirrored: whether to use all of these GPUs, or only the first.
     Raises:
-      UserError: if there are not so many GPUs.
+      UserError: if there are fewer GPUs.
     """
     _use_gpus(num_gpus)
     if not mirrored and num_gpus and tf.config.list_physical_devices("GPU"):
-        _use_gpus(1)  # TensorFlow takes the memory of all that it sees
+        _use_gpus(1)  # else TensorFlow would take the memory of the other GPUs too
+
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if mirrored and len(gpus) > 1:
         return tf.distribute.MirroredStrategy(gpus)
     if gpus:
         return tf.distribute.OneDeviceStrategy(gpus[0])
-    # The default strategy. Others fetch ahead through an iterator that tunes itself in a thread. At
-    # the end TensorFlow wakes that thread just before it marks it as cancelled (tsl/framework/
-    # cancellation.cc), so that it may sleep again, for as long as it ran so far, up to a minute.
+    # The default strategy. Other strategies prefetch through an iterator that a thread tunes. At
+    # the end of the program, TensorFlow wakes that thread just before it marks it as cancelled
+    # (tsl/framework/cancellation.cc), so the thread may go to sleep again and delay the exit, for
+    # as long as it has run so far, up to a minute.
     return tf.distribute.get_strategy()
 
 
 def devices_of(strategy: tf.distribute.Strategy, hosts: int) -> str:
-    """Says what computes: the devices of this host, and on how many hosts."""
+    """Describes what trains: the devices of this host, and the number of hosts."""
     devices = _replica_devices(strategy)
     gpus = tf.config.get_visible_devices("GPU")
     if all("GPU" in device for device in devices) and gpus:
@@ -92,14 +99,18 @@ def devices_of(strategy: tf.distribute.Strategy, hosts: int) -> str:
 
 
 def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> None:
-    """Raises UserError unless every part of every replica gets the same number of images."""
+    """Raises UserError unless each part of each replica's batch gets the same number of images.
+
+    Args:
+      parts: --gradient_accumulation_steps.
+    """
     shares = replicas * parts
     if batch_size % shares:
-        near = max(1, round(batch_size / shares)) * shares
+        nearest = max(1, round(batch_size / shares)) * shares
         in_parts = f" in --gradient_accumulation_steps={parts} parts each" if parts > 1 else ""
         raise UserError(
             f"--train_batch_size={batch_size} cannot be shared by {replicas} replicas{in_parts}; "
-            f"the nearest that can is {near}."
+            f"the nearest that can is {nearest}."
         )
 
 
@@ -109,16 +120,20 @@ def on_gpus() -> bool:
 
 
 def _replica_devices(strategy: tf.distribute.Strategy) -> Sequence[str]:
-    """Returns the device of each replica of this process."""
+    """Returns the device of each replica in this process."""
     try:
         return strategy.extended.worker_devices
-    except RuntimeError:  # the default strategy does not say; TensorFlow prefers the first GPU
+    except RuntimeError:  # of the default strategy, which runs on the first GPU if there is one
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return [devices[0].name]
 
 
 def require_gpus(flag: str) -> None:
-    """Raises UserError unless each replica of the strategy in scope has a GPU."""
+    """Raises UserError unless each replica of the strategy in scope has a GPU.
+
+    Args:
+      flag: the flag that needs GPUs, as the user gave it.
+    """
     if not on_gpus():
         raise UserError(
             f"{flag} cannot be given with several replicas on CPUs; leave it out, or give "
@@ -127,18 +142,20 @@ def require_gpus(flag: str) -> None:
 
 
 def _use_gpus(number: int) -> None:
-    found = tf.config.list_physical_devices("GPU")
-    allowed = f"0 to {len(found)}, the GPUs that TensorFlow sees, or -1 for all"
-    require(number <= len(found), "num_gpus", number, allowed)
-    if 0 <= number < len(found):
-        tf.config.set_visible_devices(found[:number], "GPU")
+    """Hides all GPUs but the first `number` from TensorFlow; -1 hides none."""
+    gpus = tf.config.list_physical_devices("GPU")
+    allowed = f"0 to {len(gpus)}, the GPUs that TensorFlow sees, or -1 for all"
+    require(number <= len(gpus), "num_gpus", number, allowed)
+    if 0 <= number < len(gpus):
+        tf.config.set_visible_devices(gpus[:number], "GPU")
 
 
 def _cluster() -> tuple[int, int]:
-    """Returns the number of workers in TF_CONFIG and which of them this process is."""
+    """Returns the number of workers in TF_CONFIG, and the number of this process among them."""
     text = os.environ.get("TF_CONFIG", "")
     if not text:
         return 1, 0
+
     try:
         content = json.loads(text)
         hosts = [*content["cluster"].get("chief", []), *content["cluster"].get("worker", [])]
@@ -154,18 +171,25 @@ def _cluster() -> tuple[int, int]:
             '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
             '"index": 0}}.'
         ) from None
+
+    # A chief counts as worker 0, before those of type "worker".
     before = len(content["cluster"].get("chief", [])) if kind == "worker" else 0
     return len(hosts), before + index
 
 
 def _connected(config: TrainConfig) -> tf.distribute.Strategy:
-    """Waits for the other hosts; TensorFlow would wait for ever and ignore SIGTERM."""
+    """Returns the strategy of all hosts, once all of them have come.
+
+    Ends the process after --worker_timeout_secs, and lets SIGTERM end it. TensorFlow on its own
+    would wait for ever and ignore the signal.
+    """
     workers, worker = _cluster()
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
             "--distribution_strategy=multi_worker_mirrored needs the environment variable "
-            "TF_CONFIG, which names all hosts and this process' place among them."
+            "TF_CONFIG, which names all hosts and says which of them this process is."
         )
+
     patience = config.worker_timeout_secs
     if workers > 1:
         print(
@@ -173,21 +197,28 @@ def _connected(config: TrainConfig) -> tf.distribute.Strategy:
             f"not come after {patience} s; start all of them, with their ports open to each other.",
             flush=True,
         )
-    # A timer of Python's own would not run: TensorFlow keeps the interpreter's lock.
+
+    # faulthandler's timer runs in C and can end the process. A timer in Python would not run, since
+    # TensorFlow holds the interpreter's lock while it waits.
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
         try:
-            # Without its own timeout_seconds: each collective would keep a thread for so long.
+            # Without TensorFlow's own timeout_seconds: with it, each collective operation keeps a
+            # thread for that long.
             return tf.distribute.MultiWorkerMirroredStrategy()
         finally:
             faulthandler.cancel_dump_traceback_later()
-            # TensorFlow swallows the signal; until steps run there is nothing to save.
+            # TensorFlow has installed a handler that swallows SIGTERM. Until steps run there is
+            # nothing to save, so the signal may end the process.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process' place among the workers of a strategy; on one host it is the only one."""
+    """The workers of a strategy, and which of them this process is; one host has one worker.
+
+    count: number of workers. index: number of this process among them; 0 is the chief.
+    """
 
     strategy: tf.distribute.Strategy
     count: int
@@ -206,24 +237,26 @@ class Workers:
 
     @property
     def lost(self) -> tuple[type[Exception], ...]:
-        """Errors that tell of the loss of another worker."""
+        """Errors that mean that another worker was lost; empty on one host."""
         return _LOST if self.count > 1 else ()
 
     @property
     def local_replicas(self) -> int:
-        """Replicas of the model in this process."""
+        """Number of replicas of the model in this process."""
         return self.strategy.num_replicas_in_sync // self.count
 
     def total(self, values: np.ndarray | int) -> np.ndarray:
-        """Adds up the values of all workers, each of which must call this at the same point."""
+        """Adds up the values of all workers; each worker must call this at the same point."""
         if self.count == 1:
             return np.asarray(values)
+        # The strategy adds over replicas: the first one of each worker has its values.
         parts = [np.asarray(values), *[np.zeros_like(values)] * (self.local_replicas - 1)]
         return self._sum(self.spread(parts)).numpy()
 
     @functools.cached_property
     def _sum(self) -> Callable[[Any], tf.Tensor]:
-        # A graph: an eager sum that fails leaves a thread pool, which prints a traceback later on.
+        # In a graph: an eager sum that fails leaves a thread pool behind, which prints a traceback
+        # later.
         @tf.function(autograph=False)
         def sum_of(parts):
             return self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
@@ -231,30 +264,36 @@ class Workers:
         return sum_of
 
     def require_equal(self, what: str, value: str, advice: str) -> None:
-        """Raises UserError with the advice on all workers unless they all have the same value."""
-        sums = np.zeros(self.count, np.int64)
-        sums[self.index] = zlib.crc32(value.encode())
-        sums = self.total(sums)
-        others = [str(index) for index in range(self.count) if sums[index] != sums[0]]
+        """Raises UserError on all workers unless all of them have the same value.
+
+        Args:
+          what: what is compared, in the plural, for the error: "The settings".
+          value: compared by its checksum.
+          advice: what the user should do.
+        """
+        checksums = np.zeros(self.count, np.int64)
+        checksums[self.index] = zlib.crc32(value.encode())
+        checksums = self.total(checksums)
+        others = [str(index) for index in range(self.count) if checksums[index] != checksums[0]]
         if others:
             raise UserError(
                 f"{what} of worker {', '.join(others)} are not those of worker 0; {advice}."
             )
 
     def of_chief(self, value: int) -> int:
-        """Returns the chief's value on all workers, each of which must call this."""
+        """Returns the chief's value on all workers; each worker must call this."""
         return int(self.total(value if self.is_chief else 0))
 
     def wait_for_all(self) -> None:
-        """Returns once all workers have come this far, or one is lost.
+        """Returns once all workers have called this, or one is lost.
 
-        A worker that ended earlier would be lost to those that still read its last values.
+        If a worker ended earlier, the workers that still read its last values would lose it.
         """
         with contextlib.suppress(*self.lost):
             self.total(0)
 
     def spread(self, values: Sequence[Any]) -> Any:
-        """Gives each replica of this process one of the values."""
+        """Gives each replica of this process one of the values, in their order."""
         first = self.index * self.local_replicas
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.convert_to_tensor(values[context.replica_id_in_sync_group - first])
@@ -262,13 +301,13 @@ class Workers:
 
     @contextlib.contextmanager
     def explained_loss(self) -> Iterator[None]:
-        """Turns the failure of a collective into a LostWorkerError."""
+        """Turns the failure of a collective operation into a LostWorkerError."""
         try:
             yield
         except self.lost as error:
             reason = re.sub(r"^{{.*?}} ?", "", str(error).splitlines()[0])
             raise LostWorkerError(
                 f"Worker {self.index} of {self.count} lost contact with another, or failed itself "
-                f"({type(error).__name__}: {reason}); see why the other ended, then start all "
+                f"({type(error).__name__}: {reason}); find out why the other ended, then start all "
                 "workers again with the same command: they continue from the newest checkpoint."
             ) from None

@@ -28,32 +28,38 @@ class EvalJobConfig(Config):
     eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
     eval_interval_secs: int = setting(
         300,
-        "Seconds between looks for a new checkpoint.",
+        "Seconds to wait before looking for a new checkpoint again.",
         least=0,
         only_with={"max_number_of_evaluations": ()},
     )
     max_number_of_evaluations: int = setting(
-        1, "Checkpoints to score, waiting for new ones; 0 goes on to the end of the run.", least=0
+        1,
+        "Number of checkpoints to score. 1 scores the chosen one; with more, eval waits for new "
+        "checkpoints of a run in training; 0 means until the end of the run.",
+        least=0,
     )
-    num_gpus: int = setting(-1, "GPUs that share the images; -1 takes all, 0 the CPU.", least=-1)
+    num_gpus: int = setting(
+        -1, "Number of GPUs that share the images; -1 uses all, 0 uses the CPU.", least=-1
+    )
 
     def __post_init__(self):
         super().__post_init__()
+
         require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
         require_given("eval_logdir", self.eval_logdir, "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
         if self.max_number_of_evaluations != 1:
             folder, step = checkpoint_choice.split(self.checkpoint_dir)
-            asked = f"--max_number_of_evaluations={self.max_number_of_evaluations}"
+            flag = f"--max_number_of_evaluations={self.max_number_of_evaluations}"
             if self.checkpoint not in ("", checkpoint_choice.NEWEST) or step is not None:
                 raise UserError(
-                    f"{asked} scores each new checkpoint of a run; give --checkpoint_dir={folder} "
+                    f"{flag} scores each new checkpoint of a run; give --checkpoint_dir={folder} "
                     "without --checkpoint, or leave --max_number_of_evaluations out to score one."
                 )
 
 
 def main(job: EvalJobConfig) -> None:
-    """Scores the chosen checkpoint, or each new one up to the end of the run."""
+    """Scores the chosen checkpoint, or each new one until the end of the run."""
     from deeplab_tf.distribution import on_this_host
     from deeplab_tf.runs.run_dir import RunDir, UnreadableCheckpointError
 
@@ -61,28 +67,30 @@ def main(job: EvalJobConfig) -> None:
     if job.max_number_of_evaluations == 1:
         score(job, job.checkpoint_dir, strategy)
         return
+
     run = RunDir(job.checkpoint_dir)
     last_step = run.experiment().train.training_number_of_steps
-    looked_at, evaluations = 0, 0
+    last_tried, evaluations = 0, 0
     while True:
         newest = max(run.checkpoint_steps(), default=0)
-        if newest > looked_at:
-            looked_at = newest
+        if newest > last_tried:
+            last_tried = newest
             try:
                 score(job, run.prefix(newest), strategy)
                 evaluations += 1
-            except UnreadableCheckpointError as error:  # or the trainer has deleted it
+            except UnreadableCheckpointError as error:  # the trainer may just have deleted it
                 print(f"{error} Waiting for the next one.", flush=True)
-        if evaluations == job.max_number_of_evaluations or looked_at >= last_step:
+
+        if evaluations == job.max_number_of_evaluations or last_tried >= last_step:
             return
-        print(f"Waiting for a checkpoint after step {looked_at} in {run.path}.", flush=True)
+        print(f"Waiting for a checkpoint after step {last_tried} in {run.path}.", flush=True)
         time.sleep(job.eval_interval_secs)
 
 
 def score(
     job: EvalJobConfig, path: str, strategy: "tf.distribute.Strategy"
 ) -> "evaluator.Evaluation":
-    """Scores a checkpoint, or the chosen one of a folder: prints the table, writes the results.
+    """Scores a checkpoint, or the chosen one in a folder; prints the table, writes the results.
 
     The replicas of `strategy` share the images.
     """
@@ -98,9 +106,11 @@ def score(
     with strategy.scope():
         choice = job.checkpoint if path == job.checkpoint_dir else ""
         loaded, experiment = loaded_run.load_asked(path, choice)
+
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, split, info)
+
     with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
         result = evaluator.evaluate(
             build_predictor(loaded.model, experiment.data, experiment.eval),
@@ -112,8 +122,10 @@ def score(
             workers=Workers.of(strategy),
         )
     evaluator.require_labels(result, info, where=experiment.data.dataset_dir)
+
     print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
     print(report.table(result.scores, info.class_names, result.matrix))
+
     folder = Path(job.eval_logdir)
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -124,6 +136,7 @@ def score(
     }
     files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
     report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
+
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
         for name in ("miou", "pixel_accuracy", "mean_accuracy"):
             tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
@@ -136,7 +149,7 @@ def run() -> None:
     flags.run(
         main,
         [EvalJobConfig],
-        "Scores a checkpoint, or follows a run.",
+        "Scores a checkpoint, or each new checkpoint of a run in training.",
         overrides=(*flags.INFERENCE, "dataset_dir", "eval_split", "eval_batch_size"),
     )
 

@@ -22,14 +22,20 @@ class ExportConfig(Config):
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
     checkpoint_path: str = setting(
-        "", "One checkpoint (.../model.ckpt-1000), in place of train_logdir."
+        "", "One checkpoint (.../model.ckpt-1000); give it in place of train_logdir."
     )
     checkpoint: str = checkpoint_setting()
-    export_dir: str = setting("", "Folder of the model; its versions are folders 1, 2, ... in it.")
+    export_dir: str = setting(
+        "", "Folder of the model; its versions go into the folders 1, 2, ... in it."
+    )
     export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
-    model_name: str = setting("", "Name of the model on a server; empty takes export_dir's.")
+    model_name: str = setting(
+        "", "Name of the model on a server; if empty, the name of the folder export_dir."
+    )
     model_base_path: str = setting(
-        "", "Where the server sees export_dir, for model.config; empty takes /models/<model_name>."
+        "",
+        "Path at which the server sees export_dir, for model.config; if empty, "
+        "/models/<model_name>.",
     )
 
     def __post_init__(self):
@@ -41,15 +47,16 @@ class ExportConfig(Config):
 
 
 def main(job: ExportConfig, serving: ServingConfig) -> None:
-    """Writes a version of the model, and a server's configuration next to it."""
+    """Writes a version of the model, and the server's configuration next to it."""
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.runs import loaded_run, run_dir
     from deeplab_tf.serving import export, model_card
 
     path = job.train_logdir or job.checkpoint_path
-    # The images that warm a server up are of this size however the model predicts.
+    # Has an effect in every inference mode: it is the size of the images that warm a server up.
     used = ("eval_crop_size",)
     loaded, experiment = loaded_run.load_asked(path, job.checkpoint, used=used)
+
     export_dir = Path(job.export_dir)
     name = job.model_name or export_dir.resolve().name
     version = export.export(

@@ -1,4 +1,4 @@
-"""Handles users' files, in one place: image listings, text lists, writing, pixel depths.
+"""Handles users' files: lists images, reads text lists, writes files, reads depths from headers.
 
 Uses only the standard library, so every module may import it. Listings count every file that they
 leave out. Text lists are read the same way whatever program wrote them. Depths are read from file
@@ -28,62 +28,63 @@ IMAGE_ENDINGS = (
 _VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
 )  # fmt: skip
-_NO_IMAGES = ("thumbs.db", "desktop.ini", "__macosx")  # lower case; what systems leave in folders
+_LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, in lower case
 
 
 @dataclass
 class Listing:
-    """Image files, and the number of files left out.
+    """Image files, and how many files were left out.
 
-    images: name and path of each; a name is a path with slashes and without ending.
-    left_out: number of files by what kept them out: an ending, a name, a leading dot.
+    images: name and path of each image; the name is its path in the folder, with slashes and
+      without ending.
+    left_out: number of files left out, by the reason: an ending, a name, a leading dot.
     """
 
     images: list[tuple[str, Path]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
-        """Returns what was left out, as "left out: 3 hidden, 2 .txt"; "" if nothing was."""
-        kinds = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
-        named = [f"{count} {kind}" for kind, count in kinds[:8]]
-        if others := sum(count for _, count in kinds[8:]):
-            named.append(f"{others} others")
-        return "left out: " + ", ".join(named) if named else ""
+        """Returns what was left out, such as "left out: 3 hidden, 2 .txt"; "" if nothing was."""
+        reasons = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
+        parts = [f"{count} {reason}" for reason, count in reasons[:8]]
+        if others := sum(count for _, count in reasons[8:]):
+            parts.append(f"{others} others")
+        return "left out: " + ", ".join(parts) if parts else ""
 
 
 def list_folder(
     folder: Path, *, endings: Sequence[str] = IMAGE_ENDINGS, without: Path | None = None
 ) -> Listing:
-    """Lists the image files of a folder and of those in it, in the order of their paths.
+    """Lists the image files in a folder and its subfolders, in the order of their paths.
 
     Links to folders are followed, unless they lead back to a folder above them. Hidden files and
     folders are left out, and so are files with other endings.
 
     Args:
-      endings: of the wanted files, in lower case.
-      without: a folder that is passed over, whichever link leads to it, and not counted.
+      endings: endings of the wanted files, in lower case.
+      without: a folder to skip, whichever link leads to it; what it holds is not counted.
     Raises:
       UserError: if a folder cannot be read.
     """
     listing = Listing()
-    passed_over = _identity(without) if without else None
+    skipped = _identity(without) if without else None
 
-    def walk(inner: Path, parents: tuple) -> Iterator[Path]:
+    def walk(subfolder: Path, parents: tuple) -> Iterator[Path]:
         try:
-            identity = _identity(inner)
-            entries = list(os.scandir(inner))
+            identity = _identity(subfolder)
+            entries = list(os.scandir(subfolder))
         except OSError as error:
             raise UserError(
-                f"The folder {shown(inner)} cannot be read: {error.strerror}."
+                f"The folder {shown(subfolder)} cannot be read: {error.strerror}."
             ) from None
         if identity in parents:
             listing.left_out["link that leads back"] += 1
             return
-        if identity == passed_over:
+        if identity == skipped:
             return
 
         for entry in entries:
-            path = inner / entry.name
+            path = subfolder / entry.name
             reason = _why_left_out(path, endings)
             if entry.is_dir() and not _is_litter(path):
                 yield from walk(path, (*parents, identity))
@@ -98,41 +99,43 @@ def list_folder(
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Returns what tells a folder from others, whichever link leads to it."""
+    """Returns device and inode of a folder, which are the same whichever link leads to it."""
     state = folder.stat()
     return state.st_dev, state.st_ino
 
 
 def _is_litter(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _NO_IMAGES
+    return path.name.startswith(".") or path.name.lower() in _LITTER
 
 
 def _why_left_out(path: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> str:
-    """Returns what keeps a path out of a listing; "" if it is taken."""
+    """Returns the reason why a path is left out of a listing; "" if it is listed."""
     if _is_litter(path):
         return "hidden (.*)" if path.name.startswith(".") else path.name
+
     ending = path.suffix.lower()
     if ending not in endings:
         return shown(ending) if ending else "without ending"
+
     try:
         mode = path.stat().st_mode
     except OSError:
-        return ""  # a broken link is an image that is missing: reading it says so
+        return ""  # a broken link is listed, so that reading it reports the missing image
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a file"
 
 
 def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Returns for each file the first that has the same content: mostly the file itself.
+    """Maps each file to the first file with the same content, which is usually the file itself.
 
-    Only files of one size are read. A file that cannot be read equals none.
+    Only files that share their size with another are read. Files that cannot be read are left out.
     """
-    of_size: dict[int, dict[Path, None]] = {}  # each path once, in their order
+    by_size: dict[int, dict[Path, None]] = {}  # the inner dict holds each path once, in order
     for path in paths:
         with contextlib.suppress(OSError):
-            of_size.setdefault(path.stat().st_size, {})[path] = None
+            by_size.setdefault(path.stat().st_size, {})[path] = None
 
     first_of: dict[Path, Path] = {}
-    for candidates in of_size.values():
+    for candidates in by_size.values():
         first_with: dict[bytes, Path] = {}
         for path in candidates:
             with contextlib.suppress(OSError):
@@ -143,50 +146,51 @@ def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
 
 
 def warn_of_left_out(folder: Path, taken: str, listing: Listing) -> None:
-    """Warns of what a folder holds next to what is taken, such as "2 images"."""
+    """Warns of files in a folder that were left out; `taken` says what was not: "2 images"."""
     if listing.left_out:
         warn(f"{folder}: {taken}; {listing.note()}.")
 
 
 def find_images(parts: Sequence[str], *, flag: str) -> Listing:
-    """Lists the images that files, folders and globs name.
+    """Lists the images that are given as files, folders and globs.
 
-    An existing path is taken as it is, even if it contains brackets or stars. Files given by name
-    may have any ending, and so may the matches of a glob with an ending (`*.gif`); folders and
-    other globs give only images. An image in a folder is named by its path there, others by their
-    file names, without ending.
+    An existing path is never read as a glob, even if it contains brackets or stars. Files given by
+    name may have any ending, and so may the matches of a glob with an ending (`*.gif`); folders and
+    other globs give only images. The name of an image in a folder is its path there, without
+    ending; the name of any other image is its file name, without ending.
 
     Args:
-      flag: the flag that the parts were given to, for the error.
+      flag: the flag with these parts, for errors.
     Raises:
-      UserError: if a part names no image, or is a video.
+      UserError: if a part names no image, or a video.
     """
-    found = Listing()
+    listing = Listing()
     for part in parts:
         path = Path(part)
         if path.is_dir():
-            some = list_folder(path)
+            of_part = list_folder(path)
         elif os.path.lexists(path):
-            some = Listing([(path.stem, path)])
+            of_part = Listing([(path.stem, path)])
         else:
-            some = _list_glob(part)
-        for _, file in some.images:
+            of_part = _list_glob(part)
+
+        for _, file in of_part.images:
             _refuse_video(file, flag)
-        if not some.images:
-            left_out = f" ({some.note()})" if some.left_out else ""
+        if not of_part.images:
+            left_out = f" ({of_part.note()})" if of_part.left_out else ""
             raise UserError(
                 f"--{flag}={shown(part)} names no image{left_out}; give existing files, folders "
                 f"or globs of images ({', '.join(IMAGE_ENDINGS)})."
             )
-        found.images += some.images
-        found.left_out += some.left_out
-    return found
+        listing.images += of_part.images
+        listing.left_out += of_part.left_out
+    return listing
 
 
 def _list_glob(pattern: str) -> Listing:
     listing = Listing()
     ending = Path(pattern).suffix
-    takes_all = bool(ending) and glob.escape(ending) == ending
+    takes_all = bool(ending) and glob.escape(ending) == ending  # such as *.gif, but not *.*
     for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda p: p.parts):
         reason = "" if takes_all else _why_left_out(path)
         reason = "folder" if path.is_dir() else reason
@@ -207,16 +211,16 @@ def _refuse_video(path: Path, flag: str) -> None:
 
 
 def shown(text: object) -> str:
-    """Returns a name as one printable line: line ends and bytes that are no UTF-8 are escaped."""
+    """Returns a name as one printable line; escapes line ends and bytes that are not UTF-8."""
     escaped = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Writes a file, whole or not at all, and creates its folders; text becomes UTF-8.
+    """Writes a file, completely or not at all, and creates its folders; text becomes UTF-8.
 
     Raises:
-      OSError: if it cannot be written; a file that was there stays as it was.
+      OSError: if it cannot be written; an existing file then stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-writing")
@@ -230,7 +234,7 @@ def write(path: Path, content: bytes | str) -> None:
 def same_place(folder: Path, one: str, other: str) -> bool:
     """Whether two names mean the same file in `folder`, as on file systems that ignore case.
 
-    Tries it there, or in the nearest folder above that exists.
+    Finds out by creating one of them, there or in the nearest existing folder above.
     """
     while not folder.exists():
         folder = folder.parent
@@ -242,17 +246,17 @@ def same_place(folder: Path, one: str, other: str) -> bool:
 def read_lines(
     path: Path, what: str, *, is_content: Callable[[str], bool] = lambda line: False
 ) -> list[tuple[int, str]]:
-    """Reads a text list: number (from 1) and text of each line with content.
+    """Reads a text list; returns number (from 1) and text of each line with content.
 
-    UTF-8, with or without a mark, or UTF-16 or UTF-32 with one; line ends of any system. Blanks
-    around a line are dropped, as are empty lines and comments, whose first character is '#'.
+    The file may be UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one, with the
+    line ends of any system. White space around lines is dropped, and so are empty lines and
+    comments, which start with '#'.
 
     Args:
-      what: what the file is, for errors: "The class list".
-      is_content: tells whether a line that begins with '#' is content after all: file names may
-        begin so.
+      what: what errors call the file, such as "The class list".
+      is_content: whether a line that starts with '#' is content after all: file names may start so.
     Raises:
-      UserError: if the file is missing, no text, in another encoding, or has no line.
+      UserError: if the file is missing, is not text, has another encoding, or has no content.
     """
     numbered = enumerate(read_text(path, what).split("\n"), start=1)
     stripped = ((number, line.strip()) for number, line in numbered)
@@ -262,11 +266,11 @@ def read_lines(
         if line and (not line.startswith("#") or is_content(line))
     ]
     if not lines:
-        raise UserError(f"{what} {shown(path)} is empty, or has comments only.")
+        raise UserError(f"{what} {shown(path)} is empty, or has only comments.")
     return lines
 
 
-# The order counts: UTF-32's mark begins with UTF-16's.
+# The order matters: UTF-32's mark starts with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -277,10 +281,10 @@ _MARKS = {
 
 
 def read_text(path: Path, what: str) -> str:
-    r"""Reads a text file as `read_lines` does; lines end in \n.
+    r"""Reads a text file in any encoding that `read_lines` takes; its lines end in \n.
 
     Raises:
-      UserError: if the file is missing, no text, or in another encoding.
+      UserError: if the file is missing, is not text, or has another encoding.
     """
     name = f"{what} {shown(path)}"
     try:
@@ -293,6 +297,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def _decoded(content: bytes, name: str) -> str:
+    """Returns the text of a file, decoded by its byte order mark, else as UTF-8."""
     encoding = next((code for mark, code in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -300,20 +305,23 @@ def _decoded(content: bytes, name: str) -> str:
         line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
         place = f" in line {line}" if encoding.startswith("utf-8") else ""
         raise UserError(
-            f"{name} is not UTF-8 text{place}; save it as such ('iconv -f LATIN1 -t UTF-8' "
+            f"{name} is not UTF-8 text{place}; save it as UTF-8 ('iconv -f LATIN1 -t UTF-8' "
             "converts what older programs write)."
         ) from None
+
     if re.search("[\0-\x08\x0e-\x1f]", text):
-        raise UserError(f"{name} is no text: it holds control characters; give a text file, UTF-8.")
+        raise UserError(
+            f"{name} is not text: it holds control characters; give a text file in UTF-8."
+        )
     return text
 
 
 def deeper_than_8_bits(content: bytes) -> str:
-    """Returns the depth of an image file, such as "16 bits a channel", if over 8-bit integers.
+    """Returns an image file's depth, such as "16 bits per channel", if it is over 8-bit integers.
 
-    Empty for 8 bits or fewer, and for formats that are never deeper. Sources: PNG (2nd edition)
-    sec. 11.2.2; TIFF 6.0 p. 16, 29 and 80, BigTIFF; ITU-T T.81 B.2.2, T.800 A.5.1; Netpbm's
-    ppm(5); SGI image file format 1.00; AV1-ISOBMFF 2.3.3.
+    Returns "" for 8 bits or fewer, and for formats that are never deeper. Sources: PNG (2nd
+    edition) sec. 11.2.2; TIFF 6.0 p. 16, 29 and 80, BigTIFF; ITU-T T.81 B.2.2, T.800 A.5.1;
+    Netpbm's ppm(5); SGI image file format 1.00; AV1-ISOBMFF 2.3.3.
     """
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         depths = content[24:25]
@@ -327,19 +335,20 @@ def deeper_than_8_bits(content: bytes) -> str:
         depths = bytes((size & 127) + 1 for size in content[start + 42 : end : 3])
     elif header := re.match(rb"P[2356](?:(?:\s|#[^\n]*\n)+(\d+)){3}\s", content):
         depths = b"\x10" if int(header[1]) > 255 else b""
-    elif content.startswith(b"\x01\xda"):
+    elif content.startswith(b"\x01\xda"):  # SGI
         depths = b"\x10" if content[3:4] == b"\2" else b""
     elif content[4:12] == b"ftypavif":
         flags = content[content.find(b"av1C") + 6 :][:1]
         depths = b"\x0a" if flags and flags[0] & 64 else b""
     else:
         depths = b""
+
     depth = max(depths, default=8)
-    return f"{depth} bits a channel" if depth > 8 else ""
+    return f"{depth} bits per channel" if depth > 8 else ""
 
 
 def _jpeg_precision(content: bytes) -> bytes:
-    """Returns the byte of a JPEG's frame header with its bits a sample; b"" if there is none."""
+    """Returns the byte of a JPEG's frame header that holds its bits per sample; b"" if none."""
     position = 2
     while position + 5 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
@@ -358,18 +367,19 @@ _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}
 
 
 def _deep_tiff(content: bytes) -> str:
+    """Returns the depth of a TIFF as `deeper_than_8_bits` does."""
     tags = _tiff_tags(content)
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     kind = max(tags.get(_SAMPLE_FORMAT, (1,)), key=lambda number: number in _SAMPLE_KINDS)
     if kind in _SAMPLE_KINDS:
-        return f"{bits} bits a channel ({_SAMPLE_KINDS[kind]})"
-    return f"{bits} bits a channel" if bits > 8 else ""
+        return f"{bits} bits per channel ({_SAMPLE_KINDS[kind]})"
+    return f"{bits} bits per channel" if bits > 8 else ""
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Reads the orientation from EXIF data, which begin with a TIFF header: 1 (upright) to 8.
+    """Reads the orientation from EXIF data, which start with a TIFF header: 1 (upright) to 8.
 
-    1 also if there is none, or the data are damaged before that tag (EXIF 2.32 sec. 4.6.4).
+    Returns 1 if there is no such tag, or the data are damaged before it (EXIF 2.32 sec. 4.6.4).
     """
     is_exif = exif[:4] in (b"II*\0", b"MM\0*")
     values = _tiff_tags(exif).get(_ORIENTATION, (1,)) if is_exif else (1,)
@@ -377,15 +387,19 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
-    """Reads the tags that are used here from the first directory; from a cut file, what is left."""
+    """Reads the three tags above from the first directory of a TIFF.
+
+    If the file is cut, it reads those that come before the cut.
+    """
     order = "<" if content[:1] == b"I" else ">"
-    big = content[2:4] in (b"+\0", b"\0+")  # BigTIFF
-    # Counts and offsets have 8 bytes in place of 4; an entry is tag, type, count, value or offset.
-    offset, count, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+    # An entry of a directory is tag, type, count, and the value or its offset. BigTIFF has 8 bytes
+    # for counts and offsets.
+    is_big = content[2:4] in (b"+\0", b"\0+")
+    offset, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
 
     tags = {}
-    with contextlib.suppress(struct.error, OverflowError):  # beyond the end of the file
-        (start,) = struct.unpack_from(order + offset, content, 8 if big else 4)
+    with contextlib.suppress(struct.error, OverflowError):  # reads beyond the end of the file
+        (start,) = struct.unpack_from(order + offset, content, 8 if is_big else 4)
         (number,) = struct.unpack_from(order + count, content, start)
         start += struct.calcsize(order + count)
         for _ in range(min(number, 65535)):
@@ -393,6 +407,8 @@ def _tiff_tags(content: bytes) -> dict[int, tuple[int, ...]]:
             start += struct.calcsize(order + entry)
             if tag not in (_BITS_PER_SAMPLE, _ORIENTATION, _SAMPLE_FORMAT) or length == 0:
                 continue
+
+            # Values that do not fit into the entry lie where its value points to.
             numbers = f"{order}{min(length, 65535)}{_TIFF_NUMBERS.get(kind, 's')}"
             source, place = value, 0
             if struct.calcsize(numbers) > len(value):

@@ -1,9 +1,9 @@
-"""Reads other programs' weights.
+"""Imports weights that another program trained.
 
 python -m deeplab_tf.import_weights --source=PATH_OR_URL --output=DIR
 
-DIR can then be used like a run's folder by eval, vis, predict, export_model, and train (as
---tf_initial_checkpoint).
+eval, vis, predict and export_model then take DIR like a run's folder, and train takes it as
+--tf_initial_checkpoint.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ from deeplab_tf.config import (
 )
 from deeplab_tf.messages import UserError
 
-# How SSSegmentation scores each data set; docs/ancestors.md, SSSegmentation, Recipes.
+# (min_resize_value, max_resize_value) with which SSSegmentation scores each data set;
+# docs/ancestors.md, SSSegmentation, Recipes.
 _RESIZING = {
     "pascal_voc_seg": (512, 2048),
     "ade20k": (512, 2048),
@@ -32,7 +33,7 @@ _RESIZING = {
     "pascal_context": (520, 520),
     "pascal_context_59": (520, 520),
 }
-# Data sets by their number of classes.
+# Files of weights hold no class names: the data set is guessed from the number of classes.
 _DATASETS = {
     19: "cityscapes",
     21: "pascal_voc_seg",
@@ -45,44 +46,58 @@ _DATASETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Config):
-    """What is read, and how the network is dilated, which files do not say."""
+    """What is read, and the settings of the network that files of weights do not hold."""
 
     source: str = setting(
         "",
-        "A .pth file, official DeepLab's checkpoint (model.ckpt-N or its .tar.gz), the address of "
-        "one, keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET.",
+        "Weights to read: a .pth file, a checkpoint of official DeepLab (model.ckpt-N or its "
+        ".tar.gz), the address of either, keras.applications:ResNet50, ResNet101 or ResNet152, or "
+        "keras_cv:PRESET.",
     )
-    output: str = setting("", "Folder to write; must not hold a run.")
+    output: str = setting("", "Folder to write; it must be new or empty.")
     dataset: str = setting(
-        "", "Data set of the classes; empty takes the known one with as many, else numbers them."
+        "",
+        "Data set that the classes belong to. If empty: the known data set with as many classes, "
+        "or else classes named by their numbers.",
     )
     class_list: str = setting(
         "",
-        "Class list of your own data, in place of dataset: the file that the records were, or "
-        "will be, built with.",
+        "For your own classes, in place of dataset: the class list that the records were, or will "
+        "be, built with.",
     )
     ignore_label: int = setting(
         255, "With class_list: the label of ignored pixels in the records.", least=0
     )
-    output_stride: int = setting(16, "Input pixels per encoder cell.", choices=(8, 16, 32))
-    atrous_rates: tuple[int, ...] = setting(
-        (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
+    output_stride: int = setting(
+        16,
+        "Input pixels, along each side, per cell of the encoder's output.",
+        choices=(8, 16, 32),
     )
-    multi_grid: tuple[int, ...] = setting((), "Factors on the last stage's rates.", least=1)
+    atrous_rates: tuple[int, ...] = setting(
+        (),
+        "ASPP rates; empty means 6,12,18 at output stride 16, scaled for other strides.",
+        least=1,
+    )
+    multi_grid: tuple[int, ...] = setting(
+        (),
+        "Factors on the atrous rates of the last stage, one for each block; empty means 1.",
+        least=1,
+    )
     align_corners: bool = setting(
         False,
-        "Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files do; "
-        "official DeepLab's always does.",
+        "Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files do. "
+        "Networks of official DeepLab always do.",
     )
     image_pooling_crop_size: tuple[int, ...] = setting(
         (),
-        "Window of official DeepLab's image pooling, pixels: height,width; empty pools the whole "
-        "image.",
+        "For checkpoints of official DeepLab: window of the image pooling, height,width in pixels; "
+        "empty pools the whole image.",
         least=1,
     )
 
     def __post_init__(self):
         super().__post_init__()
+
         require_given("source", self.source, "a path, an address or a model's name")
         require_given("output", self.output, "a path")
         require(
@@ -115,17 +130,21 @@ def main(job: ImportConfig) -> None:
         multi_grid=job.multi_grid,
         flag="source",
     )
+
     if job.image_pooling_crop_size:
         source = _with_pooling_window(source, job)
     if job.align_corners:
         config = dataclasses.replace(source.config, align_corners=True)
         source = dataclasses.replace(source, config=config)
+
     info = _classes(job, source.num_classes)
     with keras_settings():
         model = build_model(source.config, num_classes=info.num_classes)
+    # If the file holds only a backbone, the head keeps its random weights.
     kept = () if source.num_classes else ("aspp/", "classifier/")
     mapping.assign(model, source.arrays, kept=kept)
     _write(job.output, tf.train.Checkpoint(model=model), _experiment(source, info.name), info)
+
     print(f"{job.source}: {source.kind}, {source.config.model_variant}")
     config = source.config
     corners = "aligned" if config.align_corners else "not aligned"
@@ -144,6 +163,7 @@ def main(job: ImportConfig) -> None:
 
 
 def _require_free(output: str) -> None:
+    """Raises UserError unless the folder is new or empty."""
     path = Path(output)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
@@ -159,6 +179,7 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     path = Path(output).resolve()
     building = path.with_name(f".{path.name}-importing")
     shutil.rmtree(building, ignore_errors=True)
+
     run = run_dir.RunDir(building)
     try:
         run.open_for_training(experiment, info)
@@ -167,29 +188,38 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     except run_dir.WRITE_FAULTS as error:
         raise UserError(
             f"--output={output} could not be written ({run_dir.reason_of(error)}); nothing was "
-            "left behind, give another place or make room."
+            "left behind. Give another place or make room."
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def _with_pooling_window(source, job: ImportConfig):
+    """Returns the source with --image_pooling_crop_size, which only official DeepLab has."""
     if not _is_official(source):
         raise UserError(
             f"--image_pooling_crop_size={flags.text_of(job.image_pooling_crop_size)} is for "
-            f"official DeepLab's checkpoints; {job.source} ({source.kind}) is imported without."
+            f"checkpoints of official DeepLab; leave it out for {job.source} ({source.kind})."
         )
     config = dataclasses.replace(source.config, image_pooling_crop_size=job.image_pooling_crop_size)
     return dataclasses.replace(source, config=config)
 
 
 def _is_official(source) -> bool:
+    """Returns whether the weights are official DeepLab's: no other source has this placement."""
     from deeplab_tf.models.backbones import layer_settings
 
     return layer_settings(source.config)["stride_placement"] == "last_3x3"
 
 
 def _classes(job: ImportConfig, num_classes: int):
+    """Returns the data set that the classes of the weights belong to.
+
+    Args:
+      num_classes: number of classes of the weights; 0 for a backbone without a head.
+    Raises:
+      UserError: if the data set or class list that was asked for has another number of classes.
+    """
     from deeplab_tf.data import catalog
 
     if job.class_list:
@@ -203,7 +233,7 @@ def _classes(job: ImportConfig, num_classes: int):
                 f"--class_list={path} has {info.num_classes} classes, the weights of {job.source} "
                 f"have {num_classes}; give the list that they were trained with."
             )
-        # Equal classes are the same data set, scored the same way, whatever the list's name.
+        # A list with the classes of a known data set is that data set, and is scored the same way.
         known = catalog.known_as(info)
         return dataclasses.replace(info, name=known.name) if known else info
 
@@ -213,28 +243,30 @@ def _classes(job: ImportConfig, num_classes: int):
             catalog.LabelClass(f"class_{i}", (i * 37 % 256,) * 3) for i in range(num_classes)
         )
         return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(numbered))
+
     info = catalog.load(name, "")
     if num_classes not in (0, info.num_classes):
         raise UserError(
             f"--dataset={name} has {info.num_classes} classes, the weights have {num_classes}; "
-            "leave it out, or name your own with --class_list=classes.csv."
+            "leave it out, or give your own classes with --class_list=classes.csv."
         )
     return info
 
 
 def _origin_of_names(job: ImportConfig, info, num_classes: int) -> str:
-    """Says where the classes' names come from: files of weights hold none."""
+    """Says where the names of the classes come from, since files of weights hold no names."""
     if job.class_list:
-        return f"those of {job.class_list}"
+        return f"from {job.class_list}"
     if job.dataset:
         return f"those of {info.name}"
     if info.name in _DATASETS.values():
         reason = "guessed from their number" if num_classes else "since the file has no classes"
-        return f"those of {info.name}, {reason}; --class_list or --dataset names others"
-    return f"numbers, {info.class_names[0]} and so on; --class_list names them"
+        return f"those of {info.name}, {reason}; --class_list or --dataset gives others"
+    return f"numbers ({info.class_names[0]} and so on); --class_list gives names"
 
 
 def _experiment(source, dataset: str) -> Experiment:
+    """Returns the settings of the imported run, with the sizes its ancestor scores the data at."""
     official = _is_official(source)
     low, high = (0, 0) if official else _RESIZING.get(dataset, (0, 0))
     slide = not official and dataset.startswith("pascal_context")

@@ -1,14 +1,14 @@
-"""What programs tell their users: mistakes they can mend, warnings, numbers of things."""
+"""Messages to users: errors that they can fix, warnings, and counts in words."""
 
 import sys
 
 
 class UserError(Exception):
-    """A mistake the user can mend; entry points print its one sentence and exit with status 1."""
+    """An error that the user can fix; entry points print its sentence and exit with status 1."""
 
 
 def warn(sentence: str) -> None:
-    """Prints a warning of a builder."""
+    """Prints a warning to standard error."""
     print(f"Warning: {sentence}", file=sys.stderr)
 
 

@@ -18,38 +18,45 @@ from deeplab_tf.messages import UserError, counted
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(Config):
-    """Which images are predicted, by what, and where the results go."""
+    """Which images are predicted, with which model, and where the results go."""
 
-    input: tuple[str, ...] = setting((), "Images, folders and globs.", names="paths")
-    output_dir: str = setting("", "Folder for index/, color/ and overlay/.")
+    input: tuple[str, ...] = setting(
+        (), "Images to predict: files, folders and globs.", names="paths"
+    )
+    output_dir: str = setting("", "Folder to write index/, color/ and overlay/ to.")
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
     checkpoint: str = checkpoint_setting()
-    export_dir: str = setting("", "A SavedModel by export_model, in place of checkpoint_dir.")
+    export_dir: str = setting(
+        "", "Folder that export_model wrote; give it in place of checkpoint_dir."
+    )
     server: str = setting(
-        "", "host:port of a TensorFlow Serving that answers gRPC, in place of checkpoint_dir."
+        "",
+        "host:port of the gRPC port of TensorFlow Serving; give it in place of checkpoint_dir.",
     )
     model_name: str = setting(
         "deeplab", "Name of the model on the server.", only_with={"server": ()}
     )
     class_list: str = setting(
         "",
-        "Names and colours of the server's classes: its model's assets/labels.csv, or another.",
+        "Class list with the names and colours of the server's classes: the exported model's "
+        "assets/labels.csv, or another list.",
         only_with={"server": ()},
     )
     skip_bad: bool = setting(
-        False, "Whether images that cannot be predicted are only listed, and are no error."
+        False, "Whether to succeed even if some images cannot be predicted; they are listed."
     )
     server_timeout_secs: int = setting(
         30,
-        "Seconds to wait for the server at first, and for each image.",
+        "Seconds to wait for the connection to the server, and for the answer to each image.",
         least=1,
         only_with={"server": ()},
     )
 
     def __post_init__(self):
         super().__post_init__()
+
         require_given("input", self.input, "files, folders or globs")
         require_given("output_dir", self.output_dir, "a path")
         require_exactly_one(
@@ -67,14 +74,15 @@ class PredictConfig(Config):
 
 
 def main(job: PredictConfig) -> None:
-    """Writes index/, color/ and overlay/ PNGs under the images' own names.
+    """Writes PNGs to index/, color/ and overlay/, named like the images.
 
-    An image that cannot be read, or that the model refuses, does not stop the others; all such are
-    listed at the end.
+    An image that cannot be read, or that the model refuses, is listed at the end and does not stop
+    the others.
 
     Raises:
-      UserError: then, unless `skip_bad`; or if no image could be predicted.
+      UserError: if there was such an image, unless `skip_bad`; or if no image could be predicted.
     """
+    # Before the imports, so that mistakes in --input and --output_dir are reported at once.
     images = _by_output_name(job)
     import numpy as np
     from tqdm import tqdm
@@ -97,6 +105,7 @@ def main(job: PredictConfig) -> None:
             continue
         if lost_channel:
             with_other_channel.append(path)
+
         try:
             labels = np.asarray(labels_of(image[np.newaxis]))[0]
         except signatures.RefusedImage as error:
@@ -116,10 +125,12 @@ def main(job: PredictConfig) -> None:
     if bad and len(images) == 1:
         raise UserError(bad[0])
     image_files.warn_of_dropped_channels(with_other_channel)
+
     done = counted(len(images) - len(bad), "image")
     print(f"{files.shown(job.output_dir)}: {done}.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")
+
     if len(bad) == len(images):
         raise UserError(f"None of the {len(images)} images could be predicted.")
     if bad and not job.skip_bad:
@@ -134,15 +145,22 @@ def _target(job: PredictConfig, kind: str, name: str) -> Path:
 
 
 def _by_output_name(job: PredictConfig) -> dict[str, Path]:
-    """Returns the images by the names of their outputs; refuses to write one over another."""
+    """Returns the images by the names of their outputs.
+
+    Raises:
+      UserError: if two images would be written to the same file, or an output over an input.
+    """
     images: dict[str, Path] = {}
     listing = files.find_images(job.input, flag="input")
-    alike: dict[str, str] = {}
+
+    name_of_folded: dict[str, str] = {}
     for name, file in listing.images:
         if images.setdefault(name, file) != file:
             _refuse_twice(images[name], file, name)
-        # Some file systems keep one file for names that differ by capitals or accents' coding.
-        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        # Some file systems take two names for the same file if they differ only in capitals, or in
+        # how accents are encoded.
+        folded = unicodedata.normalize("NFC", name).casefold()
+        other = name_of_folded.setdefault(folded, name)
         if other != name and files.same_place(Path(job.output_dir), other, name):
             _refuse_twice(images[other], file, name)
 
@@ -154,6 +172,7 @@ def _by_output_name(job: PredictConfig) -> dict[str, Path]:
                     f"{files.shown(target)} is an input that would be replaced; give another "
                     "--output_dir."
                 )
+
     if listing.left_out:
         print(f"--input: {len(images)} images; {listing.note()}.")
     return images
@@ -167,6 +186,7 @@ def _refuse_twice(one: Path, other: Path, name: str) -> None:
 
 
 def _open_model(job: PredictConfig):
+    """Returns the function from images [B, H, W, 3] to labels [B, H, W], and the classes."""
     given = [name for name in flags.INFERENCE if flags.given(name) is not None]
     if given and not job.checkpoint_dir:
         place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
@@ -174,6 +194,7 @@ def _open_model(job: PredictConfig):
             f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
             "--checkpoint_dir."
         )
+
     if job.server:
         from deeplab_tf.serving.client import ServerPredictor
 
@@ -184,11 +205,13 @@ def _open_model(job: PredictConfig):
             timeout_secs=job.server_timeout_secs,
         )
         return server.labels, server.classes
+
     if job.export_dir:
         from deeplab_tf.serving.export import ExportedPredictor
 
         exported = ExportedPredictor(Path(job.export_dir))
         return exported.labels, exported.classes
+
     from deeplab_tf.evaluation.predictor import build_predictor
     from deeplab_tf.runs import loaded_run
 
@@ -198,10 +221,10 @@ def _open_model(job: PredictConfig):
 
 
 def run() -> None:
-    description = "Predicts images with a checkpoint, an exported model or a server of one."
+    description = "Predicts your own images with a checkpoint, an exported model or a server."
     if "tensorflow" not in sys.modules:
-        # This process only predicts, and an export's weights never change: oneDNN may pack them
-        # once; the network of a checkpoint turns this off again (process_state).
+        # This process only predicts, and the weights of an exported model never change, so oneDNN
+        # may pack them once. For the network of a checkpoint, `process_state` turns this off again.
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     flags.run(main, [PredictConfig], description, overrides=flags.INFERENCE)
 

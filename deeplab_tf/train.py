@@ -22,10 +22,11 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: E
 
 @contextlib.contextmanager
 def _resting_collector() -> Iterator[Callable[[], None]]:
-    """Keeps the garbage collector out of the start, and out of what the start made.
+    """Turns the garbage collector off during the start, and hides the start's objects from it.
 
-    TensorFlow's import and the model make many objects, all of which stay: searching them again and
-    again takes 0.8 s of a start. Yields what ends the start; afterwards the collector is as before.
+    TensorFlow's import and the model make many objects, and all of them stay: searching them again
+    and again takes 0.8 s of a start. Yields the function to call when the start is over. On leaving
+    the context, the collector is as it was before.
     """
     was_enabled = gc.isenabled()
     gc.disable()

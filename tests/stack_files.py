@@ -6,6 +6,7 @@ Both leave in FOLDER the logits of each format's model on the same images, and t
 optimizers come to: `write` takes their last steps too, `read` takes them from the slots it found.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,37 +14,25 @@ import numpy as np
 import tensorflow as tf
 
 import deeplab_tf
-from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+from deeplab_tf.config import Experiment, TrainConfig
 from deeplab_tf.training import optimizers, schedules
 from deeplab_tf.training.trainer import Trainer
+from tests.conftest import tiny_run
 
 IMAGES = np.random.default_rng(0).integers(0, 256, [2, 65, 49, 3]).astype(np.float32)
 OPTIMIZERS = ("sgd", "adam", "adamw", "sgdw", "lamb")
 
 
 def experiment(folder: Path, records: str, *, steps: int) -> Experiment:
-    return Experiment(
-        model=ModelConfig(
-            model_variant="resnet_v1_18",
-            atrous_rates=(1, 2, 3),
-            aspp_convs_filters=8,
-            auxiliary_filters=8,
-            initializer="he_normal",
-        ),
-        data=DataConfig(dataset_dir=records, train_crop_size=(33, 33)),
-        train=TrainConfig(
-            train_logdir=str(folder / "run"),
-            train_batch_size=2,
-            training_number_of_steps=steps,
-            learning_policy="step",  # whose rates are the same in a longer run
-            eval_interval_steps=0,
-            save_interval_steps=1,
-            log_steps=1,
-            summary_images=0,
-            recompute_stages=0,
-        ),
-        eval=EvalConfig(),
+    run = tiny_run(Path(records), folder / "run")
+    train = dataclasses.replace(
+        run.train,
+        training_number_of_steps=steps,
+        learning_policy="step",  # whose rates are the same in a longer run
+        save_interval_steps=1,
+        summary_images=0,
     )
+    return dataclasses.replace(run, train=train)
 
 
 def write(folder: Path, records: str) -> None:

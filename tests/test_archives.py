@@ -135,7 +135,7 @@ def test_a_server_that_never_gets_further_is_given_up(server, tmp_path):
 def test_another_file_of_the_same_size_is_refused_and_deleted(server, tmp_path, size):
     archive = archive_of(server, size=size)
     server.files["a.tar"] = CONTENT[::-1]
-    with pytest.raises(UserError, match=r"has the sha256 \w+ and not \w+, so it was deleted"):
+    with pytest.raises(UserError, match=r"has the sha256 \w+, not \w+, so it was deleted"):
         archives.fetch(archive, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -143,7 +143,7 @@ def test_another_file_of_the_same_size_is_refused_and_deleted(server, tmp_path, 
 def test_another_size_is_refused_before_it_is_fetched(server, tmp_path):
     archive = archive_of(server)
     server.files["a.tar"] = CONTENT + b"more"
-    with pytest.raises(UserError, match="has 10240004 bytes, the published file 10240000"):
+    with pytest.raises(UserError, match="has 10240004 bytes, but the published file has 10240000"):
         archives.fetch(archive, tmp_path)
 
 

@@ -144,12 +144,12 @@ def test_a_file_name_may_begin_as_a_comment_does(tmp_path):
     ("content", "message"),
     [
         (b"", "The list .*l.txt is empty"),
-        (b"\n \r\n# nothing\n", "empty, or has comments only"),
+        (b"\n \r\n# nothing\n", "empty, or has only comments"),
         (b"a\r\nb\r\ncaf\xe9\r\n", "is not UTF-8 text in line 3; .*iconv -f LATIN1"),
         (b"\xff\xfea\0b", "is not UTF-8 text; "),
-        ("name".encode("utf-16-le"), "is no text"),  # without a mark
+        ("name".encode("utf-16-le"), "is not text"),  # without a mark
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text"),
-        (b"PK\x03\x04\x14\0", "is no text"),
+        (b"PK\x03\x04\x14\0", "is not text"),
     ],
 )
 def test_what_is_no_list_is_one_sentence(tmp_path, content, message):
@@ -196,13 +196,13 @@ def tiff(bits, kinds=None, *, order="<", big=False):
         ([8, 8, 8], None, ""),
         ([1], None, ""),
         ([8] * 5, [1] * 5, ""),
-        ([16], [1], "16 bits a channel"),
-        ([12], None, "12 bits a channel"),
-        ([16] * 3, [1] * 3, "16 bits a channel"),
-        ([16] * 7, [1] * 7, "16 bits a channel"),
-        ([8, 8, 8, 16], None, "16 bits a channel"),
-        ([32] * 2, [3] * 2, "32 bits a channel (floating point)"),
-        ([8], [2], "8 bits a channel (signed integers)"),
+        ([16], [1], "16 bits per channel"),
+        ([12], None, "12 bits per channel"),
+        ([16] * 3, [1] * 3, "16 bits per channel"),
+        ([16] * 7, [1] * 7, "16 bits per channel"),
+        ([8, 8, 8, 16], None, "16 bits per channel"),
+        ([32] * 2, [3] * 2, "32 bits per channel (floating point)"),
+        ([8], [2], "8 bits per channel (signed integers)"),
     ],
 )
 def test_the_depth_of_a_tiff_is_seen_whatever_its_channels(bits, kinds, expected, order, big):
@@ -216,7 +216,7 @@ def png_of_depth(depth, color_type):
 
 @pytest.mark.parametrize("color_type", [0, 2, 4, 6])
 def test_the_depth_of_a_png_is_seen_whatever_its_color_type(color_type):
-    assert files.deeper_than_8_bits(png_of_depth(16, color_type)) == "16 bits a channel"
+    assert files.deeper_than_8_bits(png_of_depth(16, color_type)) == "16 bits per channel"
     assert files.deeper_than_8_bits(png_of_depth(8, color_type)) == ""
 
 
@@ -232,16 +232,16 @@ def test_what_pillow_writes_with_8_bits_passes(tmp_path, mode, ending):
 def test_what_pillow_writes_with_16_bits_is_seen(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     Image.fromarray(np.full([7, 9], 4095, np.uint16)).save(path)
-    assert files.deeper_than_8_bits(path.read_bytes()) == "16 bits a channel"
+    assert files.deeper_than_8_bits(path.read_bytes()) == "16 bits per channel"
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"P6 # a comment\n1 1\n65535\n" + b"\0" * 6, "16 bits a channel"),
+        (b"P6 # a comment\n1 1\n65535\n" + b"\0" * 6, "16 bits per channel"),
         (b"P6\n1 1\n255\n" + b"\0" * 3, ""),
-        (b"\x01\xda\0\2\0\3" + b"\0" * 506, "16 bits a channel"),
-        (b"\xff\xd8\xff\xe0\0\4ab\xff\xff\xc1\0\x0b\x0c\0\1\0\1\1\1\x11\0", "12 bits a channel"),
+        (b"\x01\xda\0\2\0\3" + b"\0" * 506, "16 bits per channel"),
+        (b"\xff\xd8\xff\xe0\0\4ab\xff\xff\xc1\0\x0b\x0c\0\1\0\1\1\1\x11\0", "12 bits per channel"),
         (b"", ""),
         (b"II*\0\xff\xff", ""),
         (b"\xff\xd8\xff", ""),

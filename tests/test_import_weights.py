@@ -144,7 +144,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path):
         run(tmp_path / "m.pth", tmp_path / "out", dataset="cityscapes", atrous_rates=(6, 12))
     with pytest.raises(UserError, match="has 2 atrous branches"):
         run(tmp_path / "m.pth", tmp_path / "out")
-    with pytest.raises(UserError, match=r"is for official .*m\.pth \(mmsegmentation\) is imported"):
+    with pytest.raises(UserError, match=r"leave it out for .*m\.pth \(mmsegmentation\)"):
         run(
             tmp_path / "m.pth",
             tmp_path / "out",

@@ -22,7 +22,10 @@ IS_NEWER = legacy_keras.tensorflow_version() >= (2, 16)
 @pytest.fixture(scope="module")
 def other() -> Path:
     """The interpreter of an environment with the other stack."""
-    code = "from deeplab_tf.startup import legacy_keras; print(legacy_keras.tensorflow_version() >= (2, 16))"
+    code = (
+        "from deeplab_tf.startup import legacy_keras; "
+        "print(legacy_keras.tensorflow_version() >= (2, 16))"
+    )
     for python in sorted(ROOT.glob(".venv*/bin/python")):
         done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True)
         if done.stdout.strip() == str(not IS_NEWER):

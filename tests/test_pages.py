@@ -150,6 +150,15 @@ def test_every_link_leads_somewhere(page):
             assert anchor in anchors(target.read_text()), link
 
 
+def test_every_page_that_the_code_names_exists():
+    files = [ROOT / "Makefile", *ROOT.glob(".ci/*"), *ROOT.glob("configs/*.flags")]
+    for folder in ("benchmarks", "datasets", "deeplab_tf", "tests"):
+        files += (path for path in ROOT.glob(f"{folder}/**/*.py") if ".venv" not in path.parts)
+    for path in files:
+        for page in re.findall(r"\b(?:docs|datasets|deeplab_tf)/[\w/-]+\.md\b", path.read_text()):
+            assert page in PAGES, f"{path} names {page}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_import_of_this_package_works(page):
     for code in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL):

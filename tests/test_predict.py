@@ -67,7 +67,9 @@ def test_a_dropped_channel_is_told(photos, capsys):
     predict.main(job(skip_bad=True))
     assert written() == ["a.png", "c.png", "d.png"]
     warning = capsys.readouterr().err
-    assert warning.startswith("Warning: 1 image (the first: 'photos/d.png') with channels besides")
+    assert warning.startswith(
+        "Warning: 1 image (the first: 'photos/d.png') with channels other than"
+    )
 
 
 def test_bad_images_may_be_skipped(photos, capsys):

@@ -36,7 +36,7 @@ DATASETS = {
     "shapes": ("shapes", 7),
     "voc": ("pascal_voc_seg", 21),
 }
-# The table of reference/ssseg_deeplabv3.md, section 1: backbone and output stride | classes |
+# SSSegmentation's table (docs/ancestors.md, Recipes): backbone and output stride | classes |
 # crop HxW | base, least learning rate | power | momentum | weight decay | batch | steps | rates
 # (the first is the 1x1 branch) | training and validation images | resize base, for training and
 # for evaluation | inference | mIoU.

@@ -1,4 +1,4 @@
-"""The values of --model_variant: what each allows other settings to be, and what follows from it.
+"""The values of --model_variant, and what each of them means for other settings.
 
 A new backbone needs an entry here and a layer in `models.backbones`, which builds it.
 """
@@ -10,13 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """What the settings need to know of a backbone.
+    """What the settings need to know about a backbone.
 
     Attributes:
-      family: whose layer it is, a key of `models.backbones.FAMILIES`.
-      layer: arguments of that layer which make it this variant.
-      last_stage_blocks: how many numbers --multi_grid takes; 0 if it has no meaning here.
-      stride_placements: what --stride_placement may be, the default first; empty if it has no
+      family: a key of `models.backbones.FAMILIES`, which maps it to the layer.
+      layer: the arguments that make the layer this variant.
+      last_stage_blocks: number of blocks in the last stage, which is how many numbers --multi_grid
+        takes; 0 if it has no meaning here.
+      stride_placements: allowed values of --stride_placement, the default first; empty if it has no
         meaning here.
       initializer: default of --initializer.
     """
@@ -29,7 +30,8 @@ class Backbone:
 
 
 def _resnet(stem: str, depth: int) -> Backbone:
-    # He et al. 2016, table 1: 18 and 34 have basic blocks, in which no 1x1 could have the stride.
+    # He et al. 2016, table 1: depths 18 and 34 have basic blocks, two 3x3 convolutions each, so
+    # there is no 1x1 convolution that could have the stride.
     has_bottlenecks = depth >= 50
     placements = ("first_3x3", "first_1x1", "last_3x3") if has_bottlenecks else ("first_3x3",)
     return Backbone(

@@ -1,6 +1,6 @@
-"""Which checkpoint of a run is meant: --checkpoint, or a path that names one.
+"""Which checkpoint of a run is meant: by --checkpoint, or by a path that names one.
 
-Does not import TensorFlow, so contradictions are reported at once.
+This module does not import TensorFlow, so programs report contradictions at once.
 """
 
 import re
@@ -12,7 +12,7 @@ from deeplab_tf.config.setting import as_flag, require, setting
 from deeplab_tf.messages import UserError
 
 NEWEST, BEST = "newest", "best"
-# Any of a checkpoint's files is accepted, since shells complete their names.
+# The name of any of a checkpoint's files is accepted, since tab completion gives those names.
 _FILE = re.compile(r"model\.ckpt-(\d+)(\.index|\.data-\d{5}-of-\d{5})?")
 _STEP = re.compile(r"(?:model\.ckpt-)?(\d+)")
 
@@ -21,18 +21,19 @@ def checkpoint_setting() -> Any:
     """Returns the setting --checkpoint, the same in every program that reads a run."""
     return setting(
         "",
-        "Checkpoint to use: newest, best (in the validations of training) or a step; empty takes "
-        "the one that the path names, or a folder's newest.",
+        "Checkpoint to use: newest, best (of those validated during training) or a step. If empty: "
+        "the one that the path names, or the newest in a folder.",
     )
 
 
 def require_one_choice(
     choice: str, path: str, name: str, *, written: Callable[[str, Any], str] = as_flag
 ) -> None:
-    """Raises UserError if `checkpoint` is no choice, or contradicts a path that names a step.
+    """Raises UserError if `choice` is not allowed, or contradicts a path that names a step.
 
     Args:
-      name: the setting that has the path.
+      choice: value of the setting `checkpoint`.
+      path: value of the setting `name`: a run's folder, or one checkpoint in it.
       written: how errors write a setting.
     """
     require(
@@ -45,8 +46,8 @@ def require_one_choice(
     folder, step = split(path)
     if choice and step is not None and wanted(path, choice) != step:
         raise UserError(
-            f"{written(name, path)} names step {step}, {written('checkpoint', choice)} another; "
-            f"give only one of them, or {written(name, str(folder))} and "
+            f"{written(name, path)} names step {step}, but {written('checkpoint', choice)} names "
+            f"another; give only one of them, or {written(name, str(folder))} and "
             f"{written('checkpoint', choice)}."
         )
 
@@ -61,7 +62,7 @@ def split(path: str | Path) -> tuple[Path, int | None]:
 
 
 def wanted(path: str | Path, choice: str = "") -> str | int:
-    """Returns NEWEST, BEST or a step."""
+    """Returns which checkpoint is meant, NEWEST, BEST or a step; `choice` goes before the path."""
     named = _STEP.fullmatch(choice)
     if named:
         return int(named[1])

@@ -3,7 +3,7 @@
 The syntax is absl's: --name=value, --name value, -name=value, --switch, --noswitch, --flagfile,
 --undefok, --. Differs: in absl the last of all flags wins. Here the command line overrides its
 flagfiles wherever --flagfile stands, a flagfile overrides the flagfiles it includes, and of two
-flagfiles the later one wins. What could be read in two ways is refused.
+flagfiles the later one wins. Input that could be read in two ways is refused.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from pathlib import Path
 from deeplab_tf import files
 from deeplab_tf.messages import UserError
 
-# Where the recipes are: in a clone next to the package, in a wheel inside it.
+# Where the recipes are: next to the package in a clone, inside the package in a wheel.
 _RECIPES = (Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs")
-_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of a file, in bytes; limits.h of Linux
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # limits of file names, in bytes; limits.h of Linux
 _NUMBER = re.compile(r"-\.?\d")
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
@@ -30,8 +30,8 @@ _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 class Given:
     """A flag as it was given.
 
-    name: without dashes. text: its value; None if there is no `=`.
-    place: path and line of the flagfile it stands in; empty for the command line.
+    name: without dashes. text: its value; None if no value was given.
+    place: path and line of the flagfile that has the flag; empty for the command line.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Given:
     place: str = ""
 
     def value(self) -> str:
-        """Returns the text; a UserError if there is none."""
+        """Returns the text; raises UserError if there is none."""
         if self.text is None:
             raise self.error(f"--{self.name} has no value; write --{self.name}=VALUE.")
         return self.text
 
     def error(self, problem: str) -> UserError:
-        """Returns an error that says what is wrong with the flag, and where it stands."""
+        """Returns an error that says what is wrong with the flag, and where it was given."""
         return UserError(f"{self.place}: {problem}" if self.place else problem)
 
 
@@ -59,21 +59,24 @@ def read(
 
     Args:
       arguments: the command line without the program's name.
-      switches: every known flag; true for switches, which may be given as --name and --noname.
-      instead: as in `config_flags.run`.
+      switches: all known flags by name; true for a switch, which may be given as --name and
+        --noname.
+      instead: as in `config.flags.run`.
     Returns:
-      Layers of known flags, all with a text; one layer may hold a flag several times.
+      Layers of known flags, each with a text; one layer may hold a flag several times.
     Raises:
       UserError: if a flag is unknown, a value is missing, or a flagfile cannot be read.
     """
     given, others = _split(arguments, switches)
     layers = list(_layers(given, ()))
 
+    # --undefok=a,b allows --a and --b (and --noa, --nob) although no program here has them.
     undefok = {"undefok"}
     for flag in itertools.chain(*layers):
         if flag.name == "undefok":
             names = [name.strip() for name in flag.value().split(",")]
             undefok |= {*names, *(f"no{name}" for name in names)}
+
     layers = [
         [
             _resolve(flag, switches, instead or {})
@@ -82,6 +85,8 @@ def read(
         ]
         for layer in layers
     ]
+
+    # Only now: an unknown flag is reported first, since it may be why a word is left over.
     if others:
         raise UserError(f"{others[0]!r} is not a flag; settings are given as --name=value.")
     return layers
@@ -90,17 +95,18 @@ def read(
 def _split(
     arguments: Sequence[str], switches: Mapping[str, bool]
 ) -> tuple[list[Given], Sequence[str]]:
-    """Returns the flags of a command line, and the words from the first that is no flag on."""
+    """Returns the flags of a command line, and all words from the first one that is not a flag."""
     given: list[Given] = []
     words = list(arguments)
     while words and words[0] != "--":
         if not words[0].startswith("-") or words[0] == "-":
             return given, words
+
         name, equals, text = words.pop(0).removeprefix("-").removeprefix("-").partition("=")
         needs_value = name in ("flagfile", "undefok") or switches.get(name) is False
         # A value may be a negative number; anything else with a dash is the next flag.
-        follows = words and (not words[0].startswith("-") or bool(_NUMBER.match(words[0])))
-        if not equals and needs_value and follows:
+        value_follows = words and (not words[0].startswith("-") or bool(_NUMBER.match(words[0])))
+        if not equals and needs_value and value_follows:
             equals, text = "=", words.pop(0)
         given.append(Given(name, text if equals else None))
     return given, words[1:]
@@ -110,9 +116,10 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
     """Yields the layers of the flagfiles that these flags include, then the other flags.
 
     Args:
-      opened: the flagfile that these flags stand in, after those that led to it.
+      opened: the flagfiles that led to these flags, outermost first; the last one contains them.
+        Empty for the command line.
     """
-    own = []
+    other_flags = []
     for flag in given:
         if flag.name == "flagfile":
             path = _find(Path(os.path.expanduser(flag.value())), flag, opened)
@@ -120,14 +127,18 @@ def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[G
                 raise flag.error(f"--flagfile={path} leads back to itself; remove this line.")
             yield from _layers(_read_flagfile(path, flag), (*opened, path.resolve()))
         else:
-            own.append(flag)
-    yield own
+            other_flags.append(flag)
+    yield other_flags
 
 
 def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
     """Finds a flagfile in the working directory, or next to the flagfile that includes it.
 
-    absl looks only in the working directory. A name of no file here may be a recipe's.
+    absl looks only in the working directory. If there is no such file, the name may be a recipe's.
+
+    Args:
+      flag: the --flagfile that gave the path, for errors.
+      opened: as in `_layers`.
     """
     neighbour = opened[-1].parent / path if opened else path
     if path.exists() and neighbour.exists() and not path.samefile(neighbour):
@@ -135,13 +146,14 @@ def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
             f"--flagfile={path} exists twice, in {os.getcwd()} and in {neighbour.parent}; give the "
             "full path of the one you mean."
         )
-    found = path if path.exists() else neighbour
-    if found.is_file():
-        return found
+    existing = path if path.exists() else neighbour
+    if existing.is_file():
+        return existing
 
     recipe = recipes().get(path.stem)
     is_name = path == Path(path.name)
-    if is_name and recipe:  # there may be a folder of that name, such as the recipe's run
+    # Even if the path exists: it may be a folder of that name, such as a run of the recipe.
+    if is_name and recipe:
         return recipe
     if is_name and not path.exists():
         raise flag.error(
@@ -163,7 +175,7 @@ def recipes() -> dict[str, Path]:
 
 
 def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
-    """Returns the flags of a flagfile; refuses lines that would be misread."""
+    """Returns the flags of a flagfile; refuses lines that are probably not meant as they read."""
     try:
         lines = lines_of(path)
     except UserError as error:
@@ -174,17 +186,20 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
         line = line.strip()
         if not line or line.startswith(("#", "//")):
             continue
+
         flag = flag_of(line, f"{path}, line {number}")
         text = (flag.text or "").strip()
         if not line.startswith("-") or re.search(r"\s", flag.name):
-            raise flag.error(f"{line!r} is not a flag; write --name=value, one a line.")
+            raise flag.error(f"{line!r} is not a flag; write --name=value, one per line.")
         if _TRAILING_COMMENT.search(text):
             raise flag.error(
                 f"{line!r} seems to end in a comment; put comments on separate lines, and "
                 "values that contain ' #' or ' //' on the command line."
             )
         if text.startswith(("'", '"')):
-            raise flag.error(f"{line!r} has quotes, which would be part of the value; remove them.")
+            raise flag.error(
+                f"{line!r} has quotes, which would become part of the value; remove them."
+            )
         given.append(dataclasses.replace(flag, text=flag.text and text))
     return given
 
@@ -193,19 +208,19 @@ def lines_of(path: Path) -> list[str]:
     """Returns the lines of a flagfile, in any text encoding that `files` reads.
 
     Raises:
-      UserError: if it cannot be read, or is no text.
+      UserError: if it cannot be read, or is not text.
     """
     return files.read_text(path, "The flagfile").split("\n")
 
 
 def flag_of(line: str, place: str) -> Given:
-    """Parses one line of a flagfile."""
+    """Parses one line of a flagfile; `place` is its path and line number, for errors."""
     name, equals, text = line.removeprefix("-").removeprefix("-").partition("=")
     return Given(name, text if equals else None, place)
 
 
 def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, str]) -> Given:
-    """Returns the flag under its setting's name, with a text: --noname becomes name, "false"."""
+    """Returns the flag under the name of its setting, with a text: --noname becomes name=false."""
     if flag.name in switches:
         if flag.text is None and switches[flag.name]:
             return Given(flag.name, "true", flag.place)
@@ -221,6 +236,7 @@ def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, st
 
     if flag.name in instead:
         raise flag.error(f"There is no --{flag.name}: {instead[flag.name]}")
+
     near = difflib.get_close_matches(flag.name, switches, n=3, cutoff=0.75)
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
     raise flag.error(f"Unknown command line flag {flag.name!r}.{hint}")
@@ -248,38 +264,39 @@ def split_parts(text: str) -> tuple[str, ...]:
 
 
 def whole_paths(parts: Sequence[str], *, flag: str) -> tuple[str, ...]:
-    """Rejoins parts that were split at a comma in the name of something on disk.
+    """Rejoins parts that were split at a comma that belongs to a name on disk.
 
     Spaces around a part are dropped unless the name on disk has them.
 
     Args:
       parts: files, folders and globs.
-      flag: the flag they were given to, for the error.
+      flag: the flag that they were given to, for the error.
     Raises:
-      UserError: if both the whole and its parts exist.
+      UserError: if both the rejoined name and each of its parts exist.
     """
-    found = []
-    left = list(parts)
-    while left:
-        count = _count_in_name(left)
-        joined = ",".join(left[:count])
-        if count > 1 and all(map(_on_disk, left[:count])):
+    paths = []
+    remaining = list(parts)
+    while remaining:
+        count = _count_in_name(remaining)
+        joined = ",".join(remaining[:count])
+        if count > 1 and all(map(_on_disk, remaining[:count])):
             raise UserError(
                 f"--{flag}={joined} exists as one name, and so does each of its parts; write '\\,' "
                 f"for a comma that belongs to a name, or give --{flag} once for each part."
             )
-        found.append(_on_disk(joined) or joined.strip())
-        left = left[count:]
-    return tuple(found)
+        paths.append(_on_disk(joined) or joined.strip())
+        remaining = remaining[count:]
+    return tuple(paths)
 
 
 def _count_in_name(parts: Sequence[str]) -> int:
-    """Returns how many leading parts, joined, name something on disk: the most that do, or 1."""
+    """Returns the largest number of leading parts that, joined, name something on disk; else 1."""
     most = 1
     for count in range(2, len(parts) + 1):
         joined = ",".join(parts[:count])
         folder, name = os.path.split(joined)
-        # Stops where longer names cannot exist either: lists may have thousands of parts.
+        # Stop where no longer name can exist either: a list may have thousands of parts, and each
+        # look at the disk takes time.
         longest = _LONGEST_NAME if glob.escape(joined) == joined else _LONGEST_PATH
         if len(name) > longest or (folder and not _on_disk(folder)):
             break
@@ -300,10 +317,11 @@ def _on_disk(text: str) -> str | None:
 
 def named_files(parts: Sequence[str]) -> tuple[str, ...]:
     """Rejoins parts of NAME=FILE,NAME=FILE that were split at a comma in a file's name."""
-    found: list[str] = []
+    items: list[str] = []
     for part in parts:
-        if found and not re.match(r"[^=/]+=", part):
-            found[-1] += f",{part}"
+        # A part without a NAME= continues the file name before it.
+        if items and not re.match(r"[^=/]+=", part):
+            items[-1] += f",{part}"
         else:
-            found.append(part.strip())
-    return tuple(found)
+            items.append(part.strip())
+    return tuple(items)

@@ -1,4 +1,4 @@
-"""Settings of the data: which records are read, and how training examples are augmented."""
+"""Data settings: which records are read, and how training examples are augmented."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class DataConfig(Config):
 
     dataset: str = setting(
         "",
-        "Data set's name; empty takes it from <dataset_dir>/dataset.json. A known name's classes "
-        "must be those of the records.",
+        "Name of the data set; if empty, the one in <dataset_dir>/dataset.json. If the name is a "
+        "known one, the records must have that data set's classes.",
         may_change=True,
     )
     dataset_dir: str = setting(
@@ -20,31 +20,36 @@ class DataConfig(Config):
     )
     train_split: str = setting("train", "Split to train on.")
     train_crop_size: tuple[int, ...] = setting(
-        (513, 513), "Height and width of training crops, pixels.", least=1
+        (513, 513), "Height and width of training crops, in pixels.", least=1
     )
     min_resize_value: int = setting(
-        0, "Length the shorter side is resized to; 0 keeps the image's own size.", least=0
+        0,
+        "Length, in pixels, that the shorter side of an image is resized to; 0 keeps the size.",
+        least=0,
     )
     max_resize_value: int = setting(
-        0, "Limit of the longer side when resizing; 0 sets none.", least=0
+        0,
+        "With min_resize_value: largest length, in pixels, of the longer side; 0 sets no limit.",
+        least=0,
     )
     min_scale_factor: float = setting(0.5, "Smallest random scale in training.", least=0.01)
     max_scale_factor: float = setting(2.0, "Largest random scale in training.", least=0.01)
     scale_factor_step_size: float = setting(
-        0.25, "Distance between the random scales; 0 draws from the whole range.", least=0
+        0.25, "Step between the random scales; 0 draws any scale in the range.", least=0
     )
     one_category_max_ratio: float = setting(
         1.0,
-        "Crops in which one class has this share of the pixels, or is the only one, are drawn "
-        "again, up to 9 times; 1 keeps all crops.",
+        "A crop is drawn again, up to 9 times, if one class has this share of its pixels or is the "
+        "only class in it; 1 keeps all crops.",
         least=0.01,
     )
     photometric_distortion: bool = setting(
-        False, "Whether brightness, contrast, saturation and hue vary in training."
+        False, "Whether to vary brightness, contrast, saturation and hue in training."
     )
 
     def __post_init__(self):
         super().__post_init__()
+
         size = self.train_crop_size
         require(len(size) == 2, "train_crop_size", size, "two numbers, height,width")
         require(
@@ -57,5 +62,5 @@ class DataConfig(Config):
             self.min_resize_value > 0 or self.max_resize_value == 0,
             "max_resize_value",
             self.max_resize_value,
-            "0 unless min_resize_value is set too",
+            "0, unless min_resize_value is set too",
         )

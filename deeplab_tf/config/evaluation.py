@@ -11,33 +11,38 @@ class EvalConfig(Config):
 
     eval_split: str = setting("val", "Split to score.", may_change=True)
     eval_batch_size: int = setting(
-        1, "Images predicted together, where they share a size.", least=1, may_change=True
+        1, "Images per batch; only images of one size share a batch.", least=1, may_change=True
     )
     eval_scales: tuple[float, ...] = setting(
         (1.0,),
-        "Scales at which each image is predicted; probabilities are averaged.",
+        "Scales at which each image is predicted; their probabilities are averaged.",
         least=0.01,
         may_change=True,
     )
     add_flipped_images: bool = setting(
-        False, "Whether mirrored images are predicted and averaged too.", may_change=True
+        False,
+        "Whether each image is also predicted mirrored; the probabilities are averaged.",
+        may_change=True,
     )
     inference_mode: str = setting(
         "whole",
-        "whole predicts each image at once; slide predicts windows and averages probabilities.",
+        "whole: each image is predicted at once; slide: in windows, and probabilities are averaged "
+        "where windows overlap.",
         choices=("whole", "slide"),
         may_change=True,
     )
     eval_crop_size: tuple[int, ...] = setting(
         (),
-        "Height and width of the windows of inference_mode=slide; whole images are never padded.",
+        "For inference_mode=slide: height and width of a window, in pixels. Nothing is padded: in "
+        "a smaller image the window is as large as the image.",
         least=1,
         may_change=True,
         only_with={"inference_mode": ("slide",)},
     )
     eval_crop_stride: tuple[int, ...] = setting(
         (),
-        "Distances, down and across, between windows of inference_mode=slide, pixels.",
+        "For inference_mode=slide: distance from one window to the next, down and across, in "
+        "pixels.",
         least=1,
         may_change=True,
         only_with={"inference_mode": ("slide",)},
@@ -46,6 +51,7 @@ class EvalConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         require(len(self.eval_scales) > 0, "eval_scales", "", "at least one scale")
+
         size, stride = self.eval_crop_size, self.eval_crop_stride
         lengths = (2,) if self.inference_mode == "slide" else (0, 2)
         require(len(size) in lengths, "eval_crop_size", size, "two numbers, height,width")

@@ -12,7 +12,7 @@ from deeplab_tf.config.training import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a run is made of; stored as <train_logdir>/experiment.flags."""
+    """All settings of a run; stored as <train_logdir>/experiment.flags."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -21,5 +21,5 @@ class Experiment:
 
 
 def groups(experiment: Experiment) -> list[Config]:
-    """Returns the experiment's settings groups in their order."""
+    """Returns the experiment's settings groups, in the order of the fields."""
     return [getattr(experiment, field.name) for field in dataclasses.fields(experiment)]

@@ -1,9 +1,9 @@
 """The only bridge between settings and flags: dataclass -> flags -> dataclass -> flagfile text.
 
-An entry point is two functions: `main(settings)` does the work and may import TensorFlow;
-`run()` calls `config_flags.run(main, ...)`, which parses the flags first, so `--help` and mistyped
-flags are answered at once. Flags belong to one call of `run`: the next call in the same process
-does not see them.
+An entry point is two functions. `main(settings)` does the work and may import TensorFlow. `run()`
+calls `flags.run(main, ...)`, which parses the flags first, so `--help` and mistyped flags are
+answered at once. Flags belong to one call of `run`: the next call in the same process does not see
+them.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ from deeplab_tf.config.setting import Config, is_list, part_type, without_effect
 from deeplab_tf.messages import UserError
 from deeplab_tf.startup import legacy_keras, quiet_start
 
-# TensorFlow's errors (by name, as it is not imported here) that are no bugs: damaged files, full
-# disks, full memory.
+# Errors of TensorFlow that are not bugs: damaged files, forbidden or full disks, full memory. Given
+# by name, since TensorFlow is not imported here.
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
-# Settings that decide how much memory a step needs.
+# Settings that decide how much memory a step needs; `_sentence` names them.
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 _SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_CLOSED_PIPE = 141  # what shells report for a program ended by SIGPIPE
+_CLOSED_PIPE = 141  # exit status that shells report for a program ended by SIGPIPE: 128 + 13
 
 # Settings of a run that may be overridden when predicting with it; all others stay as trained.
 INFERENCE = (
@@ -60,7 +60,7 @@ class Flags:
     Attributes:
       values: every setting's value by name, given or default.
       given: names of the settings given on the command line or in a flagfile.
-      typed: names of those given on the command line itself.
+      typed: names of the settings given on the command line itself.
     """
 
     values: dict[str, Any]
@@ -84,15 +84,15 @@ def run(
     overrides: Sequence[str] = (),
     instead: Mapping[str, str] | None = None,
 ) -> None:
-    """Parses the command line into `settings` and calls `main` with one object for each.
+    """Parses the command line into `settings` and calls `main` with one object for each of them.
 
-    Prints one sentence and exits with status 1 for a mistake the user can mend.
+    For a mistake that the user can mend, prints one sentence and exits with status 1.
 
     Args:
-      overrides: names of a run's stored settings that become flags too; main reads them with
+      overrides: names of a run's stored settings that become flags too; `main` reads them with
         `with_overrides` and `given`.
-      instead: sentences on what to do, by the names of flags that people expect and this program
-        does not have.
+      instead: for flags that people expect but this program does not have: the flag's name -> a
+        sentence on what to do instead.
     """
     module = sys.modules[main.__module__]
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
@@ -104,18 +104,21 @@ def run(
             # direct atrous convolutions cannot be trained without it.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
             legacy_keras.require()
+
             job = _current.get()
-            read = [job.read(kind) for kind in settings]
-            _require_effect(read)
-            main(*read)
+            groups_of_job = [job.read(kind) for kind in settings]
+            _require_effect(groups_of_job)
+            main(*groups_of_job)
         except (UserError, OSError) as error:
-            closed = _is_closed(sys.stdout) or _is_closed(sys.stderr)
-            if isinstance(error, BrokenPipeError) and closed:
+            # Our own output is closed: `_quiet_if_unread` ends the program. A broken pipe
+            # elsewhere, such as to a worker process, is an error like any other.
+            is_unread = _is_closed(sys.stdout) or _is_closed(sys.stderr)
+            if isinstance(error, BrokenPipeError) and is_unread:
                 raise
             sys.exit(f"{program}: {error}")
         except KeyboardInterrupt:
             print(f"{program}: interrupted.", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(130)  # what shells report for a program ended by SIGINT: 128 + 2
         except Exception as error:
             if type(error).__name__ not in _OUTSIDE_FAULTS:
                 raise
@@ -124,13 +127,13 @@ def run(
     def parse_all(argv: list[str]) -> list[str]:
         try:
             if any(argument in _HELP for argument in argv[1:]):
-                with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+                with contextlib.suppress(BrokenPipeError):  # as in `--help | head`
                     print(_help(program, settings, overrides, description))
                 sys.exit(0)
             _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
         except (flags.Error, UserError) as error:
             sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
-        except OSError as error:  # the help goes to a full disk
+        except OSError as error:  # the disk that the help is written to is full
             sys.exit(f"{program}: {error}")
         return argv[:1]
 
@@ -145,11 +148,12 @@ def run(
 
 @contextlib.contextmanager
 def _absl_restored() -> Iterator[None]:
-    """Restores absl's process-wide state afterwards: its flags (--verbosity, ...), log handlers."""
+    """Restores absl's global state at the end: its flags (--verbosity, ...) and log handlers."""
     before = {name: flags.FLAGS[name].value for name in flags.FLAGS}
     verbosity = logging.get_verbosity()
     root = getLogger()
     handlers, level = list(root.handlers), root.level
+
     try:
         yield
     finally:
@@ -166,11 +170,12 @@ def _quiet_if_unread(program: str) -> Iterator[None]:
     """Ends the program without a traceback when nobody reads its output (`... | head -1`)."""
     try:
         yield
-    except BrokenPipeError:  # only of the program's own output: see `run`
+    except BrokenPipeError:  # of the program's own output only: see `call` in `run`
         _write_out()
         print(f"{program}: stopped, because nothing reads its output any more.", file=sys.stderr)
         sys.exit(_CLOSED_PIPE)
-    except SystemExit as end:  # app.run always ends so; at most the last lines are unread
+    except SystemExit as end:  # app.run always ends so, also after success
+        # Only the last lines can still be unwritten: earlier ones would have failed before.
         fault = _write_out()
         if fault and not end.code:
             sys.exit(f"{program}: its output could not be written: {fault}")
@@ -178,10 +183,10 @@ def _quiet_if_unread(program: str) -> Iterator[None]:
 
 
 def _write_out() -> OSError | None:
-    """Flushes stdout; returns the error if that failed for another reason than a closed pipe.
+    """Flushes stdout; returns the error if that fails for any reason but a closed pipe.
 
-    Left to Python, the flush at exit would print a traceback. Streams that nobody reads are sent to
-    /dev/null, stderr included.
+    If this were left to Python, a failing flush at exit would print a traceback. For the same
+    reason, streams that nobody reads are redirected to /dev/null, stderr included.
     """
     if _is_closed(sys.stderr):
         _send_to_null(sys.stderr)
@@ -195,11 +200,11 @@ def _write_out() -> OSError | None:
 
 
 def _is_closed(stream: Any) -> bool:
-    """Returns whether a stream is a pipe without a reader."""
+    """Returns whether a stream is a pipe that nobody reads."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
-    except (OSError, AttributeError):  # no file in a notebook; no stream at all if it was closed
+    except (OSError, AttributeError):  # a notebook's stream is no file; a closed one may be None
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
@@ -217,7 +222,7 @@ def parse(
     overrides: Sequence[str] = (),
     instead: Mapping[str, str] | None = None,
 ) -> Flags:
-    """Parses a command line: flags of the settings groups and of `overrides`, and absl's own.
+    """Parses a command line: flags of the settings groups and of `overrides`, and absl's own flags.
 
     Args:
       arguments: the command line without the program's name.
@@ -238,28 +243,28 @@ def parse(
     given: set[str] = set()
     typed: set[str] = set()
     for layer in command_line.read(arguments, switches, instead=instead):
-        own = [flag for flag in layer if flag.name in known]
-        found = _values_of_layer(own, known, _given_value)
-        values |= found
-        typed = set(found)  # the command line comes last
-        given |= typed
+        flags_of_settings = [flag for flag in layer if flag.name in known]
+        values_of_layer = _values_of_layer(flags_of_settings, known, _given_value)
+        values |= values_of_layer
+        given |= set(values_of_layer)
+        typed = set(values_of_layer)  # the last layer is the command line itself
         flags.FLAGS(["", *(f"--{flag.name}={flag.text}" for flag in layer if flag.name in of_absl)])
     return Flags(values, frozenset(given), frozenset(typed))
 
 
 def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
-    """Refuses settings that the command line gives without an effect.
+    """Raises UserError if the command line gives a setting that has no effect.
 
-    A flagfile may hold such settings of a run: recipes are made to be varied, and `overview` names
-    what then has no effect.
+    In a flagfile, settings of a run may be without effect: recipes are made to be varied, and
+    `overview` says at the start of training which settings have no effect then.
 
     Args:
       used: names of settings that the program has another use for.
     """
     stored = settings_of(Experiment())
     for name, lacking in without_effect(job).items():
-        is_asked_for = name in _current.get().typed if name in stored else True
-        if is_asked_for and name not in used:
+        is_refused = name in _current.get().typed if name in stored else True
+        if is_refused and name not in used:
             value = next(getattr(group, name) for group in job if hasattr(group, name))
             raise UserError(
                 f"--{name}={text_of(value)} has no effect without {lacking}; give that too, or "
@@ -270,21 +275,24 @@ def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
 def _sentence(error: Exception) -> str:
     """Returns the message of one of _OUTSIDE_FAULTS as one sentence."""
     text = str(error)
-    wanted = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
-    if not wanted:
+    tensor = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
+    if not tensor:
         return text.splitlines()[0]
+
     deciding = ", ".join(f"--{name}" for name in _MEMORY if name in _current.get().values)
-    return f"out of memory at a tensor of shape {wanted[1]}" + (
+    return f"out of memory at a tensor of shape {tensor[1]}" + (
         f"; {deciding} decide how much a step needs." if deciding else "."
     )
 
 
 def _fields_of(settings: Iterable[type], overrides: Sequence[str]) -> list[dataclasses.Field]:
-    own = [field for kind in settings for field in fields(kind)]
-    return own + _of_a_run(overrides)
+    """Returns the settings that become flags: all of `settings`, then the overridden ones."""
+    fields_of_groups = [field for kind in settings for field in fields(kind)]
+    return fields_of_groups + _of_a_run(overrides)
 
 
 def _of_a_run(overrides: Sequence[str]) -> list[dataclasses.Field]:
+    """Returns the stored settings of a run that have these names."""
     stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
     return [field for field in stored if field.name in overrides]
 
@@ -298,12 +306,14 @@ def _values_of_layer(
     known: Mapping[str, dataclasses.Field],
     parse_text: Callable[[dataclasses.Field, str], Any],
 ) -> dict[str, Any]:
-    """Returns the values given in one flagfile, or on the command line; repeated lists add up.
+    """Returns the values given in one layer: a flagfile, or the command line.
+
+    The values of a list that is given several times are joined.
 
     Args:
       parse_text: parses the text of a setting's value.
     Raises:
-      UserError: if a value has the wrong type, or a setting of one value is given twice.
+      UserError: if a value has the wrong type, or a setting that takes one value is given twice.
     """
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
@@ -314,11 +324,13 @@ def _values_of_layer(
                 f"--{flag.name} is given twice, as {texts[flag.name]!r} and as {flag.text!r}, but "
                 "takes one value; leave one of them out."
             )
+
         text = flag.value()
         try:
             value = parse_text(field, text)
         except UserError as error:
             raise flag.error(str(error)) from None
+
         # --name= clears what was given before it.
         adds_up = is_list(field) and text and flag.name in values
         values[flag.name] = values[flag.name] + value if adds_up else value
@@ -327,7 +339,7 @@ def _values_of_layer(
 
 
 def _given_value(field: dataclasses.Field, text: str) -> Any:
-    """Parses a value that a person typed, in which a comma may belong to a file's name."""
+    """Parses a value that a person typed; a comma in it may belong to the name of a file."""
     value = value_of(field, text)
     if is_list(field) and part_type(field) is str:
         if field.metadata["names"] == "paths":
@@ -339,18 +351,18 @@ def _given_value(field: dataclasses.Field, text: str) -> Any:
 
 
 def given(name: str) -> Any:
-    """Returns a flag's value if the command line or a flagfile gave one, else None."""
+    """Returns the value of a flag that the command line or a flagfile gave, else None."""
     job = _current.get()
     return job.values[name] if name in job.given else None
 
 
 def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Experiment:
-    """Returns a run's settings, with those for data and evaluation that were given as flags.
+    """Returns a run's settings with the data and evaluation settings that were given as flags.
 
     Args:
-      used: names of those that always have an effect in this program.
+      used: names of the settings that always have an effect in this program.
     Raises:
-      UserError: if the command line gave one that has no effect.
+      UserError: if the command line gave a setting that has no effect.
     """
     changed = {}
     for section in ("data", "eval"):
@@ -358,12 +370,13 @@ def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Exper
         values = {field.name: given(field.name) for field in fields(group)}
         values = {name: value for name, value in values.items() if value is not None}
         changed[section] = dataclasses.replace(group, **values)
+
     _require_effect(list(changed.values()), used=used)
     return dataclasses.replace(experiment, **changed)
 
 
 def text_of(value: Any) -> str:
-    """Returns a setting's value as flagfiles write it."""
+    """Returns a setting's value as it is written in a flagfile."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -392,7 +405,7 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-    """Returns a line for each differing setting that must not change when a run resumes."""
+    """Returns one line for each setting that differs and must not change when a run resumes."""
     lines = []
     for before, after in zip(groups(old), groups(new), strict=True):
         for field in dataclasses.fields(before):  # type: ignore[arg-type]
@@ -403,14 +416,14 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
 
 
 def flagfile_text(experiment: Experiment) -> str:
-    """Returns the experiment as a flagfile, one setting a line."""
+    """Returns the experiment as the text of a flagfile, one setting per line."""
     lines = ["# Written by deeplab_tf: the settings of this run."]
     lines += [f"--{name}={text}" for name, text in settings_of(experiment).items()]
     return "\n".join(lines) + "\n"
 
 
 def settings_of(experiment: Experiment) -> dict[str, str]:
-    """Returns all settings by name, as flagfiles write them."""
+    """Returns all settings by name, as they are written in a flagfile."""
     return {
         field.name: text_of(getattr(group, field.name))
         for group in groups(experiment)
@@ -419,18 +432,18 @@ def settings_of(experiment: Experiment) -> dict[str, str]:
 
 
 def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, str]:
-    """Returns the settings that decide which labels a checkpoint gives an image.
+    """Returns the settings that decide which labels a checkpoint gives to an image.
 
     Args:
-      experiment: the run's settings, with the command line's changes.
-      model: the network as built, possibly at another output stride.
+      experiment: the run's settings, with the changes of the command line.
+      model: the settings of the network as it was built, possibly at another output stride.
     """
     values = settings_of(dataclasses.replace(experiment, model=model))
-    found = {name: values[name] for name in INFERENCE}
-    found["atrous_rates"] = text_of(model.aspp_rates())
-    if experiment.eval.inference_mode == "whole":  # which uses no windows
-        del found["eval_crop_size"], found["eval_crop_stride"]
-    return found
+    deciding = {name: values[name] for name in INFERENCE}
+    deciding["atrous_rates"] = text_of(model.aspp_rates())
+    if experiment.eval.inference_mode == "whole":  # it has no windows
+        del deciding["eval_crop_size"], deciding["eval_crop_stride"]
+    return deciding
 
 
 def parse_flagfile(path: Path) -> Experiment:
@@ -441,15 +454,17 @@ def parse_flagfile(path: Path) -> Experiment:
     """
     sections: dict[str, Any] = {section.name: section.type for section in fields(Experiment)}
     known = {field.name: field for kind in sections.values() for field in fields(kind)}
+
     layer = []
     for number, line in enumerate(command_line.lines_of(path), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             layer.append(command_line.flag_of(line.lstrip(), f"{path}, line {number}"))
+
     unknown = sorted({flag.name for flag in layer} - set(known))
     if unknown:
         raise UserError(
-            f"{path} holds settings this version does not know: {', '.join(unknown)}; "
-            "it was written by another version of deeplab_tf."
+            f"{path} holds settings that this version does not know: {', '.join(unknown)}; "
+            "another version of deeplab_tf wrote it."
         )
 
     values = _values_of_layer(layer, known, value_of)
@@ -462,15 +477,17 @@ def parse_flagfile(path: Path) -> Experiment:
 
 
 def _by_group(kind: type) -> Iterator[tuple[type, list[dataclasses.Field]]]:
-    """Yields a settings group and those that it is made of, each with the fields it adds."""
+    """Yields a settings group and its base groups, each with the fields that it adds itself."""
     for group in kind.__mro__:
-        added = vars(group).get("__annotations__", {})
-        own = [field for field in fields(kind) if field.name in added]
-        if own:
-            yield group, own
+        names = vars(group).get("__annotations__", {})
+        added = [field for field in fields(kind) if field.name in names]
+        if added:
+            yield group, added
 
 
 def _help(program: str, settings: list[type], overrides: Sequence[str], description: str) -> str:
+    """Returns the text of --help: each group with the first line of its docstring as heading."""
+
     def describe(field, default):
         choices = field.metadata["choices"]
         names = [str(choice) if choice != "" else "(empty)" for choice in choices]
@@ -480,12 +497,14 @@ def _help(program: str, settings: list[type], overrides: Sequence[str], descript
 
     lines = [description, "", f"usage: {program} [--flagfile=FILE] [--name=value ...]"]
     if any(is_list(field) for field in _fields_of(settings, overrides)):
-        lines += ["Lists are given as --name=1,2 or by repeating the flag."]
+        lines += ["Give a list as --name=1,2 or by repeating the flag."]
+
     for kind in settings:
-        for group, own in _by_group(kind):
+        for group, added in _by_group(kind):
             lines += ["", (group.__doc__ or group.__name__).strip().splitlines()[0]]
-            lines += [describe(field, text_of(field.default)) for field in own]
+            lines += [describe(field, text_of(field.default)) for field in added]
+
     if overrides:
-        lines += ["", "In place of the run's own settings:"]
+        lines += ["", "These replace the settings stored in the run:"]
         lines += [describe(field, "as in the run") for field in _of_a_run(overrides)]
     return "\n".join(lines)

@@ -13,68 +13,73 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """The network, and how its input is normalised; imported weights depend on all of it."""
+    """The network and how it normalises images; imported weights depend on all of these."""
 
     model_variant: str = setting(
         "resnet_v1c_50",
-        "Backbone: v1 has a 7x7 stem, v1c three 3x3 convolutions (32, 32, 64 channels), beta "
-        "too (64, 64, 128; official DeepLab).",
+        "Backbone. Its stem is one 7x7 convolution for v1, and three 3x3 convolutions for v1c "
+        "(32, 32, 64 channels) and beta (64, 64, 128 channels; official DeepLab).",
         choices=tuple(BACKBONES),
     )
     stride_placement: str = setting(
         "",
-        "Which convolution halves a stage's size: one in its first block (PyTorch; He et al. 2016 "
-        "and Keras: first_1x1) or its last (official DeepLab); empty: last_3x3 for beta variants, "
-        "first_3x3 for others.",
+        "Which convolution of a stage halves the size: in the first block its 3x3 (first_3x3: "
+        "PyTorch) or its 1x1 (first_1x1: He et al. 2016, Keras), or the 3x3 of the last block "
+        "(last_3x3: official DeepLab). If empty: last_3x3 for beta variants, else first_3x3.",
         choices=("", "first_3x3", "first_1x1", "last_3x3"),
     )
     stem_padding: str = setting(
         "",
-        "Padding of the stem where the size is even: symmetric (PyTorch), same_pool "
-        "(TensorFlow's SAME for the max pool: official DeepLab) or same (for the convolution too: "
-        "keras-cv); empty: same_pool with last_3x3, else symmetric.",
+        "Padding of the stem where the size is even: symmetric (PyTorch), same_pool (TensorFlow's "
+        "SAME for the max pool: official DeepLab) or same (SAME for the convolution too: "
+        "keras-cv). If empty: same_pool with stride_placement=last_3x3, else symmetric.",
         choices=("", "symmetric", "same_pool", "same"),
     )
     output_stride: int = setting(
-        16, "Input pixels per cell of the encoder's output.", choices=OUTPUT_STRIDES
+        16,
+        "Input pixels, along each side, per cell of the encoder's output; 8 is finer and slower.",
+        choices=OUTPUT_STRIDES,
     )
     multi_grid: tuple[int, ...] = setting(
         (),
-        "Factors on the rates of the last stage's blocks; empty leaves them as they are.",
+        "Factors on the atrous rates of the last stage, one for each block; empty means 1.",
         least=1,
     )
     multi_grid_replaces_rates: bool = setting(
         False,
-        "Whether multi_grid's numbers are the rates themselves, as in mmsegmentation.",
+        "Whether the numbers of multi_grid are the rates themselves, as in mmsegmentation.",
         only_with={"multi_grid": ()},
     )
     atrous_rates: tuple[int, ...] = setting(
-        (), "ASPP rates; empty means 6,12,18 at output stride 16, scaled for others.", least=1
+        (),
+        "ASPP rates; empty means 6,12,18 at output stride 16, scaled for other strides.",
+        least=1,
     )
     aspp_convs_filters: int = setting(
-        256, "Channels of every ASPP branch and its projection.", least=1
+        256, "Channels of each ASPP branch and of the projection after them.", least=1
     )
     aspp_projection_kernel_size: int = setting(
-        1, "Kernel of the convolution after the ASPP branches.", choices=(1, 3)
+        1, "Kernel size of the projection after the ASPP branches.", choices=(1, 3)
     )
     aspp_with_separable_conv: bool = setting(
-        False, "Whether ASPP's 3x3 convolutions are depthwise, then pointwise."
+        False, "Whether ASPP's 3x3 convolutions are separable: depthwise, then pointwise."
     )
     add_image_level_feature: bool = setting(True, "Whether ASPP has the image pooling branch.")
     image_pooling_crop_size: tuple[int, ...] = setting(
         (),
-        "Window of the image pooling, pixels: height,width; empty pools the whole image.",
+        "Window of the image pooling, height,width in pixels; empty pools the whole image.",
         least=1,
         only_with={"add_image_level_feature": (True,)},
     )
     decoder_output_stride: int = setting(
         0,
-        "Input pixels per cell of the decoder's output (DeepLabV3+); 0 means no decoder.",
+        "Input pixels, along each side, per cell of the output of DeepLabV3+'s decoder; 0 means no "
+        "decoder.",
         choices=(0, 4, 8, 16),
     )
     decoder_reduction_filters: int = setting(
         48,
-        "Channels that the decoder reduces the earlier stage to.",
+        "Channels that the decoder reduces the features of the earlier stage to.",
         least=1,
         only_with={"decoder_output_stride": ()},
     )
@@ -86,40 +91,42 @@ class ModelConfig(Config):
     )
     decoder_use_separable_conv: bool = setting(
         True,
-        "Whether the decoder's 3x3 convolutions are depthwise, then pointwise.",
+        "Whether the decoder's 3x3 convolutions are separable: depthwise, then pointwise.",
         only_with={"decoder_output_stride": ()},
     )
     dropout_rate: float = setting(
-        0.1, "Share of channels dropped before the classifier while training.", least=0
+        0.1, "Share of channels that training drops before the classifier.", least=0
     )
     auxiliary_filters: int = setting(
-        0, "Channels of the auxiliary head on the third stage; 0 means no such head.", least=0
+        0, "Channels of the auxiliary head on the third stage; 0 means no auxiliary head.", least=0
     )
     initializer: str = setting(
         "",
-        "Initial weights of new layers: pytorch (uniform within 1 / sqrt(inputs) of zero, the "
-        "classifiers' biases too: SSSegmentation), official (official DeepLab's) or he_normal (He "
-        "et al. 2015, classifiers near zero); empty: official for beta variants, else pytorch.",
+        "Initial weights of new layers: pytorch (uniform within 1 / sqrt(inputs) of zero, and so "
+        "are the biases of the classifiers; SSSegmentation), official (as in official DeepLab) or "
+        "he_normal (He et al. 2015, classifiers near zero). If empty: official for beta variants, "
+        "else pytorch.",
         choices=("", "pytorch", "official", "he_normal"),
         may_change=True,
     )
     align_corners: bool = setting(
         False,
-        "Whether bilinear resizing aligns corner pixel centres, as the official package does.",
+        "Whether bilinear resizing aligns the centres of corner pixels, as official DeepLab does.",
     )
     batch_norm_decay: float = setting(
         0.9, "Decay of batch normalisation's moving averages.", least=0
     )
     image_mean: tuple[float, ...] = setting(
         (123.675, 116.28, 103.53),
-        "RGB mean subtracted from images in 0..255; also the padding colour.",
+        "RGB mean that is subtracted from images in 0..255; also the colour of padding.",
     )
     image_std: tuple[float, ...] = setting(
-        (58.395, 57.12, 57.375), "RGB standard deviation that images are divided by."
+        (58.395, 57.12, 57.375), "RGB standard deviation that images are then divided by."
     )
 
     def __post_init__(self):
         super().__post_init__()
+
         require(
             self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "0 up to, not including, 1"
         )
@@ -131,6 +138,7 @@ class ModelConfig(Config):
             self.image_std,
             "three positive numbers, R,G,B",
         )
+
         variant = BACKBONES[self.model_variant]
         blocks, placements = variant.last_stage_blocks, variant.stride_placements
         factors = f"empty, or {blocks} factors, one for each block of the last stage"
@@ -157,17 +165,17 @@ class ModelConfig(Config):
         )
 
     def initializer_style(self) -> str:
-        """Returns the initializer in force: the one given, or that of the variant's own program."""
+        """Returns the initializer in force: the one given, or the default of the variant."""
         return self.initializer or BACKBONES[self.model_variant].initializer
 
     def aspp_rates(self) -> tuple[int, ...]:
-        """Returns the rates in force: those given, or 6, 12, 18 scaled to the output stride."""
+        """Returns the rates in force: the given ones, or 6, 12, 18 scaled to the output stride."""
         return self.atrous_rates or tuple(rate * 16 // self.output_stride for rate in (6, 12, 18))
 
     def at_output_stride(
         self, output_stride: int, *, written: Callable[[str, Any], str] = as_flag
     ) -> "ModelConfig":
-        """Returns the same network at another output stride, its ASPP rates scaled alike.
+        """Returns the same network at another output stride, with ASPP rates scaled to match.
 
         Args:
           written: how errors write a setting.
@@ -181,6 +189,7 @@ class ModelConfig(Config):
         )
         decoder = self.decoder_output_stride
         require_stride(output_stride > decoder, f"more than the decoder's stride ({decoder})")
+
         rates = tuple(rate * self.output_stride // output_stride for rate in self.aspp_rates())
         require_stride(
             all(rates), f"a stride at which the rates {self.aspp_rates()} stay 1 or more"

@@ -19,20 +19,20 @@ def setting(
     names: Literal["", "paths", "named_files"] = "",
     only_with: Mapping[str, tuple] | None = None,
 ) -> Any:
-    """Returns a dataclass field that `config_flags` can turn into a flag.
+    """Returns a dataclass field that `config.flags` can turn into a flag.
 
     Args:
-      default: default value; its type is the setting's type. A tuple makes a list setting, whose
-        flag may be repeated and whose annotation, such as tuple[int, ...], says what it holds.
+      default: default value; its type is the setting's type. A tuple makes a list setting: its
+        flag may be repeated, and its annotation, such as tuple[int, ...], gives the type of a part.
       help: one sentence for `--help`.
       choices: allowed values; empty allows all.
       least: smallest allowed number.
-      may_change: whether a resumed run may use another value: true for what changes neither
-        the model nor the sequence of its weights.
-      names: what the parts of a list of texts name on disk, where a comma may be part of a name:
-        paths (files, folders and globs) or named_files (NAME=FILE); empty: nothing.
-      only_with: settings of which this one needs one to have an effect: by their names the values
-        that give it one, where () stands for any but the default. None: it always has one.
+      may_change: whether a resumed run may use another value; true for a setting that changes
+        neither the model nor the sequence of its weights.
+      names: for a list of names on disk, which may contain commas themselves: "paths" (files,
+        folders and globs) or "named_files" (NAME=FILE); empty for all other lists.
+      only_with: the settings that give this one an effect, by name, each with the values that do;
+        () means any value but the default. One of them is enough. None: it always has an effect.
     """
     metadata = {
         "help": help,
@@ -56,13 +56,13 @@ def part_type(field: dataclasses.Field) -> type:
 
 
 class Config:
-    """Base of the settings groups: checks choices and bounds on construction."""
+    """Base class of the settings groups; checks every value on construction."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if is_list(field):
-                # A text would be taken for a tuple of its letters.
+                # Python would take a string for a sequence of its letters.
                 require(isinstance(value, tuple), field.name, value, "a tuple, in Python")
                 values = value
             else:
@@ -78,17 +78,17 @@ class Config:
                 if isinstance(part, float):
                     require(math.isfinite(part), field.name, value, "a finite number")
                 if isinstance(part, str):
-                    # experiment.flags holds one setting a line.
+                    # experiment.flags holds one setting per line.
                     require(not {"\n", "\r"} & {*part}, field.name, repr(value), "a single line")
-                    proper = bool(part) or not is_list(field)
-                    require(proper, field.name, value, "a list without empty parts")
+                    is_empty_part = is_list(field) and not part
+                    require(not is_empty_part, field.name, value, "a list without empty parts")
 
 
 def without_effect(groups: Iterable[Config]) -> dict[str, str]:
-    """Returns the settings that were changed without an effect, each with what would give it one.
+    """Returns the settings that were changed but have no effect, each with what would give it one.
 
     Args:
-      groups: all groups that the settings' `only_with` name.
+      groups: settings groups, including all groups that their `only_with` refer to.
     """
     fields: dict[str, dataclasses.Field] = {}
     values: dict[str, Any] = {}
@@ -106,22 +106,22 @@ def without_effect(groups: Iterable[Config]) -> dict[str, str]:
         default = fields[name].default
         return f"--{name} other than {default}" if default else f"--{name}"
 
-    found = {}
+    lacking = {}
     for name, field in fields.items():
         needs = field.metadata["only_with"]
         is_changed = values[name] != field.default
         if needs and is_changed and not any(is_met(*need) for need in needs.items()):
-            found[name] = " or ".join(described(*need) for need in needs.items())
-    return found
+            lacking[name] = " or ".join(described(*need) for need in needs.items())
+    return lacking
 
 
 def as_flag(name: str, value: Any) -> str:
-    """Returns a setting as people give it on the command line."""
+    """Returns a setting as one types it on the command line."""
     return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def as_argument(name: str, value: Any) -> str:
-    """Returns a setting as people give it in Python."""
+    """Returns a setting as one writes it in Python."""
     return f"{name}={value!r}"
 
 
@@ -133,21 +133,25 @@ def require(
     *,
     written: Callable[[str, Any], str] = as_flag,
 ) -> None:
-    """Raises UserError naming the setting, what was given and what is allowed."""
+    """Raises UserError with the setting, what was given and what is allowed, unless `condition`.
+
+    Args:
+      written: how the error writes the setting: `as_flag` or `as_argument`.
+    """
     if not condition:
         raise UserError(f"{written(name, value)} is not possible; allowed: {allowed}.")
 
 
 def require_given(name: str, value: Any, what: str) -> None:
-    """Raises UserError if a setting that has no default was left out; `what` is what it takes."""
+    """Raises UserError if a required setting was left out; `what` says what to give."""
     if not value:
         raise UserError(f"--{name} is missing; give it {what}.")
 
 
 def require_exactly_one(**values: Any) -> None:
-    """Raises UserError unless one of several settings was given, and no other."""
+    """Raises UserError unless exactly one of several settings was given."""
     given = [name for name, value in values.items() if value]
     if len(given) != 1:
         names = " or ".join(f"--{name}" for name in values)
-        found = " and ".join(f"--{name}" for name in given) or "none"
-        raise UserError(f"Give either {names}, and only that; given: {found}.")
+        listed = " and ".join(f"--{name}" for name in given) or "none"
+        raise UserError(f"Give either {names}, and only that; given: {listed}.")

@@ -1,4 +1,4 @@
-"""Settings of one training step: the loss, and what is done with its gradients."""
+"""Settings of one training step: the loss, and what happens to its gradients."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ from deeplab_tf.config.setting import Config, require, setting
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
-    """How the losses of the pixels become one number."""
+    """How the losses of all pixels become one number."""
 
     label_weights: tuple[float, ...] = setting(
         (),
-        "Factor on the loss of each class's pixels, one for each class; empty means 1. The sum is "
-        "divided by the number of pixels, not of weights.",
+        "Factors on the loss of a pixel, one for each class; empty means 1. The sum is divided by "
+        "the number of pixels, not by the sum of their weights.",
         least=0,
     )
     top_k_percent_pixels: float = setting(
         1.0,
-        "Share of a replica's pixels to train on, those with the highest loss (1 is 100 %). With "
-        "gradient accumulation they are chosen in each part, and the parts' losses are averaged.",
+        "Share of each replica's pixels to train on, those with the highest loss; 1 means all. "
+        "With gradient accumulation, they are chosen in each part, and part losses are averaged.",
         least=0,
     )
     hard_example_mining_step: int = setting(
         0,
-        "Steps in which the share goes from 1 to top_k_percent_pixels.",
+        "Number of steps in which the share falls from 1 to top_k_percent_pixels.",
         least=0,
         only_with={"top_k_percent_pixels": ()},
     )
@@ -39,34 +39,38 @@ class LossConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig(Config):
-    """How a step computes its gradients, and what it does to them before the optimizer."""
+    """How a step computes its gradients, and what it does to them before the optimizer runs."""
 
     gradient_accumulation_steps: int = setting(
         1,
-        "Equal parts in which a replica computes its images of one step, to save memory. Batch "
-        "normalisation uses the statistics of each part, and updates its moving averages once for "
-        "each part.",
+        "Number of equal parts in which a replica computes the images of a step, to save memory. "
+        "Batch normalisation uses the statistics of each part and updates its moving averages once "
+        "per part.",
         least=1,
     )
     clip_gradient_norm: float = setting(
         0.0,
-        "Largest norm of all gradients of the global batch together; larger ones are scaled down, "
-        "before momentum and weight decay. 0 sets no limit.",
+        "Limit on the norm of all gradients of the global batch together; if it is exceeded, all "
+        "gradients are scaled down, before momentum and weight decay. 0 sets no limit.",
         least=0,
     )
     last_layer_gradient_multiplier: float = setting(
         1.0,
-        "Factor on the loss's gradients for ASPP, decoder and classifiers, after clipping; "
-        "weight decay is not multiplied (official DeepLab multiplies its L2 too).",
+        "Factor on the gradients of the loss for ASPP, decoder and classifiers, applied after "
+        "clipping. It does not multiply weight decay (official DeepLab multiplies its L2 too).",
         least=0,
     )
     fine_tune_batch_norm: bool = setting(
-        True, "Whether batch normalisation uses and updates batch statistics while training."
+        True,
+        "Whether batch normalisation uses the statistics of each batch in training, and updates "
+        "its moving averages.",
     )
     last_layers_contain_logits_only: bool = setting(
         False,
         "Whether initialize_last_layer=false and last_layer_gradient_multiplier apply only to the "
-        "classifiers.",
+        "classifiers, and not to ASPP and decoder.",
         only_with={"initialize_last_layer": (False,), "last_layer_gradient_multiplier": ()},
     )
-    seed: int = setting(0, "Seed of initial weights, order, augmentation and dropout.", least=0)
+    seed: int = setting(
+        0, "Seed of the initial weights, the order of images, augmentation and dropout.", least=0
+    )

@@ -1,8 +1,8 @@
-"""What all builders in datasets/ share: their settings, and files -> shards and dataset.json.
+"""What all builders in datasets/ share: settings, and writing shards and dataset.json.
 
-Shards are written one after the other in a hidden folder and appear in the output folder when
-the whole split is there. A build that was interrupted keeps its whole shards, and the same
-command goes on with the others.
+Shards are written one after the other in a hidden folder, and move to the output folder when the
+split is complete. An interrupted build keeps the shards that are complete, and the same command
+goes on with the others.
 """
 
 import contextlib
@@ -37,24 +37,24 @@ class BuilderConfig(Config):
     num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
     num_processes: int = setting(
         0,
-        "Workers that decode and encode; 0 takes one per core, or a single one if only headers are "
+        "Workers that decode and encode; 0 takes one per core, or only one if only headers are "
         "read.",
         least=0,
     )
     verify: str = setting(
         "full",
-        "full decodes and checks every image and mask; header trusts files that need no change and "
-        "reads only their sizes.",
+        "full decodes and checks every image and mask; header reads only the sizes of files that "
+        "need no change, and trusts their pixels.",
         choices=("full", "header"),
     )
     exif_orientation: str = setting(
         "apply",
-        "apply turns images as their EXIF data say, unless only the unturned image has its mask's "
-        "size; ignore turns none.",
+        "apply turns images as their EXIF data say, unless only the unturned image has the size of "
+        "its mask; ignore turns none.",
         choices=("apply", "ignore"),
     )
     skip_bad: bool = setting(
-        False, "Whether files that cannot be converted are left out and listed, not fatal."
+        False, "Whether to leave out and list files that cannot be converted, instead of stopping."
     )
 
     def __post_init__(self):
@@ -66,9 +66,9 @@ class BuilderConfig(Config):
 class DownloadConfig(BuilderConfig):
     """BuilderConfig for data sets that anybody may download."""
 
-    download: bool = setting(False, "Whether missing archives are fetched, checked and unpacked.")
+    download: bool = setting(False, "Whether to fetch, check and unpack missing archives.")
     download_mirror: str = setting(
-        "", "Folder of another web server that has the archives under the same file names."
+        "", "Folder of another web server with the archives under the same file names."
     )
 
     def __post_init__(self):
@@ -78,29 +78,29 @@ class DownloadConfig(BuilderConfig):
 
 
 def require_splits(splits: Sequence[str], known: Sequence[str]) -> None:
-    """Checks the value of --splits: names of `known`.
+    """Checks the value of --splits: names out of `known`.
 
     Raises:
-      UserError: if a name is unknown or there twice.
+      UserError: if a name is unknown or given twice, or there is none.
     """
-    proper = bool(splits) and set(splits) <= set(known) and len(set(splits)) == len(splits)
-    require(proper, "splits", tuple(splits), f"different ones of {', '.join(known)}")
+    is_valid = bool(splits) and set(splits) <= set(known) and len(set(splits)) == len(splits)
+    require(is_valid, "splits", tuple(splits), f"one or more of {', '.join(known)}, each once")
 
 
 def read_list(path: Path, help: str) -> list[str]:
-    """Returns the names in a list file, one a line.
+    """Returns the names in a list file with one name per line.
 
     Args:
-      help: what the error says when the file is missing.
+      help: what the user can do if the file is missing.
     Raises:
-      UserError: if the file is missing, no text or empty, or names an image twice.
+      UserError: if the file is missing, is not text or is empty, or names an image twice.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; {help}")
     names = []
     for number, name in files.read_lines(path, "The list"):
         if len(name.split()) > 1:
-            raise UserError(f"Line {number} of {path} is {name!r}; allowed is one name a line.")
+            raise UserError(f"Line {number} of {path} is {name!r}; only one name is allowed.")
         names.append(name)
     _require_distinct(names, str(path))
     return names
@@ -108,17 +108,17 @@ def read_list(path: Path, help: str) -> list[str]:
 
 def _require_distinct(names: Sequence[str], origin: str) -> None:
     if not names:
-        raise UserError(f"{origin} has no image; give it some, or leave it out.")
+        raise UserError(f"{origin} has no image; add some, or leave it out.")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{origin} has {twice!r} twice; every image may occur once.")
+        raise UserError(f"{origin} has {twice!r} twice; every image may occur only once.")
 
 
 def list_images(folder: Path, suffix: str = "") -> list[tuple[str, Path]]:
-    """Lists the images in a folder and in those in it, and warns of what it leaves out.
+    """Lists the images in a folder and its subfolders, and warns of what it leaves out.
 
     Args:
-      suffix: how the names of the wanted files end; empty takes all images.
+      suffix: the end of the wanted file names; empty takes all images.
     Returns:
       name (the path from `folder`, without ending) and path of each, in the order of the paths.
     """
@@ -131,7 +131,7 @@ def list_images(folder: Path, suffix: str = "") -> list[tuple[str, Path]]:
 
 
 def require_files(pairs: Iterable[FilePair], help: str) -> None:
-    """Raises UserError naming the first file of the pairs that does not exist."""
+    """Raises a UserError that names the first file that does not exist, if there is one."""
     for pair in pairs:
         for path in filter(None, (pair.image_path, pair.mask_path)):
             if not path.is_file():
@@ -144,11 +144,12 @@ def build(
     splits: dict[str, list[FilePair]],
     coding: encoding.MaskCoding,
 ) -> None:
-    """Converts all splits; those already converted from the same files are left alone."""
+    """Converts all splits; skips those already converted from the same files."""
     for split, pairs in splits.items():
         published = info.splits.get(split)
         if published not in (None, len(pairs)):
             warn(f"{split} has {counted(len(pairs), 'image')}, the published set {published}.")
+
     encode = functools.partial(
         encoding.encode_pair,
         coding=coding,
@@ -168,9 +169,11 @@ def build(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A split to be built: its files by shards, and what decides whether it is up to date.
+    """A split to build.
 
-    sources: a hash for each shard. building: hidden folder for shards until all are there.
+    parts: the files of each shard.
+    sources: a hash of each shard's files and settings, which tells whether it is up to date.
+    building: hidden folder for the shards until all are complete.
     """
 
     split: str
@@ -195,28 +198,29 @@ def convert_splits(
 ) -> None:
     """Converts files to splits on all cores, with a progress bar, and prints what they hold.
 
-    Splits that are there are not converted again. The others appear together, when all is well.
+    Splits that are up to date are not converted again. The others appear together, once all of them
+    are complete and pass the checks of `split_report`.
 
     Args:
       splits: the files of each split, in the order in which they are written.
-      encode: turns a pair into an EncodedExample; its keywords are the settings that, with the
-        files, decide whether a shard is up to date.
-      output_dir: created if need be; other splits in it stay as they are.
+      encode: turns a pair into an EncodedExample; its keywords are the settings that, together with
+        the files, decide whether a shard is up to date.
+      output_dir: created if necessary; other splits in it stay as they are.
       info: the data set's classes and published split sizes.
-      num_shards: wanted number of shards of each split; fewer when there are fewer images.
-      num_processes: workers; 0 takes one for each core, or a single one if only headers are read:
-        that is work in Python, which more threads only slow down.
+      num_shards: number of shards of each split; fewer if there are fewer images.
+      num_processes: workers; 0 takes one per core, or only one if only headers are read: that work
+        is done in Python, and more threads would slow it down.
       skip_bad: as in `workers.encode_all`.
     Raises:
-      UserError: naming the file that cannot be converted, or that is there twice; if dataset.json
-        in output_dir describes other classes; or if the masks of all splits do not go together, as
-        `split_report` says.
+      UserError: if a file cannot be converted or occurs twice, if dataset.json in output_dir
+        describes other classes, or if `split_report` finds that the masks do not fit together.
     """
     coding = encode.keywords["coding"]
     if encode.keywords.get("verify") == "header" and not coding.index_map:
         num_processes = num_processes or 1
+
     plans = [_plan(split, pairs, encode, output_dir, num_shards) for split, pairs in splits.items()]
-    encode_left = functools.partial(
+    encode_all = functools.partial(
         workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
     )
 
@@ -229,51 +233,53 @@ def convert_splits(
             if not _is_up_to_date(plan, output_dir, entries.get(plan.split, {}), skip_bad)
         ]
         for plan in todo:
-            _write_shards(plan, encode_left, skip_bad, info)
+            _write_shards(plan, encode_all, skip_bad, info)
         settings = {"mask_settings": hashlib.sha256(repr(coding).encode()).hexdigest()}
-        new = {plan.split: _entry(plan, info) | settings for plan in todo}
+        new_entries = {plan.split: _entry(plan, info) | settings for plan in todo}
 
+        # Only now are all masks known. If they do not fit together, nothing is kept.
         try:
-            split_report.require_one_palette(info, new)
-            split_report.require_a_second_class(info, entries | new)
-            split_report.require_one_second_class(info, entries | new, coding)
+            split_report.require_one_palette(info, new_entries)
+            split_report.require_a_second_class(info, entries | new_entries)
+            split_report.require_one_second_class(info, entries | new_entries, coding)
         except UserError:
             for plan in todo:
                 shutil.rmtree(plan.building)
             raise
+
         for plan in todo:
-            _publish(plan, new[plan.split], output_dir, manifest)
+            _publish(plan, new_entries[plan.split], output_dir, manifest)
 
     for plan in plans:
         entry = manifest["splits"][plan.split]
-        _tell(plan.split, "" if plan in todo else " is up to date", entry, output_dir)
+        _print_split(plan.split, "" if plan in todo else " is up to date", entry, output_dir)
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
     kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
-    _tell_kept(kept, settings["mask_settings"], output_dir)
+    _print_kept(kept, settings["mask_settings"], output_dir)
     split_report.print_report(info, built, coding)
 
 
-def _tell(split: str, state: str, entry: dict, output_dir: Path) -> None:
+def _print_split(split: str, state: str, entry: dict, output_dir: Path) -> None:
     print(f"{output_dir}: split {split}{state}, {counted(entry['images'], 'image')}.")
     for bad in entry.get("skipped", []):
         print(f"  skipped {bad['name']}: {bad['reason']}")
 
 
-def _tell_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) -> None:
-    """Says which splits of earlier calls stay: they may hold the same images, or other labels."""
+def _print_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) -> None:
+    """Names the splits that earlier calls built; warns of those with other settings for masks."""
     for split, entry in kept.items():
-        _tell(split, " stays as an earlier call built it", entry, output_dir)
+        _print_split(split, " stays as an earlier call built it", entry, output_dir)
         if entry.get("mask_settings", mask_settings) != mask_settings:
             warn(
-                f"the split {split!r} was built with other settings for masks, so that its labels "
-                "may mean something else; build all splits in one call, or into two folders."
+                f"the split {split!r} was built with other settings for masks, so its labels may "
+                "mean something else; build all splits in one call, or into two folders."
             )
 
 
 def convert_split(
     pairs: Sequence[FilePair], encode: functools.partial, *, split: str, **settings
 ) -> None:
-    """Converts files to one split; settings as in `convert_splits`."""
+    """Converts files to one split; the settings are those of `convert_splits`."""
     convert_splits({split: pairs}, encode, **settings)
 
 
@@ -284,7 +290,9 @@ def _plan(
     output_dir: Path,
     num_shards: int,
 ) -> _Plan:
+    """Divides the files of a split into shards of nearly equal size, none of them empty."""
     _require_distinct([pair.name for pair in pairs], f"The split {split!r}")
+
     num_shards = min(num_shards, len(pairs))
     bounds = [len(pairs) * shard // num_shards for shard in range(num_shards + 1)]
     parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]
@@ -298,28 +306,32 @@ def _sole_builder(output_dir: Path) -> Iterator[None]:
     output_dir.mkdir(parents=True, exist_ok=True)
     folder = os.open(output_dir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        # The lock is released when the process ends, even if it is killed.
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UserError(f"Another builder is writing to {output_dir}; wait for its end.") from None
+        raise UserError(
+            f"Another builder is writing to {output_dir}; wait until it has ended."
+        ) from None
     finally:
         os.close(folder)
         _remove_empty(output_dir)
 
 
 def _write_shards(
-    plan: _Plan, encode_left: Callable, skip_bad: bool, info: catalog.DatasetInfo
+    plan: _Plan, encode_all: Callable, skip_bad: bool, info: catalog.DatasetInfo
 ) -> None:
-    """Writes the shards that an earlier, interrupted call did not finish."""
+    """Writes the shards of a split, except those that an interrupted call has finished."""
     parts, building = plan.parts, plan.building
-    todo = [i for i in range(len(parts)) if not _finished(plan, i, skip_bad)]
-    left = [pair for shard in todo for pair in parts[shard]]
+    todo = [i for i in range(len(parts)) if not _is_finished(plan, i, skip_bad)]
+    remaining = [pair for shard in todo for pair in parts[shard]]
     total = sum(map(len, parts))
     if len(todo) < len(parts):
         print(f"{plan.split}: {len(parts) - len(todo)} of {len(parts)} shards are done already.")
+
     building.mkdir(parents=True, exist_ok=True)
-    outcomes = encode_left(left)
-    progress = {"initial": total - len(left), "total": total, "desc": plan.split}
+    outcomes = encode_all(remaining)
+    progress = {"initial": total - len(remaining), "total": total, "desc": plan.split}
     try:
         with (
             contextlib.closing(outcomes),
@@ -327,18 +339,19 @@ def _write_shards(
         ):
             stream = iter(bar)
             for shard in todo:
-                some = itertools.islice(stream, len(parts[shard]))
-                _write_shard(plan, shard, some, info)
+                of_shard = itertools.islice(stream, len(parts[shard]))
+                _write_shard(plan, shard, of_shard, info)
     finally:
-        _remove_empty(building)  # unless it holds whole shards, to go on from
+        _remove_empty(building)  # it stays if it holds finished shards to go on from
 
 
 def _write_shard(
     plan: _Plan, shard: int, outcomes: Iterable[EncodedExample | BadFile], info: catalog.DatasetInfo
 ) -> None:
-    from deeplab_tf.data import records
+    """Writes one shard, then its journal, by which a later call knows that it is finished."""
+    from deeplab_tf.data import records  # imports TensorFlow, so only when there is work to do
 
-    whole, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
+    finished, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
     digests, skipped, unlabelled = [], [], 0
     facts = split_report.SplitFacts.none(info)
     try:
@@ -351,12 +364,13 @@ def _write_shard(
                     digests.append(outcome.source.hex())
                     unlabelled += not outcome.label
                     facts.add(outcome, info)
-        os.replace(partial, whole)
+        os.replace(partial, finished)
     finally:
         partial.unlink(missing_ok=True)
+
     state = {
         "source": plan.sources[shard],
-        "bytes": whole.stat().st_size,
+        "bytes": finished.stat().st_size,
         "digests": digests,
         "skipped": skipped,
         "unlabelled": unlabelled,
@@ -366,7 +380,7 @@ def _write_shard(
 
 
 def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that holds something stays
+    with contextlib.suppress(OSError):  # raised if the folder holds something
         folder.rmdir()
 
 
@@ -374,12 +388,13 @@ def _journal(building: Path, shard: int) -> Path:
     return building / f"{shard:05d}.json"
 
 
-def _finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
+def _is_finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
+    """Whether an earlier call finished a shard, from the same files with the same settings."""
     try:
         state = json.loads(_journal(plan.building, shard).read_text())
         size = (plan.building / f"{shard:05d}").stat().st_size
-        same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
-        return same and (skip_bad or not state["skipped"])
+        is_same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
+        return is_same and (skip_bad or not state["skipped"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -398,6 +413,7 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
         raise UserError(
             f"No image of the split {plan.split!r} could be converted; nothing was written."
         )
+
     facts = split_report.SplitFacts.none(info)
     for state in states:
         facts.merge(split_report.SplitFacts.from_json(state["facts"]))
@@ -423,19 +439,26 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
 
 
 def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None:
-    """Moves a split's finished shards to their names and lists them in dataset.json."""
+    """Moves a split's finished shards to the output folder and lists them in dataset.json."""
     for shard, listed in enumerate(entry["shards"]):
         os.replace(plan.building / f"{shard:05d}", output_dir / listed["file"])
     replaced = manifest["splits"].get(plan.split, {}).get("shards", [])
     manifest["splits"][plan.split] = entry
     write_manifest(output_dir, manifest)
     shutil.rmtree(plan.building)
+
+    # Shards of an earlier build may have other names, if their number has changed.
     names = {shard["file"] for shard in entry["shards"]}
     for name in {shard["file"] for shard in replaced} - names:
         (output_dir / name).unlink(missing_ok=True)
 
 
 def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -> bool:
+    """Whether dataset.json lists a split made of the same files, and its shards are there.
+
+    Args:
+      skip_bad: whether the split may lack images that were skipped.
+    """
     if entry.get("source") != plan.source or (entry["skipped"] and not skip_bad):
         return False
     paths = [(output_dir / shard["file"], shard["bytes"]) for shard in entry["shards"]]
@@ -443,7 +466,7 @@ def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -
 
 
 def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
-    """Returns the content of dataset.json in a builder's output folder, or of a new one.
+    """Returns the content of dataset.json in a builder's output folder, or a new one.
 
     Raises:
       UserError: if it describes other classes.
@@ -453,7 +476,7 @@ def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
     manifest = catalog.read_manifest(output_dir)
     if "splits" not in manifest:
         raise UserError(
-            f"--output_dir={output_dir} is the folder of a run; records need their own."
+            f"--output_dir={output_dir} is the folder of a run; give records a folder of their own."
         )
     if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
         raise UserError(

@@ -1,7 +1,7 @@
-"""Raw image and mask files -> what a record holds, on all cores and without TensorFlow.
+"""Turns an image file and its mask file into the content of a record, without TensorFlow.
 
-Every image and mask is fully decoded, unless the user trusts them: checking only headers lets cut
-JPEGs through. Masks become 8-bit index PNGs, whose values are train ids or the ignored label.
+Every image and mask is fully decoded, unless the user trusts them: a check of the headers would not
+notice truncated JPEGs. Masks become 8-bit grey PNGs of train ids and the ignored label.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from deeplab_tf.data import decoding, image_files
 from deeplab_tf.data.examples import EncodedExample, Remark
 from deeplab_tf.messages import UserError
 
-CONVERSION = 4  # counts up when the same files may become other records or counts
+CONVERSION = 4  # increase it when the same files may become other records or counts
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BadFile:
 
 @dataclass(frozen=True)
 class FilePair:
-    """An image file and its mask file (None if the data set publishes none) under one name."""
+    """An image file and its mask file, None if the data set publishes no mask."""
 
     name: str
     image_path: Path
@@ -41,34 +41,39 @@ def encode_pair(
 ) -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
-    The bytes of both are kept as they are when TensorFlow decodes them to the same pixels.
+    The bytes of either file are kept if TensorFlow decodes them to the same pixels.
 
     Args:
-      verify: "full", or "header": files that are kept as they are are not decoded.
+      verify: "full"; or "header", which does not decode files whose bytes are kept.
       exif_orientation: "apply" turns an image as its EXIF data say, unless only the unturned one
-        has the mask's size; "ignore" turns none.
+        has the size of the mask; "ignore" turns none.
     Raises:
-      UserError: naming the file that is unreadable, out of the class list, or of another size.
+      UserError: if a file cannot be read, the mask holds what is not in the class list, or the
+        sizes differ.
     """
     stored = image_files.open_image(pair.image_path, decode=verify == "full")
     if verify == "full" and stored.format == "png":
         decoding.require_whole_png(stored.content, pair.image_path)
+
     source = hashlib.sha256(stored.content)
     mask = masks.EncodedMask(b"", None, ())
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
         source.update(mask_content)
         mask = masks.encode_mask(mask_content, pair.mask_path, coding, verify=verify)
-    remark = _orientation_remark(stored, pair, mask.size, exif_orientation)
+
+    turn = _orientation_remark(stored, pair, mask.size, exif_orientation)
     dropped: Remark | None = "channel_dropped" if stored.has_other_channel else None
 
     image, content, image_format = stored.image, stored.content, stored.format
-    is_turned = remark in ("turned", "turned_unsure")
+    is_turned = turn in ("turned", "turned_unsure")
     if is_turned or image.mode not in ("RGB", "L") or not image_format:
         with decoding.naming(pair.image_path):
             image = (stored.turned() if is_turned else image).convert("RGB")
-        image.info.pop("transparency", None)  # of the old mode: Pillow cannot write it
+        # The transparency belongs to the mode before the conversion, and Pillow cannot write it.
+        image.info.pop("transparency", None)
         content, image_format = decoding.encode_png(image), "png"
+
     return EncodedExample(
         name=pair.name,
         image=content,
@@ -78,7 +83,7 @@ def encode_pair(
         label=mask.png,
         source=source.digest(),
         label_values=mask.counts,
-        remarks=tuple(told for told in (remark, dropped, mask.chosen_reading) if told),
+        remarks=tuple(remark for remark in (turn, dropped, mask.chosen_reading) if remark),
         palette=mask.palette,
     )
 
@@ -100,13 +105,15 @@ def _orientation_remark(
     turned_size = size[::-1] if stored.orientation in image_files.SIDEWAYS else size
     turns = stored.orientation in image_files.TURNS and exif_orientation == "apply"
     if turns and mask_size in (None, turned_size):
-        # Half a turn, a mirroring and a square keep the size: it does not tell what was annotated.
+        # Half a turn, a mirroring, and any turn of a square keep the size, which then cannot tell
+        # whether the mask was drawn on the turned image.
         return "turned_unsure" if mask_size == size else "turned"
     if mask_size in (None, size):
         return "not_turned" if turns else None
+
     way_out = "they must have the same size."
     if mask_size == turned_size:
-        way_out = "turned as its EXIF data say it would fit: leave out --exif_orientation=ignore."
+        way_out = "turned as its EXIF data say, it would fit: leave out --exif_orientation=ignore."
     raise UserError(
         f"{pair.image_path} is {size[0]}x{size[1]} but its mask {pair.mask_path} "
         f"is {mask_size[0]}x{mask_size[1]}; {way_out}"
@@ -114,7 +121,7 @@ def _orientation_remark(
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:
-    """Returns a hash of the files' names, sizes and times and of the conversion's settings."""
+    """Returns a hash of the files' names, sizes and times, and of the conversion's settings."""
     digest = hashlib.sha256(repr((CONVERSION, *settings)).encode())
     for pair in pairs:
         for path in filter(None, (pair.image_path, pair.mask_path)):

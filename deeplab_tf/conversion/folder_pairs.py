@@ -1,6 +1,6 @@
-"""Folders of images and masks -> which mask is an image's, by their names.
+"""Finds the mask of each image in folders of images and masks, by their names.
 
-Nothing is dropped without a word: what is neither image nor mask is counted and told.
+Nothing is dropped silently: files that are neither image nor mask are counted and reported.
 """
 
 import re
@@ -24,9 +24,11 @@ _POLYGONS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks lie, and what only one of an image's and its mask's names ends with.
+    """Where images and masks lie, and how their names differ.
 
-    Both may lie in one folder, or one of the folders in the other.
+    images_dir, masks_dir: may be the same folder, or one may lie in the other.
+    image_suffix: what the names of images end with and the names of their masks do not.
+    mask_suffix: what the names of masks end with and the names of their images do not.
     """
 
     images_dir: Path
@@ -38,14 +40,15 @@ class Layout:
 class ImagesAndMasks:
     """The image and mask files of a layout.
 
-    images: each image's name: its path from the folder, with slashes and without ending.
+    images: the name of each image, which is its path from the folder, with slashes and without
+      ending.
     """
 
     def __init__(self, layout: Layout):
-        """Lists the folders, and warns of what is left out of them.
+        """Lists the folders, and warns of the files that are left out.
 
         Raises:
-          UserError: if a folder is missing, or there is no image, or one whose name cannot be kept.
+          UserError: if a folder is missing, there is no image, or an image's name cannot be kept.
         """
         _require_folders(layout)
         if layout.images_dir.samefile(layout.masks_dir):
@@ -55,6 +58,7 @@ class ImagesAndMasks:
             of_masks = files.list_folder(
                 layout.masks_dir, endings=mask_files.ENDINGS, without=layout.images_dir
             )
+
         self._layout = layout
         self._mask_files = list(of_masks.images)
         self.images = _files_with(layout.image_suffix, of_images)
@@ -65,16 +69,17 @@ class ImagesAndMasks:
         self._masks_of: dict[str, list[Path]] = {}
         for path, name in self._masks.items():
             self._masks_of.setdefault(_key(name, layout.mask_suffix), []).append(path)
-        self._image_of: dict[Path, Path] = {}
+        self._image_of: dict[Path, Path] = {}  # by mask, filled by `mask_of`
+
         self._warn_of_left_out(of_images, of_masks)
 
     def mask_of(self, image: Path) -> Path:
-        """Returns the mask of the image's name, or else of its name in letters of another case.
+        """Returns the mask with the image's name, or else one whose name differs only in case.
 
-        A PNG is preferred to other files of its name.
+        A PNG is preferred to other files with the same name.
 
         Raises:
-          UserError: if it has no mask, or several, or one that is another image's too.
+          UserError: if the image has no mask, or several, or shares its mask with another image.
         """
         name = self.images[image]
         stem = name[: len(name) - len(self._layout.image_suffix)]
@@ -85,6 +90,7 @@ class ImagesAndMasks:
         ranked = sorted(self._masks_of.get(_key(name, self._layout.image_suffix), ()), key=rank)
         if not ranked:
             raise UserError(self._why_no_mask(image, stem))
+
         mask = ranked[0]
         if len(ranked) > 1 and rank(ranked[1]) == rank(mask):
             raise UserError(
@@ -92,18 +98,19 @@ class ImagesAndMasks:
             )
         if self._image_of.setdefault(mask, image) != image:
             raise UserError(
-                f"The mask {mask} is that of two images, {self._image_of[mask]} and {image}, whose "
-                "names are equal but for upper case; rename one of them and give it its own mask."
+                f"The mask {mask} belongs to two images, {self._image_of[mask]} and {image}, whose "
+                "names differ only in upper case; rename one of them and give it its own mask."
             )
         return mask
 
     def _warn_of_left_out(self, of_images: files.Listing, of_masks: files.Listing) -> None:
+        """Warns of all that is not used: other files, spare masks, masks without an image."""
         keys = {_key(name, self._layout.image_suffix) for name in self.images.values()}
         unused: list[Path] = []
-        for key, some in self._masks_of.items():
+        for key, masks in self._masks_of.items():
             if key not in keys:
-                unused += some
-            elif spare := sum(_rank(mask) > min(map(_rank, some)) for mask in some):
+                unused += masks
+            elif spare := sum(_rank(mask) > min(map(_rank, masks)) for mask in masks):
                 of_masks.left_out["with the same name as another mask"] += spare
 
         warn_of_left_out(self._layout.images_dir, counted(len(self.images), "image"), of_images)
@@ -115,19 +122,23 @@ class ImagesAndMasks:
             )
 
     def _why_no_mask(self, image: Path, stem: str) -> str:
-        """Returns what an image's missing mask would be called, and why it may be missing."""
+        """Returns what the missing mask would be called, and why it may be missing."""
         masks_dir = self._layout.masks_dir
         wanted = masks_dir / f"{stem}{self._layout.mask_suffix}.png"
+
+        # The annotations may be polygons.
         for ending in _POLYGON_ENDINGS:
-            polygons = wanted.with_name(f"{Path(stem).name}{ending}")
-            some = [polygons] if polygons.is_file() else []
+            own_file = wanted.with_name(f"{Path(stem).name}{ending}")
+            polygons = [own_file] if own_file.is_file() else []
             if not self._mask_files:  # one file may describe all images
-                some += sorted(masks_dir.rglob(f"*{ending}"))
-            if some:
+                polygons += sorted(masks_dir.rglob(f"*{ending}"))
+            if polygons:
                 return (
-                    f"The image {image} has no mask {wanted}, but there is {some[0]}; {_POLYGONS}"
+                    f"The image {image} has no mask {wanted}, but there is {polygons[0]}; "
+                    f"{_POLYGONS}"
                 )
 
+        # The mask may lie in another folder, or have a longer name.
         if elsewhere := self._same_name_elsewhere(image, wanted):
             return (
                 f"The image {image} has no mask: {wanted} does not exist, though {elsewhere} does; "
@@ -139,16 +150,16 @@ class ImagesAndMasks:
         ]
         hint = f" ({similar[0]} does)" if similar else ""
         return (
-            f"The image {image} has no mask: {wanted} does not exist{hint}; --mask_suffix and "
-            "--image_suffix say what only one of the two names ends with, and --split_lists leaves "
-            "images out."
+            f"The image {image} has no mask: {wanted} does not exist{hint}; give --mask_suffix or "
+            "--image_suffix if only one of the two names ends with it, or leave the image out with "
+            "--split_lists."
         )
 
     def _same_name_elsewhere(self, image: Path, wanted: Path) -> Path | None:
-        """Returns what may be an image's mask in another folder, if there is one.
+        """Returns a file in another folder that may be the image's mask; None if there is none.
 
-        Where images and masks share a folder, it was taken for an image; those of other splits may
-        have its name too.
+        If images and masks share a folder, the mask may have been taken for an image. Then only the
+        image's own split is searched, since other splits may have images of the same name.
         """
         split = self._layout.images_dir / self.images[image].split("/")[0]
         near = [path for path in self.images if path.is_relative_to(split) and path != image]
@@ -162,7 +173,7 @@ class ImagesAndMasks:
 def _require_folders(layout: Layout) -> None:
     masks_dir = layout.masks_dir
     if masks_dir.is_file() and masks_dir.suffix.lower() in _POLYGON_ENDINGS:
-        raise UserError(f"--masks_dir={masks_dir} is no folder of masks; {_POLYGONS}")
+        raise UserError(f"--masks_dir={masks_dir} is not a folder of masks; {_POLYGONS}")
     for flag, folder in (("images_dir", layout.images_dir), ("masks_dir", masks_dir)):
         if not folder.is_dir():
             raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
@@ -178,23 +189,25 @@ def _list_one_folder(layout: Layout) -> tuple[files.Listing, files.Listing]:
 
 
 def _image_test(layout: Layout, listing: files.Listing) -> Callable[[str, Path], bool]:
-    """Returns what tells the images from the masks of one folder."""
+    """Returns a function that tells whether a file of a shared folder is an image."""
     if layout.image_suffix:
         return lambda name, path: _ends(name, layout.image_suffix)
     if layout.mask_suffix:
         return lambda name, path: not _ends(name, layout.mask_suffix)
-    # A file with the name of a JPEG is its mask, since no mask can be a JPEG; a GIF is no image.
+
+    # If a JPEG and another file share a name, the other one is the mask, since masks are never
+    # JPEGs. A GIF is never an image.
     jpegs = {_folded(n): p for n, p in listing.images if p.suffix.lower() in _JPEG_ENDINGS}
 
     def is_image(name: str, path: Path) -> bool:
-        is_of_jpeg = jpegs.get(_folded(name), path) != path
-        return not is_of_jpeg and path.suffix.lower() in files.IMAGE_ENDINGS
+        is_mask_of_jpeg = jpegs.get(_folded(name), path) != path
+        return not is_mask_of_jpeg and path.suffix.lower() in files.IMAGE_ENDINGS
 
     return is_image
 
 
 def _files_with(suffix: str, listing: files.Listing) -> dict[Path, str]:
-    """Returns the files whose names end with a suffix, with their names; counts the others."""
+    """Returns the files whose names end with `suffix`, with their names; counts the others."""
     named = {path: name for name, path in listing.images if _ends(name, suffix)}
     if others := len(listing.images) - len(named):
         listing.left_out[f"without {suffix}"] += others
@@ -213,19 +226,19 @@ def _require_images(images: dict[Path, str], layout: Layout, listing: files.List
 
 
 def _refuse_unnameable(images: dict[Path, str]) -> None:
-    """Refuses two images of one name, and names that a record cannot hold."""
-    first: dict[str, Path] = {}
+    """Refuses two images with the same name, and names that a record cannot hold."""
+    image_of: dict[str, Path] = {}
     for path, name in images.items():
         if not _is_utf8(name) or re.search("[\0-\x1f]", name):
             raise UserError(
-                f"The name of the image {files.shown(path)} is not UTF-8, or has a line end or "
-                "another control character in it; rename the file."
+                f"The name of the image {files.shown(path)} is not UTF-8, or contains a line end "
+                "or another control character; rename the file."
             )
-        if name in first:
+        if name in image_of:
             raise UserError(
-                f"{first[name]} and {path} share the name {name!r}; remove one of them."
+                f"{image_of[name]} and {path} share the name {name!r}; remove one of them."
             )
-        first[name] = path
+        image_of[name] = path
 
 
 def _is_utf8(name: str) -> bool:
@@ -237,7 +250,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _rank(mask: Path) -> tuple[bool, bool]:
-    """Returns what orders masks of one name: PNGs first, JPEGs, which are previews, last."""
+    """Returns the sort key of masks with one name: PNGs first, JPEGs, which are previews, last."""
     ending = mask.suffix.lower()
     return ending in _JPEG_ENDINGS, ending != ".png"
 
@@ -247,10 +260,10 @@ def _ends(name: str, suffix: str) -> bool:
 
 
 def _key(name: str, suffix: str) -> str:
-    """Returns what an image's and its mask's names have in common."""
+    """Returns what the names of an image and of its mask have in common."""
     return _folded(name).removesuffix(_folded(suffix))
 
 
 def _folded(name: str) -> str:
-    """Returns a name in which letters of either case, and of either Unicode form, are equal."""
+    """Returns a name without differences of case or Unicode form, for comparing."""
     return unicodedata.normalize("NFC", name).casefold()

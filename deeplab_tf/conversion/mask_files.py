@@ -1,6 +1,7 @@
-"""Mask files -> images that still hold the values that were drawn, on bytes and by the header.
+"""Opens mask files, and refuses those that may no longer hold the values that were drawn.
 
-What those values mean is `masks`' part.
+Lossy formats, deep images and the like are recognised from the header. What the values mean is
+decided in `masks`.
 """
 
 import io
@@ -13,10 +14,10 @@ from deeplab_tf import files
 from deeplab_tf.data import decoding
 from deeplab_tf.messages import UserError
 
-# Of mask files; GIFs need a --mask_encoding.
+# GIFs are masks only with a --mask_encoding.
 ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
 
-# Pillow's names.
+# Names are Pillow's.
 _FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
 _LOSSY_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
 _LOSSLESS_TIFF = (
@@ -28,30 +29,31 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0, sec. 8
 
 
 def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Image:
-    """Opens a mask whose header does not say that its values are others than were drawn.
+    """Opens a mask, unless its header says that its values may not be those that were drawn.
 
     Args:
-      name: what errors call it.
-      encoding: as of `masks.MaskCoding`.
+      name: what errors call the mask.
+      encoding: as in `masks.MaskCoding`.
     Raises:
       UserError: naming the mask, and how to save it.
     """
-    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
+    # Checked before Pillow sees the file: it opens some deeper images as if they had 8 bits.
     if depth := files.deeper_than_8_bits(content):
         raise UserError(
-            f"The mask {name} has {depth}, and masks have 8; save its values in a grey PNG with "
+            f"The mask {name} has {depth}, but masks have 8; save its values in a grey PNG with "
             "8 bits (docs/data.md has the lines that do it)."
         )
+
     image = decoding.open_image(content, name, decode=False)
-    if image.format == "PNG" and b"eXIf" in content:  # it may come after the pixels
+    if image.format == "PNG" and b"eXIf" in content:  # EXIF data may come after the pixels
         with decoding.naming(name):
             image.load()
     if image.format == "PNG" and image.mode == "L" and content[24] == 8 and not image.info:
-        return image  # most masks
+        return image  # like most masks; none of the checks below applies
 
     if lossy := _lossy_format(image, content):
         raise UserError(
-            f"The mask {name} holds {lossy} data, which need not keep a mask's values; export the "
+            f"The mask {name} holds {lossy} data, which may change a mask's values; export the "
             "masks again as PNG: converting these files does not bring the values back."
         )
     if image.format not in _FORMATS:
@@ -72,30 +74,30 @@ def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Imag
     if hidden := decoding.num_hidden_bands(image):
         bands = len(image.getbands())
         raise UserError(
-            f"The mask {name} has {bands + hidden} bands, and it is not known which of them say "
+            f"The mask {name} has {bands + hidden} bands, and it is not clear which of them hold "
             "the class; save it with one band of values, or with three of colours."
         )
     if bits := _few_grey_bits(image, content):
         raise UserError(
-            f"The mask {name} is grey with {bits}, which programs read as other values; save it "
-            "with 8 bits, or as a palette PNG."
+            f"The mask {name} is grey with {bits}, which programs read as different values; save "
+            "it with 8 bits, or as a palette PNG."
         )
     if _orientation(image) != 1:
         raise UserError(
-            f"The mask {name} has EXIF data that turn or mirror it; save it without them, as "
-            "upright as its image is to be seen."
+            f"The mask {name} has EXIF data that turn or mirror it; save it without them, upright "
+            "as its image is seen."
         )
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns it, other programs may not
+    if image.format == "TIFF":  # Pillow turns TIFFs, other programs may not
         return decoding.tiff_orientation(image)
     return files.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
 
 
 def _lossy_format(image: Image.Image, content: bytes) -> str:
-    """Returns what a file's data are called if they need not be exact; "" if they are."""
+    """Returns what the data of a file are called if they may be lossy; "" if they are exact."""
     if image.format in _LOSSY_FORMATS:
         return _LOSSY_FORMATS[image.format]
     compression = image.info.get("compression")
@@ -106,6 +108,7 @@ def _lossy_format(image: Image.Image, content: bytes) -> str:
 
 
 def _chunk_kinds(webp: bytes) -> set[bytes]:
+    """Returns the kinds of the chunks in a WebP file."""
     kinds, position = set(), 12
     while position + 8 <= len(webp):
         kinds.add(webp[position : position + 4])
@@ -115,9 +118,9 @@ def _chunk_kinds(webp: bytes) -> set[bytes]:
 
 
 def _few_grey_bits(image: Image.Image, content: bytes) -> str:
-    """Returns how a grey file stores values that decoders stretch or turn round; "" if it does not.
+    """Returns how a grey file stores values that decoders stretch or invert; "" if it does not.
 
-    A PNG of one bit has the values 0 and 1, and no third.
+    A PNG of one bit is fine: it has only the values 0 and 1.
     """
     if image.mode not in ("L", "1"):
         return ""
@@ -147,7 +150,7 @@ def decode_mat(content: bytes, name: str | Path) -> np.ndarray:
         else:  # PASCAL Context
             values = variables["LabelMap"]
         indices = values.astype(np.int64)
-    except Exception as error:  # what scipy raises on damaged files has no common base
+    except Exception as error:  # scipy's errors about damaged files have no common base class
         raise UserError(
             f"{name} cannot be read as a MATLAB file with GTcls.Segmentation (SBD) or LabelMap "
             f"(PASCAL Context): {type(error).__name__}: {error}."

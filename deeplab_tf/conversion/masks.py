@@ -1,8 +1,8 @@
-"""Mask files -> train ids: the one gate, on bytes and without TensorFlow.
+"""Turns mask files into train ids: the only place where this is done, without TensorFlow.
 
-A MaskCoding says what a mask's values mean. Files that have lost their values, or whose colours
-contradict their values, are refused: training on them would show only in the mIoU, or not at all.
-What passes becomes an 8-bit grey PNG of train ids and the ignored label.
+A MaskCoding says what the values and colours of masks mean. Files that have lost their values, or
+whose colours contradict their values, are refused: training on them would only lower the mIoU, or
+not be noticed at all. What passes becomes an 8-bit grey PNG of train ids and the ignored label.
 """
 
 import dataclasses
@@ -25,22 +25,22 @@ from deeplab_tf.messages import UserError
 
 @dataclass(frozen=True)
 class MaskCoding:
-    """How a mask file's values become train ids.
+    """What the values or colours of mask files mean.
 
     num_classes: values below it are train ids, unless there is an `index_map`.
-    ignore_label: what records store for pixels that do not count; this value passes, unless there
-      is an `index_map`.
-    colors: the classes' colours, by train id; empty if no mask is drawn in them.
+    ignore_label: the value in records of pixels that do not count; masks may hold it too, unless
+      there is an `index_map`.
+    colors: the colour of each class, by train id; empty if no mask is drawn in class colours.
     ignore_colors: colours that become the ignored label.
-    encoding: "index" takes the stored values of grey, palette and RGB masks (R, G and B are equal),
-      not their colours; "color" takes the colours of all of them; "auto" takes the values of grey
-      and palette masks and the colours of RGB masks.
-    index_map: maps stored values (position) to train ids or the ignored label; -1 refuses a
-      value, as beyond the map's end; empty takes values as they are.
-    ignored_values: values that the user said to ignore; their colours are not compared.
-    class_names, class_list: the user's classes and where they are listed, for errors; empty where
-      the package knows them. They do not change a record, so `repr`, which decides whether
-      records are up to date, leaves them out.
+    encoding: "index" reads the stored values, also of palette masks and of RGB masks with equal
+      channels; "color" reads the colours of all masks; "auto" reads the values of grey and palette
+      masks and the colours of RGB masks.
+    index_map: the train id or the ignored label of each stored value, by position. Values that map
+      to -1 or lie beyond its end are refused. If it is empty, values are train ids already.
+    ignored_values: values that the user wants to ignore; whether their colours fit is not checked.
+    class_names, class_list: the user's classes and the file that lists them, for errors; empty for
+      the data sets that the package knows. They do not change a record. So `repr`, which decides
+      whether records are up to date, leaves them out.
     """
 
     num_classes: int
@@ -66,7 +66,7 @@ class MaskCoding:
 
     @functools.cached_property
     def ids_of_colors(self) -> dict[Color, tuple[int, ...]]:
-        """The train ids, or the ignored label, that each colour means; several if they share it."""
+        """The train ids or ignored label of each colour; several if classes share the colour."""
         ids: dict[Color, tuple[int, ...]] = {}
         for train_id, color in enumerate(self.colors):
             ids[color] = (*ids.get(color, ()), train_id)
@@ -74,12 +74,14 @@ class MaskCoding:
 
     @functools.cached_property
     def contradicted_greys(self) -> tuple[int, ...]:
-        """Values that, as the grey that they look like, are the colour of something else.
+        """Values whose meaning differs from the meaning of their grey level, taken as a colour.
 
-        A grey mask is no picture of coloured classes: class colours count if all of them are grey.
+        Class colours are compared only if all of them are grey, since a grey mask cannot have been
+        drawn in other colours.
         """
         if self.encoding != "auto":
             return ()
+
         is_grey_list = all(len(set(color)) == 1 for color in self.colors)
         greys = sorted(
             color
@@ -90,9 +92,9 @@ class MaskCoding:
 
     def contradicts(self, value: int, color: Color) -> bool:
         """Whether a value means something else than the colour that a mask shows for it."""
-        train_id, meant = self.train_ids[value], self.ids_of_colors.get(color, ())
-        is_free = value not in self.ignored_values
-        return bool(meant) and is_free and train_id >= 0 and train_id not in meant
+        train_id, ids_of_color = self.train_ids[value], self.ids_of_colors.get(color, ())
+        is_checked = value not in self.ignored_values
+        return bool(ids_of_color) and is_checked and train_id >= 0 and train_id not in ids_of_color
 
     def name_of(self, train_id: int) -> str:
         """Returns what errors call a train id or the ignored label."""
@@ -103,19 +105,19 @@ class MaskCoding:
 
 
 def read_mask(path: Path, coding: MaskCoding) -> np.ndarray:
-    """Reads a mask file as train ids, uint8 [H, W]; raises as `decode_mask`."""
+    """Reads a mask file as train ids, uint8 [H, W]; raises what `decode_mask` raises."""
     return decode_mask(decoding.read_file(path), path, coding)
 
 
 def decode_mask(content: bytes, name: str | Path, coding: MaskCoding) -> np.ndarray:
-    """Decodes a mask file's content as train ids, uint8 [H, W].
+    """Decodes the content of a mask file as train ids, uint8 [H, W].
 
     Args:
-      content: a lossless image with 8 bits a channel or fewer, grey, palette or RGB; or, if the
-        name ends in .mat, a MATLAB file of SBD or PASCAL Context.
-      name: what errors call it.
+      content: a lossless grey, palette or RGB image with up to 8 bits per channel; or, if the name
+        ends in .mat, a MATLAB file of SBD or PASCAL Context.
+      name: what errors call the mask.
     Raises:
-      UserError: naming the mask, and what is wrong with it or not in the class list.
+      UserError: naming the mask, and what is wrong with it or missing in the class list.
     """
     if str(name).endswith(".mat"):
         return _ids_of_values(mask_files.decode_mat(content, name), name, coding)
@@ -127,12 +129,14 @@ Reading = Literal["", "values", "colors"]
 
 
 class EncodedMask(NamedTuple):
-    """A mask of train ids.
+    """A mask of train ids, as a record holds it.
 
-    png: its content. size: width and height; None of no mask. counts: how often it has each of 256
-    values; empty if it was not decoded. chosen_reading: what --mask_encoding=auto took for its
-    classes, "values" or "colors"; empty if that was not its choice. palette: if it took the values
-    of a palette image, those that occur with their colours.
+    png: the content of the file; empty if there is no mask.
+    size: width and height; None if there is no mask.
+    counts: how often each of 256 values occurs; empty if the mask was not decoded.
+    chosen_reading: what --mask_encoding=auto read, "values" or "colors"; empty if there was nothing
+      to choose.
+    palette: if "values" were read from a palette image, the values that occur and their colours.
     """
 
     png: bytes
@@ -145,19 +149,20 @@ class EncodedMask(NamedTuple):
 def encode_mask(
     content: bytes, name: str | Path, coding: MaskCoding, *, verify: str = "full"
 ) -> EncodedMask:
-    """Turns a mask file's content into a PNG of train ids, or keeps it where it is one.
+    """Turns the content of a mask file into a PNG of train ids, or keeps it if it is one.
 
     Args:
       content, name: as in `decode_mask`.
-      verify: "full", or "header": a mask that needs no change is not decoded.
+      verify: "full"; or "header", which does not decode masks that need no change.
     Raises:
-      UserError: as `decode_mask`.
+      UserError: as in `decode_mask`.
     """
     if str(name).endswith(".mat"):
         return _encoded(decode_mask(content, name, coding))
 
     image = mask_files.open_exact(content, name, encoding=coding.encoding)
     reading: Reading = ""
+    # Known data sets have one kind of mask, so only users' own classes leave a choice.
     if coding.class_list and coding.encoding == "auto":
         reading = "colors" if image.mode in ("RGB", "RGBA") else "values"
     if _is_plain(image, coding):
@@ -166,8 +171,8 @@ def encode_mask(
     ids = _ids_of_image(image, content, name, coding)
     palette: tuple[tuple[int, Color], ...] = ()
     if image.mode == "P" and reading == "values":
-        shown = _palette(image)
-        palette = tuple((int(value), shown[value]) for value in _used_values(image))
+        colors = _palette(image)
+        palette = tuple((int(value), colors[value]) for value in _used_values(image))
     return _encoded(ids, reading, palette)
 
 
@@ -179,8 +184,8 @@ def _encode_plain(
     reading: Reading,
     verify: str,
 ) -> EncodedMask:
-    """Keeps a grey PNG as it is, unless its values are not train ids yet."""
-    if verify == "header" and not coding.index_map:
+    """Keeps a grey PNG as it is if its values are train ids already; otherwise converts it."""
+    if verify == "header" and not coding.index_map:  # trusts the values without reading them
         return EncodedMask(content, image.size, (), reading)
 
     decoding.require_whole_png(content, name)
@@ -195,20 +200,24 @@ def _encode_plain(
 def _encoded(
     ids: np.ndarray, reading: Reading = "", palette: tuple[tuple[int, Color], ...] = ()
 ) -> EncodedMask:
-    # Runs of equal values suit labels: smaller than at the default level, and twice as fast.
+    """Encodes train ids, uint8 [H, W], as a PNG."""
+    # Run-length encoding suits labels: smaller files than the default level, in half the time.
     png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
     size = (ids.shape[1], ids.shape[0])
     return EncodedMask(png, size, statistics.histogram(ids), reading, palette)
 
 
 def _is_plain(image: Image.Image, coding: MaskCoding) -> bool:
-    """Whether the file holds its values as a record's label does: 8 bits, as an exact one has."""
+    """Whether the file stores its values as the labels of records do: as an 8-bit grey PNG.
+
+    `mask_files.open_exact` has refused grey PNGs of other depths.
+    """
     is_grey_png = image.format == "PNG" and image.mode == "L"
     return is_grey_png and "transparency" not in image.info and coding.encoding != "color"
 
 
 def _is_coded(counts: Sequence[int], coding: MaskCoding) -> bool:
-    """Whether all values of a mask, which occur `counts` times, are train ids already."""
+    """Whether all values of a mask are train ids already; `counts` says how often each occurs."""
     ids = coding.train_ids.tolist()
     return all(not count or ids[value] == value for value, count in enumerate(counts))
 
@@ -216,6 +225,7 @@ def _is_coded(counts: Sequence[int], coding: MaskCoding) -> bool:
 def _ids_of_image(
     image: Image.Image, content: bytes, name: str | Path, coding: MaskCoding
 ) -> np.ndarray:
+    """Returns the train ids of an opened mask, uint8 [H, W], read as `coding` says."""
     with decoding.naming(name):
         image.load()
     if image.format == "PNG":
@@ -223,9 +233,9 @@ def _ids_of_image(
     _require_opaque(image, name, coding)
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1])
-
     if coding.encoding != "index":
         _require_agreement(image, name, coding)
+
     if coding.encoding == "color" or (coding.encoding == "auto" and image.mode == "RGB"):
         return _ids_of_colors(np.asarray(image.convert("RGB")), name, coding)
     values = np.asarray(image, np.uint8)  # a 1-bit image would give True and False
@@ -235,35 +245,35 @@ def _ids_of_image(
 
 
 def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
-    """Refuses transparent pixels; an alpha channel that is 255 everywhere says nothing."""
+    """Refuses transparent pixels; an alpha channel that is 255 everywhere is allowed."""
     if "A" in image.mode:
         is_transparent = np.asarray(image.getchannel("A")) < 255
-        way = ""
+        way_out = ""
     elif "transparency" not in image.info:
         return
-    elif image.mode == "RGB":
+    elif image.mode == "RGB":  # one colour is transparent
         is_transparent = (np.asarray(image) == image.info["transparency"]).all(axis=-1)
-        way = ""
+        way_out = ""
     elif coding.encoding == "index":
         return
-    else:
+    else:  # grey or palette
         alpha = np.full(256, 255)
-        if isinstance(image.info["transparency"], bytes):  # of the first indices
+        if isinstance(image.info["transparency"], bytes):  # the alpha of the first indices
             alpha[: len(image.info["transparency"])] = list(image.info["transparency"])
-        else:  # one index or grey value
+        else:  # one transparent index or grey value
             alpha[image.info["transparency"]] = 0
         is_transparent = alpha[np.asarray(image).astype(np.uint8)] < 255
-        way = ", or give --mask_encoding=index, which takes all values as they are stored"
+        way_out = ", or give --mask_encoding=index, which takes all values as they are stored"
 
     if is_transparent.any():
         raise UserError(
-            f"The mask {name} has transparent pixels, which say no class; save it without "
-            f"transparency{way}."
+            f"The mask {name} has transparent pixels, which have no class; save it without "
+            f"transparency{way_out}."
         )
 
 
 def _palette(image: Image.Image) -> list[Color]:
-    """Returns what a palette or 1-bit image shows for each index."""
+    """Returns the colour that a palette or 1-bit image shows for each index."""
     if image.mode == "1":
         return [(0, 0, 0), (255, 255, 255)]
     flat = image.getpalette() or []
@@ -271,16 +281,18 @@ def _palette(image: Image.Image) -> list[Color]:
 
 
 def _used_values(image: Image.Image) -> np.ndarray:
+    """Returns the values that occur in an image, ascending; 0 and 1 for a 1-bit image."""
     counts = np.array(image.histogram())
     return np.flatnonzero(counts[[0, 255]] if image.mode == "1" else counts)
 
 
 def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
-    """Refuses a palette without a used index, and values that show other classes' colours."""
+    """Refuses a palette that lacks a used index, and values shown in another class's colour."""
     if image.mode == "L" and coding.encoding == "auto":
         _require_no_contradicted_grey(np.asarray(image), name, coding)
     if image.mode not in ("P", "1"):
         return
+
     shown, used = _palette(image), _used_values(image)
     if used[-1] >= len(shown):
         raise UserError(
@@ -289,18 +301,20 @@ def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding)
         )
     if coding.encoding == "color":
         return
-    ids = coding.train_ids[used]
 
-    # A colour that several indices show was not chosen for one of them: it fills the palette.
+    # A colour that several indices show was not chosen for any of them: it fills the palette.
     times = Counter(shown)
     for value in used.tolist():
         if coding.contradicts(value, shown[value]) and times[shown[value]] == 1:
             raise UserError(_disagreement("index", value, name, shown[value], coding))
 
-    # A palette of greys may be a grey mask whose values a compressor has renumbered.
+    # A palette of distinct greys may be a grey mask whose values a compressor has renumbered. Then
+    # the greys are train ids as well, but different ones from the indices. There is no doubt if the
+    # class list gives the classes these greys as colours.
     greys = [shown[value] for value in used if len(set(shown[value])) == 1]
     if image.mode != "P" or len(greys) < len(used) or any(times[grey] > 1 for grey in greys):
         return
+    ids = coding.train_ids[used]
     is_listed = all(
         train_id in coding.ids_of_colors.get(grey, ())
         for grey, train_id in zip(greys, ids.tolist(), strict=True)
@@ -309,23 +323,25 @@ def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding)
     if not is_listed and (ids_of_greys >= 0).all() and (ids_of_greys != ids).any():
         value = int(used[np.argmax(ids_of_greys != ids)])
         raise UserError(
-            f"The mask {name} shows grey {shown[value][0]} for the index {value}, and both may be "
-            "meant; save it as a grey PNG if grey is, or give --mask_encoding=index."
+            f"The mask {name} shows grey {shown[value][0]} for the index {value}, and either may "
+            "be meant; save it as a grey PNG if the grey is, or give --mask_encoding=index."
         )
 
 
 def _require_no_contradicted_grey(values: np.ndarray, name: str | Path, coding: MaskCoding) -> None:
+    """Refuses a grey mask with values that, as grey levels, are the colour of something else."""
     for value in coding.contradicted_greys:
         if (values == value).any():
             raise UserError(_disagreement("value", value, name, (value,) * 3, coding))
 
 
 def _disagreement(what: str, value: int, name: str | Path, color: Color, coding: MaskCoding) -> str:
-    own = coding.name_of(int(coding.train_ids[value]))
-    meant = " or ".join(map(coding.name_of, coding.ids_of_colors[color]))
+    """Returns the error message for a value and a colour of different meaning."""
+    by_value = coding.name_of(int(coding.train_ids[value]))
+    by_color = " or ".join(map(coding.name_of, coding.ids_of_colors[color]))
     return (
-        f"The mask {name} has the {what} {value}, by which it says {own}, but by its colour "
-        f"{_shown_color(color)} it says {meant}; give --mask_encoding=color if the colours count, "
+        f"The mask {name} has the {what} {value}, which means {by_value}, but its colour "
+        f"{_shown_color(color)} means {by_color}; give --mask_encoding=color if the colours count, "
         "or --mask_encoding=index if the values do."
     )
 
@@ -334,11 +350,15 @@ def _disagreement(what: str, value: int, name: str | Path, color: Color, coding:
 
 
 def _equal_channel(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    """Returns the values of an RGB mask, which are the same in all its channels."""
     values = rgb[..., 0]
     if not _has_equal_channels(rgb):
-        way = "leave --mask_encoding=index out" if coding.class_list else "save it as a grey PNG"
+        way_out = (
+            "leave --mask_encoding=index out" if coding.class_list else "save it as a grey PNG"
+        )
         raise UserError(
-            f"The mask {name} holds colours, not indices: its channels R, G and B differ; {way}."
+            f"The mask {name} holds colours, not indices: its channels R, G and B differ; "
+            f"{way_out}."
         )
     return values
 
@@ -348,9 +368,11 @@ def _has_equal_channels(rgb: np.ndarray) -> bool:
 
 
 def _ids_of_values(values: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    """Maps stored values, integer [H, W], to train ids, uint8 [H, W]."""
     ids = np.take(coding.train_ids, values, mode="clip")
-    if values.dtype != np.uint8:
+    if values.dtype != np.uint8:  # of a MATLAB file, so that values beyond the table were clipped
         ids[(values < 0) | (values >= len(coding.train_ids))] = -1
+
     if (ids < 0).any():
         table = coding.train_ids
         classes = np.flatnonzero((table >= 0) & (table != coding.ignore_label))
@@ -358,23 +380,25 @@ def _ids_of_values(values: np.ndarray, name: str | Path, coding: MaskCoding) -> 
         raise UserError(
             f"The mask {name} holds the value {_listed(np.unique(values[ids < 0]))}, which is not "
             f"in the class list ({_ranges(classes)}) and not ignored "
-            f"({_ranges(ignored) or 'no value is'}){_way_for_values(values, coding)}."
+            f"({_ranges(ignored) or 'no value is'}){_way_out_for_values(values, coding)}."
         )
     return ids.astype(np.uint8)
 
 
-def _way_for_values(values: np.ndarray, coding: MaskCoding) -> str:
+def _way_out_for_values(values: np.ndarray, coding: MaskCoding) -> str:
+    """Returns what the user can do about values that are not in the class list."""
     if not coding.class_list:
         return ""
     if all((value,) * 3 in coding.ids_of_colors for value in np.unique(values).tolist()):
-        return "; give --mask_encoding=color if class colours are meant, as grey"
+        return "; give --mask_encoding=color if its greys are class colours"
     return (
-        "; add the class it means, say in a column label_id which values a class has, or ignore "
-        "it with --ignore_label"
+        "; add its class, state the values of each class in a column label_id, or ignore it with "
+        "--ignore_label"
     )
 
 
 def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.ndarray:
+    """Maps colours, uint8 [H, W, 3], to train ids, uint8 [H, W]."""
     if not coding.colors:
         raise UserError(
             f"The mask {name} is drawn in colours, and the class list {coding.class_list} has "
@@ -384,19 +408,21 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
     for color, ids in coding.ids_of_colors.items():
         if len(ids) > 1:
             raise UserError(
-                f"The mask {name}, drawn in colours, cannot be read: "
+                f"The mask {name} is drawn in colours and cannot be read: "
                 f"{' and '.join(map(coding.name_of, ids))} of {coding.class_list} share the colour "
-                f"{_shown_color(color)}; give each class a colour of its own."
+                f"{_shown_color(color)}; give each class its own colour."
             )
     if len(coding.ignored_values) > 1:
         raise UserError(
             f"The mask {name} is drawn in colours, and --ignore_label="
             f"{','.join(map(str, coding.ignored_values))} names values; give --ignore_colors."
         )
+
     codes = rgb.astype(np.int32)
     codes = (codes[..., 0] << 16) | (codes[..., 1] << 8) | codes[..., 2]
-    known = tuple((color, own[0]) for color, own in coding.ids_of_colors.items())
-    train_ids = _ids_of_codes(known)[codes]
+    id_of_color = tuple((color, ids[0]) for color, ids in coding.ids_of_colors.items())
+    train_ids = _ids_of_codes(id_of_color)[codes]
+
     is_unknown = train_ids < 0
     if is_unknown.any():
         unknown = [tuple(map(int, color)) for color in np.unique(rgb[is_unknown], axis=0)]
@@ -412,13 +438,13 @@ def _ids_of_colors(rgb: np.ndarray, name: str | Path, coding: MaskCoding) -> np.
 
 
 @functools.lru_cache(maxsize=1)
-def _ids_of_codes(ids_of_colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
-    """The train id of each colour r << 16 | g << 8 | b, int16; -1 for others.
+def _ids_of_codes(id_of_color: tuple[tuple[Color, int], ...]) -> np.ndarray:
+    """Returns the train id of each colour r << 16 | g << 8 | b, int16; -1 for unknown colours.
 
-    32 MiB once are faster than a search for each pixel.
+    The table takes 32 MiB, but is faster than a search for each pixel.
     """
     table = np.full(1 << 24, -1, np.int16)
-    for (red, green, blue), train_id in ids_of_colors:
+    for (red, green, blue), train_id in id_of_color:
         table[red << 16 | green << 8 | blue] = train_id
     return table
 

@@ -1,6 +1,6 @@
-"""What a builder counts in its splits, and what it says of them: a table, warnings, a refusal.
+"""What a builder counts in its splits, and what it tells about them: a table, warnings, errors.
 
-The counts are kept in dataset.json; a builder that finds a split there repeats what it said.
+The counts are kept in dataset.json, so that the report is the same when a split is up to date.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.data.statistics import LabelCounts
 from deeplab_tf.messages import UserError, counted, warn
 
-# Carefully labelled sets ignore borders and unnamed things: 4 % of CamVid, about a tenth of others.
-# Where a class was taken for the ignored label it is mostly the background, which covers far more.
+# Well labelled data sets ignore only borders and unnamed things: 4 % of CamVid, about a tenth of
+# others. If a class is ignored by mistake, it is mostly the background, which covers far more.
 _USUAL_IGNORED_SHARE = 0.3
 
-# By what befell an image; `conversion.Remark` and "wholly_ignored". What was noted to compare masks
-# with each other is told of all together: how they were read ("values" or "colors"), and which of
-# two classes they hold (`_kind_of_binary_mask`).
+# Warnings about single images, by `examples.Remark` or "wholly_ignored". Other remarks serve to
+# compare masks with each other, and are reported for all of them together: how they were read
+# ("values" or "colors"), and which of two classes they hold (`_kind_of_binary_mask`).
 _REMARKS = {
     "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
     "turned_unsure": (
         "turned as the EXIF data say, though the mask fits the unturned image as well (a square, "
-        "half a turn or a mirroring); see in inspect_data's page of samples whether the masks lie "
-        "right, and give --exif_orientation=ignore if not."
+        "half a turn or a mirroring); check in inspect_data's page of samples whether the masks "
+        "fit, and give --exif_orientation=ignore if not."
     ),
     "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
     "channel_dropped": image_files.CHANNEL_DROPPED,
@@ -37,11 +37,13 @@ _REMARKS = {
 
 @dataclass
 class SplitFacts:
-    """What a builder counts in a split or in a shard of it.
+    """What a builder counts in a split, or in one of its shards.
 
-    labels: pixels of the classes. uncounted: labels that were not decoded. remarks: for each key
-    of `_REMARKS`, the number of images and the first one's name. palette: for each index of palette
-    masks its colours, each with the first image whose mask shows it.
+    labels: pixels of each class.
+    uncounted: number of labels that were not decoded.
+    remarks: for each remark, the number of images and the name of the first one.
+    palette: for each index of palette masks, its colours, and for each colour the first image whose
+      mask shows it.
     """
 
     labels: LabelCounts
@@ -51,7 +53,7 @@ class SplitFacts:
 
     @classmethod
     def none(cls, info: DatasetInfo) -> "SplitFacts":
-        """Returns the facts of no image."""
+        """Returns facts that are all empty."""
         return cls(LabelCounts.none(info.num_classes))
 
     def add(self, example: EncodedExample, info: DatasetInfo) -> None:
@@ -65,29 +67,30 @@ class SplitFacts:
                 remarks += _kind_of_binary_mask(pixels, example.label_values[info.ignore_label])
         elif example.label:
             self.uncounted += 1
+
         for remark in remarks:
-            self._remark(remark, 1, example.name)
+            self._add_remark(remark, 1, example.name)
         for index, color in example.palette:
-            self._show(index, color, example.name)
+            self._add_color(index, color, example.name)
 
     def merge(self, other: "SplitFacts") -> None:
-        """Adds what was counted in images that come after those of `self`."""
+        """Adds the facts of images that come after the images of `self`."""
         self.labels += other.labels
         self.uncounted += other.uncounted
         for remark, (count, first) in other.remarks.items():
-            self._remark(remark, count, first)
+            self._add_remark(remark, count, first)
         for index, colors in other.palette.items():
             for color, first in colors.items():
-                self._show(index, color, first)
+                self._add_color(index, color, first)
 
-    def _show(self, index: int, color: tuple[int, ...], name: str) -> None:
-        shown = self.palette.setdefault(index, {})
-        if len(shown) < 2:  # two disagree already
-            shown.setdefault(color, name)
+    def _add_color(self, index: int, color: tuple[int, ...], name: str) -> None:
+        colors = self.palette.setdefault(index, {})
+        if len(colors) < 2:  # two are enough to show that masks disagree
+            colors.setdefault(color, name)
 
-    def _remark(self, remark: str, images: int, first: str) -> None:
-        known, name = self.remarks.get(remark, (0, first))
-        self.remarks[remark] = (known + images, name)
+    def _add_remark(self, remark: str, images: int, first: str) -> None:
+        count, name = self.remarks.get(remark, (0, first))
+        self.remarks[remark] = (count + images, name)
 
     def to_json(self, info: DatasetInfo) -> dict:
         """Returns the part of dataset.json that describes the split's content."""
@@ -111,15 +114,18 @@ class SplitFacts:
         facts = cls(
             LabelCounts.from_json(content["statistics"]),
             content["uncounted_labels"],
-            {key: (told["images"], told["first"]) for key, told in content["remarks"].items()},
+            {key: (entry["images"], entry["first"]) for key, entry in content["remarks"].items()},
         )
         for index, color, first in content.get("palette", []):
-            facts._show(index, tuple(color), first)
+            facts._add_color(index, tuple(color), first)
         return facts
 
     @classmethod
     def of_splits(cls, info: DatasetInfo, entries: Mapping[str, dict]) -> "SplitFacts":
-        """Returns the facts of dataset.json's entries; earlier versions wrote none."""
+        """Returns the facts of some splits, from their entries in dataset.json.
+
+        Entries of earlier versions have none.
+        """
         facts = cls.none(info)
         for entry in entries.values():
             if "remarks" in entry:
@@ -128,7 +134,7 @@ class SplitFacts:
 
 
 def _kind_of_binary_mask(pixels: np.ndarray, num_ignored: int) -> list[str]:
-    """Returns what a mask of two classes holds, as a remark; none if the first class alone."""
+    """Returns a remark on what a mask of two classes holds; none if only the first class."""
     if pixels[1]:
         return ["second_and_ignored" if num_ignored else "second_not_ignored"]
     return ["first_and_ignored"] if num_ignored else []
@@ -137,10 +143,10 @@ def _kind_of_binary_mask(pixels: np.ndarray, num_ignored: int) -> list[str]:
 def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
     """Refuses a data set whose labels are all 0 or ignored: nothing can be learnt from it.
 
-    Usually the masks use the ignored label for a second class, as masks of 0 and 255 do.
+    The usual cause is masks of 0 and 255, in which the ignored label is the second class.
 
     Args:
-      entries: dataset.json's of all splits.
+      entries: all splits' entries in dataset.json.
     Raises:
       UserError: if some pixels are ignored, and all others are class 0.
     """
@@ -150,7 +156,7 @@ def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> No
         if counts:
             labels += counts
         elif entry.get("labelled", True):
-            return  # of what was not looked at nothing is known
+            return  # labels that were not counted may hold other classes
     if not labels.ignored or labels.pixels[1:].any():
         return
 
@@ -159,6 +165,7 @@ def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> No
         f"If {ignored} is a class in the masks, say so in a column label_id of the class list (its "
         f"first line name,label_id; another {name},{ignored}), and leave it out of --ignore_label."
     )
+    # That helps only if the user has a class list, and the ignored label is not a class already.
     if info.builder != "build_folder_data" or ignored < info.num_classes:
         way_out = f"Are these the masks of {info.name}?"
     raise UserError(
@@ -170,11 +177,11 @@ def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> No
 def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
     """Refuses masks whose palettes give one index different colours.
 
-    Programs that choose a palette for each picture number its colours by themselves: the same index
-    then is another class in another file.
+    Programs that choose a palette for each picture also number its colours. Then the same index
+    means different classes in different files.
 
     Args:
-      entries: dataset.json's of the splits that were built together.
+      entries: entries in dataset.json of the splits that were built together.
     Raises:
       UserError: naming the index and two images.
     """
@@ -184,7 +191,7 @@ def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
             (one, first), (other, second) = colors.items()
             raise UserError(
                 f"The palettes of the masks disagree: index {index} is {one} in the mask of "
-                f"{first!r} and {other} in that of {second!r}, so that it may mean two classes; "
+                f"{first!r} and {other} in that of {second!r}, so it may mean two classes; "
                 "nothing was written. If the colours count, give each class its colour in the "
                 "class list (name,r,g,b) and --mask_encoding=color; if the indices do, give "
                 "--mask_encoding=index."
@@ -194,15 +201,16 @@ def require_one_palette(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
 def require_one_second_class(
     info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding
 ) -> None:
-    """Refuses masks that seem to hold the second of two classes as 1 or, others, as 255.
+    """Refuses data of two classes if some masks seem to hold the second one as 1, others as 255.
 
-    Programs write masks of 0 and 1 or of 0 and 255; where a folder has both, the 255 would be
-    ignored. If a mask holds both, 255 is something of its own at least there: `print_report` warns.
+    Some programs write masks of 0 and 1, others of 0 and 255. In a mixture of both, the 255 would
+    be ignored. If a single mask holds both 1 and 255, then 255 means something else at least there,
+    and `print_report` only warns.
 
     Args:
-      entries: dataset.json's of all splits.
+      entries: all splits' entries in dataset.json.
     Raises:
-      UserError: naming a mask of either kind.
+      UserError: naming a mask of each kind.
     """
     remarks = SplitFacts.of_splits(info, entries).remarks
     doubt = _doubt_about_ignored(info, remarks, coding)
@@ -213,8 +221,8 @@ def require_one_second_class(
 def _doubt_about_ignored(
     info: DatasetInfo, remarks: Mapping[str, tuple[int, str]], coding: MaskCoding
 ) -> str:
-    """Returns why the ignored value may be the second of two classes; "" if it cannot be."""
-    # Whoever said what is ignored knows it, and the package knows its own data sets.
+    """Returns why the ignored value may mean the second of two classes; "" if it cannot."""
+    # There is no doubt if the user said what to ignore, or in a data set that the package knows.
     is_known = coding.ignored_values or coding.ignore_colors or not coding.class_list
     if is_known or not {"second_not_ignored", "first_and_ignored"} <= remarks.keys():
         return ""
@@ -224,7 +232,8 @@ def _doubt_about_ignored(
     masks, mask = remarks["first_and_ignored"]
     others, other = remarks["second_not_ignored"]
     first_ids, second_ids = (
-        ";".join(map(str, own.label_ids or (index,))) for index, own in enumerate(info.classes)
+        ";".join(map(str, label_class.label_ids or (index,)))
+        for index, label_class in enumerate(info.classes)
     )
     return (
         f"In {counted(masks, 'mask')} (the first: {mask!r}) there are {first!r} and {ignored}, "
@@ -236,10 +245,10 @@ def _doubt_about_ignored(
 
 
 def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding) -> None:
-    """Prints the pixels of each class in each split, and warnings of what looks wrong.
+    """Prints the pixels of each class in each split, and warnings about what looks wrong.
 
     Args:
-      entries: dataset.json's of the splits that were asked for.
+      entries: entries in dataset.json of the splits that were asked for.
     """
     counted = {}
     for split, entry in entries.items():
@@ -257,8 +266,9 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCod
             warn(
                 f"{100 * labels.ignored_share:.0f} % of the pixels of {split} have the ignored "
                 f"label {info.ignore_label}; data sets seldom ignore more than "
-                f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it none of the classes?"
+                f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it one of the classes?"
             )
+
     remarks = SplitFacts.of_splits(info, entries).remarks
     _warn_of_remarks(remarks)
     if doubt := _doubt_about_ignored(info, remarks, coding):
@@ -266,14 +276,16 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCod
 
 
 def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:
+    """Warns of classes that occur in no split, or only in some of the splits."""
     total = sum((labels.pixels for labels in counted.values()), start=np.zeros(1, np.int64))
     if (total > 0).sum() == 1:
         name = info.class_names[int(total.argmax())]
-        warn(f"{name!r} is the only class that occurs: a model would learn to say it everywhere.")
+        warn(f"{name!r} is the only class that occurs: a model would predict it everywhere.")
+
     absent = {split: _absent(info, labels) for split, labels in counted.items()}
-    everywhere = set.intersection(*map(set, absent.values())) if absent else set()
-    if everywhere:
-        names = [name for name in info.class_names if name in everywhere]
+    absent_everywhere = set.intersection(*map(set, absent.values())) if absent else set()
+    if absent_everywhere:
+        names = [name for name in info.class_names if name in absent_everywhere]
         guess = ""
         if len(names) == 1 and any(labels.ignored for labels in counted.values()):
             guess = f"; do the masks use {info.ignore_label}, which is ignored, for it?"
@@ -281,8 +293,9 @@ def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts
             f"{len(names)} of {info.num_classes} classes occur nowhere ({', '.join(absent)}): "
             f"{_named(names)}{guess or '.'}"
         )
+
     for split, names in absent.items():
-        if names := [name for name in names if name not in everywhere]:
+        if names := [name for name in names if name not in absent_everywhere]:
             warn(
                 f"{len(names)} of {info.num_classes} classes occur in other splits but not in "
                 f"{split}: {_named(names)}."
@@ -295,16 +308,17 @@ def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
         warn(
             f"the masks were read in two ways: {by_values} (the first: {first_value!r}) by values, "
             f"{by_colors} (the first: {first_color!r}) by colours. If all were drawn in "
-            "colours, some were stored as grey ones: give --mask_encoding=color; if all hold "
-            "values, give --mask_encoding=index."
+            "colours, and some stored as grey, give --mask_encoding=color; if all hold values, "
+            "give --mask_encoding=index."
         )
+
     for remark in _REMARKS:
         if remark in remarks:
             _warn_of_images(remark, *remarks[remark])
     if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
         warn(
             "wherever the sizes tell, the masks were drawn on unturned images; give "
-            "--exif_orientation=ignore to turn none of the others either."
+            "--exif_orientation=ignore to leave the others unturned too."
         )
 
 
@@ -313,6 +327,7 @@ def _warn_of_images(remark: str, images: int, first: str) -> None:
 
 
 def _absent(info: DatasetInfo, labels: LabelCounts) -> list[str]:
+    """Returns the classes without a pixel, except a class that is ignored."""
     return [
         name
         for index, name in enumerate(info.class_names)

@@ -1,6 +1,6 @@
-"""What the package knows of each data set: splits, sizes, classes, colours, the ignored label.
+"""Facts about each data set: splits, sizes, classes, colours and the ignored label.
 
-Known data sets are literals here, their class tables in labels/*.csv. Any other data set is
+`KNOWN` lists the public data sets, with their classes in labels/*.csv. Any other data set is
 described by the dataset.json that its builder writes next to the shards.
 """
 
@@ -21,9 +21,10 @@ LABELS_DIR = Path(__file__).parent / "labels"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A data set's facts; `splits` maps a split's name to its number of images.
+    """The facts of one data set.
 
-    builder: the module in datasets/ that writes its records.
+    splits: number of images of each split, by its name.
+    builder: the module in datasets/ that writes the records.
     """
 
     name: str
@@ -34,7 +35,10 @@ class DatasetInfo:
 
     @property
     def build_command(self) -> str:
-        """The command that builds the data set: the builders' package is another in a clone."""
+        """The command that builds the data set.
+
+        The builders are the package `datasets` in a clone, `deeplab_tf.datasets` once installed.
+        """
         installed = (Path(__file__).parents[1] / "datasets").is_dir()
         return f"python -m {'deeplab_tf.datasets' if installed else 'datasets'}.{self.builder}"
 
@@ -52,8 +56,10 @@ class DatasetInfo:
 
     @property
     def label_ids(self) -> list[int]:
-        """What the original masks hold for each class; the first of several values."""
-        return [(*own.label_ids, index)[0] for index, own in enumerate(self.classes)]
+        """The value of each class in the original masks; the first one if a class has several."""
+        return [
+            (*label_class.label_ids, index)[0] for index, label_class in enumerate(self.classes)
+        ]
 
     def to_json(self) -> dict:
         """Returns the part of dataset.json that describes the classes."""
@@ -71,13 +77,13 @@ _BUILD_AGAIN = "build the data set again"
 def first_difference(
     one: DatasetInfo, other: DatasetInfo, *, places: tuple[str, str] = ("there", "here")
 ) -> str:
-    """Says where the classes of two data sets differ first; empty if they are the same.
+    """Describes the first difference between the classes of two data sets; "" if they agree.
 
-    Names in their order and the ignored label make the identity: names of data sets, colours and
-    the values in the original masks do not.
+    They agree if they have the same class names in the same order, and the same ignored label.
+    The data sets' own names, the colours and the values in the original masks are not compared.
 
     Args:
-      places: where each of them is found, such as "in the model" and "in the records".
+      places: where each of the two comes from, such as "in the model" and "in the records".
     """
     pairs = itertools.zip_longest(one.class_names, other.class_names)
     for index, names in enumerate(pairs):
@@ -86,6 +92,7 @@ def first_difference(
             text = f"class {index} is {first} {places[0]}, {second} {places[1]}"
             counts = f" ({one.num_classes} and {other.num_classes} classes)"
             return text + (counts if one.num_classes != other.num_classes else "")
+
     if one.ignore_label != other.ignore_label:
         return (
             f"the ignored label is {one.ignore_label} {places[0]}, {other.ignore_label} {places[1]}"
@@ -97,7 +104,7 @@ def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> Dat
     """Builds a DatasetInfo from the content of a dataset.json found at `origin`.
 
     Args:
-      advice: what to do about a damaged one.
+      advice: what the user can do if it is damaged.
     Raises:
       UserError: if a key is missing or the counts contradict each other.
     """
@@ -110,6 +117,7 @@ def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> Dat
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{origin} lacks {error}; {advice}.") from None
+
     if content.get("num_classes") != info.num_classes:
         raise UserError(
             f"{origin} says num_classes={content.get('num_classes')} but lists "
@@ -119,13 +127,14 @@ def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> Dat
 
 
 def read_class_table(path: Path) -> tuple[LabelClass, ...]:
-    """Reads the classes of a class list; raises as `class_lists.read_class_list`."""
+    """Returns the classes of a class list; raises what `class_lists.read_class_list` raises."""
     return class_lists.read_class_list(path).classes
 
 
 def _known(
     name: str, builder: str, splits: dict[str, int], ignore_label: int = 255
 ) -> Callable[[], DatasetInfo]:
+    """Returns a function that makes the DatasetInfo, so that only the CSV files needed are read."""
     return lambda: DatasetInfo(
         name=name,
         classes=read_class_table(LABELS_DIR / f"{name}.csv"),
@@ -136,7 +145,7 @@ def _known(
 
 
 def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
-    """Returns the train id of each of the `size` label ids; `others` for ids of no class."""
+    """Returns the train id of each label id below `size`; `others` for ids of no class."""
     train_id = {
         label_id: index
         for index, label_class in enumerate(info.classes)
@@ -145,16 +154,16 @@ def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
     return tuple(train_id.get(label_id, others) for label_id in range(size))
 
 
-# Published split sizes; docs/ancestors.md, official DeepLab (Records) and SSSegmentation (Data).
-# Colours: VOC's bit-interleaved map (also for PASCAL Context, which publishes none),
-# cityscapesScripts' and the MIT Scene Parsing Benchmark's.
+# Split sizes as published: docs/ancestors.md, official DeepLab (Records), SSSegmentation (Data).
+# Colours in labels/*.csv: VOC's bit-interleaved map for VOC and for PASCAL Context, which publishes
+# none; cityscapesScripts' for Cityscapes; the MIT Scene Parsing Benchmark's for ADE20K.
 _ADE20K = ("build_ade20k_data", {"train": 20210, "val": 2000})
 _CONTEXT = ("build_pascal_context_data", {"train": 4998, "val": 5105})
 KNOWN = {
     "ade20k": _known("ade20k", *_ADE20K),
-    # The official package's convention: 0, "other", is a class of the network and is ignored.
+    # As in the official package: the network has a class 0, "other", whose pixels are ignored.
     "ade20k_151": _known("ade20k_151", *_ADE20K, ignore_label=0),
-    # Brostow et al. 2009, in the split and classes of SegNet (Badrinarayanan et al. 2015).
+    # Brostow et al. 2009, with the splits and classes of SegNet (Badrinarayanan et al. 2015).
     "camvid": _known("camvid", "build_folder_data", {"train": 367, "val": 101}),
     "cityscapes": _known(
         "cityscapes",
@@ -179,22 +188,22 @@ KNOWN = {
 
 
 def known_as(info: DatasetInfo) -> DatasetInfo | None:
-    """Returns the known data set that has these classes, whatever it is called."""
+    """Returns the known data set with the same classes as `info`, whatever `info` is called."""
     known = (make() for make in KNOWN.values())
-    return next((found for found in known if not first_difference(found, info)), None)
+    return next((dataset for dataset in known if not first_difference(dataset, info)), None)
 
 
 def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
-    """Returns the facts of a data set: those next to its shards, else those known here.
+    """Returns the facts of a data set: from its dataset.json, or else from `KNOWN`.
 
-    Records may be called what they like. The classes of a known name are compared; any other name
-    says nothing about classes; dataset.json decides.
+    If there is a dataset.json, it decides. A known name must then have the same classes; any other
+    name is not checked, since users call their records what they like.
 
     Args:
-      name: value of --dataset; empty trusts only dataset.json.
+      name: value of --dataset; may be empty if there is a dataset.json.
       dataset_dir: folder of the shards; may lack a dataset.json if the name is known.
     Raises:
-      UserError: if neither describes the data set, or they are different data sets.
+      UserError: if neither describes the data set, or the two have different classes.
     """
     manifest = Path(dataset_dir) / MANIFEST
     if dataset_dir and manifest.is_file():
@@ -204,11 +213,14 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
         if difference:
             raise UserError(
                 f"--dataset={name} has other classes than {manifest}: {difference}; give the "
-                "folder of its records, or --dataset= (empty) for the classes of these."
+                f"folder with the records of {name}, or --dataset= (empty) to use the classes of "
+                "these records."
             )
         return info
+
     if name in KNOWN:
         return KNOWN[name]()
+
     known = ", ".join(sorted(KNOWN))
     if not dataset_dir:
         raise UserError(
@@ -221,7 +233,8 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
         )
     raise UserError(
         f"--dataset_dir={dataset_dir} has no {MANIFEST}; give the folder that a builder wrote "
-        f"(docs/data.md), or for shards without it also their --dataset: {known}."
+        f"(docs/data.md), or, if the shards have none, name the data set too, as --dataset: "
+        f"{known}."
     )
 
 
@@ -229,7 +242,7 @@ def read_manifest(dataset_dir: str | Path, *, advice: str = "") -> dict:
     """Reads <dataset_dir>/dataset.json.
 
     Args:
-      advice: what to do if there is none, or a damaged one.
+      advice: what the user can do if it is missing or damaged.
     Raises:
       UserError: if it is missing or not JSON.
     """
@@ -238,11 +251,11 @@ def read_manifest(dataset_dir: str | Path, *, advice: str = "") -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content
-        error: object = f"it is a {type(content).__name__}"
+        problem: object = f"it is a {type(content).__name__}"
     except FileNotFoundError:
         advice = advice or "build the data set"
         raise UserError(f"There is no {MANIFEST} in {dataset_dir}; {advice}.") from None
-    except ValueError as problem:  # of JSON or UTF-8
-        error = problem
+    except ValueError as error:  # neither JSON nor UTF-8
+        problem = error
     advice = advice or f"remove it and {_BUILD_AGAIN}"
-    raise UserError(f"{path} is damaged ({error}); {advice}.")
+    raise UserError(f"{path} is damaged ({problem}); {advice}.")

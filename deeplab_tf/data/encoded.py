@@ -1,7 +1,8 @@
-"""Reads headers of encoded images in a graph, since a server checks sizes before it decodes.
+"""Reads size and EXIF orientation of encoded images inside a TensorFlow graph.
 
-Files that `conversion.read_image` refuses, or reads differently from TensorFlow's decoder, get the
-size 0. EXIF orientation is read here too: TensorFlow's decoder ignores it.
+A server checks the size of an image before decoding it, so the header is read first. Files that
+`image_files.read_image` refuses, or decodes to other pixels than TensorFlow, get the size 0. The
+orientation is read here because TensorFlow's decoder ignores it.
 """
 
 import functools
@@ -11,20 +12,23 @@ import tensorflow as tf
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 26  # PNG (2nd edition) sec. 11.2.2: IHDR, from byte 12, ends with depth and colour type
 _ORIENTATION = 0x0112  # EXIF 2.32 sec. 4.6.4; 1 is upright
-_MOST_SEGMENTS = 65536  # a PNG of 512 MB has as many chunks of the usual size
+_MOST_SEGMENTS = 65536  # as many chunks of the usual size as a PNG of 512 MB has
 
 
 def image_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads height and width of a JPEG or PNG, turned as its EXIF data say, without decoding it.
+    """Reads height and width of a JPEG or PNG without decoding it.
+
+    The size is that of the upright image: EXIF data may swap the two.
 
     Args:
-      encoded: scalar string, a file's bytes.
+      encoded: scalar string, the bytes of the file.
     Returns:
-      int64 [2]; 0 and 0 if it is neither, a PNG of 16 bits a channel, or a JPEG in CMYK, which
-      TensorFlow converts to other colours than Pillow.
+      int64 [2]. Both are 0 if the file is neither JPEG nor PNG, or a PNG with 16 bits per channel,
+      or a CMYK JPEG, which TensorFlow converts to other colours than Pillow.
     Raises:
-      InvalidArgumentError: if a JPEG's header is damaged.
+      InvalidArgumentError: if the header of a JPEG is damaged.
     """
+    # Padded with zeros, so that shorter files can be sliced too.
     padded = tf.strings.join([tf.strings.substr(encoded, 0, _HEADER), b"\0" * _HEADER])
     size = tf.cond(
         tf.io.is_jpeg(encoded),
@@ -32,7 +36,7 @@ def image_size(encoded: tf.Tensor) -> tf.Tensor:
         lambda: _png_size(padded),
     )
     size.set_shape([2])
-    size = tf.where(orientation(encoded) >= 5, size[::-1], size)  # these swap the axes
+    size = tf.where(orientation(encoded) >= 5, size[::-1], size)  # 5 to 8 swap the axes
     return tf.cast(size, tf.int64)
 
 
@@ -45,17 +49,18 @@ def _png_size(header):
     width_height = tf.io.decode_raw(
         tf.strings.substr(header, 16, 8), tf.int32, little_endian=False, fixed_length=8
     )
-    whole = tf.equal(tf.strings.substr(header, 0, 8), _PNG)
-    whole &= tf.equal(tf.strings.substr(header, 12, 4), b"IHDR")
-    whole &= tf.not_equal(tf.strings.substr(header, 24, 1), b"\x10")  # 16 bits
-    return tf.where(whole, tf.maximum(width_height[::-1], 0), 0)
+    is_readable = tf.equal(tf.strings.substr(header, 0, 8), _PNG)
+    is_readable &= tf.equal(tf.strings.substr(header, 12, 4), b"IHDR")
+    is_readable &= tf.not_equal(tf.strings.substr(header, 24, 1), b"\x10")  # 16 bits per channel
+    return tf.where(is_readable, tf.maximum(width_height[::-1], 0), 0)
 
 
 def upright(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """Turns uint8 [H, W, 3], decoded from `encoded`, as its EXIF data say."""
+    """Turns an image upright: uint8 [H, W, 3], decoded from `encoded`, as its EXIF data say."""
+    # Each orientation is a swap of the axes, then a mirroring, then a flip, or some of the three:
+    # a quarter turn clockwise (6), for example, is the swap and the mirroring.
     turn = orientation(encoded)
     image = tf.cond(turn >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-    # Clockwise by 90 degrees (6), for one, is the swap of the axes, then a mirror.
     mirrored = tf.reduce_any(turn == [2, 3, 6, 7])
     image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
     upside_down = tf.reduce_any(turn == [3, 4, 7, 8])
@@ -70,15 +75,16 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _exif(encoded):
-    """Returns the EXIF data of a JPEG or PNG from their TIFF header on; "" if it has none.
+    """Returns the EXIF data of a JPEG or PNG, starting at their TIFF header; "" if it has none.
 
-    Goes from segment to segment: what looks like EXIF data may also stand inside another one.
+    It walks from segment to segment, because bytes that look like EXIF data may also occur inside
+    another segment.
     """
     length = tf.cast(tf.strings.length(encoded), tf.int64)
     is_jpeg = tf.io.is_jpeg(encoded)
     is_png = tf.equal(tf.strings.substr(encoded, 0, 8), _PNG)
 
-    def more(position, exif):
+    def is_unfinished(position, exif):
         return (position + 12 <= length) & tf.equal(exif, "")
 
     def read_one(position, _):
@@ -88,10 +94,10 @@ def _exif(encoded):
             lambda: _png_chunk(encoded, position),
         )
 
-    start = tf.cast(tf.where(is_jpeg, 2, 8), tf.int64)
+    start = tf.cast(tf.where(is_jpeg, 2, 8), tf.int64)  # after the file's signature
     start = tf.where(is_jpeg | is_png, start, length)
     _, exif = tf.while_loop(
-        more, read_one, (start, tf.constant("")), maximum_iterations=_MOST_SEGMENTS
+        is_unfinished, read_one, (start, tf.constant("")), maximum_iterations=_MOST_SEGMENTS
     )
     return exif
 
@@ -99,10 +105,10 @@ def _exif(encoded):
 def _jpeg_segment(encoded, position, end):
     """Returns where the next segment starts, and this one's EXIF data; ITU-T T.81 B.1.1."""
     marker = _bytes(encoded, position, 2)
-    is_marker = tf.equal(marker[0], 0xFF) & tf.not_equal(marker[1], 0xFF)  # other bytes fill
+    is_marker = tf.equal(marker[0], 0xFF) & tf.not_equal(marker[1], 0xFF)  # else a fill byte
     size = _number(_bytes(encoded, position + 2, 2))
     following = position + tf.where(is_marker, 2 + size, 1)
-    is_scan = is_marker & tf.equal(marker[1], 0xDA)  # pixels follow: there are no more segments
+    is_scan = is_marker & tf.equal(marker[1], 0xDA)  # from here on there are only pixels
 
     is_exif = is_marker & tf.equal(marker[1], 0xE1)
     is_exif &= tf.equal(tf.strings.substr(encoded, position + 4, 6), b"Exif\0\0")
@@ -119,7 +125,8 @@ def _png_chunk(encoded, position):
 
 
 def _orientation_of(exif):
-    """Reads the tag of EXIF data: a TIFF header and its first directory; TIFF 6.0 sec. 2."""
+    """Reads the orientation tag from the first directory of EXIF data; TIFF 6.0 sec. 2."""
+    # The TIFF header: byte order, the number 42, and where the first directory starts.
     order = tf.strings.substr(exif, 0, 2)
     number = functools.partial(_number, low_first=tf.equal(order, b"II"))
     start = number(_bytes(exif, 4, 4))
@@ -129,27 +136,31 @@ def _orientation_of(exif):
     start = tf.where(is_tiff, start, 0)
     count = tf.where(is_tiff, number(_bytes(exif, start, 2)), 0)
 
-    # Of a cut directory, the entries that are there whole: tag, type, count, value.
+    # Entries of 12 bytes: tag, type, count, value. If the file is cut, only the complete ones.
     entries = tf.strings.substr(exif, start + 2, 12 * count)
-    whole = tf.strings.length(entries) // 12 * 12
-    entries = tf.io.decode_raw(tf.strings.substr(entries, 0, whole), tf.uint8)
+    complete = tf.strings.length(entries) // 12 * 12
+    entries = tf.io.decode_raw(tf.strings.substr(entries, 0, complete), tf.uint8)
     entries = tf.cast(tf.reshape(entries, [-1, 12]), tf.int64)
 
+    # The value takes 1, 2 or 4 bytes, by its type.
     kind = number(entries[:, 2:4])
-    values = {1: entries[:, 8], 3: number(entries[:, 8:10]), 4: number(entries[:, 8:12])}
-    value = tf.add_n([tf.where(kind == size, found, 0) for size, found in values.items()])
-    wanted = (number(entries[:, 0:2]) == _ORIENTATION) & (number(entries[:, 4:8]) == 1)
-    found = tf.concat([[1], tf.boolean_mask(value, wanted)], axis=0)[-1]
-    return tf.where((found >= 1) & (found <= 8), found, 1)
+    value_of_kind = {1: entries[:, 8], 3: number(entries[:, 8:10]), 4: number(entries[:, 8:12])}
+    values = tf.add_n([tf.where(kind == k, value, 0) for k, value in value_of_kind.items()])
+
+    # The last orientation in the directory counts, and 1 if there is none.
+    is_orientation = number(entries[:, 0:2]) == _ORIENTATION
+    is_orientation &= number(entries[:, 4:8]) == 1
+    turn = tf.concat([[1], tf.boolean_mask(values, is_orientation)], axis=0)[-1]
+    return tf.where((turn >= 1) & (turn <= 8), turn, 1)
 
 
 def _bytes(text, position, count):
-    """Returns `count` bytes of a string from `position` on, int64; 0 beyond its end."""
+    """Returns `count` bytes of a string starting at `position`, int64; 0 beyond its end."""
     part = tf.strings.substr(text, position, count)
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
 
 
 def _number(values, low_first=False):
-    """Returns the unsigned numbers [...] whose bytes are [..., n]: int64, so that 4 bytes fit."""
+    """Turns bytes [..., n] into unsigned numbers [...], int64 so that 4 bytes fit."""
     values = tf.where(low_first, values, values[..., ::-1])
     return tf.reduce_sum(values * [256**place for place in range(values.shape[-1])], axis=-1)

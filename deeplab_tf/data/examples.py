@@ -1,4 +1,4 @@
-"""What a record holds: one image and its label, encoded."""
+"""The content of a record: one encoded image with its label, and what happened to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,26 +6,27 @@ from typing import Literal
 
 Color = tuple[int, int, int]
 
-# What a conversion does to an image without being asked:
+# What the conversion decided about an image by itself, and its owner may want to know:
 Remark = Literal[
     "turned",  # as its EXIF data say
-    "turned_unsure",  # so too, though the mask fits the image as it is stored as well
-    "not_turned",  # though its EXIF data say so: the mask fits only the image as it is stored
-    "channel_dropped",  # transparency, or a channel that is no colour
-    "values",  # by which --mask_encoding=auto read the mask
-    "colors",
+    "turned_unsure",  # the same, but the mask would also fit the image as stored
+    "not_turned",  # in spite of its EXIF data: the mask fits only the image as stored
+    "channel_dropped",  # transparency, or a channel that is not a colour
+    "values",  # --mask_encoding=auto read the mask by its values
+    "colors",  # --mask_encoding=auto read the mask by its colours
 ]
 
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """One image and its label as they are stored: encoded bytes, the label always as PNG.
+    """One image and its label as they are stored in a record.
 
-    label: empty where the data set publishes none.
+    image: the bytes of an image file.
+    label: the bytes of a PNG; empty if the data set publishes no label.
     source: SHA-256 of the files that it was made of.
-    label_values: how many pixels of the label have each value, 256 numbers; empty if it has no
-      label or was not decoded.
-    remarks: what its owner should know of the image's conversion.
+    label_values: how many pixels of the label have each value, 256 numbers; empty if there is no
+      label or it was not decoded.
+    remarks: what the owner of the images should know about the conversion.
     palette: as in `masks.EncodedMask`.
     """
 

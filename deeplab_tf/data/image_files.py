@@ -1,4 +1,4 @@
-"""Reads image files of all kinds as 8-bit RGB, without TensorFlow."""
+"""Reads image files of all formats as 8-bit RGB, without TensorFlow."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from deeplab_tf import files
 from deeplab_tf.data import decoding
 from deeplab_tf.messages import UserError, counted, warn
 
-warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print one for each image
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print it for every image
 CHANNEL_DROPPED = (
-    "with channels besides red, green and blue (transparency, infrared), which were dropped."
+    "with channels other than red, green and blue (transparency, infrared), which were dropped."
 )
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
 TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
@@ -26,33 +26,33 @@ TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_INVERSE = {6: 8, 8: 6}  # others are their own
+_INVERSE = {6: 8, 8: 6}  # what undoes a turn; all others undo themselves
 SIDEWAYS = (5, 6, 7, 8)  # swap width and height
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Reads an image file as uint8 [H, W, 3], RGB, turned as its EXIF data says.
+    """Reads an image file as uint8 [H, W, 3], RGB, turned as its EXIF data say.
 
     Raises:
-      UserError: if it is not an image of 8 bits a channel.
+      UserError: if it is not an image with 8 bits per channel.
     """
     return read_image_and_loss(path)[0]
 
 
 def read_image_and_loss(path: Path) -> tuple[np.ndarray, bool]:
-    """Reads an image file as `read_image`; also says whether a channel of it was dropped."""
+    """Reads an image file as `read_image` does; also says whether a channel was dropped."""
     stored = open_image(path)
     return np.asarray(stored.turned().convert("RGB")), stored.has_other_channel
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image file: its pixels as they are stored, and what it says of them.
+    """An image file: its pixels as they are stored, and what its header says about them.
 
-    format: "jpeg", "png", or empty for those that TensorFlow does not decode to the same pixels.
+    format: "jpeg" or "png"; empty for formats that TensorFlow does not decode to the same pixels.
     orientation: how its EXIF data turn it, 1 (upright) to 8.
-    has_other_channel: whether there are channels besides red, green and blue.
+    has_other_channel: whether it has channels other than red, green and blue.
     """
 
     image: Image.Image
@@ -68,39 +68,48 @@ class StoredImage:
 
 
 def open_image(path: Path, *, decode: bool = True) -> StoredImage:
-    """Opens an image file; refuses more than 8 bits a channel."""
+    """Opens an image file.
+
+    Args:
+      decode: as in `decoding.open_image`.
+    Raises:
+      UserError: if it is damaged, or has more than 8 bits per channel.
+    """
     content = decoding.read_file(path)
-    # First, as Pillow opens some deeper images as if they had 8 bits, and others not at all.
-    if deep := files.deeper_than_8_bits(content):
+    # Checked before Pillow sees the file: it opens some deeper images as if they had 8 bits.
+    if depth := files.deeper_than_8_bits(content):
         raise UserError(
-            f"{path} has {deep}, but images have 8; scale all of them by the same range, as "
+            f"{path} has {depth}, but images have 8; scale all of them by the same range, as "
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
+
     image = decoding.open_image(content, path, decode=False)
     tiff_orientation = decoding.tiff_orientation(image)
-    # The first are decoded anyway; a PNG's EXIF data may come after its pixels.
+    # Formats that records do not store are decoded sooner or later anyway. A PNG with EXIF data is
+    # decoded now, because they may come after its pixels.
     is_stored = image.format in _STORED_FORMATS
     if decode or not is_stored or (image.format == "PNG" and b"eXIf" in content):
         with decoding.naming(path):
             image.load()
     if image.mode not in _IMAGE_MODES:
-        raise UserError(f"{path} has the mode {image.mode}; images have 8 bits a channel.")
+        raise UserError(f"{path} has the mode {image.mode}; images have 8 bits per channel.")
 
     stored_format = _STORED_FORMATS.get(image.format or "", "")
     has_other_channel = _has_other_channel(image)
     if tiff_orientation in TURNS:
+        # Pillow has turned the TIFF already; turn it back to the pixels as they are stored.
         orientation = tiff_orientation
         image = image.transpose(TURNS[_INVERSE.get(orientation, orientation)])
     else:
-        # Pillow's own reading takes XMP and PNG text for EXIF data too, which other programs and
-        # `encoded` pass over.
+        # Not image.getexif(): it also takes an orientation from XMP and PNG text, which other
+        # programs and `encoded` ignore.
         exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
         orientation = files.exif_orientation(exif)
     return StoredImage(image, content, stored_format, orientation, has_other_channel)
 
 
 def _has_other_channel(image: Image.Image) -> bool:
-    """Whether an image has channels besides red, green and blue, which no record holds."""
+    """Whether an image has channels other than red, green and blue, which records do not hold."""
     return (
         image.mode in ("RGBA", "LA")
         or (image.mode == "P" and "transparency" in image.info)
@@ -109,6 +118,6 @@ def _has_other_channel(image: Image.Image) -> bool:
 
 
 def warn_of_dropped_channels(paths: Sequence[Path]) -> None:
-    """Warns of images with channels besides red, green and blue, if there are any."""
+    """Warns of images with channels other than red, green and blue, if there are any."""
     if paths:
         warn(f"{counted(len(paths), 'image')} (the first: {str(paths[0])!r}) {CHANNEL_DROPPED}")

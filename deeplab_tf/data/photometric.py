@@ -1,14 +1,14 @@
 """Colour distortion of training images: pure functions of image and seed.
 
-The ancestor's PhotoMetricDistortion (SSSegmentation, from SSD, Liu et al. 2016), step by step in
-8 bits: each step clips to 0..255 and truncates, saturation and hue each go through OpenCV's
-8-bit HSV with hue in units of 2 degrees. The rounding is part of the recipe, and so is that the
-ancestor hands BGR images to a conversion from RGB: red and blue are exchanged around it, which
-leaves saturation alone and turns the hue the other way.
+This is the ancestor's PhotoMetricDistortion (SSSegmentation, from SSD, Liu et al. 2016), step by
+step in 8 bits: each step clips to 0..255 and truncates; saturation and hue each go through OpenCV's
+8-bit HSV, whose hue is in units of 2 degrees. The rounding is part of the recipe. So is a slip of
+the ancestor, which hands BGR images to a conversion from RGB: exchanging red and blue does not
+change the saturation, but turns the hue the other way.
 
-The steps are compiled by XLA, which fuses each conversion into one loop over planes of colour:
-about four times as fast as TensorFlow's operations one by one. Where TensorFlow has no XLA, those
-run, and round a few pixels to the neighbouring grey level.
+XLA compiles the steps and fuses each conversion into one loop over the colour planes, which is
+about four times as fast as running TensorFlow's operations one by one. Without XLA the same
+operations run one by one, and round a few pixels to the neighbouring grey level.
 """
 
 import functools
@@ -20,27 +20,29 @@ BRIGHTNESS_DELTA = 32.0
 CONTRAST_RANGE = (0.5, 1.5)
 SATURATION_RANGE = (0.5, 1.5)
 HUE_DELTA = 18  # units of 2 degrees
-_FRACTION = 1 << 12  # OpenCV's fixed-point numbers; here in float32, which holds them exactly
+_FRACTION = 1 << 12  # of OpenCV's fixed-point numbers, which float32 holds exactly
 
 
 def distort(image: tf.Tensor, *, seed: tf.Tensor, max_size: tuple[int, ...]) -> tf.Tensor:
     """Distorts brightness, contrast, saturation and hue, each with probability one half.
 
-    Contrast comes after brightness or last, with equal probability.
+    Contrast comes right after brightness or last, with equal probability.
 
     Args:
       image: uint8 [H, W, 3], RGB.
       seed: int64 [2].
-      max_size: height and width that no image exceeds; steps are compiled once for each.
+      max_size: height and width that no image exceeds; the steps are compiled once for each value.
     Returns:
       float32 [H, W, 3], whole numbers in 0..255.
     """
+    # Padded to one size, since XLA compiles for fixed shapes.
     height, width = tf.unstack(tf.shape(image)[:2])
     planes = tf.stack(tf.unstack(image, axis=-1))
     paddings = [[0, 0], [0, max_size[0] - height], [0, max_size[1] - width]]
-    full = (height == max_size[0]) & (width == max_size[1])
-    planes = tf.cond(full, lambda: planes, lambda: tf.pad(planes, paddings))
+    has_max_size = (height == max_size[0]) & (width == max_size[1])
+    planes = tf.cond(has_max_size, lambda: planes, lambda: tf.pad(planes, paddings))
     planes.set_shape([3, *max_size])
+
     draws = tf.random.stateless_uniform([9], seed)
     distorted = tf.cast(_compiled_steps()(planes, width, draws), tf.float32)
     return tf.transpose(distorted[:, :height, :width], [1, 2, 0])
@@ -48,18 +50,20 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor, max_size: tuple[int, ...]) -> 
 
 @functools.cache
 def _compiled_steps():
-    """Returns the process' one function of `_distort_planes`, compiled if TensorFlow has XLA."""
-    works = True
+    """Returns `_distort_planes` as a tf.function, one per process; compiled if there is XLA."""
+    has_xla = True
     with tf.init_scope(), tf.device("CPU"):
         try:
             tf.function(lambda: tf.zeros([1]), jit_compile=True)()
         except tf.errors.OpError:
-            works = False
-    # Plain Python: AutoGraph's conversion, of which it has no need, is most of the tracing time.
-    return tf.function(_distort_planes, jit_compile=works, autograph=False)
+            has_xla = False
+
+    # The function needs no AutoGraph, whose conversion would take most of the tracing time.
+    return tf.function(_distort_planes, jit_compile=has_xla, autograph=False)
 
 
 def _distort_planes(planes, width, draws):
+    """Applies the steps that were drawn to uint8 [3, H, W], RGB."""
     happens = draws[:4] < 0.5
     contrast_first = draws[4] < 0.5
     delta = _between(draws[5], -BRIGHTNESS_DELTA, BRIGHTNESS_DELTA)
@@ -89,7 +93,8 @@ def scale_saturation(planes: tf.Tensor, factor: tf.Tensor | float, width: tf.Ten
 
     Args:
       planes: uint8 [3, H, W], RGB.
-      width: how many columns are the image's; OpenCV treats its last ones differently.
+      width: number of columns that are image, not padding; OpenCV treats the last of them
+        differently.
     """
     hue, saturation, value = _rgb_to_hsv(planes)
     saturation = tf.floor(tf.minimum(saturation * factor, 255))
@@ -97,9 +102,9 @@ def scale_saturation(planes: tf.Tensor, factor: tf.Tensor | float, width: tf.Ten
 
 
 def shift_hue(planes: tf.Tensor, shift: tf.Tensor | int, width: tf.Tensor) -> tf.Tensor:
-    """Turns the hue back by `shift`, -180..180 units of 2 degrees, towards red from green.
+    """Turns the hue by `shift`, -180..180 units of 2 degrees, in the direction from green to red.
 
-    The other arguments are those of `scale_saturation`.
+    The other arguments are as in `scale_saturation`.
     """
     hue, saturation, value = _rgb_to_hsv(planes)
     hue += tf.cast(shift, tf.float32)
@@ -114,10 +119,9 @@ def _between(uniform, low, high):
 def _rgb_to_hsv(planes):
     """Returns OpenCV's 8-bit hue (0..179), saturation and value of (blue, green, red).
 
-    All are whole-valued float32 [H, W].
-
-    Its integer arithmetic is followed to the bit (OpenCV, color_hsv.simd.hpp): a hue rounded the
-    other way is off by 2 degrees, which is up to 8 grey levels.
+    All three are float32 [H, W] and hold whole numbers. They equal OpenCV's integer arithmetic
+    (color_hsv.simd.hpp) bit by bit: a hue rounded the other way would be off by 2 degrees, which is
+    up to 8 grey levels.
     """
     blue, green, red = tf.unstack(tf.cast(planes, tf.float32))
     value = tf.maximum(tf.maximum(red, green), blue)
@@ -127,25 +131,27 @@ def _rgb_to_hsv(planes):
         green - blue,
         tf.where(tf.equal(value, green), blue - red + 2 * spread, red - green + 4 * spread),
     )
-    hue = _fixed_point_quotient(position, spread, whole=30)  # 180 units / 6 sectors
+    hue = _fixed_point_quotient(position, spread, scale=30)  # 180 units / 6 sectors
     hue = tf.where(hue < 0, hue + 180, hue)
-    return hue, _fixed_point_quotient(spread, value, whole=255), value
+    return hue, _fixed_point_quotient(spread, value, scale=255), value
 
 
-def _fixed_point_quotient(numerator, denominator, *, whole):
-    reciprocal = tf.round(whole * _FRACTION / tf.maximum(denominator, 1))
+def _fixed_point_quotient(numerator, denominator, *, scale):
+    """Returns scale * numerator / denominator, rounded as OpenCV's fixed-point numbers are."""
+    reciprocal = tf.round(scale * _FRACTION / tf.maximum(denominator, 1))
     return tf.floor((numerator * reciprocal + _FRACTION / 2) * (1 / _FRACTION))
 
 
 def _hsv_to_rgb(hue, saturation, value, width):
-    """Inverts `_rgb_to_hsv` as OpenCV does, to the bit; returns uint8 [3, H, W].
+    """Inverts `_rgb_to_hsv`, bit by bit as OpenCV on x86 with AVX2; returns uint8 [3, H, W].
 
-    (On x86 with AVX2.) It multiplies and subtracts in one rounding, as XLA does, and truncates;
-    the last pixels of a row, which its blocks of 32 leave over, it rounds.
+    OpenCV multiplies and subtracts with a single rounding, as XLA does, and truncates the result.
+    It works in blocks of 32 pixels; the pixels left over at the end of a row it rounds instead.
     """
-    # The minimum changes nothing, but parts a product and differences that XLA would round once.
+    # The minimum changes no value. It keeps XLA from fusing the product with the differences below,
+    # which would then be rounded only once.
     sixth = tf.minimum(hue * np.float32(6 / 180), 6)
-    # How much of the saturation each channel loses: all, none, or a share on the slopes between.
+    # The share of the saturation that each channel loses: all, none, or in between on the slopes.
     shares = (
         tf.maximum(3 - sixth, sixth - 5),
         tf.maximum(1 - sixth, sixth - 3),
@@ -153,10 +159,10 @@ def _hsv_to_rgb(hue, saturation, value, width):
     )
     value = value * np.float32(1 / 255)
     saturation = saturation * np.float32(1 / 255)
-    left_over = tf.range(tf.shape(hue)[1]) >= width // 32 * 32
+    is_left_over = tf.range(tf.shape(hue)[1]) >= width // 32 * 32
 
     def level(share):
         exact = value * (1 - saturation * tf.clip_by_value(share, 0, 1)) * 255
-        return tf.cast(tf.where(left_over, tf.round(exact), tf.floor(exact)), tf.uint8)
+        return tf.cast(tf.where(is_left_over, tf.round(exact), tf.floor(exact)), tf.uint8)
 
     return tf.stack([level(share) for share in shares])

@@ -1,9 +1,9 @@
-"""tf.data assembly: training batches and evaluation examples.
+"""Builds the tf.data pipelines: training batches and evaluation examples.
 
-Training: position p in the endless stream of examples fixes both which record comes (epoch
-p // N, in an order drawn from seed and epoch) and its augmentation (by seed and p). So a run
-resumed at step s reads exactly what it would have read, with any parallelism, without replaying
-anything.
+In training, the position p in the endless stream of examples decides everything: the record (from
+epoch p // N, whose order is drawn from seed and epoch) and its augmentation (drawn from seed and
+p). So a run resumed at step s reads exactly what it would have read without the interruption,
+whatever the parallelism, and without replaying anything.
 """
 
 import contextlib
@@ -20,11 +20,12 @@ from deeplab_tf.data import photometric, records, service, transforms
 from deeplab_tf.messages import UserError
 from deeplab_tf.ops import seeds
 
-# No tensor decides control flow here, and converting Python costs seconds at each start.
+# AutoGraph is not needed, since no Python control flow here depends on a tensor, and its conversion
+# would cost seconds at each start.
 _plain_python = tf.autograph.experimental.do_not_convert
 
 _CORES = os.cpu_count() or 1
-_BAD_RECORD = "bad record"  # marks the errors that name it
+_BAD_RECORD = "bad record"  # by this, `explained_record_errors` recognises the errors of `_checked`
 _UNDECODED = re.compile(r"(jpeg::Uncompress|JPEG|PNG|decode|Unknown image)", re.IGNORECASE)
 
 
@@ -44,14 +45,17 @@ def train_batches(
     worker: int = 0,
     services: Sequence[str] = (),
 ) -> tf.data.Dataset:
-    """Returns the batches of steps first_step..last_step (exclusive).
+    """Returns the batches of the steps from first_step up to, not including, last_step.
+
+    The images of a step come in one part per replica.
 
     Args:
-      batch_size: images in a step, of all replicas.
-      replicas: parts that each step's images come in, in their order.
-      workers, worker: of each step's parts, only the worker's equal share comes.
-      services: addresses of the hosts that make the batches, step by step in turn; by default this
-        process does.
+      batch_size: images in a step, over all replicas of all workers.
+      replicas: number of parts of a step, in the order of its images.
+      workers, worker: number of workers, and which one this is; it gets its equal share of each
+        step's parts.
+      services: addresses of the hosts that take turns in making the batches, one step each; if
+        there are none, this process makes them.
     Yields:
       images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
       labels: int32 [part, height, width, 1], padded with `ignore_label`.
@@ -72,25 +76,26 @@ def train_batches(
         )
         return (position, *pair) if services else pair
 
-    def own(order):
-        share = batch_size // workers
-        is_own = _plain_python(lambda position, *_: position % batch_size // share == worker)
-        return order.filter(is_own) if workers > 1 else order
+    def share_of_worker(order):
+        size = batch_size // workers
+        is_in_share = _plain_python(lambda position, *_: position % batch_size // size == worker)
+        return order.filter(is_in_share) if workers > 1 else order
 
-    def parts(order):
+    def make_parts(order):
         examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
         return _untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
-    order = own(_shuffled_order(len(table), first=first, last=last, seed=seed))
+    order = share_of_worker(_shuffled_order(len(table), first=first, last=last, seed=seed))
     if not services:
-        return parts(order)
-    starts = own(tf.data.Dataset.range(first, last, batch_size // replicas))
-    batches = service.received(order, parts, services, step_size=batch_size, starts=starts)
+        return make_parts(order)
+
+    starts = share_of_worker(tf.data.Dataset.range(first, last, batch_size // replicas))
+    batches = service.received(order, make_parts, services, step_size=batch_size, starts=starts)
     return _untuned(batches.prefetch(2))
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns off tf.data's tuning of parallelism: in some runs it leaves all to one core."""
+    """Turns off tf.data's tuning of parallelism: in some runs it uses only one core."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.with_options(options)
@@ -126,16 +131,18 @@ def augment(
         ignore_label=ignore_label,
     )
     image = transforms.cut_image(image, window)
+
     if config.photometric_distortion:
         colors = seeds.stream(seed, "photometric distortion")
         image = photometric.distort(image, seed=colors, max_size=crop_size)
+
     image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
     label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
     return image, label
 
 
 def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf.data.Dataset:
-    """Yields (position, record index) for positions first..last, each epoch a new permutation."""
+    """Yields (position, record index) for positions first..last; each epoch has a new order."""
     first_epoch = first // num_records
 
     @_plain_python
@@ -151,16 +158,18 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
 
 
 def _checked(record, num_classes, ignore_label, labelled=True):
-    """Returns the record's label, after a look at its size and values."""
+    """Returns the label of a record, after checking its size and its values."""
     label, name = record["label"], record["name"]
     image_size, size = tf.shape(record["image"])[:2], tf.shape(label)[:2]
-    absent = tf.equal(tf.size(label), 0)
-    fits = tf.reduce_all(tf.equal(image_size, size)) | (absent & (not labelled))
-    counted = tf.where(tf.equal(label, ignore_label), tf.zeros_like(label), label)
-    worst = tf.cast(tf.reduce_max(counted), tf.int32)
+    is_absent = tf.equal(tf.size(label), 0)
+    fits = tf.reduce_all(tf.equal(image_size, size)) | (is_absent & (not labelled))
+
+    train_ids = tf.where(tf.equal(label, ignore_label), tf.zeros_like(label), label)
+    largest = tf.cast(tf.reduce_max(train_ids), tf.int32)
+
     checks = [
         tf.debugging.Assert(fits, [_BAD_RECORD, name, "size", image_size, size], summarize=2),
-        tf.debugging.Assert(worst < num_classes, [_BAD_RECORD, name, "value", worst]),
+        tf.debugging.Assert(largest < num_classes, [_BAD_RECORD, name, "value", largest]),
     ]
     with tf.control_dependencies(checks):
         return tf.identity(label)
@@ -168,7 +177,7 @@ def _checked(record, num_classes, ignore_label, labelled=True):
 
 @contextlib.contextmanager
 def explained_record_errors() -> Iterator[None]:
-    """Turns the failure of a record's decoding or check into a UserError that names the image."""
+    """Turns a record's decoding error or failed check into a UserError that names the image."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -180,14 +189,14 @@ def explained_record_errors() -> Iterator[None]:
         if value:
             problem = (
                 f"The label of {value[1]!r} holds the value {value[2]}, which is not in the class "
-                "list; mend the mask"
+                "list; correct the mask"
             )
         elif size and size.groups()[3:] == ("0", "0"):
             problem = f"The image {size[1]!r} has no label; give it one"
         elif size:
             problem = (
                 f"The image {size[1]!r} is {size[2]}x{size[3]} (height x width) but its label is "
-                f"{size[4]}x{size[5]}; mend one of them"
+                f"{size[4]}x{size[5]}; correct one of them"
             )
         elif _UNDECODED.search(text):
             problem = f"A record's image or label cannot be decoded ({text.splitlines()[0]})"
@@ -215,11 +224,11 @@ def eval_batches(
     """Yields every record exactly once, at its native size; a batch holds images of one size.
 
     Args:
-      batch_size: most images in a batch; sizes that are rare give smaller ones.
-      labelled: whether a record without a label is an error; else its label is [B, 0, 0, 1], and
-        batch_size must be 1.
+      batch_size: maximum number of images in a batch; rare sizes give smaller batches.
+      labelled: whether a record without a label is an error. If not, its label is [B, 0, 0, 1],
+        and batch_size must be 1.
     Raises:
-      UserError: naming a record whose label is not one.
+      UserError: naming a record whose label is missing or wrong.
     """
 
     @_plain_python
@@ -229,7 +238,9 @@ def eval_batches(
         return record["name"], record["image"], label
 
     serialized = tf.data.Dataset.range(len(table)).map(table.read, num_parallel_calls=_CORES)
-    if batch_size > 1:  # encoded records wait for others of their size; decoded ones would not fit
+    if batch_size > 1:
+        # Records wait for others of their size while still encoded; decoded they would fill the
+        # memory.
         grouped = serialized.group_by_window(
             key_func=_size_key,
             reduce_func=lambda _, group: group.batch(batch_size),
@@ -237,9 +248,9 @@ def eval_batches(
         )
     else:
         grouped = serialized.batch(1)
-    kinds = (tf.string, tf.uint8, tf.uint8)
+    types = (tf.string, tf.uint8, tf.uint8)
     batches = grouped.map(
-        _plain_python(lambda group: tf.map_fn(example, group, fn_output_signature=kinds)),
+        _plain_python(lambda group: tf.map_fn(example, group, fn_output_signature=types)),
         num_parallel_calls=_CORES,
     )
     with explained_record_errors():
@@ -249,5 +260,6 @@ def eval_batches(
 
 @_plain_python
 def _size_key(serialized):
+    """Returns one int64 that is equal only for images of equal height and width."""
     height_width = records.parse_size(serialized)
     return height_width[0] * (1 << 32) + height_width[1]

@@ -1,9 +1,9 @@
-"""The TFRecord schema, which is the official package's: writing and reading side by side.
+"""Writes and reads TFRecords in the official package's schema.
 
-Shards are named <split>-00000-of-00008.tfrecord. A dataset.json next to them lists each split's
-shards with their number of images and bytes, so that a lost or cut shard is noticed before
-training and not as a slightly worse result. Shards of the official package, which have no
-dataset.json, are read too.
+Shards are named <split>-00000-of-00008.tfrecord. A dataset.json next to them lists the shards of
+each split with their number of images and bytes, so that a lost or truncated shard stops a run
+before training instead of making its result slightly worse. Shards of the official package, which
+have no dataset.json, can be read too.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.t
 def serialize(example: EncodedExample) -> bytes:
     """Returns the tf.train.Example of an image and its label, in the official schema.
 
-    Without a label, image/segmentation/class/encoded is empty, which is the official reader's
-    default.
+    If there is no label, image/segmentation/class/encoded is empty, as the official reader assumes
+    where the key is missing.
     """
+    # Filled in place: passing a message to the constructor of another would copy the whole image.
     record = tf.train.Example()
-    # Filled in place: a message given to another's constructor is copied, with the whole image.
     features = record.features.feature
     for name, text in (
         ("image/encoded", example.image),
@@ -46,7 +46,8 @@ def serialize(example: EncodedExample) -> bytes:
         ("image/channels", 3),
     ):
         features[name].int64_list.value.append(number)
-    return record.SerializeToString(deterministic=True)  # a map's order is not, by itself
+
+    return record.SerializeToString(deterministic=True)  # otherwise the order of the keys may vary
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -71,7 +72,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG or PNG to uint8 [H, W, 3], RGB, with the pixels OpenCV and Pillow give.
+    """Decodes a JPEG or PNG to uint8 [H, W, 3], RGB, to the same pixels as OpenCV and Pillow.
 
     TensorFlow's default for JPEG is a fast transform whose pixels are up to 20 levels off.
     """
@@ -85,7 +86,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def parse_size(serialized: tf.Tensor) -> tf.Tensor:
-    """Returns int64 [2], height and width, of one record without decoding its image."""
+    """Returns height and width of one record, int64 [2], without decoding its image."""
     features = tf.io.parse_single_example(serialized, _SIZE_SCHEMA)
     return tf.stack([features["image/height"], features["image/width"]])
 
@@ -102,16 +103,17 @@ _SIZE_SCHEMA = {
 
 
 def shard_writer(path: Path) -> tf.io.TFRecordWriter:
-    """Opens a new TFRecord file for serialized examples; to be used in a with statement."""
+    """Opens a new TFRecord file for serialized examples; use it in a with statement."""
     return tf.io.TFRecordWriter(str(path))
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """Where each record of a split lies; reading record i is then independent of its neighbours.
+    """Where each record of a split lies, so that any record can be read without its neighbours.
 
-    files: shard paths. file_index: int32 [N], the shard of each record.
-    offsets: int64 [N], its first byte there.
+    files: the paths of the shards.
+    file_index: int32 [N], the shard of each record, as an index into `files`.
+    offsets: int64 [N], the first byte of each record in its shard.
     """
 
     files: tuple[str, ...]
@@ -123,7 +125,7 @@ class RecordTable:
 
     def summary(self) -> str:
         """Returns the shards' names and sizes, and where the records lie: equal for copies."""
-        # With one record in each shard the places of all are the same, whatever they hold.
+        # The sizes are needed: if each shard holds one record, all offsets are 0.
         shards = [(Path(file).name, Path(file).stat().st_size) for file in self.files]
         return f"{shards} {self.file_index.tolist()} {self.offsets.tolist()}"
 
@@ -132,13 +134,15 @@ class RecordTable:
         return hashlib.sha256(self.summary().encode()).hexdigest()
 
     def share(self, index: int, count: int) -> "RecordTable":
-        """Returns each `count`-th record from the `index`-th on: one worker's share."""
+        """Returns every `count`-th record, starting with the `index`-th: the share of a worker."""
         return dataclasses.replace(
             self, file_index=self.file_index[index::count], offsets=self.offsets[index::count]
         )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns the serialized record at `index` (scalar), inside or outside of tf.data."""
+        """Returns the serialized record at `index` (scalar), inside or outside tf.data."""
+        # A dataset that starts at the record's offset, of which only the first element is read.
+        # `tf.data.TFRecordDataset` itself takes no offsets, so it is made from the raw operation.
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(self.files, tf.gather(self.file_index, index))],
             compression_type="",
@@ -157,19 +161,20 @@ def open_split(
     labelled: bool = True,
     advice: str = "name one of them, or build it",
 ) -> RecordTable:
-    """Finds a split's shards, checks that they are whole, and indexes their records.
+    """Finds the shards of a split, checks that they are complete, and indexes their records.
 
     Args:
-      labelled: whether records without labels are refused.
+      labelled: whether to refuse a split without labels.
       advice: what the user can do if there is no such split.
     Raises:
-      UserError: if the split does not exist, or a shard is missing, cut or changed.
+      UserError: if the split does not exist, or a shard is missing, truncated or changed.
     """
     if not dataset_dir:
         raise UserError(
             f"--dataset_dir is empty; build the {info.name} records with "
             f"`{info.build_command} --output_dir=DIR` and give --dataset_dir=DIR."
         )
+
     folder = Path(dataset_dir)
     if (folder / catalog.MANIFEST).is_file():
         splits = catalog.read_manifest(folder).get("splits")
@@ -183,27 +188,30 @@ def open_split(
             raise UserError(f"{folder} has no split {split!r}; it has: {known}; {advice}.")
         if labelled and not splits[split].get("labelled", True):
             raise UserError(
-                f"The split {split!r} in {folder} has no labels; it can be painted by vis only."
+                f"The split {split!r} in {folder} has no labels; only vis can be run on it."
             )
         paths = _listed_shards(folder, split, splits[split])
         expected = splits[split]["images"]
     else:
         paths = _found_shards(folder, split, info)
         expected = info.splits.get(split)
+
     offsets = [_record_offsets(path) for path in paths]
     total = sum(map(len, offsets))
     if not total:
         raise UserError(f"The shards of {split!r} in {folder} hold no record; build it again.")
     if expected is not None and total != expected:
         raise UserError(
-            f"The shards of {split!r} in {folder} hold {total} records, {expected} are expected; "
-            "build the split again."
+            f"The shards of {split!r} in {folder} hold {total} records, but {expected} are "
+            "expected; build the split again."
         )
+
     file_index = np.repeat(np.arange(len(paths), dtype=np.int32), [len(o) for o in offsets])
     return RecordTable(tuple(map(str, paths)), file_index, np.concatenate(offsets))
 
 
 def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
+    """Returns the shards that a split's entry in dataset.json lists, after checking their sizes."""
     for shard in entry["shards"]:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
@@ -214,27 +222,36 @@ def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
 
 
 def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[Path]:
-    found: dict[int, list[Path]] = {}
+    """Returns the shards of a split by their names, if no dataset.json lists them."""
+    shards_by_count: dict[int, list[Path]] = {}
     for path in sorted(folder.glob(f"{split}-*.tfrecord")):
         match = _SHARD_NAME.fullmatch(path.name)
         if match and match["split"] == split:
-            found.setdefault(int(match["count"]), []).append(path)
-    if not found:
+            shards_by_count.setdefault(int(match["count"]), []).append(path)
+
+    if not shards_by_count:
         raise UserError(
             f"There are no records of the split {split!r} in --dataset_dir={folder}; build them "
             f"with `{info.build_command} --output_dir={folder}`."
         )
-    for count, paths in found.items():
-        if len(found) > 1 or len(paths) != count:
+    for count, paths in shards_by_count.items():
+        if len(shards_by_count) > 1 or len(paths) != count:
+            counts = ", ".join(map(str, sorted(shards_by_count)))
             raise UserError(
-                f"The split {split!r} in {folder} is not whole: {len(paths)} shards of {count} "
-                f"(sets of {', '.join(map(str, sorted(found)))} shards found); build it again."
+                f"The split {split!r} in {folder} is not complete: {len(paths)} shards of {count} "
+                f"(sets of {counts} shards found); build it again."
             )
-    return next(iter(found.values()))
+    return next(iter(shards_by_count.values()))
 
 
 def _record_offsets(path: Path) -> np.ndarray:
-    """Walks over the lengths in a TFRecord file: uint64 length, crc32, data, crc32."""
+    """Returns the offset of each record in a TFRecord file, int64 [N].
+
+    A record is a uint64 length, a crc32, the data and another crc32. Only the lengths are read.
+
+    Raises:
+      UserError: if the last record does not end at the end of the file.
+    """
     offsets, position, size = [], 0, path.stat().st_size
     with path.open("rb", buffering=0) as file:
         while position < size:
@@ -242,6 +259,7 @@ def _record_offsets(path: Path) -> np.ndarray:
             file.seek(position)
             header = file.read(8)
             position += struct.unpack("<Q", header)[0] + 16 if len(header) == 8 else size + 1
+
     if position != size:
         raise UserError(f"The shard {path} is cut or is not a TFRecord file; build it again.")
     return np.array(offsets, np.int64)

@@ -1,8 +1,10 @@
 """tf.data service: other hosts make the training examples (Audibert et al. 2023, arXiv:2210.14826).
 
-Each of n hosts runs its own dispatcher with one worker, which keeps the order of the elements, and
-makes the examples of every n-th step. So a run reads exactly the batches that it would make itself.
-The host runs a graph that the trainer sends: anybody who reaches the port can run theirs.
+Each of n hosts makes the examples of every n-th step. It runs a dispatcher of its own with a single
+worker, because only then do elements keep their order. So a run reads exactly the batches that it
+would make itself.
+
+A host runs the graph that the trainer sends: anybody who can reach its port can run code there.
 """
 
 import contextlib
@@ -22,18 +24,18 @@ _SECONDS_TO_ANSWER = 5
 _SECONDS_BETWEEN_LOOKS = 5
 _OPEN_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
-# What a client raises when a host has been restarted and no longer knows it, or lacks a file.
+# What a client raises if a host was restarted and no longer knows the client, or lacks a file.
 _FAILED = (tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.DataLossError)
-# When a host has ended; the end of another worker may raise these too.
+# What it raises if a host has ended; the end of another training worker may raise these too.
 _LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError)
 
 
 def serve(port: int, host: str) -> None:
-    """Makes examples for trainers, up to the process' end.
+    """Makes examples for trainers until the process ends.
 
     Args:
-      port: of the dispatcher; the next one is the worker's. 0 takes any two.
-      host: name by which trainers reach this host.
+      port: port of the dispatcher; the worker takes the next one. 0 takes any two free ports.
+      host: name under which trainers reach this host.
     Raises:
       UserError: if a port is taken or the host's name is unknown.
     """
@@ -56,12 +58,12 @@ def serve(port: int, host: str) -> None:
             f"({str(error).splitlines()[0]}); give another --port or --host."
         ) from None
     print(f"Serving examples at {host}:{here.split(':')[-1]}.", flush=True)
-    while dispatcher and worker:
-        time.sleep(3600)  # joining them would ignore Ctrl-C
+    while dispatcher and worker:  # joining the servers would ignore Ctrl-C
+        time.sleep(3600)
 
 
 def answers(address: str) -> bool:
-    """Whether a gRPC server is at HOST:PORT."""
+    """Whether a gRPC server answers at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as server:
@@ -76,7 +78,7 @@ def wait_for(addresses: Sequence[str], *, patience: float) -> None:
     """Returns once all hosts of the service answer.
 
     Raises:
-      UserError: if one does not within `patience` seconds.
+      UserError: if one does not answer within `patience` seconds.
     """
     deadline = time.monotonic() + patience
     for address in addresses:
@@ -93,14 +95,15 @@ def wait_for(addresses: Sequence[str], *, patience: float) -> None:
 def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
     """Fetches one number through each host of the service.
 
-    A host sends its examples from another port than that of its address, under its own host name.
+    This tests what `wait_for` does not: a host sends its examples under its own host name and from
+    another port than the one in its address.
 
     Raises:
-      UserError: if it does not come within `patience` seconds.
+      UserError: if the number does not arrive within `patience` seconds.
     """
 
     def fetch(numbers):
-        with contextlib.suppress(tf.errors.OpError):  # training will say what it is
+        with contextlib.suppress(tf.errors.OpError):  # training will run into it and report it
             list(numbers)
 
     for address in addresses:
@@ -110,7 +113,7 @@ def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
                 service=f"grpc://{address}",
             )
         )
-        # TensorFlow keeps asking for an hour; this thread ends with the process.
+        # TensorFlow keeps trying for an hour, so it gets a thread that ends with the process.
         thread = threading.Thread(target=fetch, args=[number], daemon=True)
         thread.start()
         thread.join(patience)
@@ -118,25 +121,25 @@ def require_examples(addresses: Sequence[str], *, patience: float = 60) -> None:
             raise UserError(
                 f"The data service at {address} answers, but no examples came from there within "
                 f"{patience:.0f} s; its --host must be a name that this host knows, and the port "
-                "after its --port be open."
+                "after its --port must be open."
             )
 
 
 @contextlib.contextmanager
 def watched(addresses: Sequence[str], *, patience: float = 60) -> Iterator[None]:
-    """Ends the process with one sentence once a host has not answered for `patience` seconds.
+    """Ends the process with an error once a host has not answered for `patience` seconds.
 
-    TensorFlow would keep asking for an hour and ignore signals. What has been saved stays.
+    TensorFlow would keep trying for an hour and ignore signals. What has been saved stays.
     """
-    over = threading.Event()
+    is_over = threading.Event()
 
     def look():
-        answered = dict.fromkeys(addresses, time.monotonic())
-        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+        last_answer = dict.fromkeys(addresses, time.monotonic())
+        while not is_over.wait(_SECONDS_BETWEEN_LOOKS):
             for address in addresses:
                 if answers(address):
-                    answered[address] = time.monotonic()
-                elif time.monotonic() - answered[address] > patience and not over.is_set():
+                    last_answer[address] = time.monotonic()
+                elif time.monotonic() - last_answer[address] > patience and not is_over.is_set():
                     print(_failed(address, f"no answer for {patience:.0f} s"), file=sys.stderr)
                     sys.stdout.flush()
                     sys.stderr.flush()
@@ -144,22 +147,26 @@ def watched(addresses: Sequence[str], *, patience: float = 60) -> Iterator[None]
 
     if addresses:
         threading.Thread(target=look, daemon=True).start()
+
     try:
         yield
     except (*_FAILED, *_LOST) as error:
+        # While all hosts answer, a _LOST error comes from the end of another training worker.
         silent = [address for address in addresses if not answers(address)]
         if not addresses or (isinstance(error, _LOST) and not silent):
             raise
         raise UserError(_failed(" or ".join(silent or addresses), _reason_of(error))) from None
     finally:
-        over.set()
+        is_over.set()
 
 
 def _reason_of(error: tf.errors.OpError) -> str:
+    """Returns the first line of an error, without the names of graph nodes before it."""
     return re.sub(r"^({{.*?}} )+", "", str(error).splitlines()[0])
 
 
 def _failed(address: str, reason: str) -> str:
+    """Returns the error message for a host that failed."""
     return (
         f"The data service at {address} failed ({reason}); start it again, then the same command "
         "continues from the newest checkpoint."
@@ -174,12 +181,13 @@ def received(
     step_size: int,
     starts: tf.data.Dataset,
 ) -> tf.data.Dataset:
-    """Has the hosts of the service make the parts of batches, and takes a step from each in turn.
+    """Lets the hosts of the service make the parts of batches, and takes a step from each in turn.
 
     Args:
-      order: what they are made of: (position, ...) of each example.
-      make: what a host does with its share of `order`: yields (positions [part], images, labels).
-      step_size: positions in a step.
+      order: (position, ...) of each example.
+      make: runs on a host: turns its share of `order` into parts (positions [part], images,
+        labels).
+      step_size: number of positions in a step.
       starts: first position of each part.
     Yields:
       (images, labels) of each part.
@@ -187,8 +195,8 @@ def received(
     service, hosts = tf.data.experimental.service, len(addresses)
 
     def from_host(host):
-        own = order.filter(lambda position, *_: position // step_size % hosts == host)
-        return make(own).apply(
+        share = order.filter(lambda position, *_: position // step_size % hosts == host)
+        return make(share).apply(
             service.distribute(
                 processing_mode=service.ShardingPolicy.OFF,
                 service=f"grpc://{addresses[host]}",
@@ -197,9 +205,10 @@ def received(
         )
 
     turns = starts.map(lambda position: position // step_size % hosts)
-    made = [from_host(host) for host in range(hosts)]
-    chosen = tf.data.Dataset.choose_from_datasets(made, turns, stop_on_empty_dataset=True)
+    parts = [from_host(host) for host in range(hosts)]
+    chosen = tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=True)
 
+    # With several workers a host sends its parts in any order.
     @tf.autograph.experimental.do_not_convert
     def checked(element, position):
         positions, images, labels = element

@@ -1,6 +1,6 @@
-"""What the labels of a split hold, and the settings that this suggests; without TensorFlow.
+"""Counts the labels of a split, and derives settings from the counts; without TensorFlow.
 
-Builders count while they convert and inspect_data counts records, both by `LabelCounts`.
+Builders count while they convert, inspect_data counts records; both use `LabelCounts`.
 """
 
 import collections
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-# Crops of the ancestor's largest recipe; docs/ancestors.md, SSSegmentation, Cityscapes.
+# The crop of the ancestor's largest recipe; docs/ancestors.md, SSSegmentation, Cityscapes.
 _LARGEST_CROP = 512 * 1024
 
 
 def histogram(label: np.ndarray) -> list[int]:
-    """Counts each value of a label, uint8 [H, W]: 256 numbers.
+    """Returns how often each value occurs in a label, uint8 [H, W]: 256 numbers.
 
-    Pillow counts bytes as they are, without Python's lock; np.bincount copies them to int64 first
-    and takes twice the time.
+    Pillow counts the bytes in place and without Python's lock. np.bincount copies them to int64
+    first and takes twice the time.
     """
     height, width = label.shape
     return Image.frombuffer("L", (width, height), label, "raw", "L", 0, 1).histogram()
@@ -28,8 +28,9 @@ def histogram(label: np.ndarray) -> list[int]:
 class LabelCounts:
     """Counts over labels.
 
-    pixels: int64 [classes], pixels of each class. images: int64 [classes], images in which a class
-    occurs. ignored: pixels with the ignored label.
+    pixels: int64 [classes], pixels of each class.
+    images: int64 [classes], images in which each class occurs.
+    ignored: pixels with the ignored label.
     """
 
     pixels: np.ndarray
@@ -38,22 +39,23 @@ class LabelCounts:
 
     @classmethod
     def none(cls, num_classes: int) -> "LabelCounts":
-        """Returns the counts of no label."""
+        """Returns counts that are all 0."""
         return cls(np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64))
 
     @property
     def ignored_share(self) -> float:
-        """Share of the ignored label in all pixels, 0 to 1."""
+        """The share of all pixels that have the ignored label, 0 to 1."""
         return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
 
     def add(self, values: Sequence[int], ignore_label: int) -> np.ndarray:
-        """Adds a label of which `histogram` counted the values; returns its pixels of each class.
+        """Adds the values of a label, as counted by `histogram`; returns its pixels of each class.
 
-        The ignored label may be a class's index too: those pixels are ignored.
+        The ignored label may also be the index of a class, whose pixels are then ignored.
         """
         pixels = np.array(values[: len(self.pixels)], np.int64)
         if ignore_label < len(pixels):
             pixels[ignore_label] = 0
+
         self.pixels += pixels
         self.images += pixels > 0
         self.ignored += values[ignore_label]
@@ -85,9 +87,9 @@ class LabelCounts:
 
 
 def counts_of(entry: dict) -> LabelCounts | None:
-    """Returns a split's counts from its entry in dataset.json; None if not all was counted.
+    """Returns a split's counts from its entry in dataset.json; None if any label is uncounted.
 
-    Builders count what they decode, and did not count at all in earlier versions.
+    Builders count only what they decode. Earlier versions did not count at all.
     """
     if not entry.get("labelled") or entry.get("uncounted_labels", 1):
         return None
@@ -98,8 +100,10 @@ def counts_of(entry: dict) -> LabelCounts | None:
 class Statistics:
     """Counts over the records of a split.
 
-    sizes: images of each (height, width). labels: their pixels. room: int64 [classes], pixels with
-    any class in the images in which a class occurs.
+    sizes: number of images of each (height, width).
+    labels: the pixels of the labels.
+    room: int64 [classes]; for each class, the pixels of all classes in the images that it occurs
+      in.
     """
 
     sizes: collections.Counter[tuple[int, int]]
@@ -108,7 +112,7 @@ class Statistics:
 
     @classmethod
     def none(cls, num_classes: int) -> "Statistics":
-        """Returns the counts of no record."""
+        """Returns counts that are all 0."""
         room = np.zeros(num_classes, np.int64)
         return cls(collections.Counter(), LabelCounts.none(num_classes), room)
 
@@ -122,9 +126,9 @@ class Statistics:
     def class_weights(self) -> np.ndarray:
         """Returns loss weights by median frequency balancing, float64 [classes].
 
-        (Eigen and Fergus 2015, sec. 6.3.2.) A class's frequency is its share of the pixels of
-        the images that it occurs in; its weight is the median frequency over its own. Classes
-        that do not occur get 0.
+        The frequency of a class is its share of the pixels in the images that it occurs in. Its
+        weight is the median frequency divided by its own (Eigen and Fergus 2015, sec. 6.3.2).
+        Classes that do not occur get 0.
         """
         frequency = self.labels.pixels / np.maximum(self.room, 1)
         present = frequency > 0
@@ -134,9 +138,10 @@ class Statistics:
         return np.where(present, median / np.where(present, frequency, 1), 0.0)
 
     def crop_size(self) -> tuple[int, int]:
-        """Returns a crop for training at the images' own size: height and width.
+        """Returns a crop size for training at the images' own size: height and width.
 
-        The median image, halved until it is no larger than 512x1024 pixels; multiples of 16.
+        It is the size of the median image, halved until it has no more pixels than 512x1024, and
+        rounded down to multiples of 16.
         """
         sizes = np.array(list(self.sizes.elements()))
         height, width = np.median(sizes, axis=0)
@@ -146,20 +151,23 @@ class Statistics:
 
 
 def table(class_names: Sequence[str], splits: Mapping[str, LabelCounts]) -> str:
-    """Returns a line for each class with its pixels in each split, and one for the ignored label.
+    """Returns a line per class with its pixels in each split, and a line for the ignored label.
 
-    As in the reports of eval and inspect_data, a class's percentage is of the pixels that count;
-    the ignored label's is of all pixels. Classes that do not occur have none.
+    As in the reports of eval and inspect_data, the percentage of a class is of the pixels that
+    count, and the percentage of the ignored label is of all pixels. Classes that do not occur have
+    no percentage.
     """
     width = max(map(len, [*class_names, "ignored, of all"]))
-    columns = [max(len(split), 13) for split in splits]  # of 10 thousand million pixels
+    columns = [max(len(split), 13) for split in splits]  # 13 characters hold 9,999,999,999
     header = f"{'pixels':<{width}}"
     lines = [
         header + "".join(f"  {s:>{c}}  {'%':>6}" for s, c in zip(splits, columns, strict=True))
     ]
+
     for index, name in enumerate(class_names):
         cells = [(counts.pixels[index], counts.pixels.sum()) for counts in splits.values()]
         lines.append(f"{name:<{width}}" + _cells(cells, columns))
+
     lines.append("-" * len(lines[0]))
     cells = [(counts.ignored, counts.pixels.sum() + counts.ignored) for counts in splits.values()]
     lines.append(f"{'ignored, of all':<{width}}" + _cells(cells, columns))
@@ -167,6 +175,7 @@ def table(class_names: Sequence[str], splits: Mapping[str, LabelCounts]) -> str:
 
 
 def _cells(cells: Sequence[tuple[int, int]], columns: Sequence[int]) -> str:
+    """Returns the rest of a line: for each split its pixels and their percentage of a total."""
     text = ""
     for (pixels, total), column in zip(cells, columns, strict=True):
         share = f"{100 * pixels / total:.2f}" if pixels else "-"

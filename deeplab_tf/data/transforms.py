@@ -1,9 +1,9 @@
 """Geometry of training and evaluation examples: pure functions of image, label and seed.
 
-The arithmetic is that of OpenCV, which the ancestor's recipes were tuned with
-(SSSegmentation, modules/datasets/pipelines): images are resized bilinearly between half-pixel
-centres without antialiasing and rounded to uint8, labels by taking cell floor(i * source / size).
-A window (where a crop lies in the resized image) is drawn once and cut from image and label alike.
+The arithmetic is OpenCV's, because the ancestor's recipes were tuned with it (SSSegmentation,
+modules/datasets/pipelines). Images are resized bilinearly between half-pixel centres, without
+antialiasing, and rounded to uint8; cell i of a resized label is cell floor(i * source / size).
+A window (where a crop lies in the resized image) is drawn once, and cut from image and label.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop: the last draw is always kept
+MAX_CROP_DRAWS = 10  # SSSegmentation, RandomCrop; the last draw is kept in any case
 
 
 class Window(NamedTuple):
-    """A crop: its place in the image resized to `size`, and whether it is mirrored.
+    """Where a crop lies in the resized image, and whether it is mirrored.
 
-    All fields are int32 tensors but `flip`, a scalar bool. size: [2], height and width of the
-    whole resized image; offset: [2], top and left; shape: [2], height and width of the crop.
+    size: int32 [2], height and width of the whole resized image.
+    offset: int32 [2], top and left of the crop.
+    shape: int32 [2], height and width of the crop.
+    flip: scalar bool.
     """
 
     size: tf.Tensor
@@ -30,16 +32,17 @@ class Window(NamedTuple):
 def resized_size(
     size: tf.Tensor, *, min_resize_value: int, max_resize_value: int, scale: tf.Tensor | float = 1.0
 ) -> tf.Tensor:
-    """Returns the size an image is resized to, its aspect ratio kept.
+    """Returns the size to resize an image to; the aspect ratio is kept.
 
-    The shorter side becomes int(min_resize_value * scale), unless the longer one would then
-    exceed int(max_resize_value * scale); sizes are rounded half up.
+    The shorter side becomes int(min_resize_value * scale). If the longer side would then exceed
+    int(max_resize_value * scale), the longer side gets that length instead. Sizes are rounded half
+    up.
 
     Args:
       size: int [2], height and width.
       min_resize_value: 0 multiplies the image's own size by `scale`.
       max_resize_value: 0 sets no limit.
-      scale: random scale of training.
+      scale: the random scale in training.
     Returns:
       int32 [2].
     """
@@ -64,9 +67,13 @@ def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 def nearest_cells(
     source: tf.Tensor, size: tf.Tensor, start: tf.Tensor, count: tf.Tensor
 ) -> tf.Tensor:
-    """Returns which of `source` cells the resized cells start..start+count take, int32 [count].
+    """Returns the source cell of each resized cell from start to start + count, int32 [count].
 
-    OpenCV's rule in its own double precision: floor(i * (1 / (size / source))).
+    This is OpenCV's rule, in double precision as there: floor(i * (1 / (size / source))).
+
+    Args:
+      source: number of cells before resizing.
+      size: number of cells after resizing.
     """
     step = 1.0 / (tf.cast(size, tf.float64) / tf.cast(source, tf.float64))
     cells = tf.floor(tf.cast(start + tf.range(count), tf.float64) * step)
@@ -74,14 +81,14 @@ def nearest_cells(
 
 
 def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
-    """Cuts a window out of a label, [H, W, 1], resizing no more of it than the window."""
+    """Cuts a window out of a label, [H, W, 1]; only the window is resized."""
     source = tf.shape(label)
     rows, columns = (
         nearest_cells(source[axis], window.size[axis], window.offset[axis], window.shape[axis])
         for axis in (0, 1)
     )
     columns = tf.cond(window.flip, lambda: tf.reverse(columns, [0]), lambda: columns)
-    # Both gather whole rows, which is fast; cells one by one take longer than two transpositions.
+    # Gathers whole rows twice, with transpositions: faster than gathering cells one by one.
     transposed = tf.transpose(tf.gather(label[..., 0], rows))
     return tf.transpose(tf.gather(transposed, columns))[..., tf.newaxis]
 
@@ -89,11 +96,12 @@ def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
 def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
     """Cuts a window out of an image, uint8 [H, W, 3].
 
-    Resizes either the whole image or only the window, which takes twice the time per pixel.
+    Resizing only the window takes twice the time per pixel, so the whole image is resized if the
+    window covers more than half of it.
     """
-    whole, part = (tf.reduce_prod(shape) for shape in (window.size, window.shape))
+    image_pixels, window_pixels = (tf.reduce_prod(shape) for shape in (window.size, window.shape))
     cut = tf.cond(
-        whole < 2 * part,
+        image_pixels < 2 * window_pixels,
         lambda: _window_of_resized(image, window),
         lambda: _resized_window(image, window),
     )
@@ -106,17 +114,24 @@ def _window_of_resized(image, window):
 
 
 def _resized_window(image, window):
+    """Returns what `_window_of_resized` returns, but resizes only the pixels that are needed."""
+    # Where the centres of the window's first and last pixel lie in the source image.
     source = tf.shape(image)[:2]
     step = tf.cast(source, tf.float64) / tf.cast(window.size, tf.float64)
     corners = tf.stack([window.offset, window.offset + window.shape - 1])
     places = (tf.cast(corners, tf.float64) + 0.5) * step - 0.5
+
+    # The source pixels around them.
     begin, last = tf.unstack(tf.cast(tf.floor(places), tf.int32))
     begin, end = tf.maximum(begin, 0), tf.minimum(last + 2, source)
     part = tf.slice(image, [*tf.unstack(begin), 0], [*tf.unstack(end - begin), 3])
     part = tf.cast(part, tf.float32)
-    # The border repeated once: tf.pad in its symmetric mode takes ten times as long.
+
+    # Repeats the border pixels once; tf.pad's symmetric mode takes ten times as long.
     part = tf.concat([part[:1], part, part[-1:]], axis=0)
     part = tf.concat([part[:, :1], part, part[:, -1:]], axis=1)
+
+    # crop_and_resize takes the corners as shares of the part's height and width.
     shares = (places - tf.cast(begin, tf.float64) + 1) / tf.cast(end - begin + 1, tf.float64)
     box = tf.reshape(tf.cast(shares, tf.float32), [1, 4])
     cut = tf.image.crop_and_resize(part[tf.newaxis], box, [0], window.shape)[0]
@@ -130,11 +145,15 @@ def random_scale(
     max_scale_factor: float,
     scale_factor_step_size: float,
 ) -> tf.Tensor:
-    """Turns a number from [0, 1) into a scale, float64: from the whole range, or from its steps."""
+    """Turns a number from [0, 1) into a scale, float64.
+
+    It comes from the whole range, or from its steps if `scale_factor_step_size` is not 0.
+    """
     uniform = tf.cast(uniform, tf.float64)
     span = max_scale_factor - min_scale_factor
     if not scale_factor_step_size:
         return min_scale_factor + uniform * span
+
     steps = int(span / scale_factor_step_size + 1e-6)
     return min_scale_factor + tf.floor(uniform * (steps + 1)) * scale_factor_step_size
 
@@ -154,15 +173,15 @@ def random_crop(
 ) -> tuple[Window, tf.Tensor]:
     """Draws scale, place and mirroring of a training crop, and cuts it out of the label.
 
-    A crop whose commonest class fills `one_category_max_ratio` of its valid pixels, or which
-    holds a single class, is drawn again, up to 10 times in all (1 or more: never).
-
     Args:
       label: [H, W, 1], integer.
       seed: int64 [2]; everything drawn follows from it.
       crop_size: height and width; smaller images give smaller windows.
+      one_category_max_ratio: a crop is drawn again, up to 10 draws in all, if its most frequent
+        class fills this share of the valid pixels or is the only class; 1 or more keeps the first
+        draw.
     Returns:
-      The window, mirrored with probability one half, and what it holds of the label.
+      The window, mirrored with probability one half, and its part of the label.
     """
     draws = tf.random.stateless_uniform([2 + 2 * MAX_CROP_DRAWS], seed)
     scale = random_scale(
@@ -177,6 +196,7 @@ def random_crop(
         max_resize_value=max_resize_value,
         scale=scale,
     )
+
     shape = tf.minimum(size, crop_size)
     offsets = tf.reshape(draws[2:], [MAX_CROP_DRAWS, 2]) * tf.cast(size - shape + 1, tf.float32)
     offsets = tf.minimum(tf.cast(offsets, tf.int32), size - shape)
@@ -185,8 +205,8 @@ def random_crop(
         return Window(size, offsets[draw], shape, draws[1] < 0.5)
 
     def is_refused(draw, crop):
-        uniform = _is_uniform(crop, one_category_max_ratio, ignore_label)
-        return (draw < MAX_CROP_DRAWS - 1) & uniform
+        is_uniform = _is_uniform(crop, one_category_max_ratio, ignore_label)
+        return (draw < MAX_CROP_DRAWS - 1) & is_uniform
 
     draw, crop = tf.constant(0), cut_label(label, window(0))
     if one_category_max_ratio < 1:
@@ -199,16 +219,19 @@ def random_crop(
 
 
 def _is_uniform(label: tf.Tensor, max_ratio: float, ignore_label: int) -> tf.Tensor:
+    """Whether one class fills `max_ratio` of a label's valid pixels, or is the only one."""
     counts = tf.math.bincount(tf.cast(tf.reshape(label, [-1]), tf.int32), minlength=256)
     counts *= tf.constant(np.arange(256) != ignore_label, tf.int32)
-    # Compared as a quotient in double precision, as numpy does in the ancestor.
+    # A quotient in double precision, as numpy computes it in the ancestor.
     share = tf.cast(tf.reduce_max(counts), tf.float64) / tf.cast(tf.reduce_sum(counts), tf.float64)
-    several = tf.math.count_nonzero(counts) > 1
-    return tf.logical_not(several & (share < max_ratio))
+    has_several = tf.math.count_nonzero(counts) > 1
+    return tf.logical_not(has_several & (share < max_ratio))
 
 
 def pad_centred(tensor: tf.Tensor, *, size: tuple[int, ...], value: tuple | int) -> tf.Tensor:
-    """Pads [h, w, channels] to `size` on all sides, one cell more below and to the right if odd.
+    """Pads [h, w, channels] to `size`, equally on opposite sides.
+
+    If the difference is odd, bottom and right get one cell more.
 
     Args:
       tensor: image or label, no larger than `size`.

@@ -1,4 +1,4 @@
-"""Scores a split: every image exactly once, at the labels' native resolution."""
+"""Scores a split: every image exactly once, at the resolution of its label."""
 
 import collections
 import functools
@@ -17,12 +17,16 @@ from deeplab_tf.evaluation import memory, metrics
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
 from deeplab_tf.messages import UserError
 
-_SECONDS_BETWEEN_MEETINGS = 1.0
+_SECONDS_BETWEEN_MEETINGS = 1.0  # of all workers; see `meet` in `evaluate`
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A split's scores and the confusion matrix they follow from, int64 [label, prediction]."""
+    """The scores of a split.
+
+    images: number of images. matrix: confusion matrix that the scores follow from, int64
+    [label, prediction].
+    """
 
     split: str
     images: int
@@ -30,7 +34,10 @@ class Evaluation:
     scores: metrics.Scores
 
     def to_json(self, info: DatasetInfo, step: int) -> dict:
-        """Returns what results.json and metrics.jsonl hold; scores without a value are null."""
+        """Returns the content of results.json and of a line of metrics.jsonl.
+
+        A score without a value is null.
+        """
         return {
             "step": step,
             "split": self.split,
@@ -48,13 +55,17 @@ class Evaluation:
 
 
 def require_labels(result: Evaluation, info: DatasetInfo, *, where: str) -> None:
-    """Raises UserError if all pixels of a split are ignored: then there is no score."""
+    """Raises UserError if all pixels of a split are ignored, since then there is no score.
+
+    Args:
+      where: folder of the records, for the error.
+    """
     if not result.matrix.any():
         raise UserError(nothing_to_score(result, info, where=where))
 
 
 def nothing_to_score(result: Evaluation, info: DatasetInfo, *, where: str) -> str:
-    """Says that all pixels of a split are ignored."""
+    """Returns the sentence that says that all pixels of a split are ignored."""
     return (
         f"All labels of the {result.images} images of {result.split!r} in {where} are ignored "
         f"({info.ignore_label}), so there is nothing to score; give another --eval_split, or build "
@@ -77,23 +88,25 @@ def evaluate(
     workers: Workers | None = None,
     meet: Callable[[bool], bool] = bool,
 ) -> Evaluation:
-    """Predicts all records of a split and counts its pixels.
+    """Predicts all records of a split and counts their pixels.
 
     Args:
-      progress: called with the number of images of each batch done.
-      workers: the hosts and replicas that share the images, all of which call this; by default
-        this process and the strategy in force.
-      meet: called about once a second, equally often on every worker, with whether this worker
-        has images left; returns whether any has. What it raises ends the evaluation.
+      split: the name of the split, for the result and for errors.
+      progress: called after each batch with its number of images.
+      workers: the hosts and replicas that share the images; each host must call this function. By
+        default, this process and the strategy in force.
+      meet: called about once a second, equally often on every worker; the argument says whether
+        this worker has images left, and the result whether any worker has. An error that it raises
+        ends the evaluation.
     Raises:
-      UserError: if a host saw an image twice, an image was not seen, or a label is outside the
-        class list.
+      UserError: if a host saw an image twice, an image was not seen, or a label is not a class.
     """
     classes, ignore_label = info.num_classes, info.ignore_label
     workers = workers or Workers.of(tf.distribute.get_strategy())
     count = _counter(predictor, workers, num_classes=classes, ignore_label=ignore_label)
+
     matrix = np.zeros([classes, classes], np.int64)
-    seen: collections.Counter[str] = collections.Counter()
+    times_seen: collections.Counter[str] = collections.Counter()
     batches = memory.trimmed(
         pipeline.eval_batches(
             table.share(workers.index, workers.count),
@@ -102,28 +115,32 @@ def evaluate(
             ignore_label=ignore_label,
         )
     )
-    working = True
-    while meet(working):
+
+    # A worker that has finished its images goes on meeting the others until all have finished.
+    has_images = True
+    while meet(has_images):
         until = time.monotonic() + _SECONDS_BETWEEN_MEETINGS
-        while working and time.monotonic() < until:
+        while has_images and time.monotonic() < until:
             group = list(itertools.islice(batches, workers.local_replicas))
-            working = bool(group)
+            has_images = bool(group)
             if group:
                 matrix += count(group)
             for batch in group:
-                seen.update(batch.names)
+                times_seen.update(batch.names)
                 progress(len(batch.names))
+
     matrix = workers.total(matrix)
-    _require_each_once(seen, int(workers.total(seen.total())), len(table), split)
+    total = int(workers.total(times_seen.total()))
+    _require_each_once(times_seen, total, len(table), split)
     return Evaluation(split, len(table), matrix, metrics.scores(matrix))
 
 
 def _counter(
     predictor: Predictor, workers: Workers, *, num_classes: int, ignore_label: int
 ) -> Callable[[list[pipeline.EvalBatch]], np.ndarray]:
-    """Returns a function of one batch for each replica, to their confusion matrix.
+    """Returns a function that takes up to one batch per replica and returns their confusion matrix.
 
-    Traced once for all sizes: a new size must not cost a new trace.
+    It is traced once for images of any size, so that a new size does not cost a new trace.
     """
     counted = _counted(num_classes, ignore_label)
     if workers.strategy.num_replicas_in_sync == 1:
@@ -138,8 +155,8 @@ def _counter(
     def predict_and_count(images, labels):
         def in_replica():
             context = tf.distribute.get_replica_context()
-            own = tf.get_static_value(context.replica_id_in_sync_group) % replicas
-            return counted(labels[own], predictor.predict(images[own])[0])
+            index = tf.get_static_value(context.replica_id_in_sync_group) % replicas
+            return counted(labels[index], predictor.predict(images[index])[0])
 
         return tf.add_n(
             workers.strategy.experimental_local_results(workers.strategy.run(in_replica))
@@ -148,7 +165,8 @@ def _counter(
     def count(group):
         images = [batch.images for batch in group]
         labels = [batch.labels for batch in group]
-        # Every replica needs an image: convolutions of none give wrong shapes on CPUs.
+        # Every replica needs an image, since on CPUs a convolution of no images gives a wrong
+        # shape. Replicas without a batch get the first one again, with all pixels ignored.
         idle = replicas - len(group)
         images += [images[0]] * idle
         labels += [np.full_like(labels[0], ignore_label)] * idle
@@ -157,8 +175,9 @@ def _counter(
     return count
 
 
-@functools.cache  # evaluations during a training share one trace
+@functools.cache  # all evaluations during training share one trace
 def _counted(num_classes, ignore_label):
+    """Returns the compiled function from labels and predictions to a confusion matrix."""
     signature = [
         tf.TensorSpec([None, None, None, 1], tf.uint8),
         tf.TensorSpec([None, None, None], label_dtype(num_classes)),
@@ -173,8 +192,16 @@ def _counted(num_classes, ignore_label):
     return counted
 
 
-def _require_each_once(seen: collections.Counter, total: int, expected: int, split: str) -> None:
-    twice = [name for name, times in seen.items() if times > 1]
+def _require_each_once(
+    times_seen: collections.Counter, total: int, expected: int, split: str
+) -> None:
+    """Raises UserError if this worker saw an image twice, or all workers not `expected` images.
+
+    Args:
+      times_seen: how often this worker saw each image.
+      total: number of images that all workers saw.
+    """
+    twice = [name for name, times in times_seen.items() if times > 1]
     if twice or total != expected:
         problem = f"{twice[0]!r} more than once" if twice else f"{total} of {expected} images"
         raise UserError(

@@ -1,8 +1,9 @@
-"""Keeps the memory of predicting images of many sizes near that of the largest.
+"""Returns freed memory to the system when image sizes vary.
 
-glibc keeps freed blocks for later ones. Each new size of image leaves small blocks between them
-(oneDNN makes and keeps convolutions for each size), the next image's tensors do not fit between
-them, and the process grows to more than twice what it uses.
+glibc keeps freed memory for later allocations. With each new image size, some small blocks stay in
+use between the freed ones, since oneDNN makes and keeps convolutions for each size. The tensors of
+the next image do not fit into the gaps, and the process grows to more than twice the memory that
+it uses.
 """
 
 import ctypes
@@ -11,12 +12,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-_SECONDS = 5.0  # as seldom as this, getting the memory back costs nothing measurable
+_SECONDS = 5.0  # at this interval, returning the memory takes no measurable time
 Item = TypeVar("Item")
 
 
 def trimmed(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields the items, and between two of them returns freed memory to the system at times."""
+    """Yields the items, and every few seconds returns freed memory to the system between two."""
     last = time.monotonic()
     for item in items:
         yield item
@@ -26,6 +27,6 @@ def trimmed(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def trim() -> None:
-    """Returns the memory that is allocated and not in use, where the C library is glibc."""
+    """Returns freed memory to the system, if the C library is glibc."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

@@ -1,7 +1,7 @@
 """Scores of a whole split from one integer confusion matrix (Long et al. 2015, sec. 5).
 
-Classes that occur neither in labels nor in predictions have no IoU and are left out of the mean;
-a class that is only ever predicted wrongly counts as 0.
+A class that occurs neither in labels nor in predictions has no IoU, and the mean leaves it out. A
+class that occurs only in predictions, all of them wrong, counts as 0.
 """
 
 from dataclasses import dataclass
@@ -25,17 +25,20 @@ def confusion_matrix(
     """Counts pixels by (label, prediction), int64 [num_classes, num_classes].
 
     Args:
-      labels, predictions: integers of one shape; pixels labelled `ignore_label` do not count.
-      weights: float64 of the same shape; what each pixel counts instead of 1. The result is then
-        float64, in which whole numbers are exact up to 2^53.
+      labels, predictions: integers, both of the same shape.
+      ignore_label: pixels with this label do not count; None if all pixels count.
+      weights: float64 of the same shape; each pixel counts as its weight instead of 1. The result
+        is then float64, which is exact for whole numbers up to 2^53.
     """
     labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
     predictions = tf.reshape(tf.cast(predictions, tf.int64), [-1])
     size = num_classes * num_classes
     pairs = labels * num_classes + predictions
-    if ignore_label is not None:  # counted separately, since XLA has no boolean_mask
+    if ignore_label is not None:
+        # Ignored pixels go into one more bin, which is cut off below: XLA has no boolean_mask.
         pairs = tf.where(tf.equal(labels, ignore_label), tf.constant(size, tf.int64), pairs)
-    # tf.math.bincount's size would depend on the values, which XLA cannot compile.
+
+    # Not tf.math.bincount: the size of its result depends on the values, which XLA cannot compile.
     counts = tf.raw_ops.DenseBincount(
         input=tf.cast(pairs, tf.int32),
         size=tf.constant(size + 1),
@@ -55,12 +58,12 @@ class Scores:
 
     @property
     def num_scored(self) -> int:
-        """Number of classes in the mean: those that occur in labels or predictions."""
+        """Number of classes in the mean: the classes that occur in labels or predictions."""
         return int(np.count_nonzero(~np.isnan(self.iou)))
 
     @property
     def miou_name(self) -> str:
-        """What the mean is to be called: it says so where classes are left out."""
+        """Name of the mean for tables and logs; it says if classes are left out."""
         classes = len(self.iou)
         left_out = self.num_scored < classes
         return f"mIoU over {self.num_scored} of {classes} classes" if left_out else "mIoU"
@@ -83,11 +86,11 @@ def _mean_of_numbers(values: np.ndarray) -> float:
 
 
 class _ConfusionMetric(tf.keras.metrics.Metric):
-    """A Keras metric that is computed from the confusion matrix of all pixels seen since a reset.
+    """A Keras metric computed from the confusion matrix of all pixels seen since the last reset.
 
     Args:
       num_classes: number of classes.
-      ignore_label: label of pixels that do not count; None if all do.
+      ignore_label: label of pixels that do not count; None if all pixels count.
     """
 
     def __init__(
@@ -96,20 +99,21 @@ class _ConfusionMetric(tf.keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.num_classes = num_classes
         self.ignore_label = ignore_label
-        # float64 holds whole numbers exactly up to 2^53, where Keras' float32 stops at 2^24, and
-        # sample weights too.
+        # float64 is exact for whole numbers up to 2^53 (float32, Keras' default, up to 2^24), and
+        # can hold sample weights too.
         self.matrix = self.add_weight(
             "confusion_matrix", [num_classes] * 2, dtype=tf.float64, initializer="zeros"
         )
 
-    @tf.autograph.experimental.do_not_convert  # its errors would be wrapped
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would wrap the errors raised here
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Counts a batch.
 
         Args:
           y_true: class numbers, [B, H, W, 1] or [B, H, W].
           y_pred: scores [B, H, W, num_classes], or class numbers of the labels' shape.
-          sample_weight: what each pixel counts, broadcast to [B, H, W]; Keras' masks are bool.
+          sample_weight: what each pixel counts as, broadcast to [B, H, W]; bool for a mask, as
+            Keras passes it.
         """
         labels = _without_last(tf.convert_to_tensor(y_true))
         predictions = tf.convert_to_tensor(y_pred)
@@ -158,16 +162,16 @@ class _ConfusionMetric(tf.keras.metrics.Metric):
         )
 
     def get_config(self):
-        own = {"num_classes": self.num_classes, "ignore_label": self.ignore_label}
-        return super().get_config() | own
+        arguments = {"num_classes": self.num_classes, "ignore_label": self.ignore_label}
+        return super().get_config() | arguments
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class MeanIoU(_ConfusionMetric):
     """Mean intersection over union, for `compile(metrics=[MeanIoU(num_classes)])`.
 
-    0..1, as in `scores`: classes that occur neither in labels nor in predictions are left out, and
-    it is NaN before any pixel is counted. Counts are exact, over all replicas.
+    0..1, computed as in `scores`: classes that occur neither in labels nor in predictions are left
+    out. NaN before any pixel is counted. The counts are exact and include all replicas.
     """
 
     def __init__(self, num_classes: int, *, name: str = "mean_iou", **kwargs: Any):
@@ -182,7 +186,7 @@ class MeanIoU(_ConfusionMetric):
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class PixelAccuracy(_ConfusionMetric):
-    """Share of the pixels that are classified rightly, 0..1; NaN before any is counted."""
+    """Share of the pixels that are classified correctly, 0..1; NaN before any pixel is counted."""
 
     def __init__(self, num_classes: int, *, name: str = "pixel_accuracy", **kwargs: Any):
         super().__init__(num_classes, name=name, **kwargs)
@@ -193,7 +197,7 @@ class PixelAccuracy(_ConfusionMetric):
 
 
 def _without_last(values):
-    """Returns [B, H, W] of [B, H, W, 1] too."""
+    """Returns [B, H, W] for [B, H, W, 1]; other shapes stay as they are."""
     return values[..., 0] if values.shape.rank == 4 and values.shape[-1] == 1 else values
 
 

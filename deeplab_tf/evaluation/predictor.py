@@ -12,12 +12,13 @@ from deeplab_tf.ops.resize import resize_bilinear
 
 
 class Predictor(tf.Module):
-    """Predicts images at one or several scales, mirrored too if wished, at once or in windows.
+    """Predicts images at one or several scales, mirrored too if configured, at once or in windows.
 
-    Each view is resized by the recipe's rule. Whole: its logits are enlarged once from the output
-    stride to the image's own size. Slide: each window's logits are enlarged to the window, the
-    probabilities of windows that overlap are averaged, and these are resized to the image's own
-    size. With several views their probabilities are averaged (docs/ancestors.md,
+    A view is the image at one scale, mirrored or not; it is resized by the recipe's rule. When the
+    view is predicted at once, its logits are enlarged from the output stride to the image's size
+    in one step. When it is predicted in windows, the logits of each window are enlarged to the
+    window, the probabilities of overlapping windows are averaged, and the result is resized to the
+    image's size. The probabilities of several views are averaged (docs/ancestors.md,
     SSSegmentation, Scoring).
     """
 
@@ -32,7 +33,11 @@ class Predictor(tf.Module):
         window_size: tuple[int, ...] = (),
         window_stride: tuple[int, ...] = (),
     ):
-        """Args as in EvalConfig and DataConfig; `window_size` is empty to predict at once."""
+        """Takes the settings of EvalConfig and DataConfig.
+
+        Args:
+          window_size, window_stride: height and width in pixels; empty to predict at once.
+        """
         super().__init__()
         self.model = model
         self.num_classes = model.num_classes
@@ -43,51 +48,57 @@ class Predictor(tf.Module):
         self._window_size, self._window_stride = window_size, window_stride
         flips = (False, True) if add_flipped_images else (False,)
         self._views = [(scale, flip) for scale in scales for flip in flips]
-        # Traced once for all sizes: a new size must not cost a new trace.
+
+        # Traced once for images of any size, so that a new size does not cost a new trace.
         signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
         self.labels = tf.function(lambda images: self.predict(images)[0], signature)
         self.probabilities = tf.function(lambda images: self.predict(images)[1], signature)
 
     def predict(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Predicts images of one size; `labels` and `probabilities` compute only one of the two.
+        """Predicts images of one size, both labels and probabilities.
+
+        The compiled functions `labels` and `probabilities` compute only one of the two.
 
         Args:
           images: uint8 [B, H, W, 3], RGB.
         Returns:
-          labels: integers [B, H, W] of `label_dtype`; probabilities: float32 [B, H, W, classes],
-          adding up to 1.
+          Labels, [B, H, W] of `label_dtype`, and probabilities, float32 [B, H, W, classes], which
+          add up to 1.
         """
         scores = self.scores(images)
         return self.labels_of(scores), self.probabilities_of(scores)
 
     def scores(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns what labels and probabilities follow from, float32 [B, H, W, classes].
+        """Returns the scores that labels and probabilities follow from, [B, H, W, classes].
 
-        Logits if the images are predicted once and whole, else averaged probabilities.
+        They are float32: logits if the images are predicted at once in a single view, else averaged
+        probabilities.
         """
         first, *others = self._views
         total = self._view(images, *first)
         if not others:
             return total
-        total = self._averaged(total)
+
+        total = self._to_average(total)
         for view in others:
-            with tf.control_dependencies([total]):  # one at a time: they do not share their memory
-                following = tf.identity(images)
-            total += self._averaged(self._view(following, *view))
+            # One view after the other: at the same time, each would need memory of its own.
+            with tf.control_dependencies([total]):
+                images_then = tf.identity(images)
+            total += self._to_average(self._view(images_then, *view))
         return total / len(self._views)
 
     def labels_of(self, scores: tf.Tensor) -> tf.Tensor:
-        """Returns the classes of the highest scores, [B, H, W], as `predict` does."""
+        """Returns the labels that follow from `scores`, [B, H, W] of `label_dtype`."""
         dtype = label_dtype(self.num_classes)
         return tf.cast(tf.argmax(scores, axis=-1, output_type=tf.int32), dtype)
 
     def probabilities_of(self, scores: tf.Tensor) -> tf.Tensor:
-        """Returns probabilities, float32 [B, H, W, classes], as `predict` does."""
-        averaged = self._window_size or len(self._views) > 1
-        return scores if averaged else tf.nn.softmax(scores)
+        """Returns the probabilities that follow from `scores`, float32 [B, H, W, classes]."""
+        are_probabilities = self._window_size or len(self._views) > 1
+        return scores if are_probabilities else tf.nn.softmax(scores)
 
     def most_pixels(self, size: tf.Tensor) -> tf.Tensor:
-        """Returns the pixels of an image, or of the largest view of it that is predicted.
+        """Returns the number of pixels of an image or of its largest view, whichever is larger.
 
         Args:
           size: int [2], height and width.
@@ -101,15 +112,15 @@ class Predictor(tf.Module):
                 sizes.append(tf.cast(resized, tf.int64))
         return tf.reduce_max([tf.reduce_prod(size) for size in sizes])
 
-    def _averaged(self, scores):
-        """Returns what is averaged over views: probabilities, which windows give already."""
+    def _to_average(self, scores):
+        """Returns one view's probabilities, which are averaged; windows give them already."""
         return scores if self._window_size else tf.nn.softmax(scores)
 
     def _resizes(self, scale):
         return any(self._resizing.values()) or scale != 1.0
 
     def _view(self, images, scale, flip):
-        """Returns one view's scores at the images' size: logits, or of windows probabilities."""
+        """Returns one view's scores at the images' size: logits, or probabilities from windows."""
         size = tf.shape(images)[1:3]
         images = tf.cast(images, tf.float32)  # ONNX and TensorFlow Lite do not resize uint8
         if self._resizes(scale):
@@ -118,7 +129,9 @@ class Predictor(tf.Module):
             images = tf.cast(images, tf.float32)
         if flip:
             images = tf.reverse(images, [2])
+
         scores = self._slide(images) if self._window_size else self.model.infer(images)
+
         if flip:
             scores = tf.reverse(scores, [2])
         return self._resize(scores, size)
@@ -126,17 +139,18 @@ class Predictor(tf.Module):
     def _slide(self, images):
         """Averages the probabilities of windows: float32 [B, H, W, 3] -> [B, H, W, classes].
 
-        The last window of each axis ends at the border; no window is larger than the image.
+        The last window along each axis ends at the border. No window is larger than the image.
         """
         size = tf.shape(images)[1:3]
         window = tf.minimum(size, self._window_size)
+        # Per axis: ceil((size - window) / stride) + 1 windows.
         rows, columns = tf.unstack(
             (tf.maximum(size - self._window_size, 0) + self._window_stride - 1)
             // self._window_stride
             + 1
         )
 
-        # One channel more than classes counts the windows over each pixel.
+        # The channel after the classes counts the windows over each pixel.
         shape = [None, None, None, self.num_classes + 1]
 
         def add_window(number, sums):
@@ -155,7 +169,7 @@ class Predictor(tf.Module):
             add_window,
             (0, zeros),
             shape_invariants=(tf.TensorShape([]), tf.TensorShape(shape)),
-            parallel_iterations=1,  # windows do not share the memory of several
+            parallel_iterations=1,  # at the same time, windows would each need memory of their own
         )
         return sums[..., :-1] / sums[..., -1:]
 
@@ -164,7 +178,7 @@ class Predictor(tf.Module):
 
 
 def label_dtype(num_classes: int) -> tf.DType:
-    """Returns the smallest integer type that holds the classes and that all programs take.
+    """Returns the smallest integer type that holds the classes and that all programs can read.
 
     Not uint16: TensorFlow Serving's REST interface cannot write it (its `json_tensor.cc`).
     """
@@ -174,7 +188,7 @@ def label_dtype(num_classes: int) -> tf.DType:
 
 
 def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) -> Predictor:
-    """Returns the predictor that a recipe's results are measured with."""
+    """Returns the predictor that a recipe's settings describe."""
     slide = evaluation.inference_mode == "slide"
     return Predictor(
         model,

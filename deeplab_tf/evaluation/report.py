@@ -11,13 +11,17 @@ Color = tuple[int, int, int]
 
 
 def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str:
-    """Returns per-class IoU and share of pixels, in percent, then the means; n/a where absent."""
+    """Returns a table of each class's IoU and share of pixels, in percent, and of the means.
+
+    A class that occurs neither in labels nor in predictions has n/a in place of its IoU.
+    """
     pixels = matrix.sum(axis=1)
     width = max(map(len, [*class_names, "pixel accuracy", scores.miou_name]))
     lines = [f"{'class':<{width}}  {'IoU %':>7}  {'pixels %':>8}"]
     for name, iou, count in zip(class_names, scores.iou, pixels, strict=True):
         share = 100 * count / max(pixels.sum(), 1)
         lines.append(f"{name:<{width}}  {_percent(iou):>7}  {share:8.2f}")
+
     lines.append("-" * (width + 19))
     for name, value in (
         (scores.miou_name, scores.miou),
@@ -31,7 +35,7 @@ def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str
 def class_histogram(
     class_names: Sequence[str], pixels: np.ndarray, images: np.ndarray, weights: Sequence[float]
 ) -> str:
-    """Returns a table with each class's share of pixels, images it occurs in, and loss weight."""
+    """Returns a table of each class: share of pixels, number of images with it, loss weight."""
     width = max(map(len, [*class_names, "class"]))
     lines = [f"{'class':<{width}}  {'pixels %':>8}  {'images':>7}  {'weight':>8}"]
     shares = 100 * pixels / max(pixels.sum(), 1)
@@ -45,20 +49,23 @@ def _percent(value: float) -> str:
 
 
 def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """Paints labels, uint8 [H, W], in their classes' colours, uint8 [H, W, 3]; others black."""
+    """Paints labels, uint8 [H, W], in the colours of their classes, uint8 [H, W, 3].
+
+    Labels that are no class, such as the ignored one, become black.
+    """
     table = np.zeros([256, 3], np.uint8)
     table[: len(colors)] = colors
     return table[labels]
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """Blends an image, uint8 [H, W, 3], half and half with its labels' colours."""
+    """Blends an image, uint8 [H, W, 3], half and half with the colours of its labels."""
     painted = colorize(labels, colors).astype(np.uint16)
     return ((image.astype(np.uint16) + painted) // 2).astype(np.uint8)
 
 
 def strip(image: np.ndarray, panels: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts pictures of one size side by side, uint8 [H, sum of W, 3]."""
+    """Puts pictures of one height next to each other, uint8 [H, sum of W, 3]."""
     return np.concatenate([image, *panels], axis=1)
 
 
@@ -68,11 +75,11 @@ def sample_page(
     colors: Sequence[Color],
     ignore_label: int,
 ) -> Image.Image:
-    """Draws each image next to itself overlaid with its label, and a legend of colours below.
+    """Draws each image next to a copy overlaid with its label, and a legend of colours below.
 
     Args:
-      samples: name, image uint8 [H, W, 3] and label uint8 [H, W], empty where there is none;
-        ignored pixels stay as they are.
+      samples: for each image its name, the image, uint8 [H, W, 3], and the label, uint8 [H, W],
+        empty if there is none. Ignored pixels are not overlaid.
     """
     cell, line, columns = 320, 16, 2
     pairs = [
@@ -84,11 +91,13 @@ def sample_page(
     height = keys_top + -(-len(class_names) // keys_per_line) * line
     page = Image.new("RGB", (2 * columns * cell, height), "white")
     draw = ImageDraw.Draw(page)
+
     for number, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
         left, top = number % columns * 2 * cell, number // columns * row_height
         draw.text((left + 2, top + 2), sample[0], fill="black")
         page.paste(pair[0], (left + 2, top + line))
         page.paste(pair[1], (left + cell + 2, top + line))
+
     for number, (name, color) in enumerate(zip(class_names, colors, strict=True)):
         left, top = number % keys_per_line * 160, keys_top + number // keys_per_line * line
         draw.rectangle((left + 2, top + 2, left + 14, top + 13), fill=color, outline="black")
@@ -103,10 +112,12 @@ def _sample_pair(
     ignore_label: int,
     side: int,
 ) -> list[Image.Image]:
+    """Returns an image and its copy overlaid with its label, both at most `side` pixels large."""
     painted = image.copy()
     if label.size:
-        inside = label != ignore_label
-        painted[inside] = overlay(image, label, colors)[inside]
+        valid = label != ignore_label
+        painted[valid] = overlay(image, label, colors)[valid]
+
     pictures = [Image.fromarray(picture) for picture in (image, painted)]
     for picture in pictures:
         picture.thumbnail((side, side))
@@ -114,18 +125,21 @@ def _sample_pair(
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Draws a confusion matrix with rows (labels) normalised; darker is more."""
+    """Draws a confusion matrix, each row (label) divided by its sum; darker is more."""
     cell = max(12, min(48, 960 // len(matrix)))
     margin = 8 + 6 * max(map(len, class_names))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = margin + cell * len(matrix)
     picture = Image.new("RGB", (size + 8, size + 8), "white")
     draw = ImageDraw.Draw(picture)
+
     for row, name in enumerate(class_names):
         draw.text((4, margin + row * cell + cell // 2 - 5), name, fill="black")
+        # The same name above the column, turned.
         turned = Image.new("RGB", (margin, cell), "white")
         ImageDraw.Draw(turned).text((4, cell // 2 - 5), name, fill="black")
         picture.paste(turned.rotate(90, expand=True), (margin + row * cell, 0))
+
         for column in range(len(matrix)):
             left, top = margin + column * cell, margin + row * cell
             value = share[row, column]

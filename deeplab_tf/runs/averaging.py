@@ -11,6 +11,7 @@ import tensorflow as tf
 
 
 def _averages(model: tf.keras.Model) -> list[tf.Variable]:
+    """Returns the averages, in the order of the trainable variables; empty if there are none."""
     optimizer = model.optimizer
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
@@ -18,19 +19,20 @@ def _averages(model: tf.keras.Model) -> list[tf.Variable]:
 
 
 def start(model: tf.keras.Model) -> None:
-    """Lets the averages, if there are any, start from the weights as they are."""
+    """Restarts the averages, if there are any, from the model's present weights."""
     for average, variable in zip(_averages(model), model.trainable_variables, strict=False):
         average.assign(variable.numpy())
 
 
 @contextlib.contextmanager
 def averaged(model: tf.keras.Model) -> Iterator[None]:
-    """Inside, the model has its averages, if there are any; after it, its weights again."""
+    """Inside the context, the model has its averages, if there are any; then its weights again."""
     averages = _averages(model)
     variables = model.trainable_variables if averages else []
     weights = [variable.numpy() for variable in variables]
     for variable, average in zip(variables, averages, strict=True):
         variable.assign(average.numpy())
+
     try:
         yield
     finally:
@@ -39,6 +41,7 @@ def averaged(model: tf.keras.Model) -> Iterator[None]:
 
 
 def checkpoint_of_averages(model: tf.keras.Model) -> tf.train.Checkpoint:
-    """Returns what reads a checkpoint's averages into a model's weights."""
+    """Returns an object whose `read` puts a checkpoint's averages into the model's weights."""
+    # The name under which Keras' optimizers save the averages.
     optimizer = tf.train.Checkpoint(_model_variables_moving_average=model.trainable_variables)
     return tf.train.Checkpoint(optimizer=optimizer)

@@ -1,4 +1,4 @@
-"""A trained model out of a run's folder, and what is to be said of the checkpoint it came from."""
+"""Loads a trained model from a run's folder, and says which checkpoint it comes from."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from deeplab_tf.startup.process_state import keras_settings
 class LoadedRun:
     """A run's settings, data set and restored model.
 
-    title: which checkpoint it is. others: what is to be said of newer or better ones.
+    step: of the checkpoint. title, others: which checkpoint it is, and which newer or better ones
+    there are, as `standing` says.
     """
 
     experiment: Experiment
@@ -39,17 +40,18 @@ class LoadedRun:
 
     @property
     def standing(self) -> str:
-        """Which checkpoint it is, and which newer or better ones there are, for people."""
+        """Says which checkpoint it is, and which newer or better ones there are."""
         return "; ".join([self.title, *self.others])
 
     def dataset_at(self, dataset_dir: str) -> catalog.DatasetInfo:
-        """Returns the data set to score on, which must have the classes the model was trained for.
+        """Returns the data set to score on; it must have the classes the model was trained for.
 
         Raises:
-          UserError: if its classes differ.
+          UserError: if the classes differ.
         """
         if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
-            # The official package's shards describe nothing, but a known data set's size is known.
+            # Shards of the official package have no description. If the classes are those of a
+            # known data set, its entry in the catalog has the sizes of the splits.
             return catalog.known_as(self.info) or self.info
 
         info = catalog.load("", dataset_dir)
@@ -64,20 +66,22 @@ class LoadedRun:
         return info
 
     def _way_to_same_classes(self, info: catalog.DatasetInfo) -> str:
+        """Returns what to do when the classes of the records, `info`, are not the model's."""
         is_imported = not self.experiment.train.train_logdir
         if info.class_names == self.info.class_names:  # the ignored labels differ
             build_again = f"build the records again with --ignore_label={self.info.ignore_label}"
             if not is_imported:
-                return f"{build_again}, as those that it was trained on"
+                return f"{build_again}, as the records that it was trained on"
             return (
                 "import its weights again with the --class_list of the records and "
                 f"--ignore_label={info.ignore_label}, or {build_again}"
             )
+
         if is_imported:
             return (
-                "if it was trained for those of the records, import its weights again with the "
-                "--class_list and --ignore_label that these were built with; else give other "
-                "records"
+                "if it was trained for the classes of the records, import its weights again with "
+                "the --class_list and --ignore_label that the records were built with; else give "
+                "other records"
             )
         return "give records that were built with the class list it was trained with"
 
@@ -93,17 +97,18 @@ def load(
 
     Args:
       path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
-      checkpoint: as the setting: newest, best or a step; empty takes the one that the path names,
-        or the newest whole one.
+      checkpoint: newest, best or a step, as the setting; empty takes the one that the path names,
+        or the newest undamaged one.
       output_stride: builds the network at another output stride than it was trained at.
-      written: how sentences write settings, by which the user can choose another checkpoint; None:
-        by another path only.
+      written: how sentences write settings that choose another checkpoint. None if the user has
+        no such setting and chooses by another path.
     Raises:
       UserError: if the folder, or the checkpoint in it, does not exist or is damaged.
     """
     run = RunDir.of(path)
     if not (run.path / EXPERIMENT).is_file():
         raise foreign.not_a_run(Path(path), EXPERIMENT)
+
     run.require_plain_path()
     experiment, info = run.experiment(), run.dataset()
     wanted = checkpoint_choice.wanted(path, checkpoint)
@@ -116,12 +121,16 @@ def load(
         model = build_model(config, num_classes=info.num_classes)
     parts = [tf.train.Checkpoint(model=model)]
     if experiment.train.ema_decay:
+        # Restored after the weights, and in place of them.
         parts.append(averaging.checkpoint_of_averages(model))
 
-    found, damaged = _restore(run, parts, step, passes_damaged=wanted == NEWEST)
+    restored, damaged = _restore(run, parts, step, passes_damaged=wanted == NEWEST)
+
+    # --checkpoint would contradict a path that names a step.
     names_step = checkpoint_choice.split(path)[1] is not None
-    title, others = standing(run, found, damaged=damaged, written=None if names_step else written)
-    return LoadedRun(experiment, info, model, found, title, others)
+    written = None if names_step else written
+    title, others = standing(run, restored, damaged=damaged, written=written)
+    return LoadedRun(experiment, info, model, restored, title, others)
 
 
 def load_asked(
@@ -130,7 +139,7 @@ def load_asked(
     """Loads the checkpoint that a command line asks for, and prints which one it is.
 
     Args:
-      path, checkpoint: as the settings of the program.
+      path, checkpoint: values of the program's settings.
       used: see `flags.with_overrides`.
     Returns:
       The run as it is stored, and its settings with the changes of the command line.
@@ -148,10 +157,15 @@ def load_asked(
 def _restore(
     run: RunDir, parts: Sequence[tf.train.Checkpoint], step: int, *, passes_damaged: bool
 ) -> tuple[int, list[int]]:
-    """Restores the checkpoint of a step, or of an older one if damaged ones may be passed over.
+    """Restores the checkpoint of a step.
 
+    Args:
+      parts: what to restore from it, in this order.
+      passes_damaged: whether to restore an older checkpoint if this one is damaged.
     Returns:
-      The step restored, and those that were passed over.
+      The step that was restored, and the steps whose checkpoints are damaged.
+    Raises:
+      UserError: if no checkpoint could be restored.
     """
     kept = run.checkpoint_steps()
     damaged: list[int] = []
@@ -173,8 +187,8 @@ def _restore(
 
     steps = ", ".join(map(str, sorted(damaged)))
     raise UserError(
-        f"{run.path} holds no whole checkpoint, those of steps {steps} are damaged; restore their "
-        "files, or train again."
+        f"{run.path} holds no whole checkpoint: the checkpoints of steps {steps} are damaged; "
+        "restore their files, or train again."
     )
 
 
@@ -185,13 +199,14 @@ def standing(
     damaged: Collection[int] = (),
     written: Callable[[str, Any], str] | None = None,
 ) -> tuple[str, list[str]]:
-    """Says what a step's checkpoint is, and which newer or better ones there are.
+    """Describes the checkpoint of a step, and says which newer or better ones there are.
 
     Args:
-      damaged: steps whose checkpoints were passed over.
+      damaged: steps whose checkpoints are damaged.
       written: as in `load`.
     Returns:
-      Such as "step 1000 (newest)", and what there is to say of others; mIoU in percent.
+      A title such as "step 1000 (newest)", and sentences about other checkpoints, such as
+      "step 2000 is newer". mIoU is in percent.
     """
     others = set(run.checkpoint_steps()) - {step, *damaged}
     is_newest = not others or max(others) < step
@@ -213,17 +228,17 @@ def standing(
     if damaged:
         titles.append(f"{', '.join(map(str, sorted(damaged)))} damaged")
 
-    def reach(choice: str, other: int) -> str:
+    def way_to(choice: str, other: int) -> str:
         return (
             f"{written('checkpoint', choice)} takes it" if written else f"it is {run.prefix(other)}"
         )
 
-    told = []
+    sentences = []
     if not is_newest:
-        told += [f"step {max(others)} is newer", reach(NEWEST, max(others))]
+        sentences += [f"step {max(others)} is newer", way_to(NEWEST, max(others))]
     if best and best["step"] != step and not (scores and scores[-1] == best["miou"]):
         against = f"against {100 * scores[-1]:.2f}" if scores else "where this has no score"
-        told.append(f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}")
+        sentences.append(f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}")
         is_kept = best["step"] in others
-        told.append(reach(BEST, best["step"]) if is_kept else "it is not kept")
-    return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", told
+        sentences.append(way_to(BEST, best["step"]) if is_kept else "it is not kept")
+    return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", sentences

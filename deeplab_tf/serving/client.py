@@ -1,4 +1,4 @@
-"""Predicts with an exported model on a TensorFlow Serving, over gRPC."""
+"""Predicts with an exported model that TensorFlow Serving runs, over gRPC."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ _OUTPUT = "labels"
 
 
 class ServerPredictor:
-    """Asks one server for the labels of images; the channel is not encrypted."""
+    """Asks one server for the labels of images; the connection is not encrypted."""
 
     def __init__(self, address: str, *, model_name: str, class_list: Path, timeout_secs: float):
         """Connects.
@@ -29,7 +29,7 @@ class ServerPredictor:
         Args:
           address: host:port of the server's gRPC port (8500 by default, not REST's 8501).
           model_name: name of the model there.
-          class_list: names and colours of its classes, which servers do not tell.
+          class_list: file with the names and colours of the classes, which a server does not send.
           timeout_secs: how long to wait for the connection, and for each answer.
         Raises:
           UserError: if the extra `serving` is not installed, or no server answers in time.
@@ -41,7 +41,8 @@ class ServerPredictor:
             )
         self.classes: tuple[LabelClass, ...] = read_class_table(class_list)
         self._address, self._model_name, self._timeout = address, model_name, timeout_secs
-        # Requests and answers may exceed the 4 MB that clients accept by default.
+
+        # Requests and answers may exceed the 4 MB that gRPC accepts by default.
         limits = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
         channel = grpc.insecure_channel(address, options=[(name, -1) for name in limits])
         try:
@@ -55,17 +56,18 @@ class ServerPredictor:
         self._predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
 
     def labels(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> labels [B, H, W].
+        """Predicts images, uint8 [B, H, W, 3], and returns labels [B, H, W].
 
         Raises:
-          RefusedImage: if the server's model takes no such images.
-          UserError: if the server does not answer in time or not at all, or has other classes.
+          RefusedImage: if the server's model does not take such images.
+          UserError: if the server does not answer, or not in time, or has other classes.
         """
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self._model_name
         request.model_spec.signature_name = _SIGNATURE
         request.inputs["images"].CopyFrom(tf.make_tensor_proto(images, tf.uint8))
         request.output_filter.append(_OUTPUT)
+
         try:
             response = self._predict(request, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -75,11 +77,13 @@ class ServerPredictor:
                 f"--server={self._address} did not predict with --model_name={self._model_name} "
                 f"({error.code().name}: {reason})."
             ) from None
+
         labels = tf.make_ndarray(response.outputs[_OUTPUT])
         if labels.shape != images.shape[:3] or labels.max() >= len(self.classes):
             raise UserError(
-                f"--server={self._address} answered labels up to {labels.max()} of the shape "
-                f"{labels.shape}, which do not fit images of the shape {images.shape} and "
-                f"--class_list's {len(self.classes)} classes; give its own model's labels.csv."
+                f"--server={self._address} answered labels up to {labels.max()} of shape "
+                f"{labels.shape}, which do not fit images of shape {images.shape} and the "
+                f"{len(self.classes)} classes of --class_list; give the labels.csv of the server's "
+                "own model."
             )
         return labels

@@ -1,4 +1,4 @@
-"""A Predictor as a SavedModel that any program can load, and back."""
+"""Writes a Predictor as a SavedModel that any program can load, and predicts with it again."""
 
 import csv
 import dataclasses
@@ -35,20 +35,21 @@ def export(
 ) -> Path:
     """Writes <export_dir>/<version>/, whole or not at all; returns its path.
 
-    It holds the SavedModel, the class table (assets/labels.csv), requests to warm a server
-    up (assets.extra/tf_serving_warmup_requests) and model_card.json.
+    The folder holds the SavedModel, the class table (assets/labels.csv), requests that warm a
+    server up (assets.extra/tf_serving_warmup_requests) and model_card.json.
 
     Args:
       version: 0 takes the next free one.
       config: what the model takes and returns; the defaults if None.
-      model_name: the name the server gives it.
-      warmup_size: height and width of the warm-up images, made smaller if `max_image_pixels`
-        needs it, and of those that `serving_device` means; `serving_size` goes before it.
-      card: what else model_card.json says.
-      base_path: where a server sees `export_dir`; with it the server's files are written, before
-        the version appears.
+      model_name: the model's name on the server.
+      warmup_size: height and width of the warm-up images, reduced if `max_image_pixels` requires
+        it, and of the images that serving_device=cpu is fastest for. `serving_size`, if given, is
+        used instead of it for both.
+      card: further content of model_card.json.
+      base_path: path at which a server sees `export_dir`; if given, the server's files are written
+        too, before the version appears.
     Raises:
-      UserError: if the version exists, or the model refuses a request of the warm-up.
+      UserError: if the version exists, or the model refuses a warm-up request.
     """
     config = config or ServingConfig()
     version = version or max(versions(export_dir), default=0) + 1
@@ -57,19 +58,24 @@ def export(
         raise UserError(
             f"{target} exists; give another --export_version, or 0 for the next free one."
         )
+
     export_dir.mkdir(parents=True, exist_ok=True)
+    # Built inside export_dir, to be renamed on the same disk. A server does not see it meanwhile:
+    # it looks only at folders whose names are numbers.
     with tempfile.TemporaryDirectory(dir=export_dir, prefix="building-") as building:
-        model = Path(building) / "model"  # servers look at numbers only
+        model = Path(building) / "model"
         module = _save(predictor, info, model, config=config, image_size=warmup_size)
         size = config.serving_size or _allowed_size(predictor, warmup_size, config)
         _write_warmup(model, model_name, size)
-        described = {
+
+        content = {
             "version": version,
             **(card or {}),
             "serving": dataclasses.asdict(config),
             "signatures": signatures_of(module),
         }
-        (model / CARD).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        (model / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
         if base_path:
             write_server_files(
                 export_dir,
@@ -89,9 +95,12 @@ def _save(
     config: ServingConfig,
     image_size: tuple[int, ...],
 ) -> serving.ServingModule:
-    """Writes the SavedModel; its class table is first written next to it, then copied into it."""
+    """Writes the SavedModel to `model` and returns the module that was saved."""
+    # TensorFlow copies an asset into the SavedModel from a file outside of it.
     class_table = model.with_name(LABELS)
     _write_class_table(class_table, info)
+
+    # The size that convolutions are chosen for; empty: the same convolutions for any size.
     fastest = config.serving_size or image_size if config.serving_device == "cpu" else ()
     with predictor.model.folded(fastest) as variables:  # saving traces the functions
         module = serving.ServingModule(
@@ -112,23 +121,32 @@ def _write_class_table(path: Path, info: DatasetInfo) -> None:
 def _allowed_size(
     predictor: Predictor, size: tuple[int, ...], config: ServingConfig
 ) -> tuple[int, ...]:
-    """Returns `size`, or the largest of its shape that may be predicted (itself if none may)."""
-    smaller, height, width = 1.0, *size
+    """Returns `size`, reduced in steps of 5 % until it is within `max_image_pixels`.
+
+    If not even one pixel is allowed, because prediction enlarges images, returns `size` itself.
+    """
+    factor, height, width = 1.0, *size
     while predictor.most_pixels([height, width]) > config.max_image_pixels:
         if max(height, width) == 1:
             return size
-        smaller *= 0.95
-        height, width = (max(int(side * smaller), 1) for side in size)
+        factor *= 0.95
+        height, width = (max(int(side * factor), 1) for side in size)
     return height, width
 
 
 def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
+    """Writes the warm-up requests, then makes them, since a server refuses a model that fails one.
+
+    Raises:
+      UserError: if the model refuses one of them.
+    """
     path = model / warmup.PATH
     path.parent.mkdir()
     inputs = {"serving_default": "images", "serve_encoded": "encoded_images"}
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, value in warmup.requests((size[0], size[1])).items():
             writer.write(warmup.record(model_name, signature, inputs[signature], value))
+
     try:
         warmup.replay(model)
     except tf.errors.InvalidArgumentError as error:
@@ -140,7 +158,7 @@ def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
 
 
 def signatures_of(module: serving.ServingModule) -> dict:
-    """Returns names, types, shapes (null is any length) and meanings of inputs and outputs."""
+    """Returns name, type, shape and meaning of all inputs and outputs; null means any length."""
 
     def described(specs, meanings):
         return {
@@ -169,60 +187,61 @@ def write_server_files(
     """Writes model.config and batching_parameters.txt next to the versions.
 
     Args:
-      base_path: where the server sees `export_dir`.
+      base_path: path at which the server sees `export_dir`.
     """
-    # Texts of ModelServerConfig and BatchingParameters (model_server_config.proto,
-    # session_bundle_config.proto).
+    # Both files are protocol buffers in text form: ModelServerConfig (model_server_config.proto)
+    # and BatchingParameters (session_bundle_config.proto).
     config = (
         "model_config_list {\n  config {\n"
         f"    name: {json.dumps(model_name)}\n    base_path: {json.dumps(base_path)}\n"
         '    model_platform: "tensorflow"\n  }\n}\n'
     )
-    # No allowed_batch_sizes: to them a server pads with the last request's first image, and a
-    # request without images has none, which ends its process (batching_session.cc, Slice(0, 1)).
+    # Without allowed_batch_sizes: with them, a server fills up batches with the first image of the
+    # last request. If that request has no images, the server's process ends (batching_session.cc,
+    # Slice(0, 1)).
     batching = (
         f"max_batch_size {{ value: {max_batch_size} }}\n"
         "batch_timeout_micros { value: 5000 }\n"
         "max_enqueued_batches { value: 100 }\n"
-        "num_batch_threads { value: 1 }\n"  # each uses all cores, and its own memory
+        "num_batch_threads { value: 1 }\n"  # each uses all cores, and memory of its own
     )
     files.write(export_dir / MODEL_CONFIG, config)
     files.write(export_dir / BATCHING, batching)
 
 
 def versions(export_dir: Path) -> list[int]:
-    """Returns the versions found in a model's folder, ascending."""
+    """Returns the versions in a model's folder, ascending."""
     if not export_dir.is_dir():
         return []
     return sorted(int(path.name) for path in export_dir.iterdir() if path.name.isdecimal())
 
 
 def version_folder(export_dir: Path) -> Path:
-    """Returns the version in `export_dir` itself, or the folder of the highest one in it.
+    """Returns `export_dir` if it is a version itself, else the folder of the highest version in it.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no version.
     """
     if (export_dir / "saved_model.pb").is_file():
         return export_dir
-    found = versions(export_dir)
-    if not found:
+    numbers = versions(export_dir)
+    if not numbers:
         raise UserError(f"--export_dir={export_dir} holds no SavedModel; run export_model.")
-    return export_dir / str(found[-1])
+    return export_dir / str(numbers[-1])
 
 
 class ExportedPredictor:
-    """Predicts with a SavedModel written by `export`, without any code of the model."""
+    """Predicts with a SavedModel that `export` wrote, without the code of the model."""
 
     def __init__(self, export_dir: Path):
-        """Loads the version in `export_dir`, or the highest of the versions in it."""
+        """Loads `export_dir` if it is a version, else the highest version in it."""
         path = version_folder(export_dir)
         self._loaded = tf.saved_model.load(str(path))
         self._serve = self._loaded.signatures["serving_default"]
         self.classes: tuple[LabelClass, ...] = read_class_table(path / "assets" / LABELS)
 
     def labels(self, images) -> tf.Tensor:
-        """uint8 [B, H, W, 3] -> labels [B, H, W].
+        """Predicts images, uint8 [B, H, W, 3], and returns labels [B, H, W].
 
         Raises:
           serving.RefusedImage: if the model was exported for smaller images or batches.

@@ -1,7 +1,7 @@
-"""An exported SavedModel in the formats of other programs: ONNX and TensorFlow Lite.
+"""Converts an exported SavedModel to the formats of other programs: ONNX and TensorFlow Lite.
 
-Only its signature `serving_default` is read, so what was scored is what is converted. The files
-take what it takes, `images`, uint8 [B, H, W, 3], RGB, and return what it returns.
+Only the signature `serving_default` is read, so what was scored is what is converted. The files
+take what this signature takes, `images`, uint8 [B, H, W, 3], RGB, and return what it returns.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from deeplab_tf.serving import export
 from deeplab_tf.startup import legacy_keras
 
 _SIGNATURE = "serving_default"
-_OPSET = 17  # of 2022; bilinear resizing by half pixels is older
+_OPSET = 17  # of 2022; bilinear resizing with half-pixel centres has been in ONNX for longer
 
 
 class Served(tf.Module):
-    """The signature `serving_default` of a SavedModel, of images of any size or of one size."""
+    """The signature `serving_default` of a SavedModel, for images of any size or of one size."""
 
     def __init__(self, folder: Path, *, image_size: tuple[int, ...] = ()):
-        """Loads it.
+        """Loads the signature.
 
         Args:
-          folder: one version's folder.
-          image_size: height and width of the one image it is to take; empty for any number of
-            images of any size.
+          folder: the folder of one version.
+          image_size: height and width of images that it takes one at a time; empty for any number
+            of images of any size.
         """
         super().__init__()
         self.class_table = (folder / "assets" / export.LABELS).read_text(encoding="utf-8")
@@ -47,10 +47,10 @@ class Served(tf.Module):
 
 
 def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served:
-    """Loads the version in `export_dir`, or the highest of the versions in it.
+    """Loads `export_dir` if it is a version, else the highest version in it.
 
     Raises:
-      UserError: if there is none or a file of it is missing, or it was exported only for CPUs.
+      UserError: if there is no version, one of its files is missing, or it was exported for CPUs.
     """
     folder = export.version_folder(export_dir)
     for file in (export.CARD, f"assets/{export.LABELS}"):
@@ -58,18 +58,19 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
             raise UserError(
                 f"{folder} has no {file}; give --export_dir a whole folder of export_model."
             )
+
     card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
-    device = card.get("serving", {}).get("serving_device", "any")  # older cards do not say
+    device = card.get("serving", {}).get("serving_device", "any")  # earlier versions: no entry
     if device != "any":
         raise UserError(
-            f"{folder} was exported with --serving_device={device}, whose "
-            "convolutions are not for other programs; export it with --serving_device=any."
+            f"{folder} was exported with --serving_device={device}, whose convolutions other "
+            "programs do not have; export it with --serving_device=any."
         )
     return Served(folder, image_size=image_size)
 
 
 def onnx(served: Served) -> bytes:
-    """Returns the model as ONNX; its metadata hold labels.csv.
+    """Returns the model as an ONNX file, with labels.csv in its metadata.
 
     Raises:
       UserError: if the extra `onnx` is not installed.
@@ -82,6 +83,7 @@ def onnx(served: Served) -> bytes:
             "--format=onnx needs tf2onnx and onnx; pip install tf2onnx "
             + ("onnx" if legacy_keras.tensorflow_version() >= (2, 16) else "'onnx<1.18'")
         ) from None
+
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     model, _ = tf2onnx.convert.from_function(
         served.serve, input_signature=served.inputs, opset=_OPSET
@@ -92,10 +94,10 @@ def onnx(served: Served) -> bytes:
 
 
 def _pad_explicitly(library: Any, graph: Any) -> None:
-    """Writes the padding of convolutions without stride as numbers, in inner graphs too.
+    """Gives the padding of convolutions without stride in numbers, in inner graphs too.
 
-    tf2onnx leaves it to the program (auto_pad) where the image's size is not known, and
-    onnxruntime refuses that for atrous convolutions.
+    Where the image's size is not known, tf2onnx leaves the padding to the program that runs the
+    model (auto_pad), and onnxruntime refuses that for atrous convolutions.
     """
     sizes = {weights.name: weights.dims[2:] for weights in graph.initializer}
     for node in graph.node:
@@ -103,9 +105,11 @@ def _pad_explicitly(library: Any, graph: Any) -> None:
         for value in values.values():
             if isinstance(value, library.GraphProto):
                 _pad_explicitly(library, value)
+
         strided = max(values.get("strides", [1])) > 1
         if node.op_type != "Conv" or values.get("auto_pad") != b"SAME_UPPER" or strided:
             continue
+
         rates = values.get("dilations", [1, 1])
         kernel = values.get("kernel_shape") or sizes[node.input[1]]
         pads = [(side - 1) // 2 * rate for side, rate in zip(kernel, rates, strict=True)]
@@ -115,30 +119,32 @@ def _pad_explicitly(library: Any, graph: Any) -> None:
 
 
 def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarray] = ()) -> bytes:
-    """Returns the model for TensorFlow Lite, with built-in operations only.
+    """Returns the model as a TensorFlow Lite file that uses only built-in operations.
 
     Args:
       half: whether weights are stored as float16.
-      calibration: images, uint8 [H, W, 3] of one size; with them weights and activations become
-        int8, scaled by the range that activations have on them.
+      calibration: images, uint8 [H, W, 3], all of one size. If given, weights and activations
+        become int8, scaled by the range that activations have on these images.
     Raises:
-      UserError: if TensorFlow Lite cannot express or calibrate the model.
+      UserError: if TensorFlow Lite lacks an operation of the model, or cannot calibrate it.
     """
     function = served.serve.get_concrete_function()
     graph = function.graph.as_graph_def()
     operations = {node.op for part in graph.library.function for node in part.node_def}
-    windows = bool(operations & {"While", "StatelessWhile"})
-    if windows and calibration and served.inputs[0].shape.is_fully_defined():
+    has_windows = bool(operations & {"While", "StatelessWhile"})  # the loop over windows
+    if has_windows and calibration and served.inputs[0].shape.is_fully_defined():
         raise UserError(
             "TensorFlow Lite's calibration crashes for windows (--inference_mode=slide) in images "
             "of one size; leave --image_size empty."
         )
+
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], served)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if half or calibration:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if half:
         converter.target_spec.supported_types = [tf.float16]
+
     with _silent_stderr() as stderr:
         if calibration:
             shown = tqdm(calibration, unit=" images", disable=None, file=stderr)
@@ -157,9 +163,10 @@ def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarr
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[TextIO]:
-    """Nothing is written to stderr inside, but to the file that is yielded.
+    """Silences stderr inside the context; the file that it yields still writes to it.
 
-    The converter writes pages of notes there, from C++, which no setting turns off.
+    TensorFlow Lite's converter writes pages of notes to stderr from C++, and no setting turns them
+    off.
     """
     with os.fdopen(os.dup(2), "w") as stderr, open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -172,13 +179,18 @@ def _silent_stderr() -> Iterator[TextIO]:
 def calibration_images(
     paths: Sequence[Path], *, count: int, image_size: tuple[int, ...] = ()
 ) -> list[np.ndarray]:
-    """Reads `count` images, or all, evenly taken from `paths`: uint8 [H, W, 3] of one size.
+    """Reads images, spread evenly over `paths`, and returns them as uint8 [H, W, 3] of one size.
 
-    TensorFlow Lite calibrates at one size: `image_size`, or else that of the first image.
+    TensorFlow Lite calibrates at one size.
+
+    Args:
+      count: how many images to read; all if there are fewer.
+      image_size: height and width of the result; if empty, the size of the first image.
     """
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     read = {paths[place]: image_files.read_image_and_loss(paths[place]) for place in places}
     image_files.warn_of_dropped_channels([path for path, (_, lost) in read.items() if lost])
+
     images = [image for image, _ in read.values()]
     size = image_size or images[0].shape[:2]
     return [

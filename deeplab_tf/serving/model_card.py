@@ -1,4 +1,4 @@
-"""What a model is and how it was made, for people who find it on a server."""
+"""Describes what a model is and how it was made, for people who find it on a server."""
 
 import dataclasses
 import json
@@ -13,15 +13,15 @@ _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
 
 
 def of_run(run: RunDir, loaded: LoadedRun, used: Experiment) -> dict:
-    """Returns what model_card.json says of a checkpoint of a run.
+    """Returns what model_card.json says about a checkpoint of a run.
 
     Args:
-      used: the run's settings as exported, that is, with the command line's changes.
+      used: the run's settings with the changes of the command line that exports it.
     Returns:
-      training: settings of the run; inference: the model and evaluation settings of the export,
-      where they differ from the run's; metrics: scores of this very checkpoint, predicted as the
-      export predicts, each with the file it was found in; versions: of the programs that trained
-      and that exported.
+      step: of the checkpoint. dataset: classes of the model. training: settings of the run.
+      inference: settings of the export that differ from the run's. metrics: scores of this very
+      checkpoint, predicted as the export predicts, each with the file it comes from. versions: of
+      the programs that trained and exported.
     """
     built = loaded.model.config
     training = flags.settings_of(loaded.experiment)
@@ -47,23 +47,24 @@ def of_run(run: RunDir, loaded: LoadedRun, used: Experiment) -> dict:
 def metrics_of(
     run: RunDir, step: int, inference: dict[str, str], *, of_run: dict[str, str]
 ) -> list[dict]:
-    """Returns the scores of a step in metrics.jsonl and in results.json of folders in the run's.
+    """Returns the scores of a step in metrics.jsonl and in results.json of the run's subfolders.
 
     Args:
-      inference: the export's inference settings; scores of others, or of unknown ones, are left
+      inference: inference settings of the export; scores with other or unknown settings are left
         out.
-      of_run: the run's own, which metrics.jsonl is scored with.
+      of_run: inference settings of the run, which the scores in metrics.jsonl were made with.
     """
-    found = []
+    scores = []
     if inference == of_run:
-        found = [{"file": run_dir.METRICS, **entry} for entry in run.scores_at(step)]
+        scores = [{"file": run_dir.METRICS, **entry} for entry in run.scores_at(step)]
+
     for path in sorted(run.path.glob("*/results.json")):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # not ours, or damaged
+        except ValueError:  # damaged, or another program's results.json
             continue
         if not isinstance(results, dict) or "miou" not in results:
             continue
         if results.get("step") == step and results.get("inference") == inference:
-            found.append({"file": str(Path(path.parent.name) / path.name), **results})
-    return found
+            scores.append({"file": str(Path(path.parent.name) / path.name), **results})
+    return scores

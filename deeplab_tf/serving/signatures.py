@@ -1,6 +1,7 @@
-"""What a server runs: signatures that check, decode, predict and survive any request.
+"""The functions that a server runs: they check requests, decode images and predict.
 
-A request that is refused gets INVALID_ARGUMENT; the checks come before the work they guard.
+No request may end the server's process. A request that is refused gets INVALID_ARGUMENT, and each
+check comes before the work that it guards.
 """
 
 import re
@@ -14,7 +15,7 @@ from deeplab_tf.data import encoded, records, transforms
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.messages import UserError
 
-# Names and meanings are an interface: clients of other programs rely on them.
+# These names and meanings are an interface that other people's clients rely on.
 INPUTS = {
     "images": "RGB images of one size, of any height and width.",
     "encoded_images": "JPEG or PNG files; over REST each as {'b64': ...}.",
@@ -27,11 +28,11 @@ OUTPUTS = {
 
 
 class ServingModule(tf.Module):
-    """Signatures, the variables they read, and the class table; exported as a SavedModel.
+    """The signatures, the variables that they read, and the class table: what a SavedModel holds.
 
-    `functions` maps the signatures' names to functions:
-      serving_default: images, uint8 [B, H, W, 3], RGB.
-      serve_encoded: encoded_images, string [B]; resized to `serving_size` if there is one.
+    `functions` maps the names of the signatures to functions:
+      serving_default: takes images, uint8 [B, H, W, 3], RGB.
+      serve_encoded: takes encoded_images, string [B], and resizes them to `serving_size` if given.
     Both return labels [B, H, W] and, if configured, scores, float32 [B, H, W], and
     probabilities, float32 [B, H, W, classes].
     """
@@ -44,13 +45,19 @@ class ServingModule(tf.Module):
         class_table: Path,
         variables: list[tf.Variable],
     ):
-        """Args: variables: all that the predictor's function reads."""
+        """Makes the functions.
+
+        Args:
+          class_table: path of the file that becomes assets/labels.csv.
+          variables: all variables that the predictor reads; a SavedModel keeps only variables that
+            the module has as attributes.
+        """
         super().__init__()
         self.used_variables = variables
         self.class_table = tf.saved_model.Asset(str(class_table))
 
         def serve(images):
-            # First of all: a tensor of another rank would abort the server's process
+            # Before everything else: a tensor of another rank would abort the server's process
             # (docs/ancestors.md, TensorFlow).
             images = tf.ensure_shape(images, [None, None, None, 3])
             return _outputs(predictor, _checked(images, predictor, config), config)
@@ -65,13 +72,14 @@ class ServingModule(tf.Module):
 
         images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
         files = tf.TensorSpec([None], tf.string, name="encoded_images")
-        self.functions = {  # `signatures` is a name of TensorFlow's own
+        self.functions = {  # not called `signatures`, which TensorFlow uses itself
             "serving_default": signature(serve, images),
             "serve_encoded": signature(serve_encoded, files),
         }
 
 
 def _outputs(predictor, images, config):
+    """Predicts images, uint8 [B, H, W, 3], and returns the configured outputs by name."""
     scores = predictor.scores(images)
     outputs = {"labels": predictor.labels_of(scores)}
     if config.add_scores or config.add_probabilities:
@@ -84,7 +92,7 @@ def _outputs(predictor, images, config):
 
 
 def _checked(images, predictor, config):
-    """Passes uint8 [B, H, W, 3] on if there are images, not too many and not too large."""
+    """Returns `images`, uint8 [B, H, W, 3]; fails if there are none, too many or too large ones."""
     shape = tf.shape(images, out_type=tf.int64)[:3]
     counts = [
         tf.debugging.Assert(
@@ -98,6 +106,7 @@ def _checked(images, predictor, config):
     ]
     with tf.control_dependencies(counts):
         size = tf.identity(shape[1:])
+
     pixels = predictor.most_pixels(size)
     views = tf.debugging.Assert(
         pixels <= config.max_image_pixels,
@@ -113,7 +122,7 @@ def _checked(images, predictor, config):
 
 
 def _checked_files(files, config):
-    """Passes strings [B] on if the headers are those of images that may be decoded."""
+    """Returns `files`, strings [B]; fails unless their headers say that they may be decoded."""
     count = tf.size(files, out_type=tf.int64)
     counts = [
         tf.debugging.Assert(count > 0, ["encoded_images is empty; batch:", count]),
@@ -121,6 +130,7 @@ def _checked_files(files, config):
     ]
     with tf.control_dependencies(counts):
         files = tf.identity(files)
+
     sizes = tf.map_fn(encoded.image_size, files, fn_output_signature=tf.TensorSpec([2], tf.int64))
     pixels = tf.reduce_prod(sizes, axis=1)
     checks = [
@@ -142,6 +152,7 @@ def _checked_files(files, config):
             tf.reduce_all(sizes == sizes[:1]), ["images of a batch differ in size:", sizes]
         )
         checks.append(same)
+
     with tf.control_dependencies(checks):
         return tf.identity(files)
 
@@ -165,10 +176,10 @@ def _decoded(files, size):
 
 
 class RefusedImage(UserError):
-    """A model that takes other images refuses this one, as for its size."""
+    """The model does not take this image, for example because of its size."""
 
 
 def reason_of(error: tf.errors.InvalidArgumentError) -> str:
-    """Returns what a check said, without TensorFlow's account of where it stands."""
+    """Returns the message of the check that failed, without what TensorFlow adds to it."""
     failed = re.search(r"assertion failed: (.*)", str(error))
     return failed[1] if failed else str(error).splitlines()[0]

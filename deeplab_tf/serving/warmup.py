@@ -1,9 +1,9 @@
-"""Requests that TensorFlow Serving sends to a model after loading it, before any client can.
+"""Warm-up requests: TensorFlow Serving sends them to a model before it lets clients use it.
 
-The first request to a model is slow. A server refuses a model that fails one of these requests, so
-the exporter replays them. They are `tensorflow.serving.PredictionLog` messages; their few fields
-are written here by number (apis/prediction_log.proto, predict.proto and model.proto), which spares
-exporting a package that only clients need.
+The first request to a model is slow. A server refuses a model that fails a warm-up request, so the
+exporter makes all of them once. They are `tensorflow.serving.PredictionLog` messages. This module
+writes their few fields by number (apis/prediction_log.proto, predict.proto and model.proto), so
+that exporting does not need a package that only clients need.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,15 @@ import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 PATH = Path("assets.extra") / "tf_serving_warmup_requests"
-_PREDICT_LOG, _REQUEST = 6, 1  # of PredictionLog and PredictLog
-_MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
-_NAME, _SIGNATURE = 1, 3  # of ModelSpec
-_KEY, _VALUE = 1, 2  # of a map's entry
+# Numbers of fields.
+_PREDICT_LOG, _REQUEST = 6, 1  # in PredictionLog and in PredictLog
+_MODEL_SPEC, _INPUTS = 1, 2  # in PredictRequest
+_NAME, _SIGNATURE = 1, 3  # in ModelSpec
+_KEY, _VALUE = 1, 2  # in an entry of a map
 
 
 def requests(size: tuple[int, int]) -> dict[str, TensorProto]:
-    """Returns one grey image for each signature, by its name.
+    """Returns a request with one grey image for each signature, by the signature's name.
 
     Args:
       size: height and width.
@@ -32,7 +33,7 @@ def requests(size: tuple[int, int]) -> dict[str, TensorProto]:
 
 
 def record(model_name: str, signature: str, input_name: str, value: TensorProto) -> bytes:
-    """Returns a PredictionLog of one request with one input, serialized."""
+    """Returns a serialized PredictionLog that holds one request with one input."""
     spec = _field(_NAME, model_name.encode()) + _field(_SIGNATURE, signature.encode())
     entry = _field(_KEY, input_name.encode()) + _field(_VALUE, value.SerializeToString())
     request = _field(_MODEL_SPEC, spec) + _field(_INPUTS, entry)
@@ -52,10 +53,10 @@ def parse(serialized: bytes) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def replay(model_dir: Path) -> None:
-    """Loads a SavedModel and makes the requests recorded in it, as a server does.
+    """Loads a SavedModel and makes the requests stored in it, as a server does.
 
     Raises:
-      tf.errors.InvalidArgumentError: if the model refuses one.
+      tf.errors.InvalidArgumentError: if the model refuses a request.
     """
     loaded = tf.saved_model.load(str(model_dir))
     for serialized in tf.data.TFRecordDataset(str(model_dir / PATH)).as_numpy_iterator():
@@ -65,7 +66,7 @@ def replay(model_dir: Path) -> None:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer, its number below 16."""
+    """Returns a length-delimited field of a protocol buffer; its number must be below 16."""
     length, rest = bytearray(), len(payload)
     while rest > 0x7F:
         length.append(rest & 0x7F | 0x80)
@@ -74,10 +75,11 @@ def _field(number: int, payload: bytes) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields number and content of the fields of a message, all of them length-delimited."""
     position = 0
     while position < len(message):
         number, length, shift = message[position] >> 3, 0, 0
-        while True:
+        while True:  # the length is a varint: 7 bits per byte, the top bit set in all but the last
             position += 1
             length |= (message[position] & 0x7F) << shift
             shift += 7
@@ -89,5 +91,6 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _only(message: bytes, number: int) -> bytes:
-    (payload,) = [found for field, found in _fields(message) if field == number]
+    """Returns the content of a field that the message has exactly once."""
+    (payload,) = [content for field, content in _fields(message) if field == number]
     return payload

@@ -1,8 +1,8 @@
-"""Has TensorFlow use the Keras that this package is written for, without importing TensorFlow.
+"""Makes TensorFlow use Keras 2, which this package is written for, without importing TensorFlow.
 
-TensorFlow 2.16 and later bring Keras 3, another library under the old name; Keras 2 goes on as
-tf-keras, which TensorFlow uses if TF_USE_LEGACY_KERAS is set before its Keras is first touched.
-TensorFlow 2.15, whose Keras is Keras 2, does not start with that variable.
+TensorFlow 2.16 and later bring Keras 3, which is another library under the same name. Keras 2 lives
+on as the package tf-keras, and TensorFlow uses it if TF_USE_LEGACY_KERAS is set before the first
+use of tf.keras. TensorFlow 2.15 has Keras 2 itself, and does not start with that variable.
 """
 
 import functools
@@ -18,7 +18,7 @@ _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightl
 
 
 def select() -> None:
-    """Sets or removes TF_USE_LEGACY_KERAS, as the installed TensorFlow needs it."""
+    """Sets or removes TF_USE_LEGACY_KERAS, whichever the installed TensorFlow needs."""
     if tensorflow_version() >= (2, 16):
         os.environ[_SWITCH] = "1"
     else:
@@ -26,7 +26,7 @@ def select() -> None:
 
 
 def require() -> None:
-    """Makes sure that TensorFlow's Keras is Keras 2, before anything is built with it.
+    """Makes sure that tf.keras is Keras 2, before anything is built with it.
 
     Raises:
       UserError: if tf-keras is not installed, or if this process has already used Keras 3.
@@ -41,6 +41,7 @@ def require() -> None:
             f"TensorFlow {minor} needs the package tf-keras here, which is not installed; "
             f"pip install 'tf-keras=={minor}.*'"
         )
+
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow and not tensorflow.keras.Model.__module__.startswith("tf_keras."):
         raise UserError(
@@ -52,7 +53,7 @@ def require() -> None:
 
 @functools.cache
 def tensorflow_version() -> tuple[int, int]:
-    """Returns major and minor version of the installed TensorFlow; (0, 0) where there is none."""
+    """Returns the installed TensorFlow's major and minor version; (0, 0) if none is installed."""
     for name in _DISTRIBUTIONS:
         try:
             major, minor = importlib.metadata.version(name).split(".")[:2]

@@ -1,8 +1,8 @@
-"""State of the whole process that a job must neither inherit nor leave behind.
+"""Global state of the process that a job must neither inherit nor leave behind.
 
-Environment variables, Keras' global settings and Python's and NumPy's random generators outlive the
-job that set them. In a notebook, a test, or a shell that exported a variable for a server, the
-next job would silently compute something else.
+Environment variables, Keras' global settings, and the random generators of Python and NumPy outlive
+the job that set them. The next job in the process would silently compute something else: in a
+notebook, in a test, or after a shell has exported a variable that was meant for a server.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 def require_changing_weights() -> None:
     """Makes sure that convolutions in this process notice when their weights change.
 
-    With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is meant for servers, oneDNN packs a convolution's
-    weights once and never looks again: training, or scoring one checkpoint after another, would
-    keep using the old weights. TensorFlow reads the variable only once, at the process's first
-    convolution, so that one is computed here, with the variable off.
+    With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is meant for servers, oneDNN packs the weights of
+    a convolution once and never looks at them again. Training, or scoring one checkpoint after
+    another, would then keep using the old weights. TensorFlow reads the variable only once, at the
+    first convolution of the process; so this function computes one, with the variable off.
 
     Raises:
-      UserError: if the process has computed convolutions with the variable on.
+      UserError: if the process has already computed convolutions with the variable on.
     """
     with environment_variable(FROZEN_WEIGHTS, "0"):
         stale = _ignores_new_weights()
@@ -72,14 +72,15 @@ def environment_variable(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keras_settings(policy: str = "float32") -> Iterator[None]:
-    """Builds what is inside with Keras' defaults and the precision `policy`.
+    """Sets Keras' defaults and the precision `policy` inside the context, and restores both after.
 
-    A notebook, or ~/.keras/keras.json, may have set another float type or channels_first, with
-    which layers compute in another precision or not at all. The settings are restored afterwards.
+    A notebook, or ~/.keras/keras.json, may have set another float type or channels_first. With
+    these, layers would compute in another precision or not at all.
     """
     backend = tf.keras.backend
     float_type, data_format = backend.floatx(), backend.image_data_format()
-    before = tf.keras.mixed_precision.global_policy()  # follows the float type if none was set
+    # Read first: if no policy was set, Keras derives it from the float type.
+    before = tf.keras.mixed_precision.global_policy()
 
     backend.set_floatx("float32")
     backend.set_image_data_format("channels_last")
@@ -94,7 +95,7 @@ def keras_settings(policy: str = "float32") -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds what is drawn inside; restores Python's and NumPy's generators afterwards.
+    """Seeds all random generators inside the context, and restores Python's and NumPy's after it.
 
     TensorFlow's global seed stays set: it cannot be read, so it cannot be restored.
     """

@@ -1,8 +1,8 @@
-"""Keeps the lines that TensorFlow prints while it is imported from those who run our programs.
+"""Hides the log lines that TensorFlow prints while it is imported.
 
-TensorFlow 2.16 and later write them from C++ before the level in TF_CPP_MIN_LOG_LEVEL is read
-(https://github.com/tensorflow/tensorflow/issues/100442). Everything else that is printed meanwhile
-passes, even if the import ends the process.
+TensorFlow 2.16 and later print them from C++, before they read TF_CPP_MIN_LOG_LEVEL
+(https://github.com/tensorflow/tensorflow/issues/100442). All other output passes, even if the
+import ends the process.
 """
 
 import contextlib
@@ -13,14 +13,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Abseil's log lines below errors ("I0000 00:00:1795901625.115463 ..."), and what announces them.
+# Abseil's information and warning lines ("I0000 00:00:1795901625.115463 ..."), and the line that
+# announces them.
 _NOISE = r"^[IW][0-9]{4} [0-9:.]+ |^WARNING: All log messages before absl::InitializeLog"
 
 
 def hide_start_up_lines() -> None:
-    """Has the first import of TensorFlow, wherever it comes, print only what matters.
+    """Hides these lines at the first import of TensorFlow, wherever that is.
 
-    Whoever sets TF_CPP_MIN_LOG_LEVEL below 3 wants to see them, and does.
+    They are shown if the user has set TF_CPP_MIN_LOG_LEVEL to a value below 3.
     """
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if level == "3" and "tensorflow" not in sys.modules and _finder not in sys.meta_path:
@@ -28,11 +29,13 @@ def hide_start_up_lines() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow as Python would, but has it imported with filtered errors."""
+    """Finds TensorFlow as Python would, and filters standard error while it is imported."""
 
     def find_spec(self, fullname, path, target=None):
         if fullname != "tensorflow":
             return None
+
+        # Removed first: `importlib.util.find_spec` would ask this finder again.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
@@ -53,9 +56,9 @@ _finder = _Finder()
 
 @contextlib.contextmanager
 def _filtered_errors() -> Iterator[None]:
-    """Passes what this process writes to standard error through a filter.
+    """Sends what this process writes to standard error through a filter.
 
-    The filter is a process of its own: what a dying process wrote last is shown all the same.
+    The filter is another process, so the last words of a dying process are shown too.
     """
     try:
         sys.stderr.flush()
@@ -66,17 +69,18 @@ def _filtered_errors() -> Iterator[None]:
 
     command = ["grep", "--line-buffered", "--invert-match", "--extended-regexp", _NOISE]
     try:
-        keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=original)
-    except OSError:  # there is no grep
-        keeper = None
+        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=original)
+    except OSError:  # grep is not installed: nothing is filtered
+        grep = None
+
     try:
-        if keeper and keeper.stdin:
-            os.dup2(keeper.stdin.fileno(), 2)
-            keeper.stdin.close()
+        if grep and grep.stdin:
+            os.dup2(grep.stdin.fileno(), 2)
+            grep.stdin.close()
         yield
     finally:
         sys.stderr.flush()
         os.dup2(original, 2)
         os.close(original)
-        if keeper:
-            keeper.wait()
+        if grep:
+            grep.wait()

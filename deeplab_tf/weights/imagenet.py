@@ -1,8 +1,10 @@
-"""ImageNet ResNets of keras.applications and keras-cv as backbones.
+"""Reads the ImageNet ResNets of keras.applications and keras-cv as backbones.
 
-Both have the stride in a stage's first 1x1 convolution. keras.applications adds biases to its
-convolutions and 1.001e-5 to variances; both are moved into the moving statistics, which
-keeps inference equal. Its images are BGR less a mean; the stem's kernel is turned to RGB.
+In both, the first 1x1 convolution of a stage has the stride. Convolutions of keras.applications
+have biases, and its batch normalisation adds 1.001e-5 to variances. Our convolutions before a
+normalisation have no biases, and we add 1e-5, so the differences move into the moving statistics,
+and inference stays the same. Its images are BGR minus a mean; the kernel of the stem is turned to
+RGB.
 """
 
 import dataclasses
@@ -44,27 +46,30 @@ def read(
     name = source.split(":", 1)[1]
     try:
         if source.startswith(KERAS_CV):
-            # Otherwise the package would use the library that another project has chosen.
+            # Otherwise keras-cv would use the library that the user has chosen for another project.
             with environment_variable("KERAS_BACKEND", "tensorflow"):
                 from keras_cv.models import ResNetBackbone
 
             trained = sorted(ResNetBackbone.presets_with_weights)
             if name not in trained:
                 raise UserError(f"{source} has no weights; allowed: {', '.join(trained)}.")
-            found = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
-            return _dilated(found, atrous_rates, multi_grid)
+            mapped = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
+            return _dilated(mapped, atrous_rates, multi_grid)
+
         if name not in ("ResNet50", "ResNet101", "ResNet152"):
             raise UserError(f"{source} is unknown; allowed: ResNet50, ResNet101 and ResNet152.")
         model = getattr(tf.keras.applications, name)(include_top=False, weights="imagenet")
     except UserError:
         raise
-    except Exception as error:  # of download code: anything
+    except Exception as error:  # code that downloads may raise anything
         raise UserError(f"{source} could not be loaded: {str(error).splitlines()[0]}.") from None
-    found = from_application(model, output_stride=output_stride)
-    return _dilated(found, atrous_rates, multi_grid)
+
+    mapped = from_application(model, output_stride=output_stride)
+    return _dilated(mapped, atrous_rates, multi_grid)
 
 
 def _dilated(source: Source, atrous_rates: tuple[int, ...], multi_grid: tuple[int, ...]) -> Source:
+    """Returns the source with these settings of its network, which no published model has."""
     config = dataclasses.replace(source.config, atrous_rates=atrous_rates, multi_grid=multi_grid)
     return dataclasses.replace(source, config=config)
 
@@ -86,7 +91,7 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
 
 
 def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
-    """Maps a keras-cv ResNetBackbone (version 1) of bottlenecks; its images are 0..1 RGB."""
+    """Maps a keras-cv ResNetBackbone (version 1) with bottlenecks; its images are RGB in 0..1."""
     config = ModelConfig(
         model_variant=f"resnet_v1_{_depth_of(model, 'v2_stack_2_block')}",
         stride_placement="first_1x1",
@@ -99,10 +104,16 @@ def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
 
 
 def _depth_of(model: tf.keras.Model, block: str) -> int:
-    """Returns the depth by the number of the third stage's blocks; 50 where it says none."""
-    found = [re.fullmatch(rf"{block}\d+_1_conv", layer.name) for layer in model.layers]
+    """Returns the depth that follows from the number of blocks in the third stage.
+
+    50 if no depth has that number; `_collect` then reports what does not fit.
+
+    Args:
+      block: what the names of the third stage's blocks begin with.
+    """
+    matches = [re.fullmatch(rf"{block}\d+_1_conv", layer.name) for layer in model.layers]
     depths = {blocks[2]: depth for depth, (blocks, bottleneck) in DEPTHS.items() if bottleneck}
-    return depths.get(len(list(filter(None, found))), 50)
+    return depths.get(len(list(filter(None, matches))), 50)
 
 
 def _collect(
@@ -112,7 +123,16 @@ def _collect(
     first_stack: int,
     config: ModelConfig,
 ) -> Source:
-    """Maps a Keras ResNet; stage 1 is called by `stack` with the number 1 + first_stack."""
+    """Maps a Keras ResNet.
+
+    Args:
+      kind: what the model is, for people.
+      stack: its name of a stage, with {} for the number.
+      first_stack: its number of our stage 1, less 1.
+      config: the network that it becomes.
+    Raises:
+      UserError: if a layer is missing or left over.
+    """
 
     def names(ours: str) -> tuple[str, str]:
         if ours == "stem1":
@@ -130,12 +150,17 @@ def _collect(
         for block in range(1, num_blocks + 1):
             inner = ["conv1", "conv2", "conv3", *(["shortcut"] if block == 1 else [])]
             parts += [f"stage{stage}_block{block}/{part}" for part in inner]
+
     for part in parts:
         conv_name, norm_name = names(part)
         try:
             conv, norm = model.get_layer(conv_name), model.get_layer(norm_name)
         except ValueError as error:
             raise UserError(f"The {kind} model is no ResNet-{depth}: {error}.") from None
+
+        # Normalisation subtracts the mean from the convolution with its bias, and divides by
+        # sqrt(variance + epsilon): so the bias goes into the mean, and the difference of the
+        # epsilons into the variance.
         kernel, *bias = conv.get_weights()
         gamma, beta, mean, variance = norm.get_weights()
         values = {
@@ -147,9 +172,11 @@ def _collect(
         }
         adjusted = {"norm/moving_variance"} | ({"norm/moving_mean"} if bias else set())
         converted |= {f"backbone/{part}/{name}" for name in adjusted}
+
         for name, value in values.items():
             arrays[f"backbone/{part}/{name}"] = value
             origins[f"backbone/{part}/{name}"] = f"{conv_name if 'conv' in name else norm_name}"
+
     taken = {name for part in parts for name in names(part)}
     unused = [layer.name for layer in model.layers if layer.weights and layer.name not in taken]
     if any("block" in name for name in unused):

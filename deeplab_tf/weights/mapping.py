@@ -1,4 +1,4 @@
-"""Arrays of another program -> the variables of a model, all of them or an error."""
+"""Gives a model the weights of another program: every variable gets its array, or none does."""
 
 import dataclasses
 import re
@@ -16,11 +16,11 @@ from deeplab_tf.messages import UserError
 class Source:
     """What a weights file holds, in this package's terms.
 
-    kind: what the file is, for people. config: the network that it belongs to.
+    kind: what the file is, for people. config: the network that the weights belong to.
     num_classes: 0 if the file holds only a backbone.
-    arrays: our variable's name -> its value, in our layout. origins: our variable's name -> the
-    file's name of it. unused: the file's names of what no variable takes. converted: our names of
-    the values that are not the file's own, but transposed, reordered or adjusted.
+    arrays: name of our variable -> its value, in our layout. origins: name of our variable -> name
+    in the file. unused: names in the file that no variable takes. converted: names of our variables
+    whose values are not as in the file, but transposed, reordered or adjusted.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Source:
 
 
 class Collector:
-    """Gathers a Source's arrays from a file's, and notices what is missing or left over."""
+    """Collects the arrays of a Source from a file, and notices what is missing or left over."""
 
     def __init__(self, file: Mapping[str, np.ndarray], path: str):
         self._file, self._path = file, path
@@ -44,21 +44,25 @@ class Collector:
     def take(
         self, name: str, origin: str, convert: Callable[[np.ndarray], np.ndarray] = np.asarray
     ) -> None:
-        """Takes `origin` of the file for our variable `name`.
+        """Takes the array `origin` in the file for our variable `name`.
 
+        Args:
+          convert: brings the array into our layout.
         Raises:
-          UserError: if the file lacks it, or it cannot be converted.
+          UserError: if the file lacks the array, or it cannot be converted.
         """
         if origin not in self._file:
             raise UserError(f"{self._path} lacks {origin!r}, which {name!r} needs.")
+
         array = np.asarray(self._file[origin])
         try:
             self.arrays[name] = convert(array)
-        except ValueError:  # numpy's, of arrays with too few or too many axes
+        except ValueError:  # numpy raises it for arrays with too few or too many axes
             raise UserError(
-                f"{self._path} holds {origin!r} with the shape {array.shape}, which {name!r} can "
-                "not have."
+                f"{self._path} holds {origin!r} with the shape {array.shape}, which {name!r} "
+                "cannot have."
             ) from None
+
         self.origins[name] = origin
         if convert is not np.asarray:
             self.converted.add(name)
@@ -67,7 +71,7 @@ class Collector:
         """Returns the shape of `origin`, which must have `rank` axes.
 
         Raises:
-          UserError: if the file lacks it, or it has other axes.
+          UserError: if the file lacks it, or it has another number of axes.
         """
         if origin not in self._file:
             raise UserError(f"{self._path} lacks {origin!r}; it cannot be imported.")
@@ -81,28 +85,28 @@ class Collector:
     def source(
         self, kind: str, config: ModelConfig, num_classes: int, *, own: str, ignored: str
     ) -> Source:
-        """Returns what was taken.
+        """Returns what was taken, as a Source.
 
         Args:
-          own: pattern that the names of the network's weights begin with; all must be taken, or
-            the network is another that happens to hold this one's names.
-          ignored: pattern of whole names that need not be taken, nor be told of.
+          own: pattern that names of the network's weights begin with. All of these must be taken:
+            if one is left over, the file is of another network that uses the same names.
+          ignored: pattern of whole names that are left out of `Source.unused`.
         Raises:
           UserError: if a weight of the network is left over.
         """
         taken = set(self.origins.values())
-        left = sorted(n for n in self._file if n not in taken and not re.fullmatch(ignored, n))
-        extra = [name for name in left if re.match(own, name)]
+        unused = sorted(n for n in self._file if n not in taken and not re.fullmatch(ignored, n))
+        extra = [name for name in unused if re.match(own, name)]
         if extra:
             raise UserError(
                 f"{self._path} is of another network than can be imported: {len(extra)} of its "
                 f"weights have no place ({_some(extra)})."
             )
-        return Source(kind, config, num_classes, self.arrays, self.origins, left, self.converted)
+        return Source(kind, config, num_classes, self.arrays, self.origins, unused, self.converted)
 
 
 def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
-    """Returns the model's weights by their names; the loss's running mean is none of them."""
+    """Returns the model's weights by name, without the running mean of the loss."""
     named = {variable.name.split(":")[0]: variable for variable in model.variables}
     return {name: variable for name, variable in named.items() if "/" in name}
 
@@ -111,17 +115,19 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
     """Gives every variable of the model its array.
 
     Args:
-      kept: beginnings of the names of variables that keep the values they have.
+      kept: beginnings of the names of variables that keep their values.
     Raises:
-      UserError: naming variables without an array, or with one of another shape; then no variable
-        was changed.
+      UserError: naming the variables for which the array is missing or has another shape. Then no
+        variable was changed.
     """
     wanted = {n: v for n, v in variables_of(model).items() if not n.startswith(kept or ("\n",))}
+
     missing = sorted(set(wanted) - set(arrays))
     if missing:
         raise UserError(
             f"The weights lack {len(missing)} variables of the model: {_some(missing)}."
         )
+
     shapes = [
         f"{name} is {arrays[name].shape} and not {tuple(variable.shape)}"
         for name, variable in wanted.items()
@@ -129,9 +135,11 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
     ]
     if shapes:
         raise UserError(f"The weights do not fit the model: {_some(shapes)}.")
+
     for name, variable in wanted.items():
         variable.assign(arrays[name])
 
 
 def _some(items: list[str]) -> str:
+    """Returns up to three of the items, and how many more there are, for errors."""
     return "; ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

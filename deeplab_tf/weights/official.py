@@ -1,8 +1,8 @@
-"""Checkpoints of Google's official DeepLab (TensorFlow 1), ResNet variants.
+"""Reads checkpoints of Google's official DeepLab (TensorFlow 1) with a ResNet.
 
-Names and layouts: research/deeplab, model.py and core/resnet_v1_beta.py; facts in
-docs/ancestors.md, official DeepLab. Kernels have our layout already. The official
-projection takes image pooling first, ours takes it last.
+Names and layouts are those of research/deeplab, model.py and core/resnet_v1_beta.py; see also
+docs/ancestors.md, official DeepLab. Kernels already have our layout. Only the projection differs:
+its input begins with image pooling in the official network, and ends with it in ours.
 """
 
 import dataclasses
@@ -20,16 +20,17 @@ from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
 
 MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
-_DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}  # by the feature's channels
+_DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}  # channels of the decoder's feature -> its stride
 _DEPTHS = (50, 101)
+# Variables that only training needs.
 _OF_TRAINING = r"(.*/)?(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage|global_step)"
-# Scopes of the network's weights: the backbone's less its ImageNet classifier, and the heads'.
+# Scopes of the network's weights: the backbone without its ImageNet classifier, and the heads.
 _BACKBONE = r"resnet_v1_\d+/(?!logits/|mean_rgb$)"
 _HEADS = r"aspp\d|image_pooling|concat_projection|decoder/|logits/"
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """A TensorFlow 1 checkpoint as name -> array; arrays are read when they are asked for."""
+    """A TensorFlow 1 checkpoint as a mapping, name -> array; an array is read when it is used."""
 
     def __init__(self, prefix: str):
         self._prefix = prefix
@@ -60,7 +61,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def recognises(names: Mapping) -> bool:
-    """Whether the names are those of an official checkpoint with a ResNet."""
+    """Returns whether the names are those of an official checkpoint with a ResNet."""
     return any(re.match(r"resnet_v1_\d+/block1/unit_1/", name) for name in names)
 
 
@@ -72,14 +73,15 @@ def read(
     multi_grid: tuple[int, ...] = (),
     backbone_only: bool = False,
 ) -> Source:
-    """Reads a checkpoint; rates and multi-grid are not in the file and must be given.
+    """Reads a checkpoint.
 
     Args:
       prefix: path of the checkpoint without its endings.
-      atrous_rates: empty takes 6, 12, 18, scaled to the output stride.
-      backbone_only: leaves out the head.
+      output_stride, atrous_rates, multi_grid: how the network is dilated, which the file does not
+        say; empty rates are 6, 12, 18, scaled to the output stride.
+      backbone_only: whether to leave out the head.
     Raises:
-      UserError: if it is another network's, or lacks a variable.
+      UserError: if the checkpoint is of another network, or lacks a variable.
     """
     file = Checkpoint(prefix)
     scopes = {name.split("/")[0] for name in file if recognises({name: 0})}
@@ -90,18 +92,21 @@ def read(
             "official DeepLab's; a run's folder needs no import: eval, predict, export_model and "
             "train (--tf_initial_checkpoint) take it as it is."
         )
+
     if not depths:
         known = sorted(name.split("/")[0] for name in file)[:1]
         raise UserError(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
             f"{', '.join(known) or 'nothing'}); other backbones cannot be imported."
         )
+
     config = _backbone_config(file, depths[0], output_stride, atrous_rates, multi_grid)
     needed = ("aspp0/weights", "concat_projection/weights", "logits/semantic/weights")
     missing = [name for name in needed if name not in file]
     has_head = not backbone_only and len(missing) < len(needed)
     if has_head and missing:
         raise UserError(f"{prefix} has a head, but lacks {missing[0]!r}; it cannot be imported.")
+
     collector = Collector(file, prefix)
     num_classes = 0
     _take_backbone(collector, config)
@@ -110,11 +115,13 @@ def read(
         config = dataclasses.replace(config, **settings)
         _take_head(collector, config)
         num_classes = collector.shape("logits/semantic/weights", 4)[-1]
+
     own = _BACKBONE if backbone_only else f"{_BACKBONE}|{_HEADS}"
     return collector.source("official DeepLab", config, num_classes, own=own, ignored=_OF_TRAINING)
 
 
 def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> ModelConfig:
+    """Returns the settings of the network, with defaults for its head."""
     beta = f"resnet_v1_{depth}/conv1_1/weights" in file
     return ModelConfig(
         model_variant=f"resnet_v1_{depth}_beta" if beta else f"resnet_v1_{depth}",
@@ -132,17 +139,23 @@ def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> Mo
 def _head_settings(
     file: Checkpoint, collector: Collector, config: ModelConfig, prefix: str
 ) -> dict[str, Any]:
+    """Returns the settings of the head that its variables tell.
+
+    Raises:
+      UserError: if such a head cannot be built, or --atrous_rates does not fit it.
+    """
     branches = {m[1] for m in (re.match(r"aspp([1-9]\d*)[_/]", name) for name in file) if m}
     if not branches:
         raise UserError(
-            f"{prefix} was trained without atrous_rates: its ASPP has no atrous branch; a network "
-            "without one cannot be imported."
+            f"{prefix} was trained without atrous_rates: its ASPP has no atrous branch; such a "
+            "network cannot be imported."
         )
     if len(config.aspp_rates()) != len(branches):
         raise UserError(
             f"{prefix} has {len(branches)} atrous branches; give as many --atrous_rates, not "
             f"{','.join(map(str, config.aspp_rates()))}."
         )
+
     settings = {
         "aspp_convs_filters": collector.shape("aspp0/weights", 4)[-1],
         "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
@@ -154,19 +167,21 @@ def _head_settings(
 
 
 def _decoder_settings(file: Checkpoint, collector: Collector, prefix: str) -> dict[str, Any]:
+    """Returns the settings of the decoder; raises UserError if such a decoder cannot be built."""
     features = {m[0] for m in (re.match(r"decoder/feature_projection\w+", n) for n in file) if m}
     width, filters = collector.shape("decoder/feature_projection0/weights", 4)[2:]
     if len(features) > 1 or width not in _DECODER_STRIDES:
-        found = "several features" if len(features) > 1 else f"a feature of {width} channels"
+        inputs = "several features" if len(features) > 1 else f"a feature of {width} channels"
         raise UserError(
-            f"{prefix} has a decoder on {found}; only one on a single ResNet stage "
+            f"{prefix} has a decoder on {inputs}; only a decoder on a single ResNet stage "
             f"({', '.join(map(str, _DECODER_STRIDES))} channels) can be imported."
         )
     if any(re.match(r"decoder/decoder_(split_sep_conv0|conv0/weights)", name) for name in file):
         raise UserError(
-            f"{prefix} has a decoder that adds its features (--decoder_use_sum_merge); only one "
-            "that concatenates them can be imported."
+            f"{prefix} has a decoder that adds its features (--decoder_use_sum_merge); only a "
+            "decoder that concatenates them can be imported."
         )
+
     separable = "decoder/decoder_conv0_depthwise/depthwise_weights" in file
     last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
     return {
@@ -201,6 +216,7 @@ def _take_backbone(collector: Collector, config: ModelConfig) -> None:
     for index in range(1, len(stem) + 1):
         theirs = f"{scope}/conv1_{index}" if len(stem) > 1 else f"{scope}/conv1"
         _take_conv_norm(collector, f"backbone/stem{index}", theirs)
+
     for stage, num_blocks in enumerate(DEPTHS[backbone["depth"]][0], start=1):
         for block in range(1, num_blocks + 1):
             ours = f"backbone/stage{stage}_block{block}"
@@ -215,14 +231,17 @@ def _take_head(collector: Collector, config: ModelConfig) -> None:
     for index in range(1, len(config.aspp_rates()) + 1):
         atrous(collector, f"aspp/branch{index + 1}", f"aspp{index}")
     _take_conv_norm(collector, "aspp/projection", "concat_projection")
+
     if config.add_image_level_feature:
         _take_conv_norm(collector, "aspp/pooling", "image_pooling")
+        # Rolls the input channels of image pooling from the beginning to the end.
         pooling_last = -config.aspp_convs_filters
         collector.take(
             "aspp/projection/conv/kernel",
             "concat_projection/weights",
             lambda kernel: np.roll(kernel, pooling_last, axis=2),
         )
+
     if config.decoder_output_stride:
         _take_conv_norm(collector, "decoder/reduction", "decoder/feature_projection0")
         for index in (1, 2):
@@ -232,5 +251,6 @@ def _take_head(collector: Collector, config: ModelConfig) -> None:
             else:
                 theirs = f"decoder/decoder_conv0/decoder_conv0_{index}"
                 _take_conv_norm(collector, ours, theirs)
+
     collector.take("classifier/conv/kernel", "logits/semantic/weights")
     collector.take("classifier/conv/bias", "logits/semantic/biases")

@@ -1,4 +1,4 @@
-"""Reads one weights source, of any kind, by its path, address or name."""
+"""Reads weights of another program, by path, address or name, and recognises what they are."""
 
 import contextlib
 import fcntl
@@ -23,10 +23,10 @@ KINDS = (
     "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50, "
     "ResNet101 or ResNet152, or keras_cv:PRESET"
 )
-_HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
+_HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")  # servers
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h
 _TARS = (".tar.gz", ".tgz", ".tar")
-_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # of openmmlab's and PyTorch's file names
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # in the file names of openmmlab and PyTorch
 
 log = logging.getLogger("deeplab_tf")
 
@@ -45,10 +45,10 @@ def read(
     Args:
       source: a path, an http(s) address, or the name of a published Keras model.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which files do not say.
-      backbone_only: leaves out all heads.
+      backbone_only: whether to leave out all heads.
       flag: the flag that gave `source`, for messages.
     Raises:
-      UserError: if it is unknown or damaged, or of another network.
+      UserError: if the source is unknown, damaged or of another network.
     """
     settings: dict[str, Any] = {
         "output_stride": output_stride,
@@ -57,9 +57,11 @@ def read(
     }
     if is_named(source):
         return imagenet.read(source, **settings)
+
     path = fetch(source, flag=flag) if "://" in source else Path(source)
     if "://" not in source:
         _warn_of_other_content(path)
+
     with _deleted_if_unreadable(path, source):
         if path.name.endswith(_TARS):
             path = _unpacked(path)
@@ -67,19 +69,20 @@ def read(
         if not prefix and not path.is_file():
             raise UserError(f"{source} does not exist; allowed: {KINDS}.")
         arrays = {} if prefix else ssseg.state_dict(torch_file.load(path), str(path))
+
     if prefix:
         return official.read(prefix, backbone_only=backbone_only, **settings)
     return ssseg.read(arrays, str(path), backbone_only=backbone_only, **settings)
 
 
 def is_named(source: str) -> bool:
-    """Whether a source is the name of a Keras model, not a path."""
+    """Returns whether a source is the name of a Keras model, not a path."""
     return source.startswith((imagenet.APPLICATIONS, imagenet.KERAS_CV))
 
 
 @contextlib.contextmanager
 def _deleted_if_unreadable(path: Path, source: str) -> Iterator[None]:
-    """Deletes a download that is no weights file, or it would be met again at every call."""
+    """Deletes a download that is not a file of weights, so that the next call fetches it again."""
     try:
         yield
     except UserError as error:
@@ -90,16 +93,26 @@ def _deleted_if_unreadable(path: Path, source: str) -> Iterator[None]:
 
 
 def _checkpoint_at(path: Path, source: str) -> str:
-    """Returns a TensorFlow checkpoint's prefix, given by itself, a file of it or its folder."""
+    """Returns the prefix of the TensorFlow checkpoint at a path, "" if there is none.
+
+    Args:
+      path: the prefix itself, one of the checkpoint's files, or its folder.
+      source: what the user gave, for errors.
+    Raises:
+      UserError: if there is not exactly one checkpoint in the folder, or its .index is missing.
+    """
     if path.is_dir():
-        found = sorted(path.glob("**/*.index")) or sorted(filter(_is_first_format, _files(path)))
-        if len(found) != 1:
-            whole = [file.stem for file in found] or [file.name for file in _files(path)[:3]]
+        candidates = sorted(path.glob("**/*.index"))
+        candidates = candidates or sorted(filter(_is_first_format, _files(path)))
+        if len(candidates) != 1:
+            names = [file.stem for file in candidates]
+            names = names or [file.name for file in _files(path)[:3]]
             raise UserError(
                 f"{source} must hold one TensorFlow checkpoint with its .index file; it holds: "
-                f"{', '.join(whole) or 'nothing'}."
+                f"{', '.join(names) or 'nothing'}."
             )
-        path = found[0]
+        path = candidates[0]
+
     if _is_first_format(path):
         return str(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
@@ -115,7 +128,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_first_format(path: Path) -> bool:
-    """Whether a file is a checkpoint of TensorFlow's first format: one file, a sorted table."""
+    """Returns whether a file is a checkpoint of TensorFlow's first format, which is one file."""
     if not path.is_file() or path.suffix == ".index" or path.stat().st_size < len(_TABLE_END):
         return False
     with path.open("rb") as file:
@@ -128,9 +141,10 @@ def _cache() -> Path:
 
 
 def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
-    """Fetches a file into the user's cache, unless it is there; one folder for each address.
+    """Fetches a file into the user's cache, unless it is there; each address has its own folder.
 
-    The names of openmmlab's and PyTorch's files end in the start of their SHA-256.
+    Names of files of openmmlab and PyTorch end in the first digits of their SHA-256, which is
+    checked.
 
     Args:
       flag: the flag that gave the address, for messages.
@@ -141,10 +155,12 @@ def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise archives.no_address(url) from None
+
     digest = _HASH.search(parts.path) if parts.netloc in _HASH_IN_NAME else None
     archive = archives.Archive(url, "sha256", digest[1] if digest else "", folder="")
     if archive.file_name in ("", ".."):
         raise UserError(f"{url} is the address of no file; give one that ends in a file's name.")
+
     folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
     advice = f"fetch the file by hand and give its path: --{flag}=PATH"
     with _alone_in(folder):
@@ -153,7 +169,7 @@ def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits for other processes that are in the folder: two downloads would mix their bytes."""
+    """Waits until no other process uses the folder: two downloads would mix their bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -161,7 +177,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _warn_of_other_content(path: Path) -> None:
-    """Warns of a file whose name ends in the start of another SHA-256 than its own."""
+    """Warns if the name of a file ends in the first digits of another SHA-256 than its own."""
     claimed = _HASH.search(path.name)
     if not claimed or not path.is_file():
         return
@@ -175,9 +191,10 @@ def _warn_of_other_content(path: Path) -> None:
 
 
 def _unpacked(path: Path) -> Path:
-    """Unpacks a tar into the user's cache, unless it was, as it is now."""
+    """Unpacks a tar into the user's cache, unless it is there and the tar has not changed since."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; allowed: {KINDS}.")
+
     state = path.stat()
     identity = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
     folder = _cache() / hashlib.sha256(identity.encode()).hexdigest()[:16] / "unpacked"

@@ -1,8 +1,9 @@
-"""Weights of SSSegmentation, mmsegmentation, and PyTorch's ImageNet ResNets.
+"""Maps weights of SSSegmentation, mmsegmentation, and ImageNet ResNets of PyTorch.
 
-Names and layouts: docs/ancestors.md, SSSegmentation, Network; torchvision's and openmmlab's files
-have the backbone's names without a prefix. PyTorch's kernels are out, in, height, width. Where
-pooling comes first (mmsegmentation), the projection's input channels are rolled to our order.
+Names and layouts are in docs/ancestors.md, SSSegmentation, Network. Files of torchvision and
+openmmlab have the names of the backbone without a prefix. Kernels of PyTorch are [out, in, height,
+width]. In mmsegmentation, the input of the projection begins with image pooling; its channels are
+rolled to our order, in which pooling comes last.
 """
 
 import re
@@ -22,10 +23,11 @@ _NORM = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which files have the weights
 _IGNORED = r".*num_batches_tracked|(backbone\.|backbone_net\.|head\.)?fc\.(weight|bias)"
-# Prefix of the backbone and names of the heads' parts in each program; {} is a branch's number.
-# own: what the names of the network's weights begin with, apart from the backbone's.
+# What each program calls the backbone (a prefix) and the parts of the heads; {} is the number of a
+# branch. A pair is a convolution and its normalisation. own: what the names of all weights of the
+# heads begin with.
 _SSSEG: dict[str, Any] = {
     "program": "SSSegmentation",
     "backbone": "backbone_net.",
@@ -52,26 +54,30 @@ _MMSEG_REDUCTION = ("decode_head.c1_bottleneck.conv", "decode_head.c1_bottleneck
 
 
 def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
-    """Finds the weights in what a .pth file holds: its own, or those under model or state_dict.
+    """Finds the weights in the content of a .pth file: at its top, or under one of _WRAPPERS.
 
+    Args:
+      path: what messages call the file.
     Raises:
       UserError: if there are none.
     """
     inner = content
     while isinstance(inner, dict):
         content = inner
-        found = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
-        inner = found[0] if found else None
+        wrapped = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        inner = wrapped[0] if wrapped else None
 
     def is_weight(key, value):
         return isinstance(key, str) and isinstance(value, np.ndarray)
 
     if not isinstance(content, dict) or not any(is_weight(*item) for item in content.items()):
         raise UserError(f"{path} holds no state dict (looked under {', '.join(_WRAPPERS)}).")
+
     arrays = {}
     for key, value in content.items():
         if is_weight(key, value):
-            name = key.removeprefix("module.")  # of torch's DataParallel
+            name = key.removeprefix("module.")  # torch's DataParallel adds it
+            # SSSegmentation called this layer fuse_layer in 2020.
             arrays[name.replace("aspp_net.fuse_layer.", "aspp_net.bottleneck.")] = value
     return arrays
 
@@ -89,10 +95,11 @@ def read(
 
     Args:
       path: what messages call the file.
-      output_stride, atrous_rates, multi_grid: not in the file; empty rates are 6, 12, 18, scaled.
-      backbone_only: leaves out all heads.
+      output_stride, atrous_rates, multi_grid: how the network is dilated, which the file does not
+        say; empty rates are 6, 12, 18, scaled to the output stride.
+      backbone_only: whether to leave out all heads.
     Raises:
-      UserError: if the network is another, or a weight is missing.
+      UserError: if the file is of another network, or a weight is missing.
     """
     names = _names_in(file, path, backbone_only)
     collector = Collector(file, path)
@@ -104,6 +111,7 @@ def read(
         "multi_grid": multi_grid,
         "multi_grid_replaces_rates": bool(multi_grid) and names is _MMSEG,
     }
+
     num_classes = 0
     has_head = "classifier" in names and not backbone_only
     if has_head:
@@ -118,6 +126,7 @@ def read(
             f"{path} has {_count_branches(file, names) - 1} atrous branches; give as many "
             f"--atrous_rates, not {rates}."
         )
+
     _take_backbone(collector, names["backbone"], depth, stem)
     own = re.escape(names["backbone"]) or r"(conv1|bn1|stem|layer\d+)\."
     if has_head:
@@ -127,7 +136,11 @@ def read(
 
 
 def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) -> dict[str, Any]:
-    """Returns the names of the program that wrote the file."""
+    """Returns the names that the program which wrote the file gives to its layers.
+
+    Raises:
+      UserError: if the file has a head that cannot be imported.
+    """
 
     def holds(start: str) -> bool:
         return any(name.startswith(start) for name in file)
@@ -145,14 +158,15 @@ def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) ->
                 f"a training: --tf_initial_checkpoint={path} --initialize_last_layer=false."
             )
         return {"program": "ImageNet ResNet (PyTorch)", "backbone": backbone}
+
     if backbone_only:
         return names
     needed = (f"{names['classifier']}.weight", f"{names['projection'][0]}.weight")
     missing = [name for name in needed if name not in file]
     if missing or not _count_branches(file, names):
         raise UserError(
-            f"{path} is {names['program']}'s, but of no DeepLabV3 or V3+ that can be imported "
-            f"({missing[0] if missing else 'ASPP'} is missing)."
+            f"{path} is a file of {names['program']}, but not of a DeepLabV3 or V3+ that can be "
+            f"imported ({missing[0] if missing else 'ASPP'} is missing)."
         )
     return names
 
@@ -160,12 +174,17 @@ def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) ->
 def _backbone_of(
     file: Mapping[str, np.ndarray], collector: Collector, prefix: str, path: str
 ) -> tuple[int, str]:
-    """Returns depth and stem."""
+    """Returns the depth and the stem that follow from the blocks and layers in the file.
+
+    Raises:
+      UserError: if there is no such ResNet.
+    """
     blocks = []
     for layer in range(1, 5):
         start = f"{prefix}layer{layer}."
         numbers = {name[len(start) :].split(".")[0] for name in file if name.startswith(start)}
         blocks.append(len(numbers))
+
     bottleneck = f"{prefix}layer1.0.conv3.weight" in file
     depths = [d for d, plan in DEPTHS.items() if plan == (tuple(blocks), bottleneck)]
     stem = "v1c" if f"{prefix}stem.0.weight" in file else "v1"
@@ -179,11 +198,13 @@ def _backbone_of(
 
 
 def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
+    """Returns the number of ASPP branches with a convolution: the 1x1 one and the atrous ones."""
     start = names["branch"][0].split("{}")[0]
     return len({name[len(start) :].split(".")[0] for name in file if name.startswith(start)})
 
 
 def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) -> dict[str, Any]:
+    """Returns the settings of the heads that their weights tell."""
     filters, _, kernel_size, _ = collector.shape(f"{names['projection'][0]}.weight", 4)
     settings = {
         "aspp_convs_filters": filters,
@@ -191,6 +212,7 @@ def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) 
         "add_image_level_feature": f"{names['pooling'][0]}.weight" in file,
         "aspp_with_separable_conv": "decode_head.aspp_modules.1.depthwise_conv.conv.weight" in file,
     }
+
     auxiliary, reduction = f"{names['auxiliary'][0]}.weight", f"{_MMSEG_REDUCTION[0]}.weight"
     if auxiliary in file:
         settings["auxiliary_filters"] = collector.shape(auxiliary, 4)[0]
@@ -203,6 +225,7 @@ def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) 
 
 
 def _kernel(array: np.ndarray) -> np.ndarray:
+    """[out, in, height, width] -> [height, width, in, out]."""
     return array.transpose(2, 3, 1, 0)
 
 
@@ -235,6 +258,7 @@ def _take_backbone(collector: Collector, prefix: str, depth: int, stem: str) -> 
         for index in range(3):
             parts = f"{prefix}stem.{3 * index}", f"{prefix}stem.{3 * index + 1}"
             _take_conv_norm(collector, f"backbone/stem{index + 1}", *parts)
+
     blocks, bottleneck = DEPTHS[depth]
     for stage, num_blocks in enumerate(blocks, start=1):
         for block in range(num_blocks):
@@ -257,6 +281,7 @@ def _take_heads(collector: Collector, names: dict, config: ModelConfig) -> None:
         else:
             _take_conv_norm(collector, ours, conv, norm)
     _take_conv_norm(collector, "aspp/projection", *names["projection"])
+
     if config.add_image_level_feature:
         _take_conv_norm(collector, "aspp/pooling", *names["pooling"])
         if names is _MMSEG:
@@ -270,6 +295,7 @@ def _take_heads(collector: Collector, names: dict, config: ModelConfig) -> None:
         for index in (1, 2):
             theirs = f"decode_head.sep_bottleneck.{index - 1}"
             _take_separable(collector, f"decoder/refinement{index}", theirs)
+
     classifiers = {"classifier": names["classifier"]}
     if config.auxiliary_filters:
         _take_conv_norm(collector, "auxiliary_head/conv", *names["auxiliary"])

@@ -1,10 +1,12 @@
 """Reads PyTorch's .pth files without PyTorch and without running anything that they hold.
 
-A .pth file is a pickle, which may call any function on being read. Here it may call five, none of
-which does more than describe a tensor; some names of metadata, and attributes of these, are read as
-nothing, and every other name is refused (docs/ancestors.md, TensorFlow). Both
-formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
-<name>/data/<key>, and the stream of pickles before it.
+A .pth file is a pickle, and a pickle may call any function while it is read. Here it may call only
+five functions, which do no more than describe a tensor or make a container. Some names of metadata,
+and attributes of these, are replaced by objects that do nothing. Every other name is refused
+(docs/ancestors.md, TensorFlow).
+
+Both formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
+<name>/data/<key>, and the earlier stream of pickles.
 """
 
 import collections
@@ -34,7 +36,8 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What training files hold apart from weights (numpy's numbers, mmengine's logs): read as nothing.
+# What training files hold besides weights, such as numpy's numbers and mmengine's logs. It is read
+# as `_Inert`.
 _METADATA = {
     ("numpy.core.multiarray", "scalar"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -53,18 +56,20 @@ _METADATA = {
     ("torch", "device"),
     *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")),
 }
+# torch/serialization.py: MAGIC_NUMBER and PROTOCOL_VERSION.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# Limits, so that a small file cannot ask for much memory or time.
 _MOST_DEPTH = 50
-_MOST_COPIES = 8  # bytes of all tensors for each byte of the storages, which several may share
+_MOST_COPIES = 8  # bytes of all tensors per byte of the storages, which several tensors may share
 
 
 class _RefusedError(Exception):
-    pass
+    """The file is not read; the message says why, without the file's name."""
 
 
 class _Inert:
-    """Stands for metadata that is passed over: takes what a pickle gives it and keeps nothing."""
+    """Stands for metadata: accepts whatever a pickle gives it, and keeps nothing."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
@@ -83,25 +88,34 @@ def _harmful(call: str) -> _RefusedError:
 
 
 def _attribute(owner: Any, *_: Any) -> _Inert:
-    """Stands for getattr, by which protocol 2 names a class's method (mmengine's logs do)."""
+    """Stands for getattr, by which pickles of protocol 2 name a method, as in mmengine's logs."""
     if owner is not _Inert and not isinstance(owner, _Inert):
         raise _harmful("getattr on what is no metadata")
     return _Inert()
 
 
 class _Fixed:
+    """Base of the descriptions, which a pickle cannot change once they are made."""
+
     def __setstate__(self, state: Any) -> None:
-        # Else a pickle's BUILD could change what was checked.
+        # Otherwise the instruction BUILD of a pickle could change what was checked.
         raise _RefusedError("it changes a tensor's description after the fact")
 
 
 @dataclass(frozen=True)
 class _StorageType(_Fixed):
+    """A class of torch's storages; `name` is a key of _DTYPES."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage(_Fixed):
+    """The numbers that one or several tensors are views of.
+
+    kind: a key of _DTYPES. key: its name in the file. length: number of values.
+    """
+
     kind: str
     key: str
     length: int
@@ -113,15 +127,22 @@ class _Storage(_Fixed):
 
 @dataclass(frozen=True)
 class _Tensor(_Fixed):
+    """A view of a storage; offset and strides count values, not bytes."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     def read(self, content: bytes) -> np.ndarray:
-        """Cuts the tensor out of its storage's bytes, which were counted when it was described."""
+        """Returns the tensor as an array.
+
+        Args:
+          content: the bytes of its storage; `_tensor` has checked that it lies within them.
+        """
         if len(content) != self.storage.nbytes:
             raise _RefusedError(f"the storage {self.storage.key!r} is cut")
+
         values = np.frombuffer(content, _DTYPES[self.storage.kind])
         if self.storage.kind == "BFloat16Storage":
             values = (values.astype("<u4") << 16).view("<f4")
@@ -131,12 +152,12 @@ class _Tensor(_Fixed):
 
 
 def load(path: str | Path) -> Any:
-    """Reads a .pth file: dicts, lists, numbers and text as they are, tensors as numpy arrays.
+    """Reads a .pth file; tensors become numpy arrays, and everything else stays as it is.
 
     bfloat16 becomes float32.
 
     Raises:
-      UserError: if it is not such a file, is damaged, or wants to call anything else.
+      UserError: if it is not such a file, is damaged, or wants to call a function that is refused.
     """
     path = Path(path)
     try:
@@ -151,18 +172,20 @@ def load(path: str | Path) -> Any:
         raise UserError(f"{path} does not exist.") from None
     except MemoryError:
         raise UserError(f"{path} is too large for the memory, or damaged.") from None
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # a damaged pickle may raise anything
         raise UserError(
             f"{path} is no whole PyTorch file ({type(error).__name__}: {error})."
         ) from None
 
 
 def _load_zip(archive: zipfile.ZipFile) -> Any:
+    """Reads the format of PyTorch 1.6 and later; PyTorch stores its members uncompressed."""
     members = {info.filename: info for info in archive.infolist()}
     total = sum(info.compress_size for info in members.values())
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1 or members[pickles[0]].compress_type != zipfile.ZIP_STORED:
         raise _RefusedError("it is a zip file, but not PyTorch's")
+
     folder = pickles[0].removesuffix("data.pkl")
     order = members.get(f"{folder}byteorder")
     if order and (order.compress_type != zipfile.ZIP_STORED or archive.read(order) != b"little"):
@@ -183,14 +206,17 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
 
 
 def _load_legacy(file: io.BufferedReader) -> Any:
+    """Reads the format before PyTorch 1.6: pickles one after the other, then the storages."""
     if not file.peek(1).startswith(pickle.PROTO):
         raise _RefusedError(f"it begins with {file.peek(8)[:8]!r} and is no file of PyTorch's")
     if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
         raise _RefusedError("it is neither a zip file nor PyTorch's older format")
     if not _Unpickler(file).load()["little_endian"]:
         raise _RefusedError("it was written on a big-endian machine")
+
     unpickler = _Unpickler(file)
     content = unpickler.load()
+
     contents = {}
     for key in _Unpickler(file).load():
         storage = unpickler.storages[key]
@@ -199,14 +225,16 @@ def _load_legacy(file: io.BufferedReader) -> Any:
         if len(data) != storage.nbytes:
             raise _RefusedError(f"the storage {key!r} is cut")
         contents[key] = data
+
     total = sum(map(len, contents.values()))
     return _Resolver(lambda storage: contents[storage.key], total).resolve(content)
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    """Builds descriptions of tensors, and nothing that is not in its short list.
+    """Unpickles only descriptions of tensors, containers and plain values.
 
-    Pickle's version in Python: the one in C lets a small file ask for gigabytes of its memo.
+    It is Python's own version of pickle, since with the version in C a small file can make the memo
+    take gigabytes.
     """
 
     def __init__(self, file):
@@ -247,7 +275,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
-    # The rest: requires_grad, backward_hooks and, seldom, {"neg": ..., "conj": ...}.
+    """Describes a tensor in place of torch's function, and checks that it lies in its storage."""
+    # rest: requires_grad, backward_hooks and, seldom, {"neg": ..., "conj": ...}.
     if len(rest) > 2 and rest[2]:
         raise _RefusedError(f"a tensor is to be changed on being read: {str(rest[2])[:80]}")
     numbers = (offset, *shape, *strides)
@@ -255,6 +284,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
         raise _RefusedError("it describes a tensor by other things than counts")
     if len(shape) != len(strides) or len(shape) > 32:
         raise _RefusedError("a tensor's shape and strides differ in length")
+
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     cells = math.prod(shape)
     if cells > storage.length > last >= 0:
@@ -271,13 +301,18 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
 
 
 class _Resolver:
-    """Reads the tensors of a nested structure, each once however often it occurs."""
+    """Reads the tensors of a nested structure; reads each only once, however often it occurs.
+
+    Args:
+      content_of: returns the bytes of a storage.
+      total: bytes of all storages in the file.
+    """
 
     def __init__(self, content_of: Callable[[_Storage], bytes], total: int):
         self._content_of = content_of
         self._room = _MOST_COPIES * total
         self._known: dict[Any, Any] = {}
-        # The storage read last: tensors that share one follow each other.
+        # The storage that was read last is kept, since tensors that share one follow each other.
         self._storage: _Storage | None = None
         self._content = b""
 

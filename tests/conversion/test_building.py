@@ -252,7 +252,8 @@ def test_the_folder_of_a_run_is_refused(pairs, tmp_path):
 SLOW_BUILD = """
 import functools, sys, time
 from pathlib import Path
-from deeplab_tf.data import building, catalog, conversion
+from deeplab_tf.conversion import building, encoding
+from deeplab_tf.data import catalog
 from tests.conversion import test_building
 
 def slow(pair, coding):

@@ -236,7 +236,7 @@ def test_deep_images_are_refused(tmp_path, color_type, channels, verify):
     files = pair(tmp_path, noise(), suffix="png")
     files.image_path.write_bytes(deep_png(color_type, channels))
     Image.open(files.image_path).load()  # Pillow takes it for one of 8 bits, unless it is grey
-    message = r"image\.png has 16 bits a channel, but images have 8; scale"
+    message = r"image\.png has 16 bits per channel, but images have 8; scale"
     with pytest.raises(UserError, match=message):
         encode_pair(files, CODING, verify=verify)
     with pytest.raises(UserError, match=message):
@@ -254,7 +254,7 @@ def test_headers_alone_are_checked_on_demand(tmp_path):
     with pytest.raises(UserError, match="must have the same size"):
         encode_pair(pair(tmp_path, noise(), mask_size=(41, 30)), CODING, verify="header")
     files.image_path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="no image of a known format"):
+    with pytest.raises(UserError, match="not an image of a known format"):
         encode_pair(files, CODING, verify="header")
 
 

@@ -67,8 +67,8 @@ def inverted_tiff(values):
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
-LOSSY = "need not keep a mask's values; export the masks again as PNG"
-SEEN_THROUGH = "transparent pixels, which say no class; save it without"
+LOSSY = "may change a mask's values; export the masks again as PNG"
+SEEN_THROUGH = "transparent pixels, which have no class; save it without"
 EQUAL = np.repeat(LABEL[..., np.newaxis], 3, axis=-1)
 SWAPPED = [COLORS[0], COLORS[2], COLORS[1]]
 ZERO_ONE = LABEL % 2  # 0 1 0 1 / 0 0 1 0
@@ -130,7 +130,7 @@ TABLE = {
     "swapped palette": (
         file(palette_image(LABEL % 3, SWAPPED)),
         {},
-        "the index 1, by which it says class 1 'car', but by its colour .* class 2 'tree'",
+        "the index 1, which means class 1 'car', but its colour .* means class 2 'tree'",
     ),
     "swapped palette, values": (
         file(palette_image(LABEL % 3, SWAPPED)),
@@ -146,12 +146,12 @@ TABLE = {
     "ignored colour": (
         file(palette_image(LABEL % 3)),
         {"ignore_colors": (COLORS[1],), "colors": ()},
-        "class 1 'car', but by its colour .* it says the ignored label",
+        "class 1 'car', but its colour .* means the ignored label",
     ),
     "white is a class": (
         file(ZERO_WHITE),
         {**BINARY, "colors": (COLORS[0], WHITE)},
-        "the value 255, by which it says the ignored label, but .* class 1 'car'; give --mask_enc",
+        "the value 255, which means the ignored label, but .* class 1 'car'; give --mask_enc",
     ),
     "white is a class, values": (
         file(ZERO_WHITE),
@@ -166,12 +166,12 @@ TABLE = {
     "1 bit, black is class 1": (
         file(ZERO_ONE == 1),
         {**BINARY, "colors": (WHITE, COLORS[0])},
-        "the index 0, by which it says class 0 'ground', but .* class 1 'car'",
+        "the index 0, which means class 0 'ground', but .* class 1 'car'",
     ),
     "grey mask renumbered": (  # 0, 1, 2, 255 were made a palette's 0, 1, 2, 3
         file(palette_image(np.minimum(LABEL, 3), [*RAMP[:3], WHITE])),
         {"num_classes": 4, "colors": (), "class_names": ()},
-        "shows grey 255 for the index 3, and both may be meant",
+        "shows grey 255 for the index 3, and either may be",
     ),
     "black and white palette of these classes": (
         file(palette_image(ZERO_ONE, [COLORS[0], WHITE])),
@@ -208,30 +208,34 @@ TABLE = {
     "gif": (file(LABEL, "GIF"), {}, "is a GIF, and programs that write GIFs renumber the colours"),
     "gif by colour": (file(palette_image(LABEL % 3), "GIF"), {"encoding": "color"}, LABEL % 3),
     "tga": (file(LABEL, "TGA"), {}, "is a TGA file; allowed are PNG, BMP"),
-    "no image": (b"no image", {}, "it is no image of a known format"),
-    "16 bits": (file(LABEL.astype(np.uint16)), {}, "has 16 bits a channel, and masks have 8"),
+    "no image": (b"no image", {}, "it is not an image of a known format"),
+    "16 bits": (file(LABEL.astype(np.uint16)), {}, "has 16 bits per channel, but masks have 8"),
     "16 bits, rgb": (
         png(16, 2, [bytes(12)]),
         {"encoding": "color"},
-        "has 16 bits a channel, and masks have 8",
+        "has 16 bits per channel, but masks have 8",
     ),
-    "16 bits, rgba": (png(16, 6, [bytes(16)]), {}, "has 16 bits a channel"),
-    "16 bits, tiff": (file(LABEL.astype(np.uint16), "TIFF"), {}, "has 16 bits a channel"),
-    "float": (file(LABEL.astype(np.float32), "TIFF"), {}, r"32 bits a channel \(floating point\)"),
-    "2 grey bits": (png(2, 0, [b"\x10"]), {}, "grey with 2 bits, which programs read as other"),
-    "4 grey bits": (png(4, 0, [b"\x01"]), {}, "grey with 4 bits, which programs read as other"),
+    "16 bits, rgba": (png(16, 6, [bytes(16)]), {}, "has 16 bits per channel"),
+    "16 bits, tiff": (file(LABEL.astype(np.uint16), "TIFF"), {}, "has 16 bits per channel"),
+    "float": (
+        file(LABEL.astype(np.float32), "TIFF"),
+        {},
+        r"32 bits per channel \(floating point\)",
+    ),
+    "2 grey bits": (png(2, 0, [b"\x10"]), {}, "grey with 2 bits, which programs read as different"),
+    "4 grey bits": (png(4, 0, [b"\x01"]), {}, "grey with 4 bits, which programs read as different"),
     "white is 0": (inverted_tiff(LABEL), {}, "grey with 0 as white"),
     "cmyk": (file(Image.new("CMYK", (2, 2)), "TIFF"), {}, "has the mode CMYK; allowed are grey"),
     "hidden band": (file(Image.new("RGBX", (2, 2)), "TIFF"), {}, "has 4 bands, and .* one band of"),
     "two pictures": (
         file(LABEL, "TIFF", save_all=True, append_images=[Image.fromarray(LABEL)]),
         {},
-        "holds 2 pictures; one is allowed",
+        "holds 2 pictures; only one is allowed",
     ),
     "animated png": (
         file(LABEL, save_all=True, append_images=[Image.fromarray(LABEL[::-1])]),
         {},
-        "holds 2 pictures; one is allowed",
+        "holds 2 pictures; only one is allowed",
     ),
     "turned": (file(LABEL, exif=TURNED), {}, "has EXIF data that turn or mirror it"),
     "cut": (file(LABEL)[:-20], {}, "m.png cannot be decoded"),

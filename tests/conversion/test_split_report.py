@@ -188,7 +188,7 @@ def test_images_that_are_turned_or_lose_a_channel_are_told(tmp_path, capsys):
         "1 image (the first: 'n0') turned as the EXIF data say; --exif_orientation=ignore",
         "1 image (the first: 'n3') turned as the EXIF data say, though the mask fits",
         "1 image (the first: 'n2') not turned",
-        "1 image (the first: 'n1') with channels besides red, green and blue",
+        "1 image (the first: 'n1') with channels other than red, green and blue",
     ):
         assert f"Warning: {told}" in warnings
     assert "wherever the sizes tell" not in warnings

@@ -105,7 +105,7 @@ def test_shards_of_the_official_package_are_read_without_a_manifest(folder):
     (folder / catalog.MANIFEST).unlink()
     assert len(records.open_split(folder, "train", INFO)) == 5
     shutil.copy(folder / "train-00000-of-00002.tfrecord", folder / "train-00000-of-00003.tfrecord")
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="not complete"):
         records.open_split(folder, "train", INFO)
 
 

@@ -170,7 +170,7 @@ def test_a_second_build_does_nothing_and_a_changed_mask_is_noticed(raw, capsys):
     [
         (None, {"images_dir": "nowhere"}, "--images_dir=nowhere does not exist"),
         (None, {"class_list": "none.csv"}, "none.csv does not exist"),
-        (None, {}, "lies in no split's folder"),
+        (None, {}, "is not in the folder of a split"),
         ("masks/i2.png", {"val_fraction": 0.5}, r"i2.jpg has no mask: .*i2.png"),
         (None, {"split_lists": ("train=missing.txt",)}, "missing.txt"),
         (
@@ -307,9 +307,9 @@ def test_values_and_colors_mean_what_the_user_says(
             {"ignore_colors": (0, 0, 0)},
             "colour of 'ground' in .*0,0,0",
         ),
-        (grey(3), PLAIN, {}, r"value 3, .* \(0 to 2\) .* say in a column label_id"),
+        (grey(3), PLAIN, {}, r"value 3, .* \(0 to 2\) .* of each class in a column label_id"),
         (grey(9), LABEL_IDS, {}, r"value 9, .* \(0, 7, 8, 255\) and not ignored \(no value is\)"),
-        (grey(0, 255), BLACK_WHITE, {}, "the value 255, by which it says the ignored label, but"),
+        (grey(0, 255), BLACK_WHITE, {}, "the value 255, which means the ignored label, but"),
         (PICTURE, BLACK_WHITE, {"ignore_label": (0, 9)}, "--ignore_label=0,9 names values; give"),
         (
             PICTURE,
@@ -440,7 +440,10 @@ def test_a_folder_of_masks_may_hold_other_files(tmp_path, capsys):
             {"i0.png": "deep/i0.png"},
             r"has no mask: \S*masks/i0\.png does not exist, though \S*deep/i0\.png does; .*links",
         ),
-        ({"i0.png": "i0_m.png"}, r"i0\.png does not exist \(.*i0_m\.png does\); --mask_suffix"),
+        (
+            {"i0.png": "i0_m.png"},
+            r"i0\.png does not exist \(.*i0_m\.png does\); give --mask_suffix",
+        ),
         ({"i0.png": "i0.bmp", "i1.png": "i0.tif"}, r"i0\.jpg has two masks, .*\.bmp and .*\.tif"),
     ],
 )
@@ -456,14 +459,14 @@ def test_missing_masks_are_explained(tmp_path, change, message):
 def test_a_file_of_polygons_is_no_folder_of_masks(tmp_path):
     draw(tmp_path, [grey(0, 1)])
     (tmp_path / "coco.json").write_text("{}")
-    with pytest.raises(UserError, match=r"coco\.json is no folder of masks; polygons are not read"):
+    with pytest.raises(UserError, match=r"coco\.json is not a folder of masks; polygons"):
         built(tmp_path, PLAIN, masks_dir=str(tmp_path / "coco.json"))
 
 
 def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path):
     draw(tmp_path, [grey(0, 1)])
     Image.new("RGB", (2, 2)).save(tmp_path / "images" / "I0.jpg")
-    with pytest.raises(UserError, match=r"i0\.png is that of two images"):
+    with pytest.raises(UserError, match=r"i0\.png belongs to two images"):
         built(tmp_path, PLAIN)
     Image.fromarray(grey(1, 2)).save(tmp_path / "masks" / "I0.png")
     assert built(tmp_path, PLAIN) == {"i0": [0, 1], "I0": [1, 2]}

@@ -27,7 +27,7 @@ def test_weights_of_other_programs_are_named_with_the_command(tmp_path):
     assert f": {folder}/model.ckpt-10 holds" in said_of(folder)
     for ending in ("", ".index", ".data-00000-of-00001"):
         path = folder / f"model.ckpt-9{ending}"
-        assert f"--source='{folder}/model.ckpt-9' --output=DIR`, and give DIR" in said_of(path)
+        assert f"--source='{folder}/model.ckpt-9' --output=DIR`, then give DIR" in said_of(path)
 
 
 def test_own_checkpoints_without_their_settings_are_not_imported(tmp_path):

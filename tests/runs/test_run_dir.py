@@ -83,7 +83,8 @@ def test_a_path_names_a_step_by_any_of_its_files(run):
         assert checkpoint_choice.split(path) == (run.path, 500)
         checkpoint_choice.require_one_choice("500", path, "checkpoint_dir")
     for choice in ("newest", "best", "800"):
-        with pytest.raises(UserError, match=f"names step 500, --checkpoint={choice} another"):
+        message = f"names step 500, but --checkpoint={choice} names another"
+        with pytest.raises(UserError, match=message):
             checkpoint_choice.require_one_choice(choice, path, "checkpoint_dir")
     loaded = loaded_run.load(path, written=as_flag)
     assert loaded.step == 500 and f"it is {run.prefix(800)}" in loaded.standing

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import train
-from deeplab_tf.config import Experiment
+from deeplab_tf.config import Experiment, flags
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.runs import averaging, loaded_run, run_dir
@@ -110,11 +110,11 @@ def counted_traces():
         yield counts
 
 
-def start(experiment, tmp_path, *flags):
+def start(experiment, tmp_path, *options):
     """Starts the command line's trainer on these settings in a process of its own."""
     flagfile = tmp_path / "settings.flags"
     flagfile.write_text(flags.flagfile_text(experiment))
-    command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *flags]
+    command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *options]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -91,10 +91,10 @@ def test_a_cached_file_of_another_content_is_named(server, tmp_path, cache, monk
         sources.fetch(url)
     (folder,) = (path for path in cache.rglob("*") if (path / ".lock").is_file())
     (folder / "r-0123abcd.pth").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"r-0123abcd\.pth is there, but has the sha256 d9298a1"):
+    with pytest.raises(UserError, match=r"r-0123abcd\.pth exists, but has the sha256 d9298a1"):
         sources.fetch(url)
     server.files["r-0123abcd.pth"] = b"damaged on the way"
-    with pytest.raises(UserError, match="sent has the sha256 .* and not 0123abcd, so it was delet"):
+    with pytest.raises(UserError, match="sent has the sha256 .*, not 0123abcd, so it was delet"):
         sources.fetch(url)
     assert (folder / "r-0123abcd.pth").read_bytes() == b"other"
 

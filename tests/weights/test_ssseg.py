@@ -289,7 +289,7 @@ def test_other_rates_and_other_files_are_one_sentence(tmp_path):
         sources.read(str(tmp_path / "n.pth"))
     psp = {n: a for n, a in oracle.arrays.items() if "aspp_modules" not in n}
     writers.write_pth(tmp_path / "p.pth", {"state_dict": psp})
-    with pytest.raises(UserError, match="is mmsegmentation's, but of no DeepLabV3"):
+    with pytest.raises(UserError, match="is a file of mmsegmentation, but not of a DeepLabV3"):
         sources.read(str(tmp_path / "p.pth"))
     with pytest.raises(UserError, match=r"none\.pth does not exist; allowed: a \.pth"):
         sources.read(str(tmp_path / "none.pth"))
