@@ -61,7 +61,8 @@ class EvalJobConfig(Config):
 def main(job: EvalJobConfig) -> None:
     """Scores the chosen checkpoint, or each new one until the end of the run."""
     from deeplab_tf.distribution import on_this_host
-    from deeplab_tf.runs.run_dir import RunDir, UnreadableCheckpointError
+    from deeplab_tf.runs.checkpoints import UnreadableCheckpointError
+    from deeplab_tf.runs.run_dir import RunDir
 
     strategy = on_this_host(job.num_gpus)
     if job.max_number_of_evaluations == 1:
@@ -72,11 +73,11 @@ def main(job: EvalJobConfig) -> None:
     last_step = run.experiment().train.training_number_of_steps
     last_tried, evaluations = 0, 0
     while True:
-        newest = max(run.checkpoint_steps(), default=0)
+        newest = max(run.checkpoints.steps(), default=0)
         if newest > last_tried:
             last_tried = newest
             try:
-                score(job, run.prefix(newest), strategy)
+                score(job, run.checkpoints.prefix(newest), strategy)
                 evaluations += 1
             except UnreadableCheckpointError as error:  # the trainer may just have deleted it
                 print(f"{error} Waiting for the next one.", flush=True)
@@ -130,7 +131,7 @@ def score(
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         **result.to_json(info, loaded.step),
-        "checkpoint": run_dir.RunDir.of(path).prefix(loaded.step),
+        "checkpoint": run_dir.RunDir.of(path).checkpoints.prefix(loaded.step),
         "dataset_dir": experiment.data.dataset_dir,
         "inference": flags.inference_settings(experiment, loaded.model.config),
     }

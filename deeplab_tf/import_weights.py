@@ -174,7 +174,7 @@ def _require_free(output: str) -> None:
 
 def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     """Writes the folder, whole or not at all."""
-    from deeplab_tf.runs import run_dir
+    from deeplab_tf.runs import checkpoints, run_dir
 
     path = Path(output).resolve()
     building = path.with_name(f".{path.name}-importing")
@@ -183,11 +183,11 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     run = run_dir.RunDir(building)
     try:
         run.open_for_training(experiment, info)
-        run.write(checkpoint, 0)
+        run.checkpoints.write(checkpoint, 0)
         os.rename(building, path)
-    except run_dir.WRITE_FAULTS as error:
+    except checkpoints.WRITE_FAULTS as error:
         raise UserError(
-            f"--output={output} could not be written ({run_dir.reason_of(error)}); nothing was "
+            f"--output={output} could not be written ({checkpoints.reason_of(error)}); nothing was "
             "left behind. Give another place or make room."
         ) from None
     finally:

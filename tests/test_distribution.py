@@ -95,7 +95,7 @@ class Hosts:
 
 
 def weights(folder, step):
-    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).prefix(step))
+    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).checkpoints.prefix(step))
     names = [name for name in reader.get_variable_to_shape_map() if "loss_tracker" not in name]
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
@@ -141,7 +141,7 @@ def test_two_hosts_train_like_one_process(experiment, tmp_path):
     # The score of two hosts is that of one process with the same weights.
     replicas.score(str(tmp_path / "two"), 1, STRATEGIES[1]())
     alone = json.loads((tmp_path / "two/eval_1/results.json").read_text())
-    (scored,) = run_dir.RunDir(tmp_path / "two").scores_at(2)
+    (scored,) = run_dir.RunDir(tmp_path / "two").metrics.scores_at(2)
     assert scored["images"] == alone["images"] == 5
     assert scored["miou"] == alone["miou"] and scored["per_class"] == alone["per_class"]
 
@@ -233,7 +233,7 @@ def test_a_full_disk_ends_both_and_keeps_the_last_checkpoint(experiment, tmp_pat
         assert time.monotonic() - start < 60  # a bound, not a measurement
     assert statuses == [1, 1], printed
     step = int(re.search(reason.format(r"(\d+)"), printed[worker])[1])
-    steps = run_dir.RunDir(folder).checkpoint_steps()
+    steps = run_dir.RunDir(folder).checkpoints.steps()
     if worker == 0:
         assert f"the last whole one is model.ckpt-{step - 5}" in printed[0]
         assert steps[-1] == step - 5
@@ -281,7 +281,9 @@ def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
     experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
     flagfile = write_flags(experiment, tmp_path / "run")
     trainer = Trainer(flags.parse_flagfile(flagfile), STRATEGIES[1]())
-    trainer.run_dir.save(trainer.checkpoint, 0, keep=1)  # the weights matter to none of this
+    trainer.run_dir.checkpoints.save(
+        trainer.checkpoint, 0, keep=1
+    )  # the weights matter to none of this
     # Two and three have places left over; this process has devices for two.
     matrices = [
         replicas.score(str(tmp_path / "run"), number, STRATEGIES[number]()).tolist()

@@ -21,7 +21,7 @@ def test_predictions_for_a_benchmark_server_hold_label_ids(tiny_experiment, tmp_
         tiny_experiment.data, dataset_dir=str(tmp_path / "out"), train_split="train_fine"
     )
     trainer = Trainer(dataclasses.replace(tiny_experiment, data=data))
-    trainer.run_dir.save(trainer.checkpoint, 0, keep=1)  # ids need no trained model
+    trainer.run_dir.checkpoints.save(trainer.checkpoint, 0, keep=1)  # ids need no trained model
     for raw_label_ids in (False, True):
         vis.main(
             vis.VisConfig(

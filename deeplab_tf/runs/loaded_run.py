@@ -13,13 +13,8 @@ from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.runs import averaging, foreign
-from deeplab_tf.runs.run_dir import (
-    DAMAGE,
-    EXPERIMENT,
-    RunDir,
-    UnreadableCheckpointError,
-    warn_of_damage,
-)
+from deeplab_tf.runs.checkpoints import DAMAGE, UnreadableCheckpointError, warn_of_damage
+from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.startup.process_state import keras_settings
 
 
@@ -112,7 +107,7 @@ def load(
     run.require_plain_path()
     experiment, info = run.experiment(), run.dataset()
     wanted = checkpoint_choice.wanted(path, checkpoint)
-    step = run.choose(wanted)
+    step = run.checkpoints.choose(wanted)
 
     config = experiment.model
     if output_stride and output_stride != config.output_stride:
@@ -167,19 +162,19 @@ def _restore(
     Raises:
       UserError: if no checkpoint could be restored.
     """
-    kept = run.checkpoint_steps()
+    kept = run.checkpoints.steps()
     damaged: list[int] = []
     for candidate in [older for older in reversed(kept) if older <= step]:
         try:
             for part in parts:
-                status = part.read(run.prefix(candidate)).expect_partial()
+                status = part.read(run.checkpoints.prefix(candidate)).expect_partial()
                 status.assert_existing_objects_matched()
             return candidate, damaged
         except DAMAGE as error:
             if not passes_damaged:
                 others = ", ".join(str(other) for other in kept if other != step)
                 raise UnreadableCheckpointError(
-                    f"{run.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
+                    f"{run.checkpoints.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
                     f"{run.path} also has: {others or 'none'}."
                 ) from None
             warn_of_damage(candidate, error)
@@ -208,12 +203,12 @@ def standing(
       A title such as "step 1000 (newest)", and sentences about other checkpoints, such as
       "step 2000 is newer". mIoU is in percent.
     """
-    others = set(run.checkpoint_steps()) - {step, *damaged}
+    others = set(run.checkpoints.steps()) - {step, *damaged}
     is_newest = not others or max(others) < step
-    best = run.best()
+    best = run.metrics.best()
     scores = [
         entry["miou"]
-        for entry in run.scores_at(step)
+        for entry in run.metrics.scores_at(step)
         if entry["miou"] is not None and entry.get("split") == best.get("split")
     ]
 
@@ -229,9 +224,9 @@ def standing(
         titles.append(f"{', '.join(map(str, sorted(damaged)))} damaged")
 
     def way_to(choice: str, other: int) -> str:
-        return (
-            f"{written('checkpoint', choice)} takes it" if written else f"it is {run.prefix(other)}"
-        )
+        if written:
+            return f"{written('checkpoint', choice)} takes it"
+        return f"it is {run.checkpoints.prefix(other)}"
 
     sentences = []
     if not is_newest:

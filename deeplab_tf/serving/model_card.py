@@ -7,6 +7,7 @@ from pathlib import Path
 from deeplab_tf.config import Experiment, flags
 from deeplab_tf.runs import run_dir
 from deeplab_tf.runs.loaded_run import LoadedRun
+from deeplab_tf.runs.metrics_log import METRICS
 from deeplab_tf.runs.run_dir import RunDir
 
 _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
@@ -56,7 +57,7 @@ def metrics_of(
     """
     scores = []
     if inference == of_run:
-        scores = [{"file": run_dir.METRICS, **entry} for entry in run.scores_at(step)]
+        scores = [{"file": METRICS, **entry} for entry in run.metrics.scores_at(step)]
 
     for path in sorted(run.path.glob("*/results.json")):
         try:

@@ -60,8 +60,9 @@ class StopOnNonFiniteLoss(StepCallback):
     def on_step(self, step, logs):
         if not math.isfinite(logs["loss"]):
             raise UserError(
-                f"The loss became {logs['loss']} at step {step}; {self._run.last_good()}. Lower "
-                "--base_learning_rate, or look at the data with deeplab_tf.inspect_data."
+                f"The loss became {logs['loss']} at step {step}; "
+                f"{self._run.checkpoints.last_good()}. Lower --base_learning_rate, or look at "
+                "the data with deeplab_tf.inspect_data."
             )
 
 
@@ -178,7 +179,7 @@ class TrainingLog(StepCallback):
             "images_per_second": self._batch_size / seconds,
         }
         self.model.reset_metrics()  # the loss is the mean since the last line
-        self._run.record({"step": step} | entry)
+        self._run.metrics.record({"step": step} | entry)
         with self._writer.as_default(step=step):
             for name, value in entry.items():
                 tf.summary.scalar(f"train/{name}", value)

@@ -37,7 +37,7 @@ def require_trainable(
         )
     run.require_plain_path()
     if not (run.path / EXPERIMENT).is_file():
-        if run.checkpoint_steps():
+        if run.checkpoints.steps():
             raise UserError(
                 f"{run.path} holds checkpoints but no {EXPERIMENT}; give another --train_logdir."
             )
@@ -84,7 +84,7 @@ def _require_same_images(run: RunDir, experiment: Experiment, table: records.Rec
     Which images a batch has follows from the step and the number of images. With other records of
     as many images it still does: they may be mended ones, of which the user is told only.
     """
-    done = max(run.checkpoint_steps(), default=0)
+    done = max(run.checkpoints.steps(), default=0)
     before = run.trained_on()
     if not done or not before:
         return ""
@@ -116,7 +116,7 @@ def _require_continuable(run: RunDir, steps: int) -> None:
     if steps == before:
         return
 
-    done = max(run.checkpoint_steps(), default=0)
+    done = max(run.checkpoints.steps(), default=0)
     if steps < done:
         raise UserError(
             f"{run.path} is at step {done} already, past --training_number_of_steps={steps}; "

@@ -143,7 +143,7 @@ class Trainer:
             self._tell("\n".join(filter(None, [self._overview(), told])))
             service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
             self._require_equal_workers()
-            is_new = not self.workers.of_chief(len(self.run_dir.checkpoint_steps()))
+            is_new = not self.workers.of_chief(len(self.run_dir.checkpoints.steps()))
             if is_new:
                 self._fetch_initial_weights()
             with seeded(config.seed), self.strategy.scope():
@@ -167,7 +167,7 @@ class Trainer:
             eval_images=len(self.eval_table or ()),
             ignored=overview.ignored_share(splits.get(data.train_split, {})),
             devices=devices_of(self.strategy, self.workers.count),
-            continues=bool(self.run_dir.checkpoint_steps()),
+            continues=bool(self.run_dir.checkpoints.steps()),
         )
 
     def _first_size(self) -> tuple[int, int] | None:
@@ -201,7 +201,7 @@ class Trainer:
         interrupted = contextlib.suppress(callbacks.Interrupted)
         with stop, interrupted, pipeline.explained_record_errors(), self.workers.explained_loss():
             first_step = self._restore()
-            self.run_dir.forget_after(first_step)
+            self.run_dir.metrics.forget_after(first_step)
             writer = tf.summary.create_noop_writer()
             if self.workers.is_chief:
                 writer = tf.summary.create_file_writer(str(self.run_dir.path))
@@ -222,20 +222,20 @@ class Trainer:
         """Restores the newest checkpoint on all workers, or saves the first; returns its step."""
         step = None
         if self.workers.is_chief:
-            step = self.run_dir.restore_newest(self.checkpoint)
+            step = self.run_dir.checkpoints.restore_newest(self.checkpoint)
         step = self.workers.of_chief(-1 if step is None else step)
         if step < 0:
             # From here on a run without a checkpoint has lost one.
             self._save(0, keep=1)
         elif not self.workers.is_chief:
-            self.run_dir.restore(self.checkpoint, step)
+            self.run_dir.checkpoints.restore(self.checkpoint, step)
         if step > 0:
             left = counted(max(self.experiment.train.training_number_of_steps - step, 0), "step")
             self._tell(f"Continuing {self.run_dir.path} at step {step}, {left} left.")
         return max(step, 0)
 
     def _save(self, step: int, *, keep: int) -> None:
-        self.run_dir.save(self.checkpoint, step, keep=keep, lost=self.workers.lost)
+        self.run_dir.checkpoints.save(self.checkpoint, step, keep=keep, lost=self.workers.lost)
 
     def _fetch_initial_weights(self) -> None:
         """Downloads --tf_initial_checkpoint if it is an address, before time is spent on a model.
@@ -262,9 +262,10 @@ class Trainer:
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         steps = [*self._callbacks(writer, stop), stop]
-        scored = self.workers.of_chief(int(self.run_dir.was_scored(first_step)))
+        is_scored = bool(self.run_dir.metrics.scores_at(first_step))
+        scored = self.workers.of_chief(int(is_scored))
         if scored:
-            self.run_dir.note_best()  # in case the run was killed between scoring and this
+            self.run_dir.metrics.note_best()  # in case the run was killed between scoring and this
         for callback in steps:
             if isinstance(callback, callbacks.Validation) and not scored:
                 callback.catch_up(first_step)
@@ -395,7 +396,8 @@ class Trainer:
             if not tf.reduce_all(tf.math.is_finite(variable)):
                 raise UserError(
                     f"The weights {variable.name} are no longer finite at step {step}, which was "
-                    f"not saved; {self.run_dir.last_good()}. Lower --base_learning_rate."
+                    f"not saved; {self.run_dir.checkpoints.last_good()}. Lower "
+                    "--base_learning_rate."
                 )
 
     def _validating(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
@@ -415,9 +417,9 @@ class Trainer:
                     workers=self.workers,
                     meet=stop.meet,
                 )
-            self.run_dir.record(result.to_json(self.info, step))
-            self.run_dir.note_best()
-            self.run_dir.prune(keep=self.experiment.train.keep_checkpoints)
+            self.run_dir.metrics.record(result.to_json(self.info, step))
+            self.run_dir.metrics.note_best()
+            self.run_dir.checkpoints.prune(keep=self.experiment.train.keep_checkpoints)
             with writer.as_default(step=step):
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))

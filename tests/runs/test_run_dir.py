@@ -34,7 +34,7 @@ def kept(tmp_path_factory):
     model = build_model(MODEL, num_classes=3)
     for step in (0, 500, 800, 1000):
         bias(model).assign([float(step), 0, 0])
-        run.write(tf.train.Checkpoint(model=model), step)
+        run.checkpoints.write(tf.train.Checkpoint(model=model), step)
     return folder
 
 
@@ -79,7 +79,7 @@ def test_what_is_chosen_is_loaded_and_said(run, choice, step, said):
 
 def test_a_path_names_a_step_by_any_of_its_files(run):
     for ending in ("", ".index", ".data-00000-of-00001"):
-        path = f"{run.prefix(500)}{ending}"
+        path = f"{run.checkpoints.prefix(500)}{ending}"
         assert checkpoint_choice.split(path) == (run.path, 500)
         checkpoint_choice.require_one_choice("500", path, "checkpoint_dir")
     for choice in ("newest", "best", "800"):
@@ -87,7 +87,7 @@ def test_a_path_names_a_step_by_any_of_its_files(run):
         with pytest.raises(UserError, match=message):
             checkpoint_choice.require_one_choice(choice, path, "checkpoint_dir")
     loaded = loaded_run.load(path, written=as_flag)
-    assert loaded.step == 500 and f"it is {run.prefix(800)}" in loaded.standing
+    assert loaded.step == 500 and f"it is {run.checkpoints.prefix(800)}" in loaded.standing
 
 
 def test_what_is_not_kept_is_refused_with_what_is(run):
@@ -102,7 +102,7 @@ def test_what_is_not_kept_is_refused_with_what_is(run):
 
 def test_without_validation_there_is_no_best(run):
     (run.path / "metrics.jsonl").unlink()
-    assert run.best()["step"] == 800  # as best.json tells
+    assert run.metrics.best()["step"] == 800  # as best.json tells
     (run.path / "best.json").unlink()
     assert loaded_run.load(run.path).standing == "step 1000 (newest)"
     with pytest.raises(UserError, match=r"no best .* \(--eval_interval_steps\); it has: 0, 500"):
@@ -120,8 +120,8 @@ def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run):
 
 
 def test_scores_of_another_split_are_not_compared(run):
-    run.record({"step": 1000, "split": "test", "miou": 0.4})
-    assert run.best() == {"step": 1000, "miou": 0.4, "split": "test"}
+    run.metrics.record({"step": 1000, "split": "test", "miou": 0.4})
+    assert run.metrics.best() == {"step": 1000, "miou": 0.4, "split": "test"}
     assert loaded_run.standing(run, 1000) == (
         "step 1000 (newest, best, mIoU 40.00 in validation)",
         [],
@@ -133,16 +133,20 @@ def test_a_damaged_line_of_scores_is_named_and_nothing_is_lost(run):
     path = run.path / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"step": 10')
-    assert run.best()["step"] == 800
+    assert run.metrics.best()["step"] == 800
     for number, damage in ((1, b"\xff"), (2, b"x"), (3, b"[]\n")):
         lines = whole.splitlines(keepends=True)
         lines[number - 1] = damage + lines[number - 1][1:] if number < 3 else damage
         path.write_bytes(b"".join(lines))
-        for reading in (run.best, lambda: run.forget_after(1000), lambda: run.prune(keep=1)):
+        for reading in (
+            run.metrics.best,
+            lambda: run.metrics.forget_after(1000),
+            lambda: run.checkpoints.prune(keep=1),
+        ):
             with pytest.raises(UserError, match=f"Line {number} of .*metrics.jsonl is damaged"):
                 reading()
         assert path.read_bytes() == b"".join(lines)
-    assert run.checkpoint_steps() == [0, 500, 800, 1000]
+    assert run.checkpoints.steps() == [0, 500, 800, 1000]
 
 
 def test_load_model_takes_the_choice_and_warns_of_a_better_one(run, caplog):
@@ -191,13 +195,13 @@ def test_a_new_run_says_which_step_it_starts_from(run):
     model = build_model(MODEL, num_classes=3)
     said = initialization.initialize(model, str(run.path))
     assert "is step 1000 (newest, mIoU 52.90 in validation); step 800 scored better" in said
-    assert f"; it is {run.prefix(800)}." in said
+    assert f"; it is {run.checkpoints.prefix(800)}." in said
 
 
 def test_following_a_run_takes_no_choice(run):
     for settings in (
         {"checkpoint": "best", "checkpoint_dir": str(run.path)},
-        {"checkpoint_dir": run.prefix(500)},
+        {"checkpoint_dir": run.checkpoints.prefix(500)},
     ):
         with pytest.raises(UserError, match="=0 scores each new checkpoint of a run"):
             eval.EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)

@@ -30,8 +30,8 @@ def run(tiny_experiment):
     model = build_model(tiny_experiment.model, num_classes=info.num_classes)
     model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 100)
     for step in (2, 4):
-        run.save(tf.train.Checkpoint(model=model), step, keep=2)
-    run.record({"step": 2, "miou": 0.25, "split": "val"})
+        run.checkpoints.save(tf.train.Checkpoint(model=model), step, keep=2)
+    run.metrics.record({"step": 2, "miou": 0.25, "split": "val"})
     return run
 
 
@@ -67,7 +67,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
     folder = tmp_path / "model"
     (folder / "1").mkdir(parents=True)
     job = export_model.ExportConfig(
-        checkpoint_path=run.prefix(2), export_dir=str(folder), model_name="shapes"
+        checkpoint_path=run.checkpoints.prefix(2), export_dir=str(folder), model_name="shapes"
     )
     export_model.main(job, ServingConfig(max_batch_size=2))
     assert (folder / "2" / "saved_model.pb").is_file()
@@ -105,7 +105,9 @@ def test_one_checkpoint_or_one_run_is_exported():
 @pytest.mark.slow
 def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_path):
     flags = ("--output_stride=8", "--eval_scales=0.75,1", "--add_flipped_images")
-    run.record({"step": 4, "miou": 0.25, "split": "val"})  # as trained, so of another stride
+    run.metrics.record(
+        {"step": 4, "miou": 0.25, "split": "val"}
+    )  # as trained, so of another stride
     folder, scored = tmp_path / "model", run.path / "as_exported"
     for name, given in ((scored.name, flags), ("as_trained", ())):
         logdir = f"--eval_logdir={run.path / name}"
@@ -121,7 +123,9 @@ def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_p
         "add_flipped_images": "true",
     }
     results = json.loads((scored / "results.json").read_text())
-    assert results["checkpoint"] == run.prefix(4) and results["dataset_dir"] == str(records_dir)
+    assert results["checkpoint"] == run.checkpoints.prefix(4) and results["dataset_dir"] == str(
+        records_dir
+    )
     assert card["step"] == 4
     assert card["metrics"] == [{"file": "as_exported/results.json", **results}]
     of_plain = json.loads((plain / "1" / "model_card.json").read_text())["metrics"]

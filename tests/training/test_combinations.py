@@ -54,7 +54,7 @@ def test_two_replicas_clip_and_average_like_one(train):
 def test_averages_in_half_precision_are_those_of_the_saved_weights(train, policy, compiled):
     settings = {"save_interval_steps": 1, "keep_checkpoints": 9, "jit_compile": compiled}
     folder = train("run", dtype_policy=policy, **settings, **MANY)
-    assert RunDir(folder).checkpoint_steps() == [0, 1, 2, 3, 4]
+    assert RunDir(folder).checkpoints.steps() == [0, 1, 2, 3, 4]
     saved = [weights(folder, number) for number in range(5)]
     kernel = next(name for name in saved[0] if name.startswith("model/classifier"))
     (average,) = (

@@ -35,15 +35,15 @@ def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment, monkeyp
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
     trainer = Trainer(tiny_experiment)
-    trainer.run_dir.save(trainer.checkpoint, 0, keep=5)
+    trainer.run_dir.checkpoints.save(trainer.checkpoint, 0, keep=5)
 
     def full(prefix):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
     monkeypatch.setattr(trainer.checkpoint, "write", full)
     with pytest.raises(UserError, match="step 1 could not be written .*No space.* model.ckpt-0"):
-        trainer.run_dir.save(trainer.checkpoint, 1, keep=5)
-    assert trainer.run_dir.restore_newest(trainer.checkpoint) == 0
+        trainer.run_dir.checkpoints.save(trainer.checkpoint, 1, keep=5)
+    assert trainer.run_dir.checkpoints.restore_newest(trainer.checkpoint) == 0
 
 
 def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, monkeypatch):

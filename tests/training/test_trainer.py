@@ -34,7 +34,7 @@ def change(experiment, section, **values):
 
 def weights(folder):
     """Every number in the newest checkpoint: weights, moving averages, momentum, step."""
-    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).prefix(4))
+    reader = tf.train.load_checkpoint(run_dir.RunDir(folder).checkpoints.prefix(4))
     names = [name for name in reader.get_variable_to_shape_map() if "loss_tracker" not in name]
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
@@ -227,9 +227,9 @@ def test_a_run_writes_its_files_and_keeps_the_best(whole):
     assert set(scored) == {1, 2, 3, 4} and all(e["images"] == 5 for e in entries if "miou" in e)
     best = max(scored, key=lambda step: (scored[step], -step))
     assert json.loads((run.path / "best.json").read_text())["step"] == best
-    assert run.checkpoint_steps() == sorted({best, 2, 3, 4})
-    for step in run.checkpoint_steps():
-        reader = tf.train.load_checkpoint(run.prefix(step))
+    assert run.checkpoints.steps() == sorted({best, 2, 3, 4})
+    for step in run.checkpoints.steps():
+        reader = tf.train.load_checkpoint(run.checkpoints.prefix(step))
         assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == step
     assert json.loads((run.path / "environment.json").read_text())["tensorflow"] == tf.__version__
     assert list(run.path.glob("events.out.tfevents.*"))
@@ -251,7 +251,7 @@ def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path):
         with counted_traces() as traces:
             assert Trainer(experiment).run() == 7
         counts.append(traces["train_step"])
-        assert run_dir.RunDir(folder).checkpoint_steps() == [0, 3, 6, 7]
+        assert run_dir.RunDir(folder).checkpoints.steps() == [0, 3, 6, 7]
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         logs.append([json.loads(line) for line in lines])
     for one, other in zip(*logs, strict=True):
@@ -268,7 +268,7 @@ def assert_resumed_exactly(whole, parts, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         Trainer(parts).run()
-    assert run_dir.RunDir(parts.train.train_logdir).checkpoint_steps() == [0, 2]
+    assert run_dir.RunDir(parts.train.train_logdir).checkpoints.steps() == [0, 2]
     assert Trainer(parts).run() == 4
     assert_same_weights(whole.train.train_logdir, parts.train.train_logdir)
     return trainer.model
@@ -352,7 +352,7 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         Trainer(parts).run()
-    assert run_dir.RunDir(tmp_path / "parts").checkpoint_steps() == [0, 2]
+    assert run_dir.RunDir(tmp_path / "parts").checkpoints.steps() == [0, 2]
     trainer = Trainer(parts)
     assert trainer.run() == 4
     assert trainer.model.compute_dtype == "float16"
