@@ -106,12 +106,10 @@ def work(config: InputConfig) -> None:
     batches = pipeline.train_batches(
         table,
         data,
+        info,
+        steps=range(steps),
         batch_size=config.batch_size,
-        first_step=0,
-        last_step=steps,
         seed=0,
-        num_classes=info.num_classes,
-        ignore_label=info.ignore_label,
         image_mean=(123.675, 116.28, 103.53),
     )
 

@@ -167,14 +167,12 @@ def _input(data, model, train, job, info, strategy) -> Iterator:
         lambda _: pipeline.train_batches(
             table,
             data,
+            info,
+            steps=range(job.warmup_steps + job.benchmark_steps),
             batch_size=train.train_batch_size,
-            first_step=0,
-            last_step=job.warmup_steps + job.benchmark_steps,
             seed=train.seed,
-            num_classes=info.num_classes,
-            ignore_label=info.ignore_label,
             image_mean=model.image_mean,
-            replicas=strategy.num_replicas_in_sync,
+            share=pipeline.Share(replicas=strategy.num_replicas_in_sync),
             services=train.data_services(),
         )
     )

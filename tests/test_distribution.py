@@ -172,11 +172,11 @@ def test_two_hosts_do_with_settings_what_one_process_does(experiment, tmp_path, 
 def test_a_follower_writes_nothing(experiment, tmp_path):
     follower = run_dir.FollowersRunDir(tmp_path / "run")
     follower.open_for_training(experiment, None)
-    follower.save(tf.train.Checkpoint(value=tf.Variable(1.0)), 1, keep=1)
-    follower.record({"step": 1, "miou": 0.5})
-    follower.forget_after(0)
-    follower.note_best()
-    follower.prune(keep=0)
+    follower.checkpoints.save(tf.train.Checkpoint(value=tf.Variable(1.0)), 1, keep=1)
+    follower.metrics.record({"step": 1, "miou": 0.5})
+    follower.metrics.forget_after(0)
+    follower.metrics.note_best()
+    follower.checkpoints.prune(keep=0)
     assert not (tmp_path / "run").exists()
 
 

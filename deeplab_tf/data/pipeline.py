@@ -7,6 +7,7 @@ whatever the parallelism, and without replaying anything.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
-from deeplab_tf.data import photometric, records, service, transforms
+from deeplab_tf.data import catalog, photometric, records, service, transforms
 from deeplab_tf.messages import UserError
 from deeplab_tf.ops import seeds
 
@@ -29,67 +30,77 @@ _BAD_RECORD = "bad record"  # by this, `explained_record_errors` recognises the 
 _UNDECODED = re.compile(r"(jpeg::Uncompress|JPEG|PNG|decode|Unknown image)", re.IGNORECASE)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """The share of each step's images that a worker takes.
+
+    Attributes:
+      replicas: number of replicas of all workers. The images of a step come in one part for each.
+      workers, worker: number of workers, and which one this is. All get equally many parts.
+    """
+
+    replicas: int = 1
+    workers: int = 1
+    worker: int = 0
+
+
 def train_batches(
     table: records.RecordTable,
     config: DataConfig,
+    info: catalog.DatasetInfo,
     *,
+    steps: range,
     batch_size: int,
-    first_step: int,
-    last_step: int,
     seed: int,
-    num_classes: int,
-    ignore_label: int,
     image_mean: tuple[float, ...],
-    replicas: int = 1,
-    workers: int = 1,
-    worker: int = 0,
+    share: Share = Share(),
     services: Sequence[str] = (),
 ) -> tf.data.Dataset:
-    """Returns the batches of the steps from first_step up to, not including, last_step.
-
-    The images of a step come in one part per replica.
+    """Returns a worker's batches of consecutive steps.
 
     Args:
+      table, info: the records to train on, and their classes.
+      steps: such as range(first, last); the batches of a step are the same in every range.
       batch_size: images in a step, over all replicas of all workers.
-      replicas: number of parts of a step, in the order of its images.
-      workers, worker: number of workers, and which one this is; it gets its equal share of each
-        step's parts.
       services: addresses of the hosts that take turns in making the batches, one step each; if
         there are none, this process makes them.
     Yields:
       images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
       labels: int32 [part, height, width, 1], padded with `ignore_label`.
     """
-    first, last = first_step * batch_size, last_step * batch_size
+    first, last = steps.start * batch_size, steps.stop * batch_size
+    part_size = batch_size // share.replicas
 
     @_plain_python
     def example(position, index):
         record = records.parse(table.read(index))
-        label = _checked(record, num_classes, ignore_label)
+        label = _checked(record, info.num_classes, info.ignore_label)
         pair = augment(
             record["image"],
             label,
             config,
             seed=tf.stack([tf.constant(seed, tf.int64), position]),
-            ignore_label=ignore_label,
+            ignore_label=info.ignore_label,
             image_mean=image_mean,
         )
         return (position, *pair) if services else pair
 
     def share_of_worker(order):
-        size = batch_size // workers
-        is_in_share = _plain_python(lambda position, *_: position % batch_size // size == worker)
-        return order.filter(is_in_share) if workers > 1 else order
+        size = batch_size // share.workers
+        is_in_share = _plain_python(
+            lambda position, *_: position % batch_size // size == share.worker
+        )
+        return order.filter(is_in_share) if share.workers > 1 else order
 
     def make_parts(order):
         examples = order.map(example, num_parallel_calls=_CORES, deterministic=True)
-        return _untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+        return _untuned(examples.batch(part_size, drop_remainder=True).prefetch(2))
 
     order = share_of_worker(_shuffled_order(len(table), first=first, last=last, seed=seed))
     if not services:
         return make_parts(order)
 
-    starts = share_of_worker(tf.data.Dataset.range(first, last, batch_size // replicas))
+    starts = share_of_worker(tf.data.Dataset.range(first, last, part_size))
     batches = service.received(order, make_parts, services, step_size=batch_size, starts=starts)
     return _untuned(batches.prefetch(2))
 

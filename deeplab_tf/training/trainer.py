@@ -293,30 +293,26 @@ class Trainer:
 
         Each replica of a worker takes one part of a step's images after the other.
         """
-        workers = self.workers
+        share = pipeline.Share(
+            replicas=self.strategy.num_replicas_in_sync,
+            workers=self.workers.count,
+            worker=self.workers.index,
+        )
+        services = self.experiment.train.data_services()
         return self.strategy.distribute_datasets_from_function(
-            lambda _: self._examples(
-                first_step,
-                last_step,
-                replicas=self.strategy.num_replicas_in_sync,
-                workers=workers.count,
-                worker=workers.index,
-                services=self.experiment.train.data_services(),
-            )
+            lambda _: self._examples(range(first_step, last_step), share=share, services=services)
         )
 
-    def _examples(self, first_step: int, last_step: int, **share: Any) -> tf.data.Dataset:
+    def _examples(self, steps: range, **how: Any) -> tf.data.Dataset:
         return pipeline.train_batches(
             self.train_table,
             self.experiment.data,
+            self.info,
+            steps=steps,
             batch_size=self.experiment.train.train_batch_size,
-            first_step=first_step,
-            last_step=last_step,
             seed=self.experiment.train.seed,
-            num_classes=self.info.num_classes,
-            ignore_label=self.info.ignore_label,
             image_mean=self.experiment.model.image_mean,
-            **share,
+            **how,
         )
 
     def _callbacks(
@@ -362,7 +358,7 @@ class Trainer:
         config = self.experiment.train
         images, labels = [], []
         if config.summary_images and self.workers.is_chief:
-            first, second = next(iter(self._examples(0, 1)))
+            first, second = next(iter(self._examples(range(1))))
             images = np.round(first[: config.summary_images].numpy()).astype(np.uint8)
             labels = second[: config.summary_images].numpy()[..., 0]
 

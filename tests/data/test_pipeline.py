@@ -22,18 +22,18 @@ def table(records_dir):
     return records.open_split(records_dir, "train", catalog.load("shapes", records_dir))
 
 
-def batches(table, first, last, *, seed=0, num_classes=7, batch_size=2, **share):
+def batches(table, first, last, *, seed=0, num_classes=7, batch_size=2, services=(), **share):
+    classes = tuple((str(index), (index, 0, 0)) for index in range(num_classes))
     dataset = pipeline.train_batches(
         table,
         CONFIG,
+        catalog.DatasetInfo(name="shapes", classes=classes),
+        steps=range(first, last),
         batch_size=batch_size,
-        first_step=first,
-        last_step=last,
         seed=seed,
-        num_classes=num_classes,
-        ignore_label=255,
         image_mean=MEAN,
-        **share,
+        share=pipeline.Share(**share),
+        services=services,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in dataset]
 

@@ -48,8 +48,8 @@ def run(kept, tmp_path):
     shutil.copytree(kept, tmp_path / "run")
     found = RunDir(tmp_path / "run")
     for step, miou in ((500, 0.3), (800, 0.534), (1000, 0.529)):
-        found.record({"step": step, "split": "val", "miou": miou})
-    found.note_best()
+        found.metrics.record({"step": step, "split": "val", "miou": miou})
+    found.metrics.note_best()
     return found
 
 
