@@ -300,7 +300,7 @@ class Workers:
         )
 
     @contextlib.contextmanager
-    def explained_loss(self) -> Iterator[None]:
+    def reports_lost_workers(self) -> Iterator[None]:
         """Turns the failure of a collective operation into a LostWorkerError."""
         try:
             yield

@@ -17,10 +17,12 @@ from deeplab_tf.config import (
     DataConfig,
     EvalConfig,
     Experiment,
+    ModelConfig,
     flags,
     require,
     require_given,
     setting,
+    setting_of,
 )
 from deeplab_tf.messages import UserError
 
@@ -68,31 +70,20 @@ class ImportConfig(Config):
     ignore_label: int = setting(
         255, "With class_list: the label of ignored pixels in the records.", least=0
     )
-    output_stride: int = setting(
-        16,
-        "Input pixels, along each side, per cell of the encoder's output.",
-        choices=(8, 16, 32),
+    output_stride: int = setting_of(ModelConfig, "output_stride")
+    atrous_rates: tuple[int, ...] = setting_of(ModelConfig, "atrous_rates")
+    multi_grid: tuple[int, ...] = setting_of(ModelConfig, "multi_grid")
+    align_corners: bool = setting_of(
+        ModelConfig,
+        "align_corners",
+        help="Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files "
+        "do. Networks of official DeepLab always do.",
     )
-    atrous_rates: tuple[int, ...] = setting(
-        (),
-        "ASPP rates; empty means 6,12,18 at output stride 16, scaled for other strides.",
-        least=1,
-    )
-    multi_grid: tuple[int, ...] = setting(
-        (),
-        "Factors on the atrous rates of the last stage, one for each block; empty means 1.",
-        least=1,
-    )
-    align_corners: bool = setting(
-        False,
-        "Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files do. "
-        "Networks of official DeepLab always do.",
-    )
-    image_pooling_crop_size: tuple[int, ...] = setting(
-        (),
-        "For checkpoints of official DeepLab: window of the image pooling, height,width in pixels; "
-        "empty pools the whole image.",
-        least=1,
+    image_pooling_crop_size: tuple[int, ...] = setting_of(
+        ModelConfig,
+        "image_pooling_crop_size",
+        help="For checkpoints of official DeepLab: window of the image pooling, height,width in "
+        "pixels; empty pools the whole image.",
     )
 
     def __post_init__(self):

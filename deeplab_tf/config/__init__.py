@@ -17,6 +17,7 @@ from deeplab_tf.config.setting import (
     require_exactly_one,
     require_given,
     setting,
+    setting_of,
 )
 from deeplab_tf.config.step import LossConfig, StepConfig
 from deeplab_tf.config.training import TrainConfig
@@ -40,4 +41,5 @@ __all__ = [
     "require_exactly_one",
     "require_given",
     "setting",
+    "setting_of",
 ]

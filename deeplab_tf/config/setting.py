@@ -45,6 +45,23 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def setting_of(group: Any, name: str, *, help: str = "") -> Any:
+    """Returns a setting of another group once more, for a program with only some of its settings.
+
+    Args:
+      help: the sentence for `--help`; if empty, the other group's.
+    """
+    field = group.__dataclass_fields__[name]
+    metadata = field.metadata
+    return setting(
+        field.default,
+        help or metadata["help"],
+        choices=metadata["choices"],
+        least=metadata["least"],
+        names=metadata["names"],
+    )
+
+
 def is_list(field: dataclasses.Field) -> bool:
     """Returns whether a setting holds several values."""
     return isinstance(field.default, tuple)

@@ -133,7 +133,7 @@ class Trainer:
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
-        with self.workers.explained_loss():
+        with self.workers.reports_lost_workers():
             self.workers.total(0)  # so that all are here to learn of it if the chief refuses
             told = ""
             if self.workers.is_chief:
@@ -199,7 +199,7 @@ class Trainer:
         last_step = self.experiment.train.training_number_of_steps
         stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
-        with stop, interrupted, pipeline.explained_record_errors(), self.workers.explained_loss():
+        with stop, interrupted, pipeline.explained_record_errors(), self.workers.reports_lost_workers():
             first_step = self._restore()
             self.run_dir.metrics.forget_after(first_step)
             writer = tf.summary.create_noop_writer()
