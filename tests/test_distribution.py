@@ -127,6 +127,7 @@ def experiment(tiny_experiment):
     return change(tiny_experiment, "train", train_batch_size=8)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_like_one_process(experiment, tmp_path):
     steps = {"training_number_of_steps": 2}  # the second has the momentum of the first
     train_here(experiment, tmp_path / "one", **steps)
@@ -273,10 +274,8 @@ def test_replicas_and_parts_train_like_one(experiment, tmp_path, number, parts, 
     assert_alike(tmp_path / "shared", tmp_path / "one", 4)
 
 
-@pytest.mark.parametrize(
-    ("split", "images", "batch_size"),
-    [("val", 5, 1), pytest.param("train", 9, 2, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "images", "batch_size"), [("val", 5, 1), ("train", 9, 2)])
 def test_replicas_count_as_one(experiment, tmp_path, split, images, batch_size):
     experiment = change(experiment, "eval", eval_split=split, eval_batch_size=batch_size)
     flagfile = write_flags(experiment, tmp_path / "run")

@@ -48,6 +48,7 @@ def cells(model, batch, size):
     return len(operations), sum(s.num_elements() for s in shapes if s.is_fully_defined())
 
 
+@pytest.mark.slow
 def test_a_step_grows_linearly_in_images_and_pixels():
     config = ModelConfig(
         model_variant="resnet_v1c_18", aspp_convs_filters=8, atrous_rates=(2,), auxiliary_filters=8

@@ -199,7 +199,12 @@ class Trainer:
         last_step = self.experiment.train.training_number_of_steps
         stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
-        with stop, interrupted, pipeline.explained_record_errors(), self.workers.reports_lost_workers():
+        with (
+            stop,
+            interrupted,
+            pipeline.explained_record_errors(),
+            self.workers.reports_lost_workers(),
+        ):
             first_step = self._restore()
             self.run_dir.metrics.forget_after(first_step)
             writer = tf.summary.create_noop_writer()

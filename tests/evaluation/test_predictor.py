@@ -138,7 +138,12 @@ def test_the_window_rule_by_hand():
 
 @pytest.mark.parametrize(
     ("crop", "stride"),
-    [((33, 33), (20, 24)), ((45, 60), (30, 30)), ((99, 41), (99, 19)), ((17, 99), (9, 50))],
+    [
+        ((33, 33), (20, 24)),
+        pytest.param((45, 60), (30, 30), marks=pytest.mark.slow),
+        ((99, 41), (99, 19)),
+        pytest.param((17, 99), (9, 50), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("flip", [False, True])
 def test_slide_equals_a_loop_over_windows_in_numpy(model, crop, stride, flip):

@@ -58,7 +58,7 @@ def test_normalisation_is_inside_the_model():
     )
 
 
-@pytest.mark.parametrize("form", ["keras", "savedmodel"])
+@pytest.mark.parametrize("form", ["keras", pytest.param("savedmodel", marks=pytest.mark.slow)])
 def test_a_saved_model_is_loaded_whole(model, tmp_path, form):
     path = tmp_path / ("model.keras" if form == "keras" else "model")
     model.compile("adam", "sparse_categorical_crossentropy", [MeanIoU(3)], ignore_label=2, seed=7)
@@ -113,6 +113,7 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
         np.testing.assert_allclose(alone, shared, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_recomputed_stages_change_nothing_but_memory():
     config = ModelConfig(model_variant="resnet_v1c_18", atrous_rates=(1, 2), aspp_convs_filters=8)
     images, labels = (

@@ -398,6 +398,7 @@ def batches():
     return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(2)
 
 
+@pytest.mark.slow
 def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path):
     """One traced training: history, best model, early stopping, TensorBoard, saving, resuming."""
     model = build_model(CONFIG, num_classes=3)
@@ -494,6 +495,7 @@ def test_a_frozen_backbone_stays_as_it_is(model, weights):
     assert (heads[0] != model.classifier.get_weights()[0]).any()
 
 
+@pytest.mark.slow
 def test_traced_steps_refuse_what_eager_ones_do(weights):
     model = build_model(CONFIG, num_classes=3)
     model.set_weights(weights)

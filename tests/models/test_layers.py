@@ -53,6 +53,7 @@ def test_convolutions_pad_symmetrically(size, kernel, stride, rate):
     assert layer.compute_output_shape([1, *size, 3]) == (1, *result.shape)
 
 
+@pytest.mark.slow
 def test_atrous_convolutions_train_without_onednn():
     code = """
 import numpy as np, tensorflow as tf

@@ -45,13 +45,14 @@ def plain():
     return trained(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "jit_compile", "bound"),
     [
-        pytest.param("float32", True, 0.01, marks=pytest.mark.slow),
+        ("float32", True, 0.01),
         ("mixed_bfloat16", False, 0.5),
-        pytest.param("mixed_bfloat16", True, 0.5, marks=pytest.mark.slow),
-        pytest.param("mixed_float16", False, 0.1, marks=pytest.mark.slow),
+        ("mixed_bfloat16", True, 0.5),
+        ("mixed_float16", False, 0.1),
     ],
 )
 def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bound):

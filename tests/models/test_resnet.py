@@ -34,7 +34,7 @@ def test_every_backbone_has_a_parameter_count():
 @pytest.mark.parametrize(
     ("stem", "depth"),
     [
-        pytest.param(stem, depth, marks=[pytest.mark.slow] * (stem == "v1c" and depth > 100))
+        pytest.param(stem, depth, marks=[pytest.mark.slow] * (depth > 34 and stem != "beta"))
         for stem, depth in PARAMETERS
     ],
 )
@@ -60,7 +60,7 @@ def test_stages_past_the_output_stride_are_dilated(output_stride, multi_grid, st
     assert plans[2:] == [stage3, stage4]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (65, 97)])
 def test_a_finer_output_stride_computes_the_same_features_more_densely(size):
     """The identity that atrous convolution rests on (Chen et al. 2017, sec. 3.1)."""
     images = np.random.default_rng(0).standard_normal([1, *size, 3]).astype(np.float32)

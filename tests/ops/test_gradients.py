@@ -107,7 +107,7 @@ def distance(moved, expected):
         (2, 1, 2),
         pytest.param(4, 1, 0, marks=pytest.mark.slow),
         pytest.param(1, 2, 0, marks=pytest.mark.slow),
-        (2, 2, 0),
+        pytest.param(2, 2, 0, marks=pytest.mark.slow),
     ],
 )
 def test_parts_of_a_batch_add_up_to_the_whole(whole, parts, replicas, recomputed):

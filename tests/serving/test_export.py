@@ -296,6 +296,7 @@ def test_a_model_that_refuses_its_warm_up_is_not_published(config, size, tmp_pat
     assert list((tmp_path / "model").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_version_appears_after_its_warm_up_and_the_servers_files(tmp_path, monkeypatch):
     folder, replay, seen = tmp_path / "model", warmup.replay, []
 

@@ -52,6 +52,7 @@ def agreement(labels, images, export_dir, *, classes=3):
     return np.mean(labels == expected)
 
 
+@pytest.mark.slow
 def test_a_model_for_cpus_has_the_same_labels_and_is_not_converted(export_dir, tmp_path):
     for_cpus = tmp_path / "for_cpus"
     serving = ServingConfig(serving_device="cpu")
@@ -80,6 +81,7 @@ def test_a_part_of_an_export_is_refused(export_dir, tmp_path, missing):
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["tflite_float32", "tflite_float16", "tflite_int8"])
 def test_tensorflow_lite_gives_the_exports_labels_at_any_size(export_dir, photos, tmp_path, format):
     settings = {"calibration_images": (str(photos),)} if format == "tflite_int8" else {}
@@ -95,6 +97,7 @@ def test_tensorflow_lite_gives_the_exports_labels_at_any_size(export_dir, photos
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.labels.csv", "model.tflite"]
 
 
+@pytest.mark.slow
 def test_a_fixed_size_leaves_nothing_to_resize_to(export_dir, tmp_path):
     settings = {"format": "tflite_float32", "image_size": (49, 64)}
     file = convert(export_dir, tmp_path / "model.tflite", **settings)
@@ -123,6 +126,7 @@ def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_pat
     assert read_class_table(table) == CLASSES
 
 
+@pytest.mark.slow
 def test_several_scales_need_a_fixed_size_in_tensorflow_lite(several_scales, tmp_path):
     settings = {"format": "tflite_float32", "image_size": (49, 64)}
     file = convert(several_scales, tmp_path / "model.tflite", **settings)

@@ -44,6 +44,7 @@ def same(found, expected):
     return found.shape == expected.shape and (found == expected).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_and_runs_it(exported, images, expected, tmp_path):
     cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     shown = run(*cli, "show", "--dir", exported, "--all")

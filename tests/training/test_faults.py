@@ -54,7 +54,10 @@ def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, mon
 
     monkeypatch.setattr(trainer.checkpoint, "write", lost)
     monkeypatch.setattr(trainer, "workers", dataclasses.replace(trainer.workers, count=2))
-    with pytest.raises(LostWorkerError, match="Socket closed"), trainer.workers.reports_lost_workers():
+    with (
+        pytest.raises(LostWorkerError, match="Socket closed"),
+        trainer.workers.reports_lost_workers(),
+    ):
         trainer._save(1, keep=5)
 
 

@@ -328,6 +328,7 @@ def other_keras_settings():
     tf.keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.mark.slow
 def test_training_and_loading_ignore_keras_settings(whole, tiny_experiment, request):
     expected = loaded_run.load(whole.path).model.get_weights()
     request.getfixturevalue("other_keras_settings")

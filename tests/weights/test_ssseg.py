@@ -138,6 +138,7 @@ class Oracle:
 IMAGES = np.random.default_rng(1).uniform(0, 255, (1, 64, 81, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_multi_grid_of_mmsegmentation_replaces_the_rates(tmp_path):
     oracle = Oracle()
     expected, _ = oracle.mmseg(IMAGES, 50, "v1c", 16, (6, 12), 5, False, grid=(1, 2, 4))
@@ -154,8 +155,8 @@ def error_of(ours, expected):
 
 
 VARIANTS = [
-    (50, "v1c", 8, (12, 24, 36), 19, False),
-    (50, "v1c", 16, (6, 12, 18), 4, True),
+    pytest.param((50, "v1c", 8, (12, 24, 36), 19, False), marks=pytest.mark.slow),
+    pytest.param((50, "v1c", 16, (6, 12, 18), 4, True), marks=pytest.mark.slow),
     (18, "v1", 8, (12, 24), 7, False),
     (18, "v1c", 8, (12, 24, 36), 2, True),
     pytest.param((101, "v1c", 16, (6, 12, 18), 150, False), marks=pytest.mark.slow),
@@ -234,8 +235,8 @@ def test_ssseg_files_in_all_their_forms(tmp_path, wrapping):
     [
         (18, "v1"),
         (34, "v1"),
-        (50, "v1"),
-        (50, "v1c"),
+        pytest.param(50, "v1", marks=pytest.mark.slow),
+        pytest.param(50, "v1c", marks=pytest.mark.slow),
         pytest.param(152, "v1", marks=pytest.mark.slow),
     ],
 )
