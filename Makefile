@@ -14,7 +14,7 @@ RECORDS := runs/benchmark/camvid
 CHECKPOINT := runs/camvid
 EXPORT := models/camvid
 
-.PHONY: demo test check slow clean camvid bench bench-train bench-inference bench-input \
+.PHONY: demo test check slow fuzz clean camvid bench bench-train bench-inference bench-input \
 	bench-convert bench-eval bench-start bench-scaling bench-growth bench-export
 
 demo: $(INSTALLED)
@@ -39,6 +39,12 @@ test: $(INSTALLED)
 # PART=3/7 runs the third of seven parts.
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow $(if $(PART),--part=$(PART))
+
+# New damaged inputs for MINUTES; a failure prints its seed and keeps its input in runs/fuzz.
+MINUTES := 10
+fuzz: $(INSTALLED)
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest --numprocesses=2 --timeout=0 \
+		-m "not slow" tests/faults
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
