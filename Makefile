@@ -14,7 +14,7 @@ RECORDS := runs/benchmark/camvid
 CHECKPOINT := runs/camvid
 EXPORT := models/camvid
 
-.PHONY: demo test check slow fuzz clean camvid bench bench-train bench-inference bench-input \
+.PHONY: demo test lint check slow fuzz audit clean camvid bench bench-train bench-inference bench-input \
 	bench-convert bench-eval bench-start bench-scaling bench-growth bench-export
 
 demo: $(INSTALLED)
@@ -46,11 +46,16 @@ fuzz: $(INSTALLED)
 	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest --numprocesses=2 --timeout=0 \
 		-m "not slow" tests/faults
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy deeplab_tf datasets
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+check: lint test
+
+# Known vulnerabilities of the versions in constraints/; fails if there are any.
+audit:
+	@sh .ci/audit
 
 # The speeds of docs/benchmarks.md; CAMVID=... names the folder with its images. bench-export is not
 # among them: it compares a model that is there already, which CHECKPOINT=... and EXPORT=... name.

@@ -134,6 +134,36 @@ def test_recipes_are_found_by_name(site):
     assert done.returncode == 1 and "no_such_flag" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # pip fetches and unpacks TensorFlow
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_it_installs_into_an_empty_environment(wheel, tmp_path, version):
+    find = ["sh", ROOT / ".ci" / "find_python", version]
+    python = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+    if not python:
+        pytest.skip(f"no Python {version} is here")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    programs = tmp_path / "venv" / "bin"
+
+    pip = [programs / "python", "-m", "pip", "--quiet"]
+    done = subprocess.run([*pip, "install", wheel], capture_output=True, text=True)
+    if "NewConnectionError" in done.stderr or "NameResolutionError" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*pip, "check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+    train = [programs / "deeplab-train", "--flagfile=shapes_r18_os8"]
+    done = subprocess.run(
+        [*train, "--dataset_dir=none", "--train_logdir=run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "none" in done.stderr
+
+
 def test_the_commands_are_documented():
     readme = (ROOT / "README.md").read_text()
     for command in commands():
