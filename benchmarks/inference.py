@@ -63,10 +63,10 @@ def main(config: InferenceConfig) -> None:
 def export(config: InferenceConfig) -> None:
     """Exports the network, untrained, and writes its operations for an image beside it."""
     from benchmarks import network
-    from deeplab_tf.benchmark import forward_flops
     from deeplab_tf.config import ServingConfig
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass
     from deeplab_tf.evaluation.predictor import Predictor
+    from deeplab_tf.jobs.benchmark import forward_flops
     from deeplab_tf.serving import export as saved_model
 
     model = network.ssseg(config.depth, config.output_stride, config.num_classes)

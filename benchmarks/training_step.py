@@ -55,7 +55,7 @@ def work(config: StepConfig) -> None:
     import tensorflow as tf
 
     from benchmarks import network
-    from deeplab_tf.benchmark import forward_flops
+    from deeplab_tf.jobs.benchmark import forward_flops
     from deeplab_tf.training.optimizers import MomentumSGD
 
     model = network.ssseg(config.depth, config.output_stride, config.num_classes, auxiliary=True)

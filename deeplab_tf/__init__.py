@@ -4,8 +4,10 @@ Importing the package does not import TensorFlow, but it decides which Keras Ten
 (`deeplab_tf.startup.legacy_keras`). So import it before the first use of tf.keras.
 """
 
+import logging
 import sys
 
+from deeplab_tf.config import as_argument, checkpoint_choice
 from deeplab_tf.startup import legacy_keras
 
 __version__ = "0.1.0"
@@ -35,10 +37,7 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
       deeplab_tf.config.UserError: if the folder has no run, or not that checkpoint, or run_dir and
         `checkpoint` name two different ones.
     """
-    import logging
-
-    from deeplab_tf.config import as_argument, checkpoint_choice
-    from deeplab_tf.runs import loaded_run
+    from deeplab_tf.runs import loaded_run  # imports TensorFlow
 
     choice = str(checkpoint)
     checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir", written=as_argument)

@@ -4,135 +4,13 @@ Prints image counts and sizes, the share of each class, and settings that follow
 page of samples for each split.
 """
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-from deeplab_tf import files
-from deeplab_tf.config import Config, flags, require_given, setting
-from deeplab_tf.messages import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig(Config):
-    """Which records are inspected, and where the pages of samples go."""
-
-    dataset_dir: str = setting("", "Folder with the TFRecord shards and dataset.json.")
-    dataset: str = setting(
-        "", "Name of the data set; if empty, the one in <dataset_dir>/dataset.json."
-    )
-    splits: tuple[str, ...] = setting((), "Splits to inspect; empty means all.")
-    output_dir: str = setting(
-        "", "Folder for pages and statistics.json; if empty, <dataset_dir>/inspection."
-    )
-    num_samples: int = setting(
-        12, "Number of images on the page of a split, spread over the split.", least=1
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_given("dataset_dir", self.dataset_dir, "the folder that a builder wrote")
+from deeplab_tf import jobs
+from deeplab_tf.config import flags
+from deeplab_tf.config.programs import InspectConfig
 
 
 def main(job: InspectConfig) -> None:
-    """Prints a report on each split and writes <split>.png and statistics.json."""
-    from deeplab_tf.data import catalog, records
-
-    info = catalog.load(job.dataset, job.dataset_dir)
-    # Without a manifest, info.splits are the published ones, which may not be in this folder.
-    has_manifest = (Path(job.dataset_dir) / catalog.MANIFEST).is_file()
-    splits = job.splits or (tuple(info.splits) if has_manifest else ())
-    if not splits:
-        raise UserError(f"{job.dataset_dir} lists no splits; name those to inspect with --splits.")
-    tables = {
-        split: records.open_split(job.dataset_dir, split, info, labelled=False) for split in splits
-    }
-
-    print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
-    folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {split: inspect(job, info, split, table, folder) for split, table in tables.items()}
-    files.write(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
-    print(f"Look at the samples: {', '.join(str(folder / f'{split}.png') for split in content)}")
-
-
-def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
-    """Prints a report on one split and writes its page of samples; returns its numbers."""
-    import numpy as np
-
-    from deeplab_tf.data import records
-    from deeplab_tf.evaluation import report
-
-    counts = measure(info, split, table)
-    labels = counts.labels
-    weights = [round(float(weight), 4) for weight in counts.class_weights()]
-    crop = counts.crop_size()
-    absent = [
-        name
-        for index, name in enumerate(info.class_names)
-        if not labels.images[index] and index != info.ignore_label
-    ]
-    by_area = sorted(counts.sizes, key=lambda size: size[0] * size[1])
-    (common, times), *_ = counts.sizes.most_common(1)
-
-    print(f"\n{split}: {len(table)} images")
-    print(f"sizes (height x width): {len(by_area)}; smallest {_size(by_area[0])}, largest ", end="")
-    print(f"{_size(by_area[-1])}, commonest {_size(common)} ({times} images)")
-    if labels.pixels.any() or labels.ignored:
-        print(report.class_histogram(info.class_names, labels.pixels, labels.images, weights))
-        print(f"ignored pixels: {100 * labels.ignored_share:.2f} %")
-        print(f"absent classes: {', '.join(absent) or 'none'}")
-        print(f"class weights (median frequency balancing): {','.join(map(str, weights))}")
-    else:
-        print("no labels")
-    print(f"crop at the images' own size: --train_crop_size={crop[0]},{crop[1]}")
-
-    chosen = np.unique(np.linspace(0, len(table) - 1, job.num_samples).astype(int))
-    samples = [records.parse(table.read(int(index))) for index in chosen]
-    pictures = [
-        (sample["name"].numpy().decode(), sample["image"].numpy(), sample["label"].numpy()[..., 0])
-        for sample in samples
-    ]
-    page = report.sample_page(pictures, info.class_names, info.colors, info.ignore_label)
-    page.save(folder / f"{split}.png")
-
-    return {
-        "images": len(table),
-        "sizes": {_size(size): count for size, count in sorted(counts.sizes.items())},
-        **labels.to_json(info.class_names),
-        "class_weights": weights,
-        "train_crop_size": crop,
-    }
-
-
-def measure(info, split: str, table):
-    """Decodes every image and label of a split and counts them, with a progress bar.
-
-    Returns:
-      `data.statistics.Statistics` of the split.
-    Raises:
-      UserError: naming the image, if a label has another size than its image, or a value that is
-        not a class.
-    """
-    from tqdm import tqdm
-
-    from deeplab_tf.data import pipeline, statistics
-
-    counts = statistics.Statistics.none(info.num_classes)
-    batches = pipeline.eval_batches(
-        table,
-        batch_size=1,
-        num_classes=info.num_classes,
-        ignore_label=info.ignore_label,
-        labelled=False,
-    )
-    for batch in tqdm(batches, total=len(table), desc=split, unit=" images", disable=None):
-        counts.add(batch.images.shape[1:3], batch.labels[0, :, :, 0], info.ignore_label)
-    return counts
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    jobs.start("data_inspection", job)
 
 
 def run() -> None:

@@ -1,11 +1,13 @@
 """The rules of the house: imports go one way, names are documented."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FRONT_DOOR = ROOT / "deeplab_tf" / "__init__.py"
 # From the lowest to the highest. A module may import from its own folder and from those below.
 ORDER = [
     "messages",
@@ -23,14 +25,14 @@ ORDER = [
     "evaluation",
     "training",
     "serving",
+    "jobs",
     "entry points",
 ]
 
 
 def modules():
     files = [*ROOT.glob("deeplab_tf/**/*.py"), *ROOT.glob("datasets/*.py")]
-    front_door = ROOT / "deeplab_tf" / "__init__.py"
-    return sorted(path for path in files if path != front_door and path.read_text())
+    return sorted(path for path in files if path != FRONT_DOOR and path.read_text())
 
 
 def module_name(path):
@@ -72,6 +74,30 @@ def place(name):
 
 
 NAMES = {module_name(path) for path in modules()}
+
+
+@pytest.mark.parametrize("path", [FRONT_DOOR, *modules()], ids=module_name)
+def test_an_import_in_a_function_says_why(path):
+    """All others stand at the top, where a reader sees what a module needs."""
+    source = path.read_text()
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                line = source.splitlines()[node.end_lineno - 1]
+                assert "  # " in line, f"{module_name(path)} gives no reason for `{line.strip()}`"
+
+
+def test_each_job_has_its_program():
+    """`jobs.start` takes a name, which no type checker looks up."""
+    started = []
+    for path in ROOT.glob("deeplab_tf/*.py"):
+        started += re.findall(r'\bjobs\.start\(\s*"(\w+)"', path.read_text())
+    with_main = [
+        path.stem for path in ROOT.glob("deeplab_tf/jobs/*.py") if "\ndef main(" in path.read_text()
+    ]
+    assert sorted(started) == sorted(with_main) != []
 
 
 def test_every_folder_has_a_place():

@@ -25,6 +25,7 @@ PROGRAMS = [
     "deeplab_tf.import_weights",
     "deeplab_tf.inspect_data",
     "deeplab_tf.data_service",
+    "deeplab_tf.benchmark",
     "datasets.build_ade20k_data",
     "datasets.build_cityscapes_data",
     "datasets.build_folder_data",
@@ -66,19 +67,40 @@ def call(capfd, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help_answers_without_tensorflow(program):
+def start_and_look(program, *arguments):
+    """As `start`; the last line says whether the program has imported TensorFlow."""
     code = (
-        f"import sys, runpy; sys.argv = ['{program}', '--help']\n"
+        f"import sys, runpy; sys.argv = {[program, *map(str, arguments)]}\n"
         "try:\n"
         f"    runpy.run_module('{program}', run_name='__main__', alter_sys=True)\n"
         "finally:\n"
         "    print('tensorflow' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_answers_without_tensorflow(program):
+    done = start_and_look(program, "--help")
     assert done.returncode == 0, done.stderr
     assert f"usage: python -m {program}" in done.stdout and "  --" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("deeplab_tf.predict", "--checkpoint_dir=x --output_dir=x --input=none.jpg"),
+        (
+            "deeplab_tf.convert_model",
+            "--export_dir=x --format=tflite_int8 --output=x.tflite --calibration_images=none.jpg",
+        ),
+    ],
+)
+def test_a_mistake_in_a_path_is_reported_without_tensorflow(program, arguments):
+    done = start_and_look(program, *arguments.split())
+    assert_one_sentence(done, "=none.jpg names no image")
+    assert done.stdout.splitlines() == ["False"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The only bridge between settings and flags: dataclass -> flags -> dataclass -> flagfile text.
 
-An entry point is two functions. `main(settings)` does the work and may import TensorFlow. `run()`
+An entry point is two functions. `main(settings)` starts the work, which imports TensorFlow. `run()`
 calls `flags.run(main, ...)`, which parses the flags first, so `--help` and mistyped flags are
 answered at once. Flags belong to one call of `run`: the next call in the same process does not see
 them.

@@ -141,7 +141,7 @@ def decode_mat(content: bytes, name: str | Path) -> np.ndarray:
     Raises:
       UserError: naming the file, if it holds something else.
     """
-    import scipy.io
+    import scipy.io  # slow to import, and only some data sets have such files
 
     try:
         variables = scipy.io.loadmat(io.BytesIO(content))

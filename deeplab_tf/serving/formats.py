@@ -76,8 +76,8 @@ def onnx(served: Served) -> bytes:
       UserError: if the extra `onnx` is not installed.
     """
     try:
-        import onnx as library
-        import tf2onnx
+        import onnx as library  # of the extra `onnx`
+        import tf2onnx  # of the extra `onnx`
     except ImportError:
         raise UserError(
             "--format=onnx needs tf2onnx and onnx; pip install tf2onnx "

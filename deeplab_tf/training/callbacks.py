@@ -1,7 +1,7 @@
-"""What Keras lacks: step-counted logging, saving, validation and stopping.
+"""Callbacks that count steps, where Keras counts epochs: logging, saving, validation, stopping.
 
-`step` is always the number of steps done, which is what the optimizer counts (with those that loss
-scaling leaves out).
+`step` is always the number of steps done. The optimizer counts it, and so it includes the steps
+that loss scaling skips.
 """
 
 import collections
@@ -30,9 +30,9 @@ def say(line: str) -> None:
 
 
 class StepCallback(tf.keras.callbacks.Callback):
-    """Calls `on_step(step, logs)` after each call of training steps.
+    """Calls `on_step(step, logs)` each time that Keras has run one or more steps in one call.
 
-    `step` counts over resumed runs.
+    `step` goes on counting when a run is resumed.
     """
 
     def __init__(self):
@@ -43,15 +43,16 @@ class StepCallback(tf.keras.callbacks.Callback):
         self.step = self._first = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step = self._first + batch + 1  # `batch` is the last of this call
+        # `batch` counts from 0 since this `fit` began, and is the last one of this call.
+        self.step = self._first + batch + 1
         self.on_step(self.step, logs or {})
 
     def on_step(self, step: int, logs: dict) -> None:
-        """Called with the steps done and the step's loss and learning rate."""
+        """Receives the number of steps done, and the latest loss and learning rate."""
 
 
 class StopOnNonFiniteLoss(StepCallback):
-    """Ends the run before weights made by a NaN or infinite loss can be saved."""
+    """Ends the run when the loss is NaN or infinite, before the ruined weights can be saved."""
 
     def __init__(self, run: RunDir):
         super().__init__()
@@ -67,18 +68,18 @@ class StopOnNonFiniteLoss(StepCallback):
 
 
 class Pace:
-    """Estimates how long the rest of a run takes from how long its parts took so far.
+    """Estimates how long the rest of a run will take, from what its steps and pauses took so far.
 
     Args:
-      last_step: the run's.
-      pauses: steps between the times that training pauses for something; 0 for never. It does
-        after the last step too.
+      last_step: number of steps of the whole run.
+      pauses: what training pauses for (a save, a validation), and after how many steps each time;
+        0 means never. Each of them also comes after the last step.
     """
 
-    # Keras traces the graph in the first call, and again in the second where a call has several
-    # steps: they are no measure of those that follow.
+    # Keras traces the graph in the first call, and once more in the second if a call has several
+    # steps. So these two say nothing about the speed of the others.
     _WARM_UP_CALLS = 2
-    _FEW_CALLS = 3  # that suffice for an estimate
+    _ENOUGH_CALLS = 3
 
     def __init__(self, last_step: int, *, pauses: dict[str, int]):
         self._last_step = last_step
@@ -88,39 +89,43 @@ class Pace:
         self._pauses: dict[str, list[float]] = {name: [] for name in pauses}
 
     def add_call(self, steps: int, seconds: float) -> None:
-        """Counts a call of training steps."""
+        """Records how long a call took, and how many training steps it ran."""
         self._num_calls += 1
         if self._num_calls > self._WARM_UP_CALLS:
             self._calls.append((steps, seconds))
 
     @contextlib.contextmanager
     def pause(self, name: str) -> Iterator[None]:
-        """Counts the time that training pauses for something."""
+        """Records the time that its block takes as a pause of this name."""
         began = time.monotonic()
         yield
         self._pauses[name].append(time.monotonic() - began)
 
     def is_steady(self) -> bool:
-        """Whether there were enough calls for an estimate."""
-        return len(self._calls) >= self._FEW_CALLS
+        """Returns whether there were enough calls for an estimate."""
+        return len(self._calls) >= self._ENOUGH_CALLS
 
     def seconds_per_step(self) -> float:
-        """Returns the mean of the newest calls; NaN before there are any."""
+        """Returns the mean over the latest 100 calls; NaN before the first one that counts."""
         steps = sum(steps for steps, _ in self._calls)
         return sum(seconds for _, seconds in self._calls) / steps if steps else math.nan
 
     def untimed_pauses(self, step: int) -> dict[str, int]:
-        """Returns how many pauses are to come, of those whose length is not known yet."""
+        """Returns the number of pauses to come, for each kind of which none was timed yet."""
         counts = {name: self._pauses_after(step, name) for name in self._intervals}
         return {name: n for name, n in counts.items() if n and not self._pauses[name]}
 
     def seconds_left(self, step: int) -> float:
-        """Returns the time from `step` to the run's end, less `untimed_pauses`; NaN if unknown."""
+        """Returns the seconds from `step` to the run's end, without `untimed_pauses`.
+
+        It is NaN as long as no step was timed.
+        """
         total = (self._last_step - step) * self.seconds_per_step()
         for name in self._intervals:
             if self._pauses[name]:
-                newest = self._pauses[name][-1]  # the first traces a graph
-                total += self._pauses_after(step, name) * newest
+                # Not the mean: the first pause also traces a graph, so it takes longer.
+                latest = self._pauses[name][-1]
+                total += self._pauses_after(step, name) * latest
         return total
 
     def _pauses_after(self, step: int, name: str) -> int:
@@ -132,7 +137,7 @@ class Pace:
 class TrainingLog(StepCallback):
     """Writes mean loss, learning rate and speed to metrics.jsonl, TensorBoard and the log.
 
-    The speed counts the training steps only, the remaining time saves and validations too.
+    The speed is that of the training steps only; the remaining time includes saves and validations.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class TrainingLog(StepCallback):
 
         if step % self._log_steps and step != self._last_step:
             return
+
         seconds = self._seconds / (step - self._logged)
         self._logged, self._seconds = step, 0.0
         entry = {
@@ -178,11 +184,13 @@ class TrainingLog(StepCallback):
             "learning_rate": float(logs["learning_rate"]),
             "images_per_second": self._batch_size / seconds,
         }
-        self.model.reset_metrics()  # the loss is the mean since the last line
+        self.model.reset_metrics()  # each logged loss is the mean since the previous line
+
         self._run.metrics.record({"step": step} | entry)
         with self._writer.as_default(step=step):
             for name, value in entry.items():
                 tf.summary.scalar(f"train/{name}", value)
+
         if self._print_lines:
             left = self._pace.seconds_left(step)
             eta = "" if math.isnan(left) else f"  ETA {duration(left)}"
@@ -197,6 +205,7 @@ class TrainingLog(StepCallback):
             f"time        about {duration(self._pace.seconds_left(step))} for the {left} steps "
             f"left, {each:.2g} s each"
         )
+
         untimed = self._pace.untimed_pauses(step)
         if not untimed:
             return f"{text}."
@@ -205,12 +214,12 @@ class TrainingLog(StepCallback):
 
 
 def duration(seconds: float) -> str:
-    """Returns a time in whole seconds, such as 1:04:30."""
+    """Returns a time as hours:minutes:seconds, such as 1:04:30."""
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Saver(StepCallback):
-    """Saves a checkpoint every few steps and at the end, whatever ended the run."""
+    """Saves a checkpoint every `save_interval_steps`, and when training ends early or late."""
 
     def __init__(self, save: Callable[[int], None], pace: Pace, *, save_interval_steps: int):
         super().__init__()
@@ -225,7 +234,7 @@ class Saver(StepCallback):
         self.save_once(self.step)
 
     def save_once(self, step: int) -> None:
-        """Saves the weights, which are those after `step`, unless that was done."""
+        """Saves the present weights as those after `step`, unless this was done already."""
         if self._saved != step:
             with self._pace.pause("save"):
                 self._save(step)
@@ -233,7 +242,7 @@ class Saver(StepCallback):
 
 
 class Validation(StepCallback):
-    """Scores the model every few steps, each time after saving it."""
+    """Scores the model every `eval_interval_steps` and after the last step, once it is saved."""
 
     def __init__(
         self,
@@ -255,19 +264,20 @@ class Validation(StepCallback):
                 self._validate(step)
 
     def catch_up(self, step: int) -> None:
-        """Scores the restored checkpoint of a run that was stopped before that was done."""
+        """Scores the restored checkpoint, for a run that stopped between saving and scoring it."""
         if step and (step % self._interval == 0 or step == self._last_step):
             self._validate(step)
 
 
 class Interrupted(Exception):
-    """Ends a validation when a signal has arrived; the resumed run makes up for it."""
+    """Ends a validation when a signal has arrived; the resumed run does it again in full."""
 
 
 class StopOnSignal(StepCallback):
     """Ends training after the step in progress when SIGINT or SIGTERM arrives.
 
-    All workers stop at the same step, no matter which of them received the signal.
+    All workers stop at the same step, no matter which of them received the signal. If one stopped
+    before the others, they would wait for it in the next step.
     """
 
     def __init__(self, workers: Workers):
@@ -287,7 +297,9 @@ class StopOnSignal(StepCallback):
 
     def _note(self, number, frame):
         self.received = signal.Signals(number)
-        say(f"{self.received.name}: saving after this step; again to quit at once.")
+
+        # The second signal gets the previous handler, which ends the process at once.
+        say(f"{self.received.name}: saving after this step; send it again to quit at once.")
         signal.signal(number, self._previous[number])
 
     def on_step(self, step, logs):
@@ -296,14 +308,16 @@ class StopOnSignal(StepCallback):
     def _agree(self, working: bool) -> tuple[bool, bool]:
         """Returns whether any worker has received a signal, and whether any is still working.
 
-        A signal that arrives meanwhile waits for the next call: all workers act on it together.
+        A signal that arrives during the call waits for the next one, so that all workers act on it
+        together.
         """
-        news = np.zeros([self._workers.count, 2], np.int32)
-        news[self._workers.index] = self.received or 0, working
-        highest, works = self._workers.total(news).max(axis=0)
-        if highest:
-            self.received = signal.Signals(highest)
-        return bool(highest), bool(works)
+        states = np.zeros([self._workers.count, 2], np.int32)
+        states[self._workers.index] = self.received or 0, working
+        signal_number, any_works = self._workers.total(states).max(axis=0)
+
+        if signal_number:
+            self.received = signal.Signals(signal_number)
+        return bool(signal_number), bool(any_works)
 
     def meet(self, working: bool) -> bool:
         """Raises Interrupted on all workers once one has received a signal.
@@ -311,12 +325,12 @@ class StopOnSignal(StepCallback):
         Args:
           working: whether this worker has something left to do.
         Returns:
-          Whether any worker has.
+          Whether any worker has something left to do.
         """
-        stopped, works = self._agree(working)
-        if stopped:
+        has_signal, any_works = self._agree(working)
+        if has_signal:
             raise Interrupted
-        return works
+        return any_works
 
 
 class ProgressBar(StepCallback):

@@ -10,6 +10,7 @@ import warnings
 import tensorflow as tf
 
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.training import decoupled
 from deeplab_tf.training.schedules import Multiple
 
 
@@ -144,9 +145,9 @@ def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimi
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice
-            from tensorflow_addons import optimizers as library
+            from tensorflow_addons import optimizers as library  # not on every platform
     except ImportError:
-        from deeplab_tf.training import decoupled as library
+        library = decoupled
     if config.optimizer == "lamb":
         return library.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
     # Theirs is subtracted as it is; PyTorch's, whose recipes people have, is times the rate.

@@ -1,6 +1,6 @@
-"""Whether a folder can take a run: a new one, or further steps of the one that it holds.
+"""Checks whether a folder can take a new run, or further steps of the run that it holds.
 
-All of it is asked before minutes are spent on a model, and writes nothing.
+The checks come before the model is built, which takes minutes, and they write nothing.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from deeplab_tf.training import schedules
 def require_trainable(
     run: RunDir, experiment: Experiment, info: catalog.DatasetInfo, table: records.RecordTable
 ) -> str:
-    """Checks that the run in a folder, or a new one, can be trained with these settings.
+    """Checks that the folder's run, or a new run in it, can be trained with these settings.
 
     Args:
-      experiment: settings whose steps are numbers (`TrainConfig.for_images`).
+      experiment: the settings, with their epochs turned into steps (`TrainConfig.for_images`).
       info, table: the records to train on.
     Returns:
-      What the user should know of a run that is resumed; mostly empty.
+      A warning to print about a run that is resumed; usually empty.
     Raises:
-      UserError: if no run can be written there, or it holds another run.
+      UserError: if no run can be written to the folder, or it holds a run with other settings.
     """
     _require_folder(run.path)
     if (run.path / catalog.MANIFEST).is_file() and "splits" in catalog.read_manifest(run.path):
@@ -36,6 +36,7 @@ def require_trainable(
             f"--train_logdir={run.path} is the folder of a data set; a run needs its own."
         )
     run.require_plain_path()
+
     if not (run.path / EXPERIMENT).is_file():
         if run.checkpoints.steps():
             raise UserError(
@@ -44,10 +45,11 @@ def require_trainable(
         return ""
 
     _require_same_settings(run, experiment, info)
-    told = _require_same_images(run, experiment, table)
-    # Last, since the number of steps may have followed from that of the images.
+    warning = _require_same_images(run, experiment, table)
+    # Last: with --train_epochs, another number of images gives another number of steps, and then
+    # the images are what the user must hear of.
     _require_continuable(run, experiment.train.training_number_of_steps)
-    return told
+    return warning
 
 
 def _require_folder(path: Path) -> None:
@@ -60,7 +62,7 @@ def _require_folder(path: Path) -> None:
 
 
 def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.DatasetInfo) -> None:
-    """Raises UserError if more has changed than the number of steps."""
+    """Raises UserError if any setting but the number of steps has changed."""
     old = run.experiment()
     changed = flags.differences(old, experiment)
     difference = catalog.first_difference(
@@ -79,10 +81,11 @@ def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.Da
 
 
 def _require_same_images(run: RunDir, experiment: Experiment, table: records.RecordTable) -> str:
-    """Checks that the batches to come belong to those that the run was trained on.
+    """Refuses another number of images; returns a warning if the records are others, else "".
 
-    Which images a batch has follows from the step and the number of images. With other records of
-    as many images it still does: they may be mended ones, of which the user is told only.
+    The step and the number of images decide which images a batch holds. So another number would
+    change the order of all images. Other records of as many images keep the order, and may be the
+    same data mended: then a warning is enough.
     """
     done = max(run.checkpoints.steps(), default=0)
     before = run.trained_on()
@@ -106,10 +109,10 @@ def _require_same_images(run: RunDir, experiment: Experiment, table: records.Rec
 
 
 def _require_continuable(run: RunDir, steps: int) -> None:
-    """Checks that the run so far is the beginning of one of `steps` steps.
+    """Checks that a run of `steps` steps would have begun exactly as this run did.
 
-    Batches depend on the step only, and the rest of the settings are equal: so the learning rates
-    decide.
+    Batches depend only on the step, and all other settings are equal. So what remains to compare
+    is the learning rates of the steps done.
     """
     config = run.experiment().train
     before = config.training_number_of_steps

@@ -1,4 +1,4 @@
-"""A run from its settings to its last checkpoint: strategy, model.compile, model.fit."""
+"""Trains a run, from its settings to its last checkpoint, by Keras' compile and fit."""
 
 import contextlib
 import dataclasses
@@ -42,27 +42,31 @@ from deeplab_tf.training.schedules import build_schedule
 
 
 def _require_batch_statistics(experiment: Experiment) -> None:
+    """Raises UserError if batch normalisation would see a single value per channel.
+
+    Image pooling leaves one value of each channel per image, and one value has no variance.
+    """
     size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
     single_images = size == parts and experiment.train.fine_tune_batch_norm
     if single_images and experiment.model.add_image_level_feature:
         given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
         raise UserError(
-            f"--train_batch_size={size}{given} leaves batch normalisation of the image pooling "
-            f"branch one value; allowed: {2 * parts} or more, --nofine_tune_batch_norm, or "
-            "--noadd_image_level_feature."
+            f"--train_batch_size={size}{given} leaves batch normalisation in the image pooling "
+            f"branch only one value per channel; allowed: {2 * parts} or more, "
+            "--nofine_tune_batch_norm, or --noadd_image_level_feature."
         )
 
 
 def compiled_model(
     model_config: ModelConfig, config: TrainConfig, info: catalog.DatasetInfo
 ) -> DeepLab:
-    """Builds the model as it is trained: loss, precision, optimizer with its variables.
+    """Builds the model and compiles it for training; the optimizer's variables exist too.
 
-    To be called in the strategy's scope.
+    Call it in the strategy's scope.
 
     Raises:
-      UserError: if the replicas cannot share the batch equally or be compiled, the optimizer is
-        not installed, or --label_weights are not one for each class.
+      UserError: if the replicas cannot share the batch equally, --jit_compile is given for
+        replicas that are not GPUs, or --label_weights is not one number for each class.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     require_even_batch(config.train_batch_size, replicas, parts=config.gradient_accumulation_steps)
@@ -74,16 +78,20 @@ def compiled_model(
         config.label_weights,
         f"empty, or {info.num_classes} numbers, one for each class",
     )
+
     with keras_settings(config.dtype_policy):
         model = build_model(model_config, num_classes=info.num_classes)
+
+        # A checkpoint is restored into the optimizer's variables, so they must exist before.
         optimizer = build_optimizer(config, build_schedule(config))
         build_slots(optimizer, model.trainable_variables)
+
         fields = [*dataclasses.fields(StepConfig), *dataclasses.fields(LossConfig)]
         settings = {field.name: getattr(config, field.name) for field in fields}
         model.compile(
             optimizer,
             ignore_label=info.ignore_label,
-            check_values=False,  # records were checked when they were written
+            check_values=False,  # the records were checked when they were written
             recompute_stages=_recompute_stages(config),
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,
@@ -93,6 +101,7 @@ def compiled_model(
 
 
 def _recompute_stages(config: TrainConfig) -> int:
+    """Returns --recompute_stages, or the default for the device: it costs GPUs more speed."""
     if config.recompute_stages >= 0:
         return config.recompute_stages
     return 0 if on_gpus() else 3
@@ -103,12 +112,15 @@ class Trainer:
 
     Args:
       experiment: all settings.
-      strategy: a tf.distribute strategy in place of the one the settings name.
+      strategy: a tf.distribute strategy to use instead of the one that the settings name.
+    Raises:
+      UserError: if this run cannot be started or continued; its folder is then unchanged.
     """
 
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
         data = experiment.data
         self.info = catalog.load(data.dataset, data.dataset_dir)
+
         self.train_table = records.open_split(
             data.dataset_dir,
             data.train_split,
@@ -117,6 +129,7 @@ class Trainer:
         )
         config = experiment.train.for_images(len(self.train_table))
         self.experiment = experiment = dataclasses.replace(experiment, train=config)
+
         self.eval_table = None
         if config.eval_interval_steps:
             self.eval_table = records.open_split(
@@ -126,23 +139,30 @@ class Trainer:
                 advice="build it (build_folder_data --val_fraction=0.2 sets images aside), name "
                 "another by --eval_split, or train without validation: --eval_interval_steps=0",
             )
+
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
         _require_batch_statistics(experiment)
+
         self.strategy = strategy or choose_strategy(config)
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
+
         with self.workers.reports_lost_workers():
-            self.workers.total(0)  # so that all are here to learn of it if the chief refuses
+            # Wait until all workers are connected: only then do they learn that the chief ended,
+            # if it refuses the run.
+            self.workers.total(0)
             told = ""
             if self.workers.is_chief:
                 told = run_checks.require_trainable(
                     self.run_dir, experiment, self.info, self.train_table
                 )
             self._tell("\n".join(filter(None, [self._overview(), told])))
+
             service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
             self._require_equal_workers()
+
             is_new = not self.workers.of_chief(len(self.run_dir.checkpoints.steps()))
             if is_new:
                 self._fetch_initial_weights()
@@ -150,7 +170,8 @@ class Trainer:
                 self.model = compiled_model(experiment.model, config, self.info)
             if is_new:
                 self._initialize()
-            # Nothing is written before.
+
+            # Last, so that whatever was refused above has left nothing in the folder.
             self.run_dir.open_for_training(experiment, self.info, self.train_table)
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
 
@@ -175,7 +196,7 @@ class Trainer:
         try:
             height, width = records.parse_size(self.train_table.read(0)).numpy().tolist()
         except tf.errors.OpError:
-            return None  # what is wrong with a record is told where it is read for training
+            return None  # training reads this record too, and reports what is wrong with it
         return height, width
 
     def _require_equal_workers(self) -> None:
@@ -183,10 +204,12 @@ class Trainer:
         self.workers.require_equal(
             "The settings", settings, "start all workers with the same command"
         )
+
         versions = f"{__version__} {tf.__version__}"
         self.workers.require_equal(
             "The versions of this package and of TensorFlow", versions, "install the same on all"
         )
+
         for table in filter(None, (self.train_table, self.eval_table)):
             self.workers.require_equal(
                 f"The records in --dataset_dir={self.experiment.data.dataset_dir}",
@@ -195,7 +218,10 @@ class Trainer:
             )
 
     def run(self) -> int:
-        """Trains up to the last step, or until a signal; returns the number of steps done."""
+        """Trains up to the last step; returns the number of steps done.
+
+        If a signal arrives, it saves after the step in progress and ends the process.
+        """
         last_step = self.experiment.train.training_number_of_steps
         stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
@@ -207,12 +233,15 @@ class Trainer:
         ):
             first_step = self._restore()
             self.run_dir.metrics.forget_after(first_step)
+
             writer = tf.summary.create_noop_writer()
             if self.workers.is_chief:
                 writer = tf.summary.create_file_writer(str(self.run_dir.path))
             self._fit(first_step, last_step, writer, stop)
+
         self.workers.wait_for_all()
         writer.close()
+
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
             self._tell(f"Stopped and saved at step {done}; the same command continues.")
@@ -228,12 +257,15 @@ class Trainer:
         step = None
         if self.workers.is_chief:
             step = self.run_dir.checkpoints.restore_newest(self.checkpoint)
+
+        # The chief decides, since only it may set a damaged checkpoint aside.
         step = self.workers.of_chief(-1 if step is None else step)
         if step < 0:
-            # From here on a run without a checkpoint has lost one.
+            # From now on, a run without checkpoints has lost them and must not start again.
             self._save(0, keep=1)
         elif not self.workers.is_chief:
             self.run_dir.checkpoints.restore(self.checkpoint, step)
+
         if step > 0:
             left = counted(max(self.experiment.train.training_number_of_steps - step, 0), "step")
             self._tell(f"Continuing {self.run_dir.path} at step {step}, {left} left.")
@@ -245,12 +277,13 @@ class Trainer:
     def _fetch_initial_weights(self) -> None:
         """Downloads --tf_initial_checkpoint if it is an address, before time is spent on a model.
 
-        The chief comes first: hosts often share the cache's folder.
+        The chief downloads first, since hosts often share the cache's folder: the others then find
+        the file there.
         """
         for is_turn in (self.workers.is_chief, not self.workers.is_chief):
             if is_turn:
                 initialization.fetch(self.experiment.train.tf_initial_checkpoint)
-            self.workers.total(0)  # waits for the others
+            self.workers.total(0)  # wait for the others
 
     def _initialize(self) -> None:
         config = self.experiment.train
@@ -263,25 +296,33 @@ class Trainer:
                     logits_only=config.last_layers_contain_logits_only,
                 )
             )
-        averaging.start(self.model)  # not from the random weights they were created with
+
+        # The averages were created from the random weights; restart them from the loaded ones.
+        averaging.start(self.model)
 
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
-        steps = [*self._callbacks(writer, stop), stop]
-        is_scored = bool(self.run_dir.metrics.scores_at(first_step))
-        scored = self.workers.of_chief(int(is_scored))
-        if scored:
-            self.run_dir.metrics.note_best()  # in case the run was killed between scoring and this
-        for callback in steps:
-            if isinstance(callback, callbacks.Validation) and not scored:
+        all_callbacks = [*self._callbacks(writer, stop), stop]
+
+        # The run may have been killed after a checkpoint was saved and before it was scored, or
+        # after it was scored and before best.json was written.
+        has_scores = bool(self.run_dir.metrics.scores_at(first_step))
+        is_scored = self.workers.of_chief(int(has_scores))
+        if is_scored:
+            self.run_dir.metrics.note_best()
+        for callback in all_callbacks:
+            if isinstance(callback, callbacks.Validation) and not is_scored:
                 callback.catch_up(first_step)
+
         if first_step >= last_step:
             return
+
         together = self.experiment.train.steps_per_execution
         if first_step % together:
             raise UserError(
                 f"--steps_per_execution={together} does not divide {first_step}, the step that "
                 "this run continues at; give a number that does, such as 1."
             )
+
         services = self.experiment.train.data_services()
         service.require_examples(services)
         with service.watched(services):
@@ -290,13 +331,13 @@ class Trainer:
                 epochs=1,
                 steps_per_epoch=last_step - first_step,
                 verbose=0,
-                callbacks=steps,
+                callbacks=all_callbacks,
             )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Returns the training batches of steps first_step..last_step (exclusive).
 
-        Each replica of a worker takes one part of a step's images after the other.
+        The images of a step come in one part per replica; a worker's replicas take them in turn.
         """
         share = pipeline.Share(
             replicas=self.strategy.num_replicas_in_sync,
@@ -328,6 +369,7 @@ class Trainer:
         bars = []
         if sys.stderr.isatty() and self.workers.is_chief:
             bars = [callbacks.ProgressBar(config.train_batch_size, last_step)]
+
         pauses = {"save": config.save_interval_steps, "validation": config.eval_interval_steps}
         pace = callbacks.Pace(last_step, pauses=pauses)
         training_log = callbacks.TrainingLog(
@@ -340,12 +382,16 @@ class Trainer:
             tell=self._tell,
             print_lines=not bars,
         )
+
         predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
         saver = callbacks.Saver(
             self._saving(writer, predictor, stop),
             pace,
             save_interval_steps=config.save_interval_steps,
         )
+
+        # Keras calls them in this order. A loss that is not finite ends the run before the step is
+        # logged or saved.
         chosen = [callbacks.StopOnNonFiniteLoss(self.run_dir), *bars, training_log]
         if self.eval_table is not None:
             chosen.append(
@@ -360,21 +406,23 @@ class Trainer:
         return [*chosen, saver]
 
     def _saving(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
+        """Returns the function that saves a step and shows TensorBoard some predictions."""
         config = self.experiment.train
         images, labels = [], []
         if config.summary_images and self.workers.is_chief:
-            first, second = next(iter(self._examples(range(1))))
-            images = np.round(first[: config.summary_images].numpy()).astype(np.uint8)
-            labels = second[: config.summary_images].numpy()[..., 0]
+            batch_images, batch_labels = next(iter(self._examples(range(1))))
+            images = np.round(batch_images[: config.summary_images].numpy()).astype(np.uint8)
+            labels = batch_labels[: config.summary_images].numpy()[..., 0]
 
         @tf.function(autograph=False)
         def predict_in_replica(images):
-            # Outside of replicas each moving average would be gathered from all hosts.
+            # Called outside a replica, this would gather each moving average from all hosts, of
+            # which only the chief is here.
             labels = self.strategy.run(lambda: predictor.predict(images)[0])
             return self.strategy.experimental_local_results(labels)[0]
 
-        alone = self.strategy.num_replicas_in_sync == 1
-        predict = predictor.labels if alone else predict_in_replica
+        has_one_replica = self.strategy.num_replicas_in_sync == 1
+        predict = predictor.labels if has_one_replica else predict_in_replica
 
         def save(step: int) -> None:
             self._require_finite_weights(step)
@@ -382,11 +430,13 @@ class Trainer:
             if len(images) and not stop.received:
                 with averaging.averaged(self.model):
                     predicted = predict(images).numpy()
+
                 colors = self.info.colors
                 strips = [
                     report.strip(image, [report.colorize(label, colors) for label in pair])
                     for image, *pair in zip(images, labels, predicted, strict=True)
                 ]
+
                 with writer.as_default(step=step):
                     tf.summary.image("train/image_label_prediction", np.stack(strips))
 
@@ -402,10 +452,10 @@ class Trainer:
                 )
 
     def _validating(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
+        """Returns the function that scores the model after a step and records the scores."""
         evaluation = self.experiment.eval
-
         table = self.eval_table
-        assert table is not None  # validation is set up with its records only
+        assert table is not None  # `_callbacks` sets validation up only if there are records for it
 
         def validate(step: int) -> None:
             with averaging.averaged(self.model):
@@ -418,12 +468,15 @@ class Trainer:
                     workers=self.workers,
                     meet=stop.meet,
                 )
+
             self.run_dir.metrics.record(result.to_json(self.info, step))
             self.run_dir.metrics.note_best()
             self.run_dir.checkpoints.prune(keep=self.experiment.train.keep_checkpoints)
+
             with writer.as_default(step=step):
                 for name in ("miou", "pixel_accuracy", "mean_accuracy"):
                     tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
+
             if self.workers.is_chief:
                 line = f"{evaluation.eval_split} {result.scores.miou_name} {result.scores.miou:.4f}"
                 if not result.matrix.any():

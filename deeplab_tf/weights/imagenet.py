@@ -48,7 +48,7 @@ def read(
         if source.startswith(KERAS_CV):
             # Otherwise keras-cv would use the library that the user has chosen for another project.
             with environment_variable("KERAS_BACKEND", "tensorflow"):
-                from keras_cv.models import ResNetBackbone
+                from keras_cv.models import ResNetBackbone  # while the variable is set
 
             trained = sorted(ResNetBackbone.presets_with_weights)
             if name not in trained:

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import convert_model, eval, predict, vis
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, flags
 from deeplab_tf.config.flags import differences, value_of
+from deeplab_tf.config.programs import ConvertConfig, EvalJobConfig, PredictConfig, VisConfig
 from deeplab_tf.config.setting import without_effect
 from deeplab_tf.messages import UserError
 from deeplab_tf.training import schedules
@@ -160,10 +160,10 @@ def test_what_is_said_to_have_no_effect_has_none(policy, slow_start_step, name, 
 def test_what_a_setting_needs_is_a_setting_of_the_same_program():
     programs = [
         [ModelConfig, DataConfig, TrainConfig, EvalConfig],
-        [eval.EvalJobConfig],
-        [vis.VisConfig],
-        [predict.PredictConfig],
-        [convert_model.ConvertConfig],
+        [EvalJobConfig],
+        [VisConfig],
+        [PredictConfig],
+        [ConvertConfig],
     ]
     for program in programs:
         known = {field.name: field for group in program for field in dataclasses.fields(group)}

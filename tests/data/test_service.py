@@ -13,8 +13,8 @@ import time
 import pytest
 
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.config.programs import DataServiceConfig
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.data_service import DataServiceConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
 from tests.data.test_pipeline import assert_equal, batches

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import deeplab_tf
-from deeplab_tf import eval
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, as_flag, checkpoint_choice
+from deeplab_tf.config.programs import EvalJobConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
@@ -204,7 +204,7 @@ def test_following_a_run_takes_no_choice(run):
         {"checkpoint_dir": run.checkpoints.prefix(500)},
     ):
         with pytest.raises(UserError, match="=0 scores each new checkpoint of a run"):
-            eval.EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)
+            EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)
 
 
 def test_a_run_without_its_classes_says_to_restore_them(run):

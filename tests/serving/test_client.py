@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import predict
+from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.serving import client
 from tests.serving.models import pictures, tiny_export
@@ -71,7 +72,7 @@ def test_a_server_gives_the_files_of_the_export(address, export_dir, class_list,
     }
     for name, source in sources.items():
         output = str(tmp_path / name)
-        predict.main(predict.PredictConfig(input=(str(photos),), output_dir=output, **source))
+        predict.main(PredictConfig(input=(str(photos),), output_dir=output, **source))
     by_server, by_export = files(tmp_path / "server"), files(tmp_path / "export")
     assert len(by_export) == 6 and by_server == by_export
     assert len(np.unique(Image.open(tmp_path / "server" / "index" / "flat.png"))) > 2
@@ -136,4 +137,4 @@ def test_without_the_serving_api_the_extra_is_named(class_list, monkeypatch):
 )
 def test_sources_are_checked(source, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        predict.PredictConfig(input=("x.png",), output_dir="y", **source)
+        PredictConfig(input=("x.png",), output_dir="y", **source)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from deeplab_tf import convert_model
 from deeplab_tf.config import ModelConfig, ServingConfig
+from deeplab_tf.config.programs import SUFFIXES, ConvertConfig
 from deeplab_tf.data.catalog import read_class_table
 from deeplab_tf.messages import UserError
 from deeplab_tf.serving.export import ExportedPredictor
@@ -35,7 +36,7 @@ def photos(tmp_path_factory):
 
 
 def convert(export_dir, output, **settings):
-    job = convert_model.ConvertConfig(export_dir=str(export_dir), output=str(output), **settings)
+    job = ConvertConfig(export_dir=str(export_dir), output=str(output), **settings)
     convert_model.main(job)
     return output
 
@@ -172,7 +173,7 @@ def test_other_models_keep_their_labels(format, model, least, photos, tmp_path):
         pytest.importorskip("tf2onnx")
     export_dir = tiny_export(tmp_path / "export", **model)
     settings = {"calibration_images": (str(photos),)} if format == "tflite_int8" else {}
-    output = tmp_path / f"model{convert_model.SUFFIXES[format]}"
+    output = tmp_path / f"model{SUFFIXES[format]}"
     file = convert(export_dir, output, format=format, **settings)
     for count, height, width in [(2, 65, 81), (1, 90, 47)]:
         images = pictures(count, height, width, seed=7)
@@ -196,7 +197,7 @@ def test_scores_and_probabilities_keep_their_names(format, tmp_path):
     images = pictures(2, 65, 81, seed=7)
     signature = tf.saved_model.load(str(export_dir / "1")).signatures["serving_default"]
     expected = signature(images=tf.constant(images))
-    output = tmp_path / f"model{convert_model.SUFFIXES[format]}"
+    output = tmp_path / f"model{SUFFIXES[format]}"
     file = convert(export_dir, output, format=format)
     if format == "onnx":
         onnxruntime = pytest.importorskip("onnxruntime")
@@ -243,6 +244,6 @@ def test_a_mistake_is_said_and_leaves_nothing(tmp_path, monkeypatch, changes, me
         (tmp_path / name).write_text("mine")
     settings = {"export_dir": "x", "format": "tflite_float32", "output": "model.tflite"} | changes
     with pytest.raises(UserError, match=message):
-        convert_model.main(convert_model.ConvertConfig(**settings))
+        convert_model.main(ConvertConfig(**settings))
     assert sorted(path.name for path in tmp_path.iterdir()) == mine
     assert all((tmp_path / name).read_text() == "mine" for name in mine)

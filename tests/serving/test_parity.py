@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import convert_model
+from deeplab_tf.config.programs import SUFFIXES, ConvertConfig
 from deeplab_tf.conversion import masks
 from deeplab_tf.data import image_files
 from deeplab_tf.evaluation.predictor import build_predictor
@@ -105,10 +106,10 @@ def miou(labels, masks):
 
 def converted(format, export_dir, camvid, folder):
     """Returns the prediction of a converted file."""
-    file = folder / f"model{convert_model.SUFFIXES[format]}"
+    file = folder / f"model{SUFFIXES[format]}"
     training_images = (str(camvid / "images" / "train"),) if format == "tflite_int8" else ()
     convert_model.main(
-        convert_model.ConvertConfig(
+        ConvertConfig(
             export_dir=str(export_dir),
             format=format,
             output=str(file),

@@ -1,7 +1,5 @@
 """Jobs give the same results whatever state of the process others have set, and leave none."""
 
-import dataclasses
-import gc
 import os
 import random
 import subprocess
@@ -11,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeplab_tf import train
-from deeplab_tf.messages import UserError
 from deeplab_tf.startup import process_state
 
 ROOT = Path(__file__).parents[2]
@@ -83,16 +79,3 @@ def test_seeds_of_others_go_on():
     assert (random.random(), np.random.rand()) == expected
     with process_state.seeded(7):
         assert (random.random(), np.random.rand()) == drawn
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_a_training_leaves_the_collector_as_it_was(enabled, tiny_experiment):
-    nowhere = dataclasses.replace(tiny_experiment.data, dataset_dir="nowhere")
-    gc.enable() if enabled else gc.disable()
-    try:
-        with pytest.raises(UserError):
-            train.main(tiny_experiment.model, nowhere, tiny_experiment.train, tiny_experiment.eval)
-        assert gc.isenabled() is enabled
-        assert gc.get_freeze_count() == 0
-    finally:
-        gc.enable()

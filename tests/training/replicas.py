@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import eval
 from deeplab_tf.config import flags
+from deeplab_tf.config.programs import EvalJobConfig
+from deeplab_tf.jobs import evaluation
 from deeplab_tf.training.trainer import Trainer
 
 
@@ -34,8 +35,8 @@ def main(task: str, flagfile: str, replicas: int) -> None:
 
 def score(run: str, replicas: int, strategy: tf.distribute.Strategy) -> np.ndarray:
     """Scores the run, writes to its folder eval_REPLICAS, and returns the confusion matrix."""
-    job = eval.EvalJobConfig(checkpoint_dir=run, eval_logdir=f"{run}/eval_{replicas}")
-    return eval.score(job, run, strategy).matrix
+    job = EvalJobConfig(checkpoint_dir=run, eval_logdir=f"{run}/eval_{replicas}")
+    return evaluation.score(job, run, strategy).matrix
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deeplab_tf import import_weights
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config.programs import ImportConfig
+from deeplab_tf.jobs import weight_import
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.training import initialization
@@ -152,9 +153,7 @@ def experiment_with(tiny_experiment, tmp_path, checkpoint, **settings):
 def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tmp_path, capsys):
     """With a rate of 0 the weights after a step are those it started from."""
     imported = tmp_path / "imported"
-    import_weights.main(
-        import_weights.ImportConfig(source=str(pth), output=str(imported), atrous_rates=(6, 12))
-    )
+    weight_import.main(ImportConfig(source=str(pth), output=str(imported), atrous_rates=(6, 12)))
     expected = build_model(ModelConfig(**SETTINGS), num_classes=7)
     initialization.initialize(expected, str(pth))
     still = {"base_learning_rate": 0.0, "weight_decay": 0.0}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import deeplab_tf
-from deeplab_tf import import_weights
+from deeplab_tf.config.programs import ImportConfig
+from deeplab_tf.jobs import weight_import
 from deeplab_tf.ops.resize import resize_bilinear
 from tests.conftest import SHARED
 from tests.golden import rule
@@ -34,7 +35,7 @@ def golden_of(name, size):
 
 
 def imported(source, folder):
-    import_weights.main(import_weights.ImportConfig(source=str(source), output=str(folder)))
+    weight_import.main(ImportConfig(source=str(source), output=str(folder)))
     return deeplab_tf.load_model(folder)
 
 

@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
-from deeplab_tf import benchmark
 from deeplab_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
+from deeplab_tf.config.programs import BenchmarkConfig
+from deeplab_tf.jobs import benchmark
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from tests.test_architecture import ROOT
 
@@ -66,7 +67,7 @@ def test_it_prints_the_figures_of_a_run(records_dir, capsys, monkeypatch, settin
         lambda self, *args, **given: (compiled.append(given), compile_model(self, *args, **given)),
     )
     benchmark.main(
-        benchmark.BenchmarkConfig(benchmark_steps=2, warmup_steps=1),
+        BenchmarkConfig(benchmark_steps=2, warmup_steps=1),
         ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
         DataConfig(dataset_dir=str(records_dir), train_crop_size=(33, 33)),
         TrainConfig(train_batch_size=2, recompute_stages=0, **settings),

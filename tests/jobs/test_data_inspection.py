@@ -6,17 +6,18 @@ import pytest
 from PIL import Image
 
 from datasets import build_cityscapes_data
-from deeplab_tf import inspect_data
+from deeplab_tf.config.programs import InspectConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import Statistics
 from deeplab_tf.evaluation import report
+from deeplab_tf.jobs import data_inspection
 from deeplab_tf.messages import UserError
 from tests import trees
 
 
 def test_the_report_counts_what_the_masks_hold(shapes_dir, records_dir, tmp_path, capsys):
-    job = inspect_data.InspectConfig(dataset_dir=str(records_dir), output_dir=str(tmp_path))
-    inspect_data.main(job)
+    job = InspectConfig(dataset_dir=str(records_dir), output_dir=str(tmp_path))
+    data_inspection.main(job)
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "statistics.json").read_text())
     built = catalog.read_manifest(records_dir)["splits"]
@@ -43,21 +44,19 @@ def test_splits_without_labels_are_shown_too(tmp_path, capsys):
             cityscapes_root=str(tmp_path), output_dir=str(tmp_path / "out"), num_processes=1
         )
     )
-    inspect_data.main(inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out")))
+    data_inspection.main(InspectConfig(dataset_dir=str(tmp_path / "out")))
     printed = capsys.readouterr().out
     assert "cityscapes: 19 classes" in printed and "no labels" in printed
     assert (tmp_path / "out/inspection/test_fine.png").is_file()
     with pytest.raises(UserError, match="no split 'val'; it has: test_fine, train_fine, val_fine"):
-        inspect_data.main(
-            inspect_data.InspectConfig(dataset_dir=str(tmp_path / "out"), splits=("val",))
-        )
+        data_inspection.main(InspectConfig(dataset_dir=str(tmp_path / "out"), splits=("val",)))
 
 
 def test_a_folder_without_splits_is_refused(records_dir, tmp_path):
     info = catalog.load("", records_dir)
     (tmp_path / "dataset.json").write_text(json.dumps(info.to_json()))  # as a run has one
     with pytest.raises(UserError, match="lists no splits"):
-        inspect_data.main(inspect_data.InspectConfig(dataset_dir=str(tmp_path)))
+        data_inspection.main(InspectConfig(dataset_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 

@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 
 import deeplab_tf
-from deeplab_tf import import_weights, predict
+from deeplab_tf import predict
+from deeplab_tf.config.programs import ImportConfig, PredictConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.jobs import weight_import
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run
 from deeplab_tf.runs.run_dir import RunDir
@@ -19,9 +21,7 @@ from tests.weights.test_ssseg import IMAGES, Oracle
 
 
 def run(source, output, **settings):
-    import_weights.main(
-        import_weights.ImportConfig(source=str(source), output=str(output), **settings)
-    )
+    weight_import.main(ImportConfig(source=str(source), output=str(output), **settings))
 
 
 def write_mmseg(path, classes):
@@ -59,7 +59,7 @@ def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
     write_mmseg(tmp_path / "m.pth", 7)
     run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
     predict.main(
-        predict.PredictConfig(
+        PredictConfig(
             input=(f"{shapes_dir}/images/val/val_0000.jpg",),
             output_dir=str(tmp_path / "predicted"),
             checkpoint_dir=str(tmp_path / "out"),

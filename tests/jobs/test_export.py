@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import __version__, export_model
+from deeplab_tf import __version__
 from deeplab_tf.config import ServingConfig
+from deeplab_tf.config.programs import ExportConfig
 from deeplab_tf.data import catalog, records
+from deeplab_tf.jobs import export
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.runs.run_dir import RunDir
@@ -66,10 +68,10 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
     write_results(run.path / "unknown_way", miou=0.8, inference=None)
     folder = tmp_path / "model"
     (folder / "1").mkdir(parents=True)
-    job = export_model.ExportConfig(
+    job = ExportConfig(
         checkpoint_path=run.checkpoints.prefix(2), export_dir=str(folder), model_name="shapes"
     )
-    export_model.main(job, ServingConfig(max_batch_size=2))
+    export.main(job, ServingConfig(max_batch_size=2))
     assert (folder / "2" / "saved_model.pb").is_file()
     assert sorted(path.name for path in folder.iterdir()) == [
         "1",
@@ -99,7 +101,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
 def test_one_checkpoint_or_one_run_is_exported():
     for given in ({}, {"train_logdir": "a", "checkpoint_path": "b"}):
         with pytest.raises(UserError, match="Give either --train_logdir or --checkpoint_path"):
-            export_model.ExportConfig(export_dir="x", **given)
+            ExportConfig(export_dir="x", **given)
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from datasets import build_cityscapes_data
-from deeplab_tf import vis
+from deeplab_tf.config.programs import VisConfig
+from deeplab_tf.jobs import visualization
 from deeplab_tf.training.trainer import Trainer
 from tests import trees
 
@@ -23,8 +24,8 @@ def test_predictions_for_a_benchmark_server_hold_label_ids(tiny_experiment, tmp_
     trainer = Trainer(dataclasses.replace(tiny_experiment, data=data))
     trainer.run_dir.checkpoints.save(trainer.checkpoint, 0, keep=1)  # ids need no trained model
     for raw_label_ids in (False, True):
-        vis.main(
-            vis.VisConfig(
+        visualization.main(
+            VisConfig(
                 checkpoint_dir=tiny_experiment.train.train_logdir,
                 vis_logdir=str(tmp_path / f"vis{raw_label_ids:d}"),
                 vis_split="test_fine",

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import files, predict
+from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.jobs import prediction
 from deeplab_tf.messages import UserError
 from deeplab_tf.serving import signatures
 
@@ -23,7 +25,7 @@ def labels_of(images):
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Three images; `b.jpg` is cut."""
-    monkeypatch.setattr(predict, "_open_model", lambda job: (labels_of, CLASSES))
+    monkeypatch.setattr(prediction, "_open_model", lambda job: (labels_of, CLASSES))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -36,7 +38,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def job(**values):
-    return predict.PredictConfig(
+    return PredictConfig(
         **{"input": ("photos",), "output_dir": "out", "checkpoint_dir": "run"} | values
     )
 

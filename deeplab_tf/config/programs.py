@@ -1,0 +1,338 @@
+"""The settings of each program that are not settings of a run: what it reads and writes, and how.
+
+They stand here and not in the programs, since the jobs in `deeplab_tf.jobs` take them too.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf.config import checkpoint_choice
+from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
+from deeplab_tf.config.model import ModelConfig
+from deeplab_tf.config.setting import (
+    Config,
+    require,
+    require_exactly_one,
+    require_given,
+    setting,
+    setting_of,
+)
+from deeplab_tf.messages import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalJobConfig(Config):
+    """Which checkpoints are scored, and where the scores go."""
+
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    checkpoint: str = checkpoint_setting()
+    eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
+    eval_interval_secs: int = setting(
+        300,
+        "Seconds to wait before looking for a new checkpoint again.",
+        least=0,
+        only_with={"max_number_of_evaluations": ()},
+    )
+    max_number_of_evaluations: int = setting(
+        1,
+        "Number of checkpoints to score. 1 scores the chosen one; with more, eval waits for new "
+        "checkpoints of a run in training; 0 means until the end of the run.",
+        least=0,
+    )
+    num_gpus: int = setting(
+        -1, "Number of GPUs that share the images; -1 uses all, 0 uses the CPU.", least=-1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+
+        require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
+        require_given("eval_logdir", self.eval_logdir, "a path")
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+        if self.max_number_of_evaluations != 1:
+            folder, step = checkpoint_choice.split(self.checkpoint_dir)
+            flag = f"--max_number_of_evaluations={self.max_number_of_evaluations}"
+            if self.checkpoint not in ("", checkpoint_choice.NEWEST) or step is not None:
+                raise UserError(
+                    f"{flag} scores each new checkpoint of a run; give --checkpoint_dir={folder} "
+                    "without --checkpoint, or leave --max_number_of_evaluations out to score one."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisConfig(Config):
+    """Which checkpoint predicts which split, and where the pictures go."""
+
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    checkpoint: str = checkpoint_setting()
+    vis_logdir: str = setting("", "Folder for the pictures.")
+    vis_split: str = setting("val", "Split to paint.")
+    max_number_of_images: int = setting(
+        0, "Number of images to paint; 0 paints the whole split.", least=0
+    )
+    also_save_raw_predictions: bool = setting(
+        False, "Whether to save predictions also as index PNGs, in raw_segmentation_results/."
+    )
+    raw_label_ids: bool = setting(
+        False,
+        "Whether the index PNGs hold the label ids of the data set's own masks, as benchmark "
+        "servers want them (16-bit PNGs if an id is above 255), and not train ids.",
+        only_with={"also_save_raw_predictions": ()},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
+        require_given("vis_logdir", self.vis_logdir, "a path")
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Which images are predicted, with which model, and where the results go."""
+
+    input: tuple[str, ...] = setting(
+        (), "Images to predict: files, folders and globs.", names="paths"
+    )
+    output_dir: str = setting("", "Folder to write index/, color/ and overlay/ to.")
+    checkpoint_dir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    checkpoint: str = checkpoint_setting()
+    export_dir: str = setting(
+        "", "Folder that export_model wrote; give it in place of checkpoint_dir."
+    )
+    server: str = setting(
+        "",
+        "host:port of the gRPC port of TensorFlow Serving; give it in place of checkpoint_dir.",
+    )
+    model_name: str = setting(
+        "deeplab", "Name of the model on the server.", only_with={"server": ()}
+    )
+    class_list: str = setting(
+        "",
+        "Class list with the names and colours of the server's classes: the exported model's "
+        "assets/labels.csv, or another list.",
+        only_with={"server": ()},
+    )
+    skip_bad: bool = setting(
+        False, "Whether to succeed even if some images cannot be predicted; they are listed."
+    )
+    server_timeout_secs: int = setting(
+        30,
+        "Seconds to wait for the connection to the server, and for the answer to each image.",
+        least=1,
+        only_with={"server": ()},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+
+        require_given("input", self.input, "files, folders or globs")
+        require_given("output_dir", self.output_dir, "a path")
+        require_exactly_one(
+            checkpoint_dir=self.checkpoint_dir, export_dir=self.export_dir, server=self.server
+        )
+        require(
+            bool(self.checkpoint_dir) or not self.checkpoint,
+            "checkpoint",
+            self.checkpoint,
+            "a choice among the checkpoints of --checkpoint_dir",
+        )
+        require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+        if self.server:
+            require_given("class_list", self.class_list, "the exported model's assets/labels.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Which checkpoint is exported, and where to."""
+
+    train_logdir: str = setting(
+        "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
+    )
+    checkpoint_path: str = setting(
+        "", "One checkpoint (.../model.ckpt-1000); give it in place of train_logdir."
+    )
+    checkpoint: str = checkpoint_setting()
+    export_dir: str = setting(
+        "", "Folder of the model; its versions go into the folders 1, 2, ... in it."
+    )
+    export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
+    model_name: str = setting(
+        "", "Name of the model on a server; if empty, the name of the folder export_dir."
+    )
+    model_base_path: str = setting(
+        "",
+        "Path at which the server sees export_dir, for model.config; if empty, "
+        "/models/<model_name>.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_exactly_one(train_logdir=self.train_logdir, checkpoint_path=self.checkpoint_path)
+        require_given("export_dir", self.export_dir, "a path")
+        flag = "train_logdir" if self.train_logdir else "checkpoint_path"
+        require_one_choice(self.checkpoint, getattr(self, flag), flag)
+
+
+SUFFIXES = {
+    "onnx": ".onnx",
+    "tflite_float32": ".tflite",
+    "tflite_float16": ".tflite",
+    "tflite_int8": ".tflite",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(Config):
+    """Which SavedModel is converted, to which format, and where the file goes."""
+
+    export_dir: str = setting(
+        "", "Folder that export_model wrote, whose highest version is taken, or one version in it."
+    )
+    format: str = setting("onnx", "Format to convert to.", choices=tuple(SUFFIXES))
+    output: str = setting("", "File to write: .onnx or .tflite.")
+    image_size: tuple[int, ...] = setting(
+        (),
+        "Height and width of the images that the file takes, one at a time; if empty, it takes any "
+        "number of images of any size.",
+        least=1,
+    )
+    calibration_images: tuple[str, ...] = setting(
+        (),
+        "For tflite_int8: training images to measure the range of activations with, given as "
+        "files, folders and globs.",
+        names="paths",
+        only_with={"format": ("tflite_int8",)},
+    )
+    num_calibration_images: int = setting(
+        100,
+        "Number of calibration images to use, spread evenly over those given.",
+        least=1,
+        only_with={"calibration_images": ()},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+
+        require_given("export_dir", self.export_dir, "the folder of an exported model")
+        suffix = SUFFIXES[self.format]
+        allowed = f"a file {suffix} for --format={self.format}"
+        require_given("output", self.output, allowed)
+        require(Path(self.output).suffix == suffix, "output", self.output, allowed)
+        require(len(self.image_size) in (0, 2), "image_size", self.image_size, "height,width")
+        if self.format == "tflite_int8":
+            require_given("calibration_images", self.calibration_images, "images to measure with")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Config):
+    """What is read, and the settings of the network that files of weights do not hold."""
+
+    source: str = setting(
+        "",
+        "Weights to read: a .pth file, a checkpoint of official DeepLab (model.ckpt-N or its "
+        ".tar.gz), the address of either, keras.applications:ResNet50, ResNet101 or ResNet152, or "
+        "keras_cv:PRESET.",
+    )
+    output: str = setting("", "Folder to write; it must be new or empty.")
+    dataset: str = setting(
+        "",
+        "Data set that the classes belong to. If empty: the known data set with as many classes, "
+        "or else classes named by their numbers.",
+    )
+    class_list: str = setting(
+        "",
+        "For your own classes, in place of dataset: the class list that the records were, or will "
+        "be, built with.",
+    )
+    ignore_label: int = setting(
+        255, "With class_list: the label of ignored pixels in the records.", least=0
+    )
+    output_stride: int = setting_of(ModelConfig, "output_stride")
+    atrous_rates: tuple[int, ...] = setting_of(ModelConfig, "atrous_rates")
+    multi_grid: tuple[int, ...] = setting_of(ModelConfig, "multi_grid")
+    align_corners: bool = setting_of(
+        ModelConfig,
+        "align_corners",
+        help="Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files "
+        "do. Networks of official DeepLab always do.",
+    )
+    image_pooling_crop_size: tuple[int, ...] = setting_of(
+        ModelConfig,
+        "image_pooling_crop_size",
+        help="For checkpoints of official DeepLab: window of the image pooling, height,width in "
+        "pixels; empty pools the whole image.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+
+        require_given("source", self.source, "a path, an address or a model's name")
+        require_given("output", self.output, "a path")
+        require(
+            not (self.dataset and self.class_list),
+            "class_list",
+            self.class_list,
+            f"nothing with --dataset={self.dataset}, which names the classes already",
+        )
+        require(
+            self.ignore_label <= 255 and (bool(self.class_list) or self.ignore_label == 255),
+            "ignore_label",
+            self.ignore_label,
+            "0 to 255, with --class_list",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(Config):
+    """Which records are inspected, and where the pages of samples go."""
+
+    dataset_dir: str = setting("", "Folder with the TFRecord shards and dataset.json.")
+    dataset: str = setting(
+        "", "Name of the data set; if empty, the one in <dataset_dir>/dataset.json."
+    )
+    splits: tuple[str, ...] = setting((), "Splits to inspect; empty means all.")
+    output_dir: str = setting(
+        "", "Folder for pages and statistics.json; if empty, <dataset_dir>/inspection."
+    )
+    num_samples: int = setting(
+        12, "Number of images on the page of a split, spread over the split.", least=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_given("dataset_dir", self.dataset_dir, "the folder that a builder wrote")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataServiceConfig(Config):
+    """How trainers reach this host."""
+
+    port: int = setting(
+        5050,
+        "Port that trainers connect to; the next port sends the examples. 0 takes free ports.",
+        least=0,
+    )
+    host: str = setting(
+        "", "Name by which trainers reach this host; if empty, the name that the host has itself."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.port < 65535, "port", self.port, "0 to 65534")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Config):
+    """How often to measure."""
+
+    benchmark_steps: int = setting(10, "Number of steps to time.", least=1)
+    warmup_steps: int = setting(
+        2, "Number of steps before the timed ones; the first one traces the graph.", least=1
+    )

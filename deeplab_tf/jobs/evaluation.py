@@ -1,0 +1,92 @@
+"""Scores checkpoints of a run."""
+
+import json
+import time
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from deeplab_tf import files
+from deeplab_tf.config import flags
+from deeplab_tf.config.programs import EvalJobConfig
+from deeplab_tf.data import records
+from deeplab_tf.distribution import Workers, on_this_host
+from deeplab_tf.evaluation import evaluator, report
+from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.runs import loaded_run
+from deeplab_tf.runs.checkpoints import UnreadableCheckpointError
+from deeplab_tf.runs.run_dir import RunDir
+
+
+def main(job: EvalJobConfig) -> None:
+    """Scores the chosen checkpoint, or each new one until the end of the run."""
+    strategy = on_this_host(job.num_gpus)
+    if job.max_number_of_evaluations == 1:
+        score(job, job.checkpoint_dir, strategy)
+        return
+
+    run = RunDir(job.checkpoint_dir)
+    last_step = run.experiment().train.training_number_of_steps
+    last_tried, evaluations = 0, 0
+    while True:
+        newest = max(run.checkpoints.steps(), default=0)
+        if newest > last_tried:
+            last_tried = newest
+            try:
+                score(job, run.checkpoints.prefix(newest), strategy)
+                evaluations += 1
+            except UnreadableCheckpointError as error:  # the trainer may just have deleted it
+                print(f"{error} Waiting for the next one.", flush=True)
+
+        if evaluations == job.max_number_of_evaluations or last_tried >= last_step:
+            return
+        print(f"Waiting for a checkpoint after step {last_tried} in {run.path}.", flush=True)
+        time.sleep(job.eval_interval_secs)
+
+
+def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> evaluator.Evaluation:
+    """Scores a checkpoint, or the chosen one in a folder; prints the table, writes the results.
+
+    The replicas of `strategy` share the images.
+    """
+    with strategy.scope():
+        choice = job.checkpoint if path == job.checkpoint_dir else ""
+        loaded, experiment = loaded_run.load_asked(path, choice)
+
+    split = experiment.eval.eval_split
+    info = loaded.dataset_at(experiment.data.dataset_dir)
+    table = records.open_split(experiment.data.dataset_dir, split, info)
+
+    with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
+        result = evaluator.evaluate(
+            build_predictor(loaded.model, experiment.data, experiment.eval),
+            table,
+            info,
+            split=split,
+            batch_size=experiment.eval.eval_batch_size,
+            progress=bar.update,
+            workers=Workers.of(strategy),
+        )
+    evaluator.require_labels(result, info, where=experiment.data.dataset_dir)
+
+    print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
+    print(report.table(result.scores, info.class_names, result.matrix))
+
+    folder = Path(job.eval_logdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        **result.to_json(info, loaded.step),
+        "checkpoint": RunDir.of(path).checkpoints.prefix(loaded.step),
+        "dataset_dir": experiment.data.dataset_dir,
+        "inference": flags.inference_settings(experiment, loaded.model.config),
+    }
+    files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
+
+    with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
+        for name in ("miou", "pixel_accuracy", "mean_accuracy"):
+            tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
+        for name, iou in zip(info.class_names, result.scores.iou, strict=True):
+            tf.summary.scalar(f"eval/iou/{name}", iou)
+    return result

@@ -1,0 +1,30 @@
+"""Converts an exported model to ONNX or TensorFlow Lite."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deeplab_tf import files
+from deeplab_tf.config.programs import ConvertConfig
+from deeplab_tf.jobs import paths
+from deeplab_tf.serving import formats
+
+
+def main(job: ConvertConfig, calibration_images: Sequence[Path]) -> None:
+    """Writes the file; for TensorFlow Lite also NAME.labels.csv, since .tflite has no classes."""
+    served = formats.open_export(Path(job.export_dir), image_size=job.image_size)
+    if job.format == "onnx":
+        content = formats.onnx(served)
+    else:
+        calibration = []
+        if calibration_images:
+            calibration = formats.calibration_images(
+                calibration_images, count=job.num_calibration_images, image_size=job.image_size
+            )
+        content = formats.tflite(
+            served, half=job.format == "tflite_float16", calibration=calibration
+        )
+        files.write(paths.class_table_file(job), served.class_table)
+
+    output = Path(job.output)
+    files.write(output, content)
+    print(f"{output}: {job.format}, {len(content) / 2**20:.1f} MiB.")

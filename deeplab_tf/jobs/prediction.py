@@ -1,0 +1,109 @@
+"""Predicts users' images with a checkpoint, an exported model or a server."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from deeplab_tf import files
+from deeplab_tf.config import flags
+from deeplab_tf.config.programs import PredictConfig
+from deeplab_tf.data import image_files
+from deeplab_tf.evaluation import memory, report
+from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.jobs import paths
+from deeplab_tf.messages import UserError, counted
+from deeplab_tf.runs import loaded_run
+from deeplab_tf.serving import signatures
+from deeplab_tf.serving.client import ServerPredictor
+from deeplab_tf.serving.export import ExportedPredictor
+
+
+def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
+    """Writes PNGs to index/, color/ and overlay/.
+
+    An image that cannot be read, or that the model refuses, is listed at the end and does not stop
+    the others.
+
+    Args:
+      images: what `paths.images_to_predict` returned.
+    Raises:
+      UserError: if there was such an image, unless `skip_bad`; or if no image could be predicted.
+    """
+    labels_of, classes = _open_model(job)
+    colors = [label_class.color for label_class in classes]
+
+    bad: list[str] = []
+    with_other_channel: list[Path] = []
+    for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
+        try:
+            image, lost_channel = image_files.read_image_and_loss(path)
+        except UserError as error:  # it names the file
+            bad.append(str(error))
+            continue
+        if lost_channel:
+            with_other_channel.append(path)
+
+        try:
+            labels = np.asarray(labels_of(image[np.newaxis]))[0]
+        except signatures.RefusedImage as error:
+            bad.append(f"{path}: {error}")
+            continue
+
+        pictures = {
+            "index": Image.fromarray(labels),
+            "color": Image.fromarray(report.colorize(labels, colors)),
+            "overlay": Image.fromarray(report.overlay(image, labels, colors)),
+        }
+        for kind, picture in pictures.items():
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            files.write(paths.prediction_file(job, kind, name), content.getvalue())
+
+    if bad and len(images) == 1:
+        raise UserError(bad[0])
+    image_files.warn_of_dropped_channels(with_other_channel)
+
+    done = counted(len(images) - len(bad), "image")
+    print(f"{files.shown(job.output_dir)}: {done}.")
+    for reason in bad:
+        print(f"  skipped: {files.shown(reason)}")
+
+    if len(bad) == len(images):
+        raise UserError(f"None of the {len(images)} images could be predicted.")
+    if bad and not job.skip_bad:
+        raise UserError(
+            f"{len(bad)} of {len(images)} images were not predicted, for the reasons above; mend "
+            "or remove them, or give --skip_bad to go without them."
+        )
+
+
+def _open_model(job: PredictConfig):
+    """Returns the function from images [B, H, W, 3] to labels [B, H, W], and the classes."""
+    given = [name for name in flags.INFERENCE if flags.given(name) is not None]
+    if given and not job.checkpoint_dir:
+        place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
+        raise UserError(
+            f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
+            "--checkpoint_dir."
+        )
+
+    if job.server:
+        server = ServerPredictor(
+            job.server,
+            model_name=job.model_name,
+            class_list=Path(job.class_list),
+            timeout_secs=job.server_timeout_secs,
+        )
+        return server.labels, server.classes
+
+    if job.export_dir:
+        exported = ExportedPredictor(Path(job.export_dir))
+        return exported.labels, exported.classes
+
+    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
+    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    return predictor.labels, loaded.info.classes

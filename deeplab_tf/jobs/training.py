@@ -1,0 +1,17 @@
+"""Trains a model, or continues a run."""
+
+from deeplab_tf.config import Experiment
+from deeplab_tf.startup.garbage_collector import resting_collector
+from deeplab_tf.training.trainer import Trainer
+
+
+def main(experiment: Experiment) -> None:
+    """Trains until the run's last step and prints where the run is."""
+    with resting_collector() as start_is_over:
+        trainer = Trainer(experiment)
+        start_is_over()
+        step = trainer.run()
+
+    if trainer.workers.is_chief:
+        last_step = trainer.experiment.train.training_number_of_steps
+        print(f"{experiment.train.train_logdir} is at step {step} of {last_step}.")

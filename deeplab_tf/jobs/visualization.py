@@ -1,0 +1,59 @@
+"""Paints a split's predictions."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf.config.programs import VisConfig
+from deeplab_tf.data import pipeline, records
+from deeplab_tf.evaluation import memory, report
+from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.runs import loaded_run
+
+
+def main(job: VisConfig) -> None:
+    """Writes the image, prediction, overlay and label of each record as pictures."""
+    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
+    info = loaded.dataset_at(experiment.data.dataset_dir)
+    table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
+
+    # Train id -> the value that raw predictions are stored with.
+    stored_ids = np.array(info.label_ids if job.raw_label_ids else range(info.num_classes))
+    stored_ids = stored_ids.astype(np.uint8 if stored_ids.max() < 256 else np.uint16)
+
+    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    folder = Path(job.vis_logdir) / "segmentation_results"
+    batches = pipeline.eval_batches(
+        table,
+        batch_size=1,
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        labelled=False,
+    )
+
+    painted = 0
+    for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
+        image, label = batch.images[0], batch.labels[0, ..., 0]
+        predicted = predictor.labels(batch.images).numpy()[0]
+        name = Path(batch.names[0].removeprefix("/"))
+
+        pictures = {
+            "image": image,
+            "prediction": report.colorize(predicted, info.colors),
+            "overlay": report.overlay(image, predicted, info.colors),
+        }
+        if label.size:  # a test split may have no labels
+            pictures["label"] = report.colorize(label, info.colors)
+        for kind, picture in pictures.items():
+            path = folder / name.parent / f"{name.name}_{kind}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+
+        if job.also_save_raw_predictions:
+            path = Path(job.vis_logdir) / "raw_segmentation_results" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(stored_ids[predicted]).save(path)
+        painted += 1
+    print(f"{folder}: {painted} images of {job.vis_split} at step {loaded.step}.")
