@@ -1,9 +1,8 @@
-"""DeepLab: backbone, ASPP and classifier as one Keras model, and how it takes a training step."""
+"""DeepLab as one Keras model: backbone, ASPP, decoder and classifier, and its training step."""
 
 import contextlib
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,72 +18,48 @@ from deeplab_tf.models.losses import SegmentationLoss
 from deeplab_tf.ops import cross_entropy, gradients, replicas, seeds
 from deeplab_tf.startup import process_state
 
-# AutoGraph has nothing to convert here, since no tensor decides control flow; looking for it costs
-# seconds at each start.
+# AutoGraph would turn `if tensor:` into graph operations. No function here has one, and looking for
+# it would cost seconds each time that a program starts.
 _plain_python = tf.autograph.experimental.do_not_convert
-
-
-def _explained(method: Callable) -> Callable:
-    """Wraps a method of tf.keras.Model so that a mistake in its inputs is told in one sentence."""
-    signature = inspect.signature(method)
-
-    @functools.wraps(method)
-    def run(*args, **kwargs):
-        if signature.bind(*args, **kwargs).arguments.get("class_weight") is not None:
-            raise InputError(
-                "class_weight is not taken; give compile(label_weights=...), one number for each "
-                "class, which is the same factor on the loss of its pixels."
-            )
-        with inputs.one_sentence():
-            return method(*args, **kwargs)
-
-    return run
-
-
-def _require_precision(policy: tf.keras.mixed_precision.Policy) -> None:
-    """Refuses to keep weights and metrics in half precision, in which they do not train."""
-    half = ("float16", "bfloat16")
-    if policy.variable_dtype in half or tf.keras.backend.floatx() in half:
-        raise InputError(
-            f"Keras keeps weights in {policy.variable_dtype} and metrics in "
-            f"{tf.keras.backend.floatx()}, too coarse to train with; call "
-            "tf.keras.backend.set_floatx('float32') and, to compute in half precision, "
-            "tf.keras.mixed_precision.set_global_policy('mixed_float16')."
-        )
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class DeepLab(tf.keras.Model):
-    """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587).
+    """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587), with a decoder V3+ (arXiv:1802.02611).
 
-    Called on images, float32 [B, H, W, 3], RGB in 0..255 (any H and W), it returns a dict:
-    `logits`, float32 [B, ceil(H / output_stride), ceil(W / output_stride), classes] (with a
-    decoder: its output stride), and, where the configuration has an auxiliary head, `aux_logits`
-    of the third stage.
+    Call it on images, float32 [B, H, W, 3], RGB in 0..255, of any H and W. It returns a dict:
+    `logits`, float32 [B, ceil(H / stride), ceil(W / stride), classes], where the stride is
+    `output_stride`, or with a decoder `decoder_output_stride`; and `aux_logits` of the third
+    stage, if the configuration has an auxiliary head.
 
-    In a notebook, `compile(optimizer=...)` and `fit` on (images, labels) train it, with its own
-    loss or the one you give. Labels are class numbers, [B, H, W, 1] or [B, H, W]. The loss is the
-    mean over the valid pixels of the global batch, under a tf.distribute strategy too;
-    `sample_weight`, [B] or [B, H, W], multiplies the losses of pixels but not their number.
+    To train it in a notebook, call `compile(optimizer=...)` and then `fit` on (images, labels).
+    Labels are class numbers, [B, H, W, 1] or [B, H, W]. The loss is the mean over the valid pixels
+    of the global batch, also under a tf.distribute strategy. `sample_weight`, [B] or [B, H, W],
+    multiplies the losses of pixels; the sum is still divided by the number of pixels.
+
+    Raises:
+      InputError: if Keras is set to keep weights or metrics in half precision.
+      UserError: if this process cannot train (see `process_state.require_changing_weights`).
     """
 
     def __init__(self, config: ModelConfig, *, num_classes: int, **kwargs):
         process_state.require_changing_weights()
         super().__init__(**kwargs)
-        _require_precision(self.dtype_policy)
+        inputs.require_full_precision(self.dtype_policy)
         self.config = config
         self.num_classes = num_classes
         common: dict[str, Any] = {
             "batch_norm_decay": config.batch_norm_decay,
             "initializer": config.initializer_style(),
         }
+
         self.backbone = build_backbone(config, name="backbone")
         self.aspp = ASPP(
             config.aspp_convs_filters,
             rates=config.aspp_rates(),
             separable=config.aspp_with_separable_conv,
             image_pooling=config.add_image_level_feature,
-            pooling_window=[
+            pooling_window=[  # from pixels to cells of the feature map
                 (side - 1) // config.output_stride + 1 for side in config.image_pooling_crop_size
             ],
             align_corners=config.align_corners,
@@ -92,6 +67,7 @@ class DeepLab(tf.keras.Model):
             name="aspp",
             **common,
         )
+
         self.decoder = None
         if config.decoder_output_stride:
             self.decoder = heads.Decoder(
@@ -102,12 +78,14 @@ class DeepLab(tf.keras.Model):
                 name="decoder",
                 **common,
             )
+
         self.classifier = heads.Classifier(
             num_classes,
             dropout_rate=config.dropout_rate,
             initializer=config.initializer_style(),
             name="classifier",
         )
+
         self.auxiliary_head = None
         if config.auxiliary_filters:
             self.auxiliary_head = heads.AuxiliaryHead(
@@ -117,9 +95,12 @@ class DeepLab(tf.keras.Model):
                 name="auxiliary_head",
                 **common,
             )
+
+        # All replicas return the same numbers from a step, so Keras need not combine them.
+        self.distribute_reduction_method = "first"
         self.loss_tracker = tf.keras.metrics.Mean(name="loss")
 
-        self.distribute_reduction_method = "first"  # all replicas return the same from a step
+        # `compile` replaces these.
         self._recompute_stages = 0
         self._step = StepConfig()
         self._check_values = True
@@ -140,12 +121,11 @@ class DeepLab(tf.keras.Model):
         update_batch_norm=True,
         for_xla=False,
     ):
-        """Returns the logits.
+        """Returns the logits, as the class describes them.
 
         Args:
           training: whether dropout is active and batch normalisation uses batch statistics.
-          seed: int64 [2], the seed of dropout; each head draws from its own stream. None draws
-            new numbers each time.
+          seed: int64 [2], the seed of dropout. None draws new numbers each time.
           part: (index, number) if the images are one of several equal parts of a replica's batch.
             Dropout then drops the same channels as in the whole batch.
           update_batch_norm: false makes batch normalisation use its moving averages in training.
@@ -153,6 +133,7 @@ class DeepLab(tf.keras.Model):
         """
 
         def dropout_of(head):
+            # Each head draws from a stream of its own, or their draws would depend on each other.
             stream = None if seed is None else seeds.stream(seed, f"dropout of {head}")
             return {"seed": stream, "part": part}
 
@@ -162,6 +143,7 @@ class DeepLab(tf.keras.Model):
         outputs = {
             "logits": self.classifier(context, training=training, **dropout_of("classifier"))
         }
+
         if self.auxiliary_head:
             outputs["aux_logits"] = self.auxiliary_head(
                 features[self.backbone.auxiliary_end_point],
@@ -178,18 +160,23 @@ class DeepLab(tf.keras.Model):
 
     @contextlib.contextmanager
     def folded(self, image_size: tuple[int, ...] = ()):
-        """Within this context `infer` has batch normalisation folded into its convolutions.
+        """Inside this context, `infer` has batch normalisation folded into its convolutions.
 
-        For exports: trace `infer` inside. Yields the variables that it then uses.
+        An export traces `infer` inside it. Yields the variables that `infer` then uses instead of
+        the model's.
 
         Args:
-          image_size: height and width of most images; each convolution then takes the algorithm
-            that is fastest on CPUs for them. Images of other sizes get the same results.
+          image_size: height and width of most images. Each convolution then takes the algorithm
+            that is fastest on CPUs for this size; other sizes get the same results.
         """
         stride = self.config.output_stride
         map_size = tuple(-(-side // stride) for side in image_size)
+
+        # `infer` leaves the auxiliary head out, so an export needs no weights of it.
         unused = set(self.auxiliary_head.submodules) if self.auxiliary_head else set()
-        layers = [part for part in self.submodules if hasattr(part, "fold") and part not in unused]
+        layers = [layer for layer in self.submodules if hasattr(layer, "fold")]
+        layers = [layer for layer in layers if layer not in unused]
+
         for layer in layers:
             layer.fold(map_size)
         try:
@@ -199,14 +186,24 @@ class DeepLab(tf.keras.Model):
                 layer.folded = None
 
     def _context(self, features, training, for_xla=False):
+        """Returns what the classifier sees: the output of ASPP, or of the decoder if there is one.
+
+        `training` is the one of batch normalisation.
+        """
         context = features[self.backbone.context_end_point]
         context = self.aspp(context, training=training, for_xla=for_xla)
         if self.decoder is None:
             return context
+
         end_point = self.backbone.decoder_end_point(self.config.decoder_output_stride)
         return self.decoder(context, detail=features[end_point], training=training, for_xla=for_xla)
 
     def _features(self, images, training):
+        """Returns the backbone's feature maps of images in 0..255, by name.
+
+        `training` is the one of batch normalisation.
+        """
+        # Normalised in float32 under every policy; only the result may be in half precision.
         images = tf.cast(images, tf.float32)
         normalized = (images - self.config.image_mean) / self.config.image_std
         normalized = tf.cast(normalized, self.compute_dtype)
@@ -225,35 +222,39 @@ class DeepLab(tf.keras.Model):
         from_serialized: bool = False,
         **kwargs,
     ):
-        """Sets how `fit` trains.
+        """Sets how `fit` trains and what `evaluate` scores.
 
         Args:
           optimizer: a Keras optimizer, or the name of one.
-          loss: None for cross-entropy, a `SegmentationLoss`, or what that takes as `pixel_loss`.
-            It is applied to `logits` and, with `auxiliary_loss_weight`, to `aux_logits`.
-          metrics, weighted_metrics: as in `keras_metrics`; scored on `logits`.
+          loss: None for cross-entropy, a `SegmentationLoss`, or anything that `SegmentationLoss`
+            takes as `pixel_loss`. It is applied to `logits` and, times `auxiliary_loss_weight`, to
+            `aux_logits`.
+          metrics, weighted_metrics: as in `keras_metrics`; they score `logits`.
           recompute_stages: as in `ResNet.call`.
-          check_values: whether each step looks at its labels and at the scale of its images, which
-            costs well below 1 % of a step.
-          from_serialized: whether Keras calls this for a model that it loads.
-          **kwargs: the settings of `StepConfig`, those of `LossConfig` with `ignore_label`, and
-            what Keras' own `compile` takes.
+          check_values: whether each step checks its labels and the scale of its images. This costs
+            well below 1 % of a step.
+          from_serialized: true if Keras calls this for a model that it loads.
+          **kwargs: the settings of `StepConfig` and `LossConfig`, `ignore_label`, and what Keras'
+            own `compile` takes.
         Raises:
-          InputError: if one of them is not possible.
+          InputError: if a value is not possible.
         """
-        _require_precision(self.dtype_policy)
+        inputs.require_full_precision(self.dtype_policy)
         if loss_weights is not None:
             raise InputError(
-                "loss_weights is not taken; auxiliary_loss_weight weighs the auxiliary head's loss "
-                "against the other, label_weights the classes."
+                "loss_weights is not possible here; give auxiliary_loss_weight, the factor on the "
+                "auxiliary head's loss, or label_weights, one factor for each class."
             )
-        if not from_serialized:  # a loaded model keeps the settings it was saved with
-            self._step = inputs.make_settings(StepConfig, _taken(StepConfig, kwargs))
+
+        if not from_serialized:  # a loaded model keeps the settings that it was saved with
+            self._step = inputs.make_settings(StepConfig, _pop_settings(StepConfig, kwargs))
             self._check_values = check_values
             self._recompute_stages = recompute_stages
+
         self._loss = self._build_loss(loss, kwargs)
         metrics, weighted_metrics = map(keras_metrics.checked, (metrics, weighted_metrics))
         self._metric_functions = keras_metrics.functions([metrics, weighted_metrics])
+
         super().compile(
             optimizer,
             self._loss,
@@ -264,41 +265,53 @@ class DeepLab(tf.keras.Model):
         )
 
     def _build_loss(self, loss: Any, kwargs: dict[str, Any]) -> SegmentationLoss:
-        """Returns the loss that `compile` was given; takes its settings out of `kwargs`."""
-        settings = _taken(LossConfig, kwargs)
+        """Makes a SegmentationLoss of the loss that `compile` was given.
+
+        Removes the settings of the loss from `kwargs`, since Keras' `compile` does not know them.
+        """
+        settings = _pop_settings(LossConfig, kwargs)
         if "ignore_label" in kwargs:
             settings["ignore_label"] = kwargs.pop("ignore_label")
+
         if not isinstance(loss, SegmentationLoss):
             loss = SegmentationLoss(loss, align_corners=self.config.align_corners, **settings)
         elif settings:
             raise InputError(
-                f"{', '.join(sorted(settings))} stand next to a SegmentationLoss; give them to it."
+                f"{', '.join(sorted(settings))} cannot be given to compile together with a "
+                "SegmentationLoss; give SegmentationLoss(...) these values."
             )
+
         weights = loss.settings.label_weights
         if len(weights) not in (0, self.num_classes):
             raise InputError(
-                f"label_weights are {len(weights)} numbers; allowed: none, or {self.num_classes}, "
+                f"label_weights has {len(weights)} numbers; allowed: none, or {self.num_classes}, "
                 "one for each class."
             )
         return loss
 
     @property
     def metrics(self):
+        """All metrics, the loss first; `fit` and `evaluate` report them in this order."""
         others = [metric for metric in super().metrics if metric is not self.loss_tracker]
         return [self.loss_tracker, *others]
 
-    fit = _explained(tf.keras.Model.fit)
-    evaluate = _explained(tf.keras.Model.evaluate)
-    predict = _explained(tf.keras.Model.predict)
-    train_on_batch = _explained(tf.keras.Model.train_on_batch)
-    test_on_batch = _explained(tf.keras.Model.test_on_batch)
-    predict_on_batch = _explained(tf.keras.Model.predict_on_batch)
+    fit = inputs.explained(tf.keras.Model.fit)
+    evaluate = inputs.explained(tf.keras.Model.evaluate)
+    predict = inputs.explained(tf.keras.Model.predict)
+    train_on_batch = inputs.explained(tf.keras.Model.train_on_batch)
+    test_on_batch = inputs.explained(tf.keras.Model.test_on_batch)
+    predict_on_batch = inputs.explained(tf.keras.Model.predict_on_batch)
 
     def _checked(self, data):
-        """Returns images, labels int32 [B, H, W, 1], and the pixels' weights or None."""
+        """Returns images, labels int32 [B, H, W, 1], and the pixels' weights or None.
+
+        Raises:
+          InputError: if they do not fit the model or each other.
+        """
         images, labels, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
         inputs.check_images(images)
         labels = inputs.class_labels(labels, images, self.num_classes)
+
         if self._check_values:
             images, labels, good = inputs.check_values(
                 images,
@@ -306,32 +319,39 @@ class DeepLab(tf.keras.Model):
                 num_classes=self.num_classes,
                 ignore_label=self._loss.ignore_label,
             )
-            if self.jit_compile:  # XLA leaves assertions out: the loss becomes NaN instead
+            if self.jit_compile:
+                # XLA removes assertions. So bad values must make the loss NaN, or the step would
+                # train on them unnoticed.
                 images = tf.cast(images, tf.float32) * tf.where(good, 1.0, float("nan"))
             else:
                 self._scale_warning.look_at(images)
+
         if weights is not None:
             weights = inputs.pixel_weights(weights, labels)
         return images, tf.cast(labels, tf.int32), weights
 
     @_plain_python
     def train_step(self, data):
-        """Takes one step: forward, loss, gradients, update.
+        """Runs one training step: forward pass, loss, gradients, update of the weights.
 
-        Each replica computes a share of the loss and of the gradients; the shares of all replicas
-        add up to those of the global batch.
+        Each replica computes a share of the loss and of the gradients. The shares of all replicas
+        add up to the loss and the gradients of the global batch.
         """
         images, labels, weights = self._checked(data)
+
+        # Dropout depends only on the run's seed and the step, so a resumed run draws the same.
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self._step.seed, tf.int64), step])
 
         loss, grads = self._loss_and_gradients(images, labels, weights, seed)
         self._update(grads)
 
+        # The tracker averages over replicas, and the loss is the sum of the shares.
         self.loss_tracker.update_state(loss * replicas.number())
+
         rate = self.optimizer.learning_rate
         if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
-            rate = rate(step)  # TensorFlow Addons' optimizers keep the schedule itself
+            rate = rate(step)  # TensorFlow Addons' optimizers return the schedule itself
         return self.get_metrics_result() | {"learning_rate": tf.convert_to_tensor(rate)}
 
     def _loss_and_gradients(self, images, labels, weights, seed):
@@ -339,48 +359,71 @@ class DeepLab(tf.keras.Model):
         variables = self.trainable_variables
         batch = (images, labels) if weights is None else (images, labels, weights)
         parts = self._step.gradient_accumulation_steps
-        num_pixels = self._pixels_of_global_batch(labels)
-        scales_loss = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-        def of_part(part):
-            of_batch = batch if parts == 1 else [gradients.slice_of(v, part, parts) for v in batch]
-            images, labels, *weights = of_batch
-            with tf.GradientTape() as tape:
-                outputs = self(
-                    images,
-                    training=True,
-                    seed=seed,
-                    part=(part, parts),
-                    update_batch_norm=self._step.fine_tune_batch_norm,
-                    for_xla=self.jit_compile,
-                )
-                loss = self.segmentation_loss(
-                    outputs,
-                    labels,
-                    weights=weights[0] if weights else None,
-                    num_pixels=num_pixels,
-                    parts=parts,
-                )
-                target = self.optimizer.get_scaled_loss(loss) if scales_loss else loss
-            self._update_metrics(outputs, labels, *weights)
-            return loss, tape.gradient(target, variables)
+        # Counted once for all parts: the loss of each part is divided by the pixels of all.
+        compute = functools.partial(
+            self._part_loss_and_gradients,
+            num_pixels=self._pixels_of_global_batch(labels),
+            seed=seed,
+            parts=parts,
+        )
 
         if parts == 1:
-            loss, grads = of_part(0)
+            loss, grads = compute(batch, part=0)
         else:
-            # Replicas cannot wait for each other inside a loop of the graph, and they have to where
-            # they exchange batch statistics, or how many pixels they selected.
-            exchange = self._step.fine_tune_batch_norm or self._loss.selects_pixels
-            looped = not exchange or replicas.number() == 1
-            loss, grads = gradients.in_parts(of_part, variables, parts=parts, looped=looped)
-        return loss, self.optimizer.get_unscaled_gradients(grads) if scales_loss else grads
+            # Replicas cannot wait for each other inside a loop of the graph. They have to if they
+            # exchange batch statistics, or the number of pixels that each has selected.
+            exchanges = self._step.fine_tune_batch_norm or self._loss.selects_pixels
+            loss, grads = gradients.in_parts(
+                lambda part: compute(
+                    [gradients.slice_of(values, part, parts) for values in batch], part=part
+                ),
+                variables,
+                parts=parts,
+                looped=not exchanges or replicas.number() == 1,
+            )
+
+        return loss, self.optimizer.get_unscaled_gradients(grads) if self._scales_loss else grads
+
+    def _part_loss_and_gradients(self, batch, *, num_pixels, seed, part, parts):
+        """Returns the share that one part of a replica's batch has in the loss, and its gradients.
+
+        The gradients are still multiplied by the loss scale, if the optimizer has one.
+        """
+        images, labels, *weights = batch
+        with tf.GradientTape() as tape:
+            outputs = self(
+                images,
+                training=True,
+                seed=seed,
+                part=(part, parts),
+                update_batch_norm=self._step.fine_tune_batch_norm,
+                for_xla=self.jit_compile,
+            )
+
+            loss = self.segmentation_loss(
+                outputs,
+                labels,
+                weights=weights[0] if weights else None,
+                num_pixels=num_pixels,
+                parts=parts,
+            )
+            target = self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss
+
+        self._update_metrics(outputs, labels, *weights)
+        return loss, tape.gradient(target, self.trainable_variables)
+
+    @property
+    def _scales_loss(self) -> bool:
+        """Whether the optimizer scales the loss up, so that float16 can hold small gradients."""
+        return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
     def _update(self, grads):
-        """Applies this replica's gradients, clipped and multiplied as the settings say."""
+        """Clips and multiplies this replica's gradients by the settings, then applies them."""
         settings, variables = self._step, self.trainable_variables
 
-        # Clipping needs the norm of the whole gradients. Otherwise the optimizer adds up the
-        # replicas' shares, and applies each gradient as soon as it is there.
+        # Clipping needs the norm of the global batch's gradients, so the replicas' shares are added
+        # up here. Otherwise the optimizer does that, for each gradient as soon as it is computed.
         is_clipped = settings.clip_gradient_norm > 0
         if is_clipped:
             grads = gradients.clip(replicas.total(grads), settings.clip_gradient_norm)
@@ -393,22 +436,25 @@ class DeepLab(tf.keras.Model):
                 factor=settings.last_layer_gradient_multiplier,
             )
 
-        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        has_several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
         self.optimizer.apply_gradients(
             zip(grads, variables, strict=True),
-            experimental_aggregate_gradients=several and not is_clipped,
+            experimental_aggregate_gradients=has_several_replicas and not is_clipped,
         )
 
     def test_step(self, data):
+        """Scores one batch: the loss and the metrics of `compile`."""
         images, labels, weights = self._checked(data)
         outputs = self(images, training=False, for_xla=self.jit_compile)
-        loss, num_pixels = self._loss_of(outputs, labels, weights=weights)
+        loss, num_pixels = self._loss_and_pixels(outputs, labels, weights=weights)
         self._update_metrics(outputs, labels, weights)
-        # Weighted by pixels: the mean over a data set must not depend on its batches.
+
+        # Weighted by pixels, so that the mean over a data set does not depend on its batches.
         self.loss_tracker.update_state(loss * replicas.number(), sample_weight=num_pixels)
         return self.get_metrics_result()
 
     def predict_step(self, data):
+        """Returns the output of `call` for one batch; labels, if there are any, are not used."""
         images, _, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
         inputs.check_images(images)
         if self._check_values and not self.jit_compile:
@@ -416,10 +462,11 @@ class DeepLab(tf.keras.Model):
         return self(images, training=False, for_xla=self.jit_compile)
 
     def _update_metrics(self, outputs, labels, weights=None):
-        """Updates the metrics of `compile` with the enlarged logits."""
+        """Updates the metrics of `compile` with the logits, enlarged to the labels' size."""
         containers = self.compiled_metrics
         if not (containers._user_metrics or containers._user_weighted_metrics):
             return
+
         logits = tf.stop_gradient(outputs["logits"])
         logits = cross_entropy.enlarge(
             logits,
@@ -427,13 +474,17 @@ class DeepLab(tf.keras.Model):
             align_corners=self.config.align_corners,
             for_xla=self.jit_compile,
         )
+
+        # Ignored pixels get a class that exists, since a metric looks at every label; the mask
+        # below then leaves them out.
         valid = inputs.is_valid(labels, self._loss.ignore_label)
         labels = tf.where(valid, labels, 0)
         for function in self._metric_functions:
             keras_metrics.check_function(function, labels, logits)
         if weights is not None:
             weights = tf.broadcast_to(weights, tf.shape(labels)[:3])
-        logits._keras_mask = valid[..., 0]  # which Keras makes sample weights of
+
+        logits._keras_mask = valid[..., 0]  # Keras turns it into sample weights
         containers.update_state(labels, logits, weights)
 
     def segmentation_loss(
@@ -451,52 +502,63 @@ class DeepLab(tf.keras.Model):
           outputs: what `call` returned.
           labels: int32 [B, H, W, 1].
           weights: factors on the pixels' losses, float32, broadcast to [B, H, W].
-          num_pixels: how many pixels of the global batch count; None counts those of `labels`.
-          parts: how many equal parts the batch is computed in, of which this is one.
+          num_pixels: number of pixels that count in the global batch; None counts them in
+            `labels`.
+          parts: number of equal parts that the batch is computed in; `labels` are one of them.
         """
-        loss, _ = self._loss_of(
+        loss, _ = self._loss_and_pixels(
             outputs, labels, weights=weights, num_pixels=num_pixels, parts=parts
         )
         return loss
 
     def _pixels_of_global_batch(self, labels):
-        """Returns how many pixels of all replicas count; None if only the loss can tell."""
+        """Returns the number of pixels that count on all replicas.
+
+        It is None if only the hardest pixels count, since only their losses tell which they are.
+        """
         if self._loss.selects_pixels:
             return None
         return replicas.total(self._loss.count(labels))
 
-    def _loss_of(self, outputs, labels, *, weights=None, num_pixels=None, parts=1):
-        """Returns `segmentation_loss`, and how many pixels it averages over all replicas.
+    def _loss_and_pixels(self, outputs, labels, *, weights=None, num_pixels=None, parts=1):
+        """Returns `segmentation_loss`, and the number of pixels on all replicas it averages over.
 
-        The number is of images if the loss averages pixels itself.
+        If the loss averages the pixels itself, that is the number of images instead.
         """
         if num_pixels is None:
             num_pixels = self._pixels_of_global_batch(labels)
+        how = {"weights": weights, "num_pixels": num_pixels, "parts": parts}
 
-        def mean_of(logits):
-            total, counted = self._loss.sums(
-                logits,
-                labels,
-                weights=weights,
-                step=self.optimizer.iterations,
-                align_corners=self.config.align_corners,
-                for_xla=self.jit_compile,
-            )
-            if counted is None:  # the loss has averaged its pixels: replicas weigh the same
-                images = tf.cast(tf.shape(labels)[0] * replicas.number(), tf.float32)
-                return total / (replicas.number() * parts), images
-            if num_pixels is not None:
-                return tf.math.divide_no_nan(total, num_pixels), num_pixels
-            selected = replicas.total(counted)
-            return tf.math.divide_no_nan(total, selected) / parts, selected
-
-        loss, averaged = mean_of(outputs["logits"])
+        loss, averaged = self._mean_loss_and_pixels(outputs["logits"], labels, **how)
         if "aux_logits" in outputs:
-            auxiliary, _ = mean_of(outputs["aux_logits"])
+            auxiliary, _ = self._mean_loss_and_pixels(outputs["aux_logits"], labels, **how)
             loss += self._loss.settings.auxiliary_loss_weight * auxiliary
         return loss, averaged
 
+    def _mean_loss_and_pixels(self, logits, labels, *, weights, num_pixels, parts):
+        """Returns what `_loss_and_pixels` does, for the logits of one head."""
+        total, counted = self._loss.sums(
+            logits,
+            labels,
+            weights=weights,
+            step=self.optimizer.iterations,
+            align_corners=self.config.align_corners,
+            for_xla=self.jit_compile,
+        )
+
+        if counted is None:  # `total` is a mean already; all replicas and parts weigh the same
+            images = tf.cast(tf.shape(labels)[0] * replicas.number(), tf.float32)
+            return total / (replicas.number() * parts), images
+
+        if num_pixels is not None:
+            return tf.math.divide_no_nan(total, num_pixels), num_pixels
+
+        # Each part selects its own hardest pixels, so the means of the parts are averaged.
+        selected = replicas.total(counted)
+        return tf.math.divide_no_nan(total, selected) / parts, selected
+
     def get_config(self):
+        """Returns all that `from_config` needs to make this model again, ready for its weights."""
         training = dataclasses.asdict(self._step) | {
             "recompute_stages": self._recompute_stages,
             "check_values": self._check_values,
@@ -510,32 +572,43 @@ class DeepLab(tf.keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        """Makes the model of `get_config`, with its variables created.
+
+        A setting that is newer than the saved model gets its default.
+        """
         fields = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-        # Settings that are newer than the saved model get their defaults.
         values = {name: config.get(name, default) for name, default in fields.items()}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+        # The policy of the saved model, not the one in force, or the precision would change.
         policy = config.get("dtype") or tf.keras.mixed_precision.global_policy().name
         with process_state.keras_settings(policy):
             model = cls(
                 ModelConfig(**values), num_classes=config["num_classes"], name=config["name"]
             )
+
         training = dict(config.get("training", {}))
         model._recompute_stages = training.pop("recompute_stages", 0)
         model._check_values = training.pop("check_values", True)
         model._step = StepConfig(**training)
-        model.make_variables()  # a clone is ready for weights
+
+        # tf.keras.models.clone_model is followed by set_weights, which needs the variables.
+        model.make_variables()
         return model
 
     def make_variables(self) -> None:
-        """Builds the model for images of any size, ready to be saved before it is called."""
+        """Creates the variables, for images of any size, so that it can be saved before a call."""
         self.build([None, None, None, 3])
         self._set_save_spec(tf.TensorSpec([None, None, None, 3], tf.float32, name="images"))
 
     def build_from_config(self, config):
-        """Does nothing: `from_config` has made the variables."""
+        """Does nothing, since `from_config` has created the variables."""
 
     def compile_from_config(self, config):
-        """Compiles as the saved model was, and makes the optimizer's variables to restore."""
+        """Compiles the model as it was when saved, and creates the optimizer's variables.
+
+        Keras restores them next.
+        """
         config = tf.keras.saving.deserialize_keras_object(config)
         self.compile(
             **config,
@@ -547,8 +620,8 @@ class DeepLab(tf.keras.Model):
             self.optimizer.build(self.trainable_variables)
 
 
-def _taken(kind: type, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Takes the settings of a group out of keyword arguments."""
+def _pop_settings(kind: type, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Removes the settings of a group from keyword arguments, and returns them."""
     names = {field.name for field in dataclasses.fields(kind)} & set(kwargs)  # type: ignore[arg-type]
     return {name: kwargs.pop(name) for name in names}
 
@@ -558,8 +631,8 @@ def build_model(config: ModelConfig | None = None, *, num_classes: int) -> DeepL
     """Builds DeepLab with its variables created.
 
     Args:
-      config: the network; the default configuration if None.
-      num_classes: channels of the logits.
+      config: the network's settings; the defaults if None.
+      num_classes: number of classes, and so of channels of the logits.
     """
     model = DeepLab(config or ModelConfig(), num_classes=num_classes, name="deeplab")
     model.make_variables()

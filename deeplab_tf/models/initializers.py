@@ -1,7 +1,7 @@
 """Initial weights of new layers, as in the program whose training is reproduced.
 
-How far a step moves the weights depends on where they start: behind batch normalisation a kernel's
-gradient falls as the kernel grows. So the start belongs to a recipe, as the learning rate does.
+They belong to a recipe just as the learning rate does. Before batch normalisation, a larger kernel
+gets a smaller gradient: so how far a step moves the weights depends on where they start.
 """
 
 import math
@@ -11,13 +11,15 @@ import tensorflow as tf
 
 
 def _uniform_by_inputs() -> tf.keras.initializers.Initializer:
-    # Keras' limit is sqrt(3 * scale / inputs).
+    # Keras draws within sqrt(3 * scale / inputs), so this scale makes it 1 / sqrt(inputs).
     return tf.keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
 def _slim_variance_scaling() -> tf.keras.initializers.Initializer:
-    # slim divides by the truncation's effect on the variance too, but rounds it: 1.3 * 2 / inputs.
-    truncation = 0.87962566103423978  # what Keras divides the standard deviation by
+    # Cutting off the tails of a normal distribution makes its variance smaller. Both programs make
+    # up for that: slim multiplies the variance by a rounded 1.3, and Keras divides the standard
+    # deviation by this number. So Keras' factor is taken out and slim's put in.
+    truncation = 0.87962566103423978
     return tf.keras.initializers.VarianceScaling(
         1.3 * 2 * truncation**2, mode="fan_in", distribution="truncated_normal"
     )
@@ -27,10 +29,11 @@ def _truncated_normal(stddev: float) -> Callable[[], tf.keras.initializers.Initi
     return lambda: tf.keras.initializers.TruncatedNormal(stddev=stddev)
 
 
-# Style -> part of the network -> maker of its kernels' initializer.
+# By style and part of the network: a function that makes the initializer of its kernels.
 _KERNELS: dict[str, dict[str, Callable[[], tf.keras.initializers.Initializer]]] = {
-    # PyTorch's default (torch/nn/modules/conv.py, reset_parameters), which SSSegmentation leaves as
-    # it is in its backbones and heads: uniform within 1 / sqrt(inputs of an output) of zero.
+    # PyTorch's default (torch/nn/modules/conv.py, reset_parameters), which SSSegmentation uses for
+    # backbones and heads: uniform between -1 / sqrt(n) and 1 / sqrt(n), where n is the number of
+    # inputs of one output.
     "pytorch": {
         "backbone": _uniform_by_inputs,
         "head": _uniform_by_inputs,
@@ -38,8 +41,8 @@ _KERNELS: dict[str, dict[str, Callable[[], tf.keras.initializers.Initializer]]] 
         "pointwise": _uniform_by_inputs,
         "classifier": _uniform_by_inputs,
     },
-    # slim's resnet_arg_scope for the backbone, its default (Xavier) where official DeepLab's
-    # model.py names none, and what model.py names for separable convolutions and logits.
+    # The backbone as in slim's resnet_arg_scope; separable convolutions and logits as in official
+    # DeepLab's model.py; the others, for which model.py names none, by slim's default (Xavier).
     "official": {
         "backbone": _slim_variance_scaling,
         "head": tf.keras.initializers.GlorotUniform,
@@ -47,8 +50,8 @@ _KERNELS: dict[str, dict[str, Callable[[], tf.keras.initializers.Initializer]]] 
         "pointwise": _truncated_normal(0.06),
         "classifier": _truncated_normal(0.01),
     },
-    # He et al. 2015 (arXiv:1502.01852), as for networks trained from scratch; classifiers
-    # near zero (mmsegmentation): all classes start equally likely.
+    # He et al. 2015 (arXiv:1502.01852), for networks that are trained from scratch. Classifiers
+    # start near zero, as in mmsegmentation, so that all classes start equally likely.
     "he_normal": {
         "backbone": tf.keras.initializers.HeNormal,
         "head": tf.keras.initializers.HeNormal,
@@ -60,7 +63,7 @@ _KERNELS: dict[str, dict[str, Callable[[], tf.keras.initializers.Initializer]]] 
 
 
 def kernel_initializer(style: str, part: str) -> tf.keras.initializers.Initializer:
-    """Returns a new initializer of kernels: one that is used twice would give the same twice.
+    """Returns a new initializer of kernels; one that is used twice would give equal kernels.
 
     Args:
       style: pytorch, official or he_normal; see the setting `initializer`.
@@ -70,7 +73,7 @@ def kernel_initializer(style: str, part: str) -> tf.keras.initializers.Initializ
 
 
 def bias_initializer(style: str, inputs: int) -> tf.keras.initializers.Initializer:
-    """Returns a new initializer of the biases of a 1x1 convolution of so many input channels."""
+    """Returns a new initializer of the biases of a 1x1 convolution with `inputs` channels."""
     if style == "pytorch":
         bound = 1 / math.sqrt(inputs)
         return tf.keras.initializers.RandomUniform(-bound, bound)

@@ -1,7 +1,7 @@
 """Checks the metrics given to `DeepLab.compile(metrics=..., weighted_metrics=...)`.
 
-Metrics get labels and enlarged logits. Pixels that do not count are masked as Keras does it: their
-label is 0 and their sample weight is 0, even in metrics without weights.
+Metrics get labels, and logits enlarged to the labels' size. Pixels that do not count are masked as
+Keras does it: their label is 0 and their sample weight is 0, even for metrics without weights.
 """
 
 import warnings
@@ -28,61 +28,71 @@ _WAY_OUT = (
 
 
 def checked(metrics: Any) -> Any:
-    """Returns metrics as Keras takes them for one output; refuses those that would score nonsense.
+    """Returns metrics as Keras takes them for one output.
 
     Args:
       metrics: a metric or a list of them, or {"logits": metrics}.
     Raises:
-      InputError: naming a metric of Keras that does not take class numbers and logits.
+      InputError: if a metric would score nonsense, since it does not take class numbers and logits.
     """
     if isinstance(metrics, dict):
         if set(metrics) != {"logits"}:
-            raise InputError(f"There are metrics for {sorted(metrics)}; allowed: of logits only.")
+            raise InputError(
+                f"There are metrics for {sorted(metrics)}; allowed: only metrics for logits."
+            )
         metrics = metrics["logits"]
+
     for metric in tf.nest.flatten(metrics):
         _check(metric)
     return metrics
 
 
 def functions(metrics: Any) -> tuple:
-    """Returns the metrics that are plain functions of labels and logits."""
-    ready = (str, tf.keras.metrics.Metric, type(None))
-    return tuple(metric for metric in tf.nest.flatten(metrics) if not isinstance(metric, ready))
+    """Returns only the metrics that are plain functions of labels and logits."""
+    others = (str, tf.keras.metrics.Metric, type(None))
+    return tuple(metric for metric in tf.nest.flatten(metrics) if not isinstance(metric, others))
 
 
 def check_function(function: Any, labels: tf.Tensor, logits: tf.Tensor) -> None:
-    """Refuses a function that does not return a number for each pixel: none could be masked."""
+    """Checks that a function returns a number for each pixel, since no others can be masked.
+
+    Raises:
+      InputError: if it returns another shape.
+    """
     shape = function(labels, logits).shape
     if not shape.is_compatible_with(labels.shape[:3]):
         name = getattr(function, "__name__", type(function).__name__)
         raise InputError(
             f"The metric {name} returned the shape {shape} for labels {labels.shape}; return a "
-            "number for each pixel, [B, H, W], or make it a tf.keras.metrics.Metric that leaves "
-            "out pixels whose sample_weight is 0."
+            "number for each pixel, [B, H, W], or write a tf.keras.metrics.Metric that leaves out "
+            "pixels whose sample_weight is 0."
         )
 
 
 def _check(metric):
-    own = vars(tf.keras.metrics)
+    """Raises InputError if a metric is none, or one of Keras that would score nonsense."""
+    keras_names = vars(tf.keras.metrics)
     name = getattr(metric, "name", getattr(metric, "__name__", str(metric)))
     if isinstance(metric, str) and metric not in _NAMES:
         raise InputError(f"The metric {metric!r} is not possible here; {_WAY_OUT}.")
     if isinstance(metric, type):
         raise InputError(f"The metric {name} is a class; give an instance of it, {name}(...).")
     if not isinstance(metric, str | None) and not callable(metric):
-        raise InputError(f"The metric {metric!r} is no metric; {_WAY_OUT}.")
+        raise InputError(f"The metric {metric!r} is not a metric; {_WAY_OUT}.")
 
-    allowed = [own[kind] for kind in (*_NAMES, *_CLASSES) if kind in own]
-    is_of_keras = type(metric) in own.values() or metric in own.values()
+    allowed = [keras_names[kind] for kind in (*_NAMES, *_CLASSES) if kind in keras_names]
+    is_of_keras = type(metric) in keras_names.values() or metric in keras_names.values()
     if is_of_keras and type(metric) not in allowed and metric not in allowed:
         raise InputError(
             f"The metric {name} is not defined on class numbers and logits; {_WAY_OUT}."
         )
+
     config = metric.get_config() if isinstance(metric, tf.keras.metrics.Metric) else {}
     if is_of_keras and not config.get("from_logits", True):
         raise InputError(f"The metric {name} takes probabilities; give it from_logits=True.")
+
     if type(metric) in (tf.keras.metrics.IoU, tf.keras.metrics.MeanIoU):
-        metric.sparse_y_pred = False  # it then takes the class of the highest logit
+        metric.sparse_y_pred = False  # so that it takes the class of the highest logit
         warnings.warn(
             f"Keras' {type(metric).__name__} counts in float32 and stops at 16,777,216 pixels; "
             "deeplab_tf.evaluation.metrics.MeanIoU counts exactly.",

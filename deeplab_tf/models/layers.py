@@ -1,8 +1,9 @@
 """The convolutions, normalisation and dropout that all parts of the network are made of.
 
-Padding is decided here and nowhere else. A convolution or pooling with a stride pads (kernel - 1) *
-rate / 2 cells on both sides, as the PyTorch ancestor does. TensorFlow's SAME would pad even-sized
-inputs less in front, and so shift every feature map. Without a stride both rules agree.
+This module decides how to pad. A convolution or pooling with a stride pads (kernel - 1) * rate / 2
+cells on both sides, as PyTorch and so SSSegmentation does. TensorFlow's SAME pads even-sized inputs
+less at the front, which shifts every feature map (docs/ancestors.md, Network). Without a stride,
+both rules agree.
 """
 
 import numpy as np
@@ -15,16 +16,18 @@ from deeplab_tf.ops.convolution import NAMESPACE
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class AtrousConv2D(tf.keras.layers.Conv2D):
-    """A convolution with symmetric padding, computed by tf.nn.conv2d(dilations=...) directly.
+    """A convolution with symmetric padding: [B, H, W, C] -> [B, ceil(H / s), ceil(W / s), filters].
 
-    Keras' own Conv2D(dilation_rate) goes through space-to-batch, which makes a training step on
-    CPU 1.6 times slower. Output size is ceil(input / strides).
+    It calls tf.nn.conv2d(dilations=...). Keras' Conv2D(dilation_rate=...) goes through
+    space-to-batch instead, with which a training step on a CPU takes 1.6 times as long.
     """
 
     def convolution_op(self, inputs, kernel, differentiable=True):
+        """Convolves; `differentiable` as in `convolution.conv2d`."""
         if max(self.strides) == 1:
             kernel, rate = tf.convert_to_tensor(kernel), self.dilation_rate[0]
             return convolution.conv2d(inputs, kernel, rate=rate, differentiable=differentiable)
+
         inputs = pad_symmetric(inputs, [(k - 1) // 2 for k in self.kernel_size])
         return tf.nn.conv2d(inputs, kernel, self.strides, "VALID")
 
@@ -46,9 +49,13 @@ def pad_symmetric(inputs: tf.Tensor, cells: list[int]) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class BatchNormalization(tf.keras.layers.BatchNormalization):
-    """Keras' batch normalisation, which can leave its moving averages as they are in training."""
+    """Keras' batch normalisation, with a switch that leaves the moving averages as they are.
+
+    A backward pass that computes a layer again must not update them a second time.
+    """
 
     def call(self, inputs, training=False, update_averages=True):
+        """Normalises; in training, by the statistics of the batch."""
         momentum = self.momentum  # type: ignore[has-type]
         if not update_averages:
             self.momentum = 1.0
@@ -60,13 +67,14 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class SyncBatchNormalization(BatchNormalization):
-    """Batch normalisation by the statistics of all replicas' batches.
+    """Batch normalisation by the statistics of all replicas' batches together.
 
-    The moving variance takes the unbiased variance of a batch, as PyTorch's does and Keras' does
-    without synchronisation. Keras' synchronized=True would take the biased one.
+    The moving variance averages the unbiased variance of the batches, as in PyTorch and in Keras
+    without synchronisation. Keras' synchronized=True would average the biased one.
     """
 
     def call(self, inputs, training=False, update_averages=True):
+        """Normalises; in training, by the statistics of the global batch."""
         context = tf.distribute.get_replica_context()
         if not training or not self.trainable or context is None:
             return super().call(inputs, training=training, update_averages=update_averages)
@@ -80,11 +88,13 @@ class SyncBatchNormalization(BatchNormalization):
         count = context.all_reduce(tf.distribute.ReduceOp.SUM, cells)
         mean = average(values)
         variance = average(tf.square(values - mean))
+
         if update_averages:
             unbiased = variance * count / tf.maximum(count - 1, 1)
             for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
                 value = tf.stop_gradient(value)
                 moving.assign(self.momentum * moving + (1 - self.momentum) * value)
+
         outputs = tf.nn.batch_normalization(
             values, mean, variance, self.beta, self.gamma, self.epsilon
         )
@@ -94,48 +104,54 @@ class SyncBatchNormalization(BatchNormalization):
 def folded_weights(
     kernel: tf.Variable, norm: tf.keras.layers.BatchNormalization
 ) -> tuple[tf.Variable, tf.Variable]:
-    """Folds batch normalisation, as it is at inference, into the convolution before it.
+    """Folds the batch normalisation of inference into the convolution before it.
 
-    What is left of it is one addition, which fuses with the convolution.
+    Only one addition is left of it, which TensorFlow fuses with the convolution.
 
     Args:
-      kernel: [h, w, C, D], or of a depthwise convolution [h, w, C, 1].
+      kernel: [h, w, C, D]; of a depthwise convolution, [h, w, C, 1].
+      norm: the batch normalisation after it.
     Returns:
-      The new kernel and a bias.
+      The new kernel and a bias, computed in float64 and rounded to float32.
     """
     gamma, beta, mean, variance = (
         value.numpy().astype(np.float64)
         for value in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
-    depthwise = "depthwise" in kernel.name.rsplit("/", 1)[-1]
-    new_kernel = kernel.numpy() * (scale[:, np.newaxis] if depthwise else scale)
+    is_depthwise = "depthwise" in kernel.name.rsplit("/", 1)[-1]
+    new_kernel = kernel.numpy() * (scale[:, np.newaxis] if is_depthwise else scale)
     return fixed(new_kernel), fixed(beta - mean * scale)
 
 
 def fixed(values: np.ndarray) -> tf.Variable:
     """Returns a variable that is not trained, float32.
 
-    Weights must not be constants of the graph: loading makes many copies of a graph, and each would
-    hold them again, 5 GB in all for ResNet-50.
+    The weights of an export must not be constants of its graph. Loading makes many copies of the
+    graph, and each would hold the weights again, for ResNet-50 5 GB in all.
     """
     return tf.Variable(values, trainable=False, dtype=tf.float32)
 
 
 def batch_norm(decay: float, *, name: str) -> BatchNormalization:
     """Returns batch normalisation over all replicas of the strategy in force."""
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    layer = SyncBatchNormalization if several else BatchNormalization
+    has_several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    layer = SyncBatchNormalization if has_several_replicas else BatchNormalization
     return layer(momentum=decay, epsilon=1e-5, name=name)
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ConvNorm(tf.keras.layers.Layer):
-    """Convolution without bias, batch normalisation and, by default, ReLU.
+    """A convolution without bias, batch normalisation and, by default, ReLU.
 
-    Batch statistics are taken over all replicas of the tf.distribute strategy in which the layer is
-    made. `symmetric=False` pads a stride by TensorFlow's own rule, SAME. `initializer` and `part`
-    are those of `initializers.kernel_initializer`.
+    [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters].
+
+    Args:
+      rate: dilation of the kernel; without effect if there is a stride.
+      symmetric: whether a stride pads both sides equally; false pads by TensorFlow's SAME.
+      batch_norm_decay: momentum of the moving averages. The statistics of a batch are taken over
+        all replicas of the tf.distribute strategy in which the layer is made.
+      initializer, part: as in `initializers.kernel_initializer`.
     """
 
     def __init__(
@@ -164,6 +180,7 @@ class ConvNorm(tf.keras.layers.Layer):
             "initializer": initializer,
             "part": part,
         }
+
         self.relu = relu
         layer = AtrousConv2D if symmetric else tf.keras.layers.Conv2D
         self.conv = layer(
@@ -178,7 +195,7 @@ class ConvNorm(tf.keras.layers.Layer):
             name="conv",
         )
         self.norm = batch_norm(batch_norm_decay, name="norm")
-        self.folded: tuple[tf.Variable, ...] | None = None  # in place of the variables
+        self.folded: tuple[tf.Variable, ...] | None = None  # if set, used instead of the variables
 
     def fold(self, map_size: tuple[int, ...] = ()):
         """Fixes the weights for inference.
@@ -188,15 +205,17 @@ class ConvNorm(tf.keras.layers.Layer):
             form that is fastest on CPUs for such maps.
         """
         kernel, bias = folded_weights(self.conv.kernel, self.norm)
+
         rate = self.conv.dilation_rate[0]
-        tiled = map_size and max(self.conv.strides) == 1 and self.compute_dtype == "float32"
-        if tiled and winograd.pays(kernel.shape, rate=rate, map_size=map_size):
+        can_tile = map_size and max(self.conv.strides) == 1 and self.compute_dtype == "float32"
+        if can_tile and winograd.pays(kernel.shape, rate=rate, map_size=map_size):
             matrices = winograd.kernel_matrices(kernel.numpy().astype(np.float64))
             self.folded = (*map(fixed, matrices), bias)
         else:
             self.folded = (kernel, bias)
 
     def call(self, inputs, training=False, update_averages=True):
+        """Returns the features; `training` and `update_averages` as in `BatchNormalization`."""
         if self.folded and not training:
             *kernels, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
             if len(kernels) > 1:
@@ -205,6 +224,7 @@ class ConvNorm(tf.keras.layers.Layer):
                 outputs = self.conv.convolution_op(inputs, kernels[0], differentiable=False)
             else:
                 outputs = self.conv.convolution_op(inputs, kernels[0])
+
             outputs = tf.nn.bias_add(outputs, bias)
         else:
             outputs = self.norm(
@@ -221,6 +241,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
     """A depthwise 3x3 and a pointwise convolution, each with batch normalisation and ReLU.
 
     (Chen et al. 2018, arXiv:1802.02611, sec. 3.1; official model.py, split_separable_conv2d.)
+    [B, H, W, C] -> [B, H, W, filters]. The arguments are as in `ConvNorm`.
     """
 
     def __init__(
@@ -239,6 +260,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
         }
+
         self.depthwise = tf.keras.layers.DepthwiseConv2D(
             3,
             dilation_rate=rate,
@@ -249,6 +271,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
             name="depthwise",
         )
         self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
+
         self.pointwise = ConvNorm(
             filters,
             1,
@@ -260,7 +283,7 @@ class SeparableConvNorm(tf.keras.layers.Layer):
         self.folded: tuple[tf.Variable, tf.Variable] | None = None
 
     def fold(self, map_size: tuple[int, ...] = ()):
-        """Fixes the weights of the depthwise part for inference; it has one form only."""
+        """Fixes the depthwise weights for inference; they have only one form for every size."""
         self.folded = folded_weights(self.depthwise.depthwise_kernel, self.norm)
 
     def call(self, inputs, training=False):
@@ -279,12 +302,14 @@ class SeparableConvNorm(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ChannelDropout(tf.keras.layers.Layer):
-    """Drops whole channels of an image while training, and scales the others up.
+    """Drops whole channels of an image in training, and scales the others up.
 
     Which channels are dropped depends only on the seed of the call and on an image's place in the
     global batch. So it does not depend on how many replicas and parts share the batch, and a
-    resumed run drops the same ones. `part` is (index, number) if the inputs are one of several
-    equal parts of a replica's images.
+    resumed run drops the same channels.
+
+    Args:
+      rate: share of the channels to drop, 0 up to, not including, 1.
     """
 
     def __init__(self, rate: float, **kwargs):
@@ -292,16 +317,26 @@ class ChannelDropout(tf.keras.layers.Layer):
         self.rate = rate
 
     def call(self, inputs, training=False, seed=None, part=(0, 1)):
+        """Returns inputs of the same shape, [B, H, W, C].
+
+        Args:
+          seed: int64 [2]; None draws new numbers each time.
+          part: (index, number) if the inputs are one of several equal parts of a replica's images.
+        """
         if not training or not self.rate:
             return inputs
+
         if seed is None:
             seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
+
+        # Draw for the whole global batch, and take the rows of these images.
         index, parts = part
         batch, channels = tf.shape(inputs)[0], inputs.shape[-1]
         shape = [batch * (replicas.number() * parts), 1, 1, channels]
         draws = tf.random.stateless_uniform(shape, seed)
         first = (replicas.index() * parts + index) * batch
         draws = tf.slice(draws, [first, 0, 0, 0], [batch, 1, 1, channels])
+
         kept = tf.cast(draws >= self.rate, inputs.dtype) / tf.cast(1 - self.rate, inputs.dtype)
         return inputs * kept
 

@@ -1,7 +1,7 @@
-"""The loss of a batch: what each pixel's loss is, which pixels count, and how much.
+"""The loss of a batch: the loss of each pixel, which pixels count, and with what factor.
 
-Logits are enlarged rather than labels reduced, so that fine labels survive (Chen et al. 2017,
-sec. 4.1).
+Logits are enlarged to the labels' size. Labels reduced to the logits' size would lose their fine
+detail (Chen et al. 2017, sec. 4.1).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from deeplab_tf.models.inputs import (
 from deeplab_tf.models.layers import NAMESPACE
 from deeplab_tf.ops.cross_entropy import enlarge, pixel_losses
 
-# Keras' own losses that are defined on logits, by the function that computes the same.
+# Keras' losses that are defined on logits, by the name of the function that computes the same.
 _KERAS_LOSSES = {
     "sparse_categorical_crossentropy": tf.keras.losses.SparseCategoricalCrossentropy,
     "categorical_crossentropy": tf.keras.losses.CategoricalCrossentropy,
@@ -36,7 +36,7 @@ _KERAS_LOSSES = {
 _ONE_HOT_LOSSES = tuple(
     kind for name, kind in _KERAS_LOSSES.items() if not name.startswith("sparse")
 )
-# The same classes by everything they may be given as.
+# The same classes by every way to name them: the function's name, the class's, and the function.
 _GIVEN_AS = (
     _KERAS_LOSSES
     | {kind.__name__: kind for kind in _KERAS_LOSSES.values()}
@@ -46,29 +46,29 @@ _GIVEN_AS = (
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class SegmentationLoss(tf.keras.losses.Loss):
-    """The mean loss of the pixels that count: cross-entropy, or any other loss of a pixel.
+    """The mean loss over the pixels that count: cross-entropy, or any other loss of a pixel.
 
-    Logits are enlarged to the labels. Pixels labelled `ignore_label` have no influence: a pixel
-    loss sees class 0 there, and its value is left out of sum and divisor. `sample_weight` and
-    `label_weights` are factors on a pixel's loss; the divisor stays the number of pixels that
-    count.
+    Logits are enlarged to the labels' size. Pixels with the label `ignore_label` have no influence:
+    the loss sees class 0 there, and the sum and the number of pixels leave them out.
+    `sample_weight` and `label_weights` are factors on a pixel's loss; the sum is still divided by
+    the number of pixels that count.
 
-    `DeepLab.compile` wraps its `loss` in one. In another Keras model it is a loss like any other,
-    on labels [B, H, W, 1] or [B, H, W] and logits [B, h, w, classes]; with several replicas Keras
-    then averages the replicas' means.
+    `DeepLab.compile` makes one of its `loss`. In any other Keras model, use it like one of Keras'
+    losses, on labels [B, H, W, 1] or [B, H, W] and logits [B, h, w, classes]. With several replicas
+    Keras then averages the means of the replicas.
 
     Args:
       pixel_loss: None for cross-entropy; one of Keras' cross-entropies, as name, class or instance
-        (with from_logits=True); or your own function or tf.keras.losses.Loss. Yours gets int32
+        (with from_logits=True); or your own function or tf.keras.losses.Loss. Yours takes int32
         labels [B, H, W, 1] and float32 logits [B, H, W, classes], and returns a number for each
-        pixel, [B, H, W]. One that returns a single number, or one for each image, cannot be masked
-        afterwards: it needs labels without ignored pixels, or a third parameter `sample_weight`,
-        float32 [B, H, W], which is 0 for pixels that do not count.
-      ignore_label: label of pixels that do not count; None if all do.
-      align_corners: as in `resize_bilinear`; within DeepLab, its configuration decides.
-      **settings: those of `LossConfig`.
+        pixel, [B, H, W]. If it returns one number for the batch or for each image, pixels cannot be
+        masked afterwards. So it needs labels without ignored pixels, or a third parameter
+        `sample_weight`, float32 [B, H, W], which is 0 for pixels that do not count.
+      ignore_label: label of pixels that do not count; None if all pixels count.
+      align_corners: as in `resize_bilinear`. DeepLab uses the one of its configuration instead.
+      **settings: the settings of `LossConfig`.
     Raises:
-      InputError: if there is no such loss, or it takes probabilities, not logits.
+      InputError: if there is no such loss, or it takes probabilities instead of logits.
     """
 
     def __init__(
@@ -81,12 +81,16 @@ class SegmentationLoss(tf.keras.losses.Loss):
         **settings: Any,
     ):
         super().__init__(name=name)
+
+        # Keras restores a saved loss with lists, and settings hold tuples.
         if "label_weights" in settings:
             settings["label_weights"] = tuple(settings["label_weights"])
         self.settings = make_settings(LossConfig, settings)
+
         self.ignore_label = ignore_label
         self.pixel_loss = _pixel_loss(pixel_loss)
         self.align_corners = align_corners
+
         if self.averages_pixels and self.selects_pixels:
             raise InputError("top_k_percent_pixels needs a loss that returns a number per pixel.")
 
@@ -97,16 +101,18 @@ class SegmentationLoss(tf.keras.losses.Loss):
 
     @property
     def averages_pixels(self) -> bool:
-        """Whether the pixel loss takes sample_weight and averages the pixels itself."""
+        """Whether the pixel loss takes sample_weight, and so averages the pixels itself."""
         loss = self.pixel_loss
         if loss is None or isinstance(loss, tf.keras.losses.Loss):
             return False
         return "sample_weight" in inspect.signature(loss).parameters
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns the mean loss, scalar float32."""
         labels = class_labels(y_true, y_true, y_pred.shape[-1])
         if self.selects_pixels and self.settings.hard_example_mining_step:
             raise InputError("hard_example_mining_step needs the step that DeepLab.fit counts.")
+
         weights = None if sample_weight is None else pixel_weights(sample_weight, labels)
         _, labels, _ = check_values(
             labels,
@@ -141,14 +147,16 @@ class SegmentationLoss(tf.keras.losses.Loss):
           labels: [B, H, W, 1], class numbers.
           weights: factors on the pixels' losses, float32, broadcast to [B, H, W].
           step: the training step, for `hard_example_mining_step`.
-          align_corners: None takes the loss's own.
+          align_corners: None means the one given to the constructor.
           for_xla: as in `resize_bilinear`.
         Returns:
-          Two scalars, float32. For a loss that averages pixels itself: its mean, and None.
+          Two scalars, float32. If the loss averages pixels itself: its mean, and None.
         """
         settings = self.settings
         corners = self.align_corners if align_corners is None else align_corners
         labels = labels[..., 0]
+
+        # Cross-entropy looks up the logit of every label, so ignored pixels get a valid class.
         valid = is_valid(labels, self.ignore_label)
         classes = tf.cast(tf.where(valid, labels, tf.zeros_like(labels)), tf.int32)
 
@@ -163,10 +171,12 @@ class SegmentationLoss(tf.keras.losses.Loss):
         else:
             size = tf.shape(classes)[1:3]
             enlarged = enlarge(logits, size, align_corners=corners, for_xla=for_xla)
+
             if self.averages_pixels:
                 factors = tf.where(valid, factors, 0.0)
                 result = self.pixel_loss(classes[..., tf.newaxis], enlarged, sample_weight=factors)
                 return tf.reduce_mean(tf.cast(result, tf.float32)), None
+
             losses = self._given_losses(enlarged, classes)
             if losses.shape.rank < 3:
                 return self._plain_mean(losses, valid, weights), None
@@ -183,10 +193,12 @@ class SegmentationLoss(tf.keras.losses.Loss):
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(valid, tf.float32))
 
     def _given_losses(self, logits, classes):
-        """Returns what the given loss makes of enlarged logits: [B, H, W], [B] or a scalar."""
+        """Returns what the pixel loss returns for enlarged logits: [B, H, W], [B] or a scalar."""
         loss, labels = self.pixel_loss, classes[..., tf.newaxis]
         if isinstance(loss, _ONE_HOT_LOSSES):
             labels = tf.one_hot(classes, logits.shape[-1])
+
+        # `call` returns the losses of the pixels; calling the object itself would reduce them.
         function = loss.call if isinstance(loss, tf.keras.losses.Loss) else loss
         losses = tf.cast(function(labels, logits), tf.float32)
 
@@ -196,12 +208,17 @@ class SegmentationLoss(tf.keras.losses.Loss):
         if not per_pixel and losses.shape.rank not in (0, 1):
             raise InputError(
                 f"The loss {_name_of(loss)} returned the shape {losses.shape} for labels "
-                f"{labels.shape}; a loss returns a number for each pixel, [B, H, W]."
+                f"{labels.shape}; return a number for each pixel, [B, H, W]."
             )
         return losses
 
     def _plain_mean(self, losses, valid, weights):
-        """Returns the mean of a loss that gives one number for an image or a batch."""
+        """Returns the mean of a loss that returned one number for each image, or for the batch.
+
+        Raises:
+          InputError: if pixels must be weighted or selected; a step with ignored pixels is stopped
+            by `require_in_step`.
+        """
         name = _name_of(self.pixel_loss)
         way_out = (
             "return a number for each pixel, [B, H, W], or take a third parameter sample_weight, "
@@ -212,10 +229,11 @@ class SegmentationLoss(tf.keras.losses.Loss):
                 f"The loss {name} returns one number for many pixels, which then cannot be "
                 f"weighted or selected; {way_out}."
             )
+
         ignored = tf.reduce_sum(tf.cast(~valid, tf.int64))
         text = f"The loss {name} returns one number for many pixels; pixels to ignore:"
         check = require_in_step(tf.equal(ignored, 0), text, ignored, way_out)
-        with after(check):  # XLA leaves assertions out
+        with after(check):  # XLA removes assertions; there the loss becomes NaN instead
             return tf.where(tf.equal(ignored, 0), tf.reduce_mean(losses), float("nan"))
 
     def get_config(self):
@@ -231,7 +249,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
     def from_config(cls, config):
         loss = config.get("pixel_loss")
         if isinstance(loss, dict):
-            # Within a SavedModel the general function does not find Keras' own losses.
+            # When a SavedModel is loaded, the general function does not find Keras' own losses.
             of_keras = loss.get("class_name") in _GIVEN_AS
             general = tf.keras.saving.deserialize_keras_object
             loss = tf.keras.losses.deserialize(loss) if of_keras else general(loss)
@@ -243,10 +261,10 @@ def _name_of(loss) -> str:
 
 
 def _pixel_loss(loss: Any) -> Any:
-    """Returns None, a Keras loss on logits or a function, whichever way it is given.
+    """Returns `pixel_loss` as None, a loss object or a function, from any way it can be given.
 
     Raises:
-      InputError: if there is no such loss, or it takes anything but class numbers and logits.
+      InputError: if there is no such loss, or it does not take class numbers and logits.
     """
     if isinstance(loss, Hashable):
         loss = _GIVEN_AS.get(loss, loss)
@@ -259,6 +277,7 @@ def _pixel_loss(loss: Any) -> Any:
             f"{', '.join(_KERAS_LOSSES)}, or one function or tf.keras.losses.Loss of labels "
             "and logits."
         )
+
     all_of_keras = vars(tf.keras.losses).values()
     is_of_keras = loss in all_of_keras or type(loss) in all_of_keras
     if is_of_keras and type(loss) not in _KERAS_LOSSES.values():
@@ -266,6 +285,7 @@ def _pixel_loss(loss: Any) -> Any:
             f"The loss {_name_of(loss)} is not defined on class numbers and logits; allowed of "
             f"Keras' losses: {', '.join(_KERAS_LOSSES)}."
         )
+
     if not isinstance(loss, tf.keras.losses.Loss):
         return loss
     if not loss.get_config().get("from_logits", True):
@@ -275,15 +295,16 @@ def _pixel_loss(loss: Any) -> Any:
         )
     if loss.reduction not in ("auto", "sum_over_batch_size"):
         raise InputError(
-            f"The loss {_name_of(loss)} has reduction={loss.reduction!r}, but the mean of the "
-            "pixels that count is taken; leave reduction out."
+            f"The loss {_name_of(loss)} has reduction={loss.reduction!r}, but only the mean over "
+            "the pixels that count is possible; leave reduction out."
         )
     return loss
 
 
 def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | tf.Tensor:
-    """Returns the share of pixels mined at a step: from 1 linearly to `share`, then constant.
+    """Returns the share of the pixels that counts at a step.
 
+    It falls linearly from 1 to `share` in `ramp_steps` steps, and then stays.
     (Official DeepLab, utils/train_utils.py, hard_example_mining_step.)
     """
     if not ramp_steps:
@@ -293,8 +314,10 @@ def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | 
 
 
 def _hardest(losses: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
-    """Returns the losses in falling order, 0 after the first int(share * their number)."""
+    """Returns all losses in descending order, with 0 after the first int(share * number)."""
     ordered = tf.sort(tf.reshape(losses, [-1]), direction="DESCENDING")
     pixels = tf.size(ordered)
     kept = tf.cast(tf.cast(share, tf.float64) * tf.cast(pixels, tf.float64), tf.int32)
-    return tf.where(tf.range(pixels) < kept, ordered, 0.0)  # XLA has no top k of a k it computes
+
+    # Not tf.math.top_k: under XLA its k must be known when the graph is made.
+    return tf.where(tf.range(pixels) < kept, ordered, 0.0)

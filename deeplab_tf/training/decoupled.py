@@ -1,8 +1,8 @@
-"""SGDW, AdamW and LAMB with TensorFlow Addons' numbers, for where TensorFlow Addons does not exist.
+"""SGDW, AdamW and LAMB that compute what TensorFlow Addons computes, for systems without it.
 
-TensorFlow Addons ended with TensorFlow 2.15. The arithmetic here has its order of operations, so
-that weights are equal bit for bit; slots and hyperparameters have its names, so that checkpoints
-and Keras files of either are read by the other.
+TensorFlow Addons ended with TensorFlow 2.15. This module keeps the order of its operations, so that
+weights are equal bit for bit. It also keeps the names of its slots and hyperparameters, so that
+each can read the checkpoints and Keras files of the other.
 """
 
 import tensorflow as tf
@@ -15,6 +15,7 @@ class _Compatible(tf.keras.optimizers.legacy.Optimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        """Makes the optimizer; leaves out the options that this module does not have."""
         config = {k: v for k, v in config.items() if not k.startswith("exclude_from_")}
         for name in ("learning_rate", "weight_decay"):
             if isinstance(config.get(name), dict):
@@ -29,10 +30,10 @@ class _Compatible(tf.keras.optimizers.legacy.Optimizer):
 
 
 class _DecoupledDecay(_Compatible):
-    """Takes weight_decay * weight off a weight before its step (arXiv:1711.05101).
+    """Subtracts weight_decay * weight from a weight before its step (arXiv:1711.05101).
 
     Args:
-      weight_decay: number or schedule; not multiplied by the learning rate.
+      weight_decay: number or schedule; it is not multiplied by the learning rate.
     """
 
     def __init__(self, weight_decay, *args, **kwargs):
@@ -64,13 +65,15 @@ class AdamW(_DecoupledDecay, tf.keras.optimizers.legacy.Adam):
 
 @_register
 class LAMB(_Compatible):
-    """Adam's direction, in each tensor as long as the learning rate times the tensor's norm.
+    """LAMB (You et al. 2020, arXiv:1904.00962).
 
-    (You et al. 2020, arXiv:1904.00962.)
+    Each tensor moves in Adam's direction, by the learning rate times the norm of the tensor.
 
     Args:
       learning_rate: number or schedule.
-      weight_decay: times the weight, added to the direction.
+      beta_1, beta_2: decay of the averages of the gradient and of its square.
+      epsilon: added to the root of the averaged square.
+      weight_decay: this times the weight is added to the direction.
     """
 
     def __init__(
@@ -103,23 +106,24 @@ class LAMB(_Compatible):
             name: tf.identity(self._get_hyper(name, var_dtype))
             for name in ("beta_1", "beta_2", "weight_decay")
         }
-        values["unseen_1"] = 1.0 - tf.pow(values["beta_1"], step)
-        values["unseen_2"] = 1.0 - tf.pow(values["beta_2"], step)
+        # The averages start at 0, so in early steps they are too small, by these factors.
+        values["correction_1"] = 1.0 - tf.pow(values["beta_1"], step)
+        values["correction_2"] = 1.0 - tf.pow(values["beta_2"], step)
         apply_state[var_device, var_dtype].update(values)
 
     def _resource_apply_dense(self, grad, var, apply_state=None):
-        now = apply_state[var.device, var.dtype.base_dtype]
+        values = apply_state[var.device, var.dtype.base_dtype]
         m, v = self.get_slot(var, "m"), self.get_slot(var, "v")
-        mean = m.assign(m * now["beta_1"] + grad * (1 - now["beta_1"]))
-        square = v.assign(v * now["beta_2"] + grad * grad * (1 - now["beta_2"]))
+        mean = m.assign(m * values["beta_1"] + grad * (1 - values["beta_1"]))
+        square = v.assign(v * values["beta_2"] + grad * grad * (1 - values["beta_2"]))
 
-        root = tf.sqrt(square / now["unseen_2"])
-        direction = mean / now["unseen_1"] / (root + tf.cast(self.epsilon, var.dtype))
-        direction += now["weight_decay"] * var
+        root = tf.sqrt(square / values["correction_2"])
+        direction = mean / values["correction_1"] / (root + tf.cast(self.epsilon, var.dtype))
+        direction += values["weight_decay"] * var
 
         size, length = tf.norm(var), tf.norm(direction)
         trust = tf.where((size > 0) & (length > 0), size / length, 1.0)
-        return var.assign(var - trust * now["lr_t"] * direction, use_locking=self._use_locking)
+        return var.assign(var - trust * values["lr_t"] * direction, use_locking=self._use_locking)
 
     def get_config(self):
         numbers = ("learning_rate", "decay", "beta_1", "beta_2")

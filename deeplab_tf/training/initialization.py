@@ -1,4 +1,8 @@
-"""A new run's first weights, from another run or another program; nothing silently in part."""
+"""The first weights of a new run, from another run or another program.
+
+Every weight is loaded, or the user is told which ones stay new. A weight that is left out without
+a word would only show as a worse result, after the training.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -15,8 +19,8 @@ from deeplab_tf.runs import loaded_run, run_dir
 from deeplab_tf.weights import mapping, sources
 from deeplab_tf.weights.mapping import Source
 
-# Settings that a network may change without its weights losing their meaning.
-_FREE = (
+# Settings that the network of the weights may have had otherwise; the weights keep their meaning.
+_MAY_DIFFER = (
     "output_stride",
     "atrous_rates",
     "multi_grid",
@@ -31,21 +35,22 @@ _OF_BACKBONE = ("model_variant", "stride_placement", "stem_padding", "image_mean
 def initialize(
     model: DeepLab, checkpoint: str, *, last_layers: bool = True, logits_only: bool = False
 ) -> str:
-    """Loads a run's or another program's weights into a model; returns what was loaded.
+    """Loads the weights of a run or of another program into a model.
 
-    Classifiers stay new if the number of classes differs, and all heads if the weights are only a
-    backbone's.
+    The classifiers stay new if the number of classes differs. All heads stay new if the file holds
+    only a backbone.
 
     Args:
       checkpoint: as the setting tf_initial_checkpoint.
       last_layers: false keeps ASPP, decoder and classifiers new.
-      logits_only: whether it then keeps only the classifiers new.
+      logits_only: true keeps only the classifiers new if `last_layers` is false.
+    Returns:
+      A sentence that says what was loaded and what stayed new.
     Raises:
       UserError: if the weights belong to another network, or a variable would be left out.
     """
     backbone_only = not (last_layers or logits_only)
-    own = _of_a_run(checkpoint)
-    source, standing = own or (
+    source, standing = _read_run(checkpoint) or (
         sources.read(
             checkpoint,
             output_stride=model.config.output_stride,
@@ -57,7 +62,8 @@ def initialize(
     )
     backbone_only = backbone_only or not source.num_classes
     _require_same_network(source, model.config, checkpoint, backbone_only)
-    kept: tuple[str, ...] = ()
+
+    kept: tuple[str, ...] = ()  # prefixes of the variables that stay new
     reasons = []
     if not last_layers:
         kept = heads.last_layers(logits_only=not backbone_only)
@@ -69,11 +75,14 @@ def initialize(
         kept = heads.CLASSIFIERS
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
     mapping.assign(model, source.arrays, kept=kept)
+
     names = mapping.variables_of(model)
-    new = sorted({name.split("/")[0] for name in names if name.startswith(kept or ("\n",))})
-    loaded = len(names) - sum(name.startswith(kept or ("\n",)) for name in names)
+    new_names = [name for name in names if name.startswith(kept)]
+    new = sorted({name.split("/")[0] for name in new_names})
+    loaded = len(names) - len(new_names)
     if source.unused and (last_layers or logits_only):
         reasons.append(f"unused in the file: {', '.join(source.unused)}")
+
     text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
     text += f"; new: {', '.join(new)}" if new else ", all"
     text += f" ({'; '.join(reasons)})." if reasons else "."
@@ -81,22 +90,27 @@ def initialize(
 
 
 def fetch(checkpoint: str) -> None:
-    """Downloads a checkpoint that is an address into the cache, where `initialize` finds it.
+    """Downloads the checkpoint, if it is an address, to the cache, where `initialize` finds it.
 
     Raises:
-      UserError: if it cannot be fetched or is not the published file.
+      UserError: if it cannot be downloaded or is not the published file.
     """
     if "://" in checkpoint:
         sources.fetch(checkpoint)
 
 
-def _of_a_run(checkpoint: str) -> tuple[Source, str] | None:
-    """Reads one of our own runs, or a checkpoint in it; says which one it is."""
+def _read_run(checkpoint: str) -> tuple[Source, str] | None:
+    """Reads a run of this package, or one checkpoint of it.
+
+    Returns:
+      The weights, and which of the run's checkpoints it is; None if `checkpoint` is not a run.
+    """
     path = Path(checkpoint)
     if sources.is_named(checkpoint) or "://" in checkpoint:
         return None
     if not (run_dir.RunDir.of(path).path / run_dir.EXPERIMENT).is_file():
         return None
+
     loaded = loaded_run.load(path)
     arrays = {name: v.numpy() for name, v in mapping.variables_of(loaded.model).items()}
     source = Source("a run", loaded.model.config, loaded.info.num_classes, arrays, {})
@@ -106,22 +120,29 @@ def _of_a_run(checkpoint: str) -> tuple[Source, str] | None:
 def _require_same_network(
     source: Source, config: ModelConfig, checkpoint: str, backbone_only: bool
 ) -> None:
+    """Raises UserError, naming the settings to change, if the weights need another network."""
+
     def value_of(settings: ModelConfig, name: str):
+        # What is left open in the settings is compared by what it becomes.
         return layer_settings(settings).get(name, getattr(settings, name))
 
-    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
+    names = [
+        field.name for field in dataclasses.fields(ModelConfig) if field.name not in _MAY_DIFFER
+    ]
     if not source.config.multi_grid:
-        names.remove("multi_grid_replaces_rates")
+        names.remove("multi_grid_replaces_rates")  # it has no effect without multi_grid
     if backbone_only:
         names = list(_OF_BACKBONE)
-    other = []
+
+    different = []
     for name in names:
         theirs, ours = value_of(source.config, name), value_of(config, name)
-        same = np.allclose(theirs, ours) if isinstance(theirs, tuple) else theirs == ours
-        if not same:
-            other.append(f"--{name}={text_of(theirs)}")
-    if other:
+        is_same = np.allclose(theirs, ours) if isinstance(theirs, tuple) else theirs == ours
+        if not is_same:
+            different.append(f"--{name}={text_of(theirs)}")
+
+    if different:
         raise UserError(
-            f"--tf_initial_checkpoint={checkpoint} ({source.kind}) is of another network; its "
-            f"weights need: {' '.join(other)}; --tf_initial_checkpoint= starts without any."
+            f"--tf_initial_checkpoint={checkpoint} ({source.kind}) belongs to another network; its "
+            f"weights need: {' '.join(different)}; --tf_initial_checkpoint= starts without any."
         )

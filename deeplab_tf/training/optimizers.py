@@ -1,8 +1,9 @@
-"""The optimizers of --optimizer, with the exact gradient descent of the two ancestors.
+"""The optimizers of --optimizer, with exactly the gradient descent of the two ancestors.
 
-Keras' own SGD keeps the learning rate inside the momentum buffer and decouples weight decay from
-it; under a decaying rate both lead to other weights (a weight of 1 with zero gradient ends at 0.948
-instead of PyTorch's 0.604, docs/ancestors.md, SSSegmentation, Optimizer).
+Keras' own SGD is another rule: it multiplies gradients by the learning rate before they enter the
+momentum, and keeps weight decay out of the momentum. If the rate falls, both lead to other weights:
+with a gradient of 0, a weight of 1 ends at 0.948 instead of PyTorch's 0.604 (docs/ancestors.md,
+SSSegmentation, Optimizer).
 """
 
 import warnings
@@ -18,18 +19,20 @@ class _KeepsWeights(tf.keras.optimizers.Optimizer):
     """Keeps the averages of use_ema apart from the weights, and knows each variable's kind."""
 
     def finalize_variable_values(self, var_list):
-        pass  # `fit` would end with the averages in place of the weights, before the last save
+        """Does nothing. Keras would replace the weights by the averages before the last save."""
 
     def build(self, var_list):
-        # By name: a replica's own part of a distributed variable has another one.
+        """Creates the slots, and notes of each variable whether it is a kernel, a bias or else."""
+        # Noted now, since in a step a replica sees its own part of a variable, whose name differs.
         self._kinds = [v.name.rsplit("/", 1)[-1].split(":")[0] for v in var_list]
         super().build(var_list)
 
 
 def _decay(l2, variable, gradient):
-    """Returns the gradient of L2 on a variable, computed after the loss's gradient.
+    """Returns the gradient of L2 on a variable, computed only after the gradient of the loss.
 
-    TensorFlow would compute it as the step begins, and hold a copy of all weights throughout.
+    TensorFlow would compute it when the step begins, and so hold a copy of all weights until it
+    ends.
     """
     with tf.control_dependencies([gradient]):
         return l2 * variable
@@ -66,21 +69,27 @@ class MomentumSGD(_KeepsWeights):
         self.style = style
 
     def build(self, var_list):
+        """Creates the momentum of each variable; does nothing the second time."""
         if getattr(self, "_built", False):
             return
+
         super().build(var_list)
         self._built = True
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in var_list]
 
     def update_step(self, gradient, variable):
+        """Moves one variable by its gradient."""
         rate = tf.cast(self.learning_rate, variable.dtype)
         index = self._index_dict[self._var_key(variable)]
         slot, kind = self._momentums[index], self._kinds[index]
+
         if self.style == "momentum" and kind == "bias":
             gradient = 2.0 * gradient
         if self.l2 and (self.style == "sgd" or kind == "kernel"):
             gradient += _decay(self.l2, variable, gradient)
-        # One fused pass over the parameters: accum = momentum * accum + grad; var -= lr * accum.
+
+        # One operation for both, so that the parameters are read and written only once:
+        # accum = momentum * accum + grad; var -= lr * accum.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=slot.handle,
@@ -100,9 +109,12 @@ class MomentumSGD(_KeepsWeights):
 
 @tf.keras.utils.register_keras_serializable("deeplab_tf")
 class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
-    """Adam with L2 on convolution kernels in the gradients, as official DeepLab has it.
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with L2 in the gradients of convolution kernels.
 
-    (Kingma and Ba 2015, arXiv:1412.6980; the official L2 is a part of the loss.)
+    This is what official DeepLab computes, whose L2 is a part of the loss.
+
+    Args:
+      l2: coefficient of L2.
     """
 
     def __init__(self, learning_rate=0.001, *, l2=0.0, name="L2Adam", **kwargs):
@@ -110,10 +122,12 @@ class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
         self.l2 = l2
 
     def build(self, var_list):
+        """Creates Adam's slots; does nothing the second time."""
         if not getattr(self, "_built", False):
             super().build(var_list)
 
     def update_step(self, gradient, variable):
+        """Moves one variable by its gradient."""
         kind = self._kinds[self._index_dict[self._var_key(variable)]]
         if self.l2 and kind == "kernel":
             gradient += _decay(self.l2, variable, gradient)
@@ -126,8 +140,8 @@ class L2Adam(_KeepsWeights, tf.keras.optimizers.Adam):
 def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimizer:
     """Returns the optimizer of --optimizer, without its slots.
 
-    sgdw, adamw and lamb are TensorFlow Addons' where it is installed, else their equals of
-    `deeplab_tf.training.decoupled`.
+    sgdw, adamw and lamb come from TensorFlow Addons if it is installed, otherwise from
+    `deeplab_tf.training.decoupled`, which computes the same.
     """
     if config.optimizer in ("sgd", "momentum", "adam"):
         averaging = {"use_ema": config.ema_decay > 0, "ema_momentum": config.ema_decay}
@@ -142,15 +156,19 @@ def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimi
             style=config.optimizer,
             **averaging,
         )
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # its end-of-life notice
             from tensorflow_addons import optimizers as library  # not on every platform
     except ImportError:
         library = decoupled
+
     if config.optimizer == "lamb":
         return library.LAMB(schedule, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
-    # Theirs is subtracted as it is; PyTorch's, whose recipes people have, is times the rate.
+
+    # These two subtract the decay as it is. PyTorch multiplies it by the learning rate, and so do
+    # we, since --weight_decay mostly comes from a recipe for PyTorch.
     decay = Multiple(schedule, config.weight_decay)
     if config.optimizer == "sgdw":
         return library.SGDW(decay, schedule, momentum=config.momentum)
@@ -158,6 +176,6 @@ def build_optimizer(config: TrainConfig, schedule) -> tf.keras.optimizers.Optimi
 
 
 def build_slots(optimizer: tf.keras.optimizers.Optimizer, variables: list[tf.Variable]) -> None:
-    """Creates the optimizer's variables, which must exist before they are restored."""
+    """Creates the optimizer's variables, which must exist before a checkpoint is restored."""
     legacy = isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer)
     (optimizer._create_all_weights if legacy else optimizer.build)(variables)

@@ -1,6 +1,6 @@
-"""What a run says before it starts: data, length, learning rate, network, weights, devices, folder.
+"""What a run prints before it starts: data, length, optimizer, network, weights, devices, folder.
 
-It shows mistakes that would otherwise appear after hours of training: the wrong split, no
+It shows mistakes that would otherwise be noticed only after hours of training: the wrong split, no
 validation, random weights, settings without effect.
 """
 
@@ -24,15 +24,15 @@ def describe(
     devices: str,
     continues: bool,
 ) -> str:
-    """Returns the lines, each a title and what the run has there.
+    """Returns the lines to print, each with a title and what this run uses.
 
     Args:
-      experiment: settings whose steps are numbers (`TrainConfig.for_images`).
-      images, eval_images: of the training split and of the validation split.
+      experiment: the settings, with their epochs turned into steps (`TrainConfig.for_images`).
+      images, eval_images: number of images in the training split and in the validation split.
       image_size: height and width of the first training image; None if unknown.
-      ignored: share of the training pixels with the ignored label; None if it was not counted.
-      devices: what computes.
-      continues: whether the run's folder has a checkpoint, which is continued.
+      ignored: share of the training pixels with the ignored label, 0 to 1; None if not counted.
+      devices: the devices that compute, as text.
+      continues: whether the run continues from a checkpoint in its folder.
     """
     data, train = experiment.data, experiment.train
     share = "not counted" if ignored is None else f"{100 * ignored:.1f} %"
@@ -54,12 +54,14 @@ def describe(
         "devices": f"{devices}, {train.dtype_policy}",
         "run": f"{train.train_logdir}, {'continued' if continues else 'new'}",
     }
+
     unused = without_effect(groups(experiment))
     if unused:
         values = settings_of(experiment)
         parts["unused"] = "; ".join(
             f"--{name}={values[name]}, which needs {lacking}" for name, lacking in unused.items()
         )
+
     width = max(map(len, parts))
     return "\n".join(f"{title:{width}}  {text}" for title, text in parts.items())
 
@@ -68,9 +70,9 @@ def ignored_share(split: dict) -> float | None:
     """Returns the share of a split's pixels with the ignored label, as its builder counted it.
 
     Args:
-      split: the split's entry in dataset.json; empty where there is none.
+      split: the split's entry in dataset.json; empty if it has none.
     Returns:
-      0 to 1; None if the pixels were not counted, or not all of them.
+      0 to 1; None if not all pixels were counted.
     """
     if "statistics" not in split or split.get("uncounted_labels"):
         return None
@@ -78,7 +80,7 @@ def ignored_share(split: dict) -> float | None:
 
 
 def learning_rate(train: TrainConfig) -> str:
-    """Says how the learning rate goes."""
+    """Returns in words how the learning rate changes over the run."""
     base, end = train.base_learning_rate, train.end_learning_rate
     if train.learning_policy == "step":
         factor, every = train.learning_rate_decay_factor, train.learning_rate_decay_step
@@ -104,11 +106,11 @@ def _network(model: ModelConfig) -> str:
 
 def _weights(train: TrainConfig, continues: bool) -> str:
     if continues:
-        return "those of the run's newest checkpoint"
+        return "from the run's newest checkpoint"
     if not train.tf_initial_checkpoint:
         return (
-            "RANDOM: nothing is loaded, training starts from scratch; --tf_initial_checkpoint "
-            "names weights to start from"
+            "RANDOM: nothing is loaded, training starts from scratch; give weights to start from "
+            "by --tf_initial_checkpoint"
         )
     return train.tf_initial_checkpoint
 

@@ -1,7 +1,7 @@
 """Learning rate as a function of the step, counted from 0.
 
-Both ancestors computed it in double precision, and so do these. Keras' schedules of the same names
-compute in float32.
+Both ancestors compute it in double precision, and so do these schedules. Keras' schedules of the
+same names compute in float32.
 """
 
 import math
@@ -71,14 +71,15 @@ class StepDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 @_register
 class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Another schedule after `steps` steps at a rate that is constant, or rises to a target.
+    """A low rate for the first steps, constant or rising, and then another schedule.
 
     (Official DeepLab, utils/train_utils.py, get_model_learning_rate.)
 
     Args:
-      schedule: its step 0 is the first one after the slow start.
-      rate: of the first step.
-      target: rate that the slow start ends at, linearly; None keeps it constant.
+      schedule: the schedule after the slow start, which begins with its step 0.
+      steps: number of steps of the slow start.
+      rate: learning rate of the first step.
+      target: the rate rises linearly to this one; None keeps it constant.
     """
 
     def __init__(self, schedule, *, steps: int, rate: float, target: float | None = None):
@@ -104,7 +105,7 @@ class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 @_register
 class Multiple(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Another schedule times a factor."""
+    """Another schedule multiplied by a factor."""
 
     def __init__(self, schedule, factor: float):
         self.schedule, self.factor = schedule, factor
@@ -126,6 +127,7 @@ def build_schedule(config: TrainConfig) -> tf.keras.optimizers.schedules.Learnin
     """Returns the schedule of --learning_policy and --slow_start_step."""
     slow, base, end = config.slow_start_step, config.base_learning_rate, config.end_learning_rate
     steps = config.decay_steps or config.training_number_of_steps - slow
+
     schedule: tf.keras.optimizers.schedules.LearningRateSchedule
     if config.learning_policy == "poly":
         schedule = PolynomialDecay(base, total_steps=steps, end=end, power=config.learning_power)
@@ -139,5 +141,6 @@ def build_schedule(config: TrainConfig) -> tf.keras.optimizers.schedules.Learnin
         )
     if not slow:
         return schedule
+
     target = base if config.slow_start_burnin_type == "linear" else None
     return SlowStart(schedule, steps=slow, rate=config.slow_start_learning_rate, target=target)

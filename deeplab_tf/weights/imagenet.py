@@ -1,10 +1,9 @@
 """Reads the ImageNet ResNets of keras.applications and keras-cv as backbones.
 
-In both, the first 1x1 convolution of a stage has the stride. Convolutions of keras.applications
-have biases, and its batch normalisation adds 1.001e-5 to variances. Our convolutions before a
-normalisation have no biases, and we add 1e-5, so the differences move into the moving statistics,
-and inference stays the same. Its images are BGR minus a mean; the kernel of the stem is turned to
-RGB.
+In both, the first 1x1 convolution of a stage has the stride. In keras.applications, convolutions
+have biases, and batch normalisation adds 1.001e-5 to variances. Ours have no biases, and we add
+1e-5. So the differences move into the moving statistics, and inference stays the same. Its images
+are BGR minus a mean, and ours RGB, so the input channels of its first kernel are reversed.
 """
 
 import dataclasses
@@ -46,7 +45,7 @@ def read(
     name = source.split(":", 1)[1]
     try:
         if source.startswith(KERAS_CV):
-            # Otherwise keras-cv would use the library that the user has chosen for another project.
+            # Without it, keras-cv would use the backend that the user chose for another project.
             with environment_variable("KERAS_BACKEND", "tensorflow"):
                 from keras_cv.models import ResNetBackbone  # while the variable is set
 
@@ -69,7 +68,7 @@ def read(
 
 
 def _dilated(source: Source, atrous_rates: tuple[int, ...], multi_grid: tuple[int, ...]) -> Source:
-    """Returns the source with these settings of its network, which no published model has."""
+    """Returns the source with these settings, which the published models do not have."""
     config = dataclasses.replace(source.config, atrous_rates=atrous_rates, multi_grid=multi_grid)
     return dataclasses.replace(source, config=config)
 
@@ -106,10 +105,10 @@ def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
 def _depth_of(model: tf.keras.Model, block: str) -> int:
     """Returns the depth that follows from the number of blocks in the third stage.
 
-    50 if no depth has that number; `_collect` then reports what does not fit.
+    If no depth has that number, it returns 50, and `_collect` reports what does not fit.
 
     Args:
-      block: what the names of the third stage's blocks begin with.
+      block: prefix of the names of the third stage's blocks.
     """
     matches = [re.fullmatch(rf"{block}\d+_1_conv", layer.name) for layer in model.layers]
     depths = {blocks[2]: depth for depth, (blocks, bottleneck) in DEPTHS.items() if bottleneck}
@@ -126,9 +125,9 @@ def _collect(
     """Maps a Keras ResNet.
 
     Args:
-      kind: what the model is, for people.
-      stack: its name of a stage, with {} for the number.
-      first_stack: its number of our stage 1, less 1.
+      kind: what the model is, for messages.
+      stack: what it calls a stage, with {} for the number.
+      first_stack: what to add to our number of a stage for its number.
       config: the network that it becomes.
     Raises:
       UserError: if a layer is missing or left over.
@@ -156,10 +155,10 @@ def _collect(
         try:
             conv, norm = model.get_layer(conv_name), model.get_layer(norm_name)
         except ValueError as error:
-            raise UserError(f"The {kind} model is no ResNet-{depth}: {error}.") from None
+            raise UserError(f"The {kind} model is not a ResNet-{depth}: {error}.") from None
 
-        # Normalisation subtracts the mean from the convolution with its bias, and divides by
-        # sqrt(variance + epsilon): so the bias goes into the mean, and the difference of the
+        # Normalisation subtracts the mean from the biased output and divides it by
+        # sqrt(variance + epsilon). So the bias goes into the mean, and the difference between the
         # epsilons into the variance.
         kernel, *bias = conv.get_weights()
         gamma, beta, mean, variance = norm.get_weights()
@@ -180,5 +179,5 @@ def _collect(
     taken = {name for part in parts for name in names(part)}
     unused = [layer.name for layer in model.layers if layer.weights and layer.name not in taken]
     if any("block" in name for name in unused):
-        raise UserError(f"The {kind} model is no ResNet-{depth}: {unused[0]} is left over.")
+        raise UserError(f"The {kind} model is not a ResNet-{depth}: {unused[0]} is left over.")
     return Source(f"{kind} ResNet-{depth}", config, 0, arrays, origins, unused, converted)

@@ -16,11 +16,15 @@ from deeplab_tf.messages import UserError
 class Source:
     """What a weights file holds, in this package's terms.
 
-    kind: what the file is, for people. config: the network that the weights belong to.
-    num_classes: 0 if the file holds only a backbone.
-    arrays: name of our variable -> its value, in our layout. origins: name of our variable -> name
-    in the file. unused: names in the file that no variable takes. converted: names of our variables
-    whose values are not as in the file, but transposed, reordered or adjusted.
+    Attributes:
+      kind: what the file is, for messages.
+      config: the network that the weights belong to.
+      num_classes: number of classes; 0 if the file holds only a backbone.
+      arrays: our variables' values in our layout, by the variables' names.
+      origins: the names in the file, by our variables' names.
+      unused: names in the file that no variable takes.
+      converted: names of our variables whose values are transposed, reordered or adjusted, and not
+        as in the file.
     """
 
     kind: str
@@ -83,24 +87,24 @@ class Collector:
         return shape
 
     def source(
-        self, kind: str, config: ModelConfig, num_classes: int, *, own: str, ignored: str
+        self, kind: str, config: ModelConfig, num_classes: int, *, known: str, ignored: str
     ) -> Source:
         """Returns what was taken, as a Source.
 
         Args:
-          own: pattern that names of the network's weights begin with. All of these must be taken:
-            if one is left over, the file is of another network that uses the same names.
+          known: pattern for the beginning of the names of the network's weights. All of these must
+            be taken: if one is left over, the file belongs to another network with similar names.
           ignored: pattern of whole names that are left out of `Source.unused`.
         Raises:
           UserError: if a weight of the network is left over.
         """
         taken = set(self.origins.values())
         unused = sorted(n for n in self._file if n not in taken and not re.fullmatch(ignored, n))
-        extra = [name for name in unused if re.match(own, name)]
+        extra = [name for name in unused if re.match(known, name)]
         if extra:
             raise UserError(
-                f"{self._path} is of another network than can be imported: {len(extra)} of its "
-                f"weights have no place ({_some(extra)})."
+                f"{self._path} belongs to a network that cannot be imported: {len(extra)} of its "
+                f"weights have no place in ours ({_some(extra)})."
             )
         return Source(kind, config, num_classes, self.arrays, self.origins, unused, self.converted)
 
@@ -115,12 +119,13 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
     """Gives every variable of the model its array.
 
     Args:
-      kept: beginnings of the names of variables that keep their values.
+      arrays: values by the names of the variables.
+      kept: prefixes of the names of variables that keep their values.
     Raises:
       UserError: naming the variables for which the array is missing or has another shape. Then no
         variable was changed.
     """
-    wanted = {n: v for n, v in variables_of(model).items() if not n.startswith(kept or ("\n",))}
+    wanted = {n: v for n, v in variables_of(model).items() if not n.startswith(kept)}
 
     missing = sorted(set(wanted) - set(arrays))
     if missing:
@@ -141,5 +146,5 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
 
 
 def _some(items: list[str]) -> str:
-    """Returns up to three of the items, and how many more there are, for errors."""
+    """Returns up to three of the items, and the number of the others, for messages."""
     return "; ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

@@ -1,6 +1,6 @@
 """Reads checkpoints of Google's official DeepLab (TensorFlow 1) with a ResNet.
 
-Names and layouts are those of research/deeplab, model.py and core/resnet_v1_beta.py; see also
+Names and layouts are as in research/deeplab, model.py and core/resnet_v1_beta.py; see also
 docs/ancestors.md, official DeepLab. Kernels already have our layout. Only the projection differs:
 its input begins with image pooling in the official network, and ends with it in ours.
 """
@@ -19,8 +19,10 @@ from deeplab_tf.models.backbones import layer_settings
 from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
 
-MEAN = (123.15, 115.90, 103.06)  # core/feature_extractor.py; beta variants map to [-1, 1] instead
-_DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}  # channels of the decoder's feature -> its stride
+# core/feature_extractor.py; beta variants map 0..255 to -1..1 instead.
+MEAN = (123.15, 115.90, 103.06)
+# The stride of the feature that a decoder takes, by its number of channels.
+_DECODER_STRIDES = {256: 4, 512: 8, 1024: 16}
 _DEPTHS = (50, 101)
 # Variables that only training needs.
 _OF_TRAINING = r"(.*/)?(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage|global_step)"
@@ -30,7 +32,7 @@ _HEADS = r"aspp\d|image_pooling|concat_projection|decoder/|logits/"
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """A TensorFlow 1 checkpoint as a mapping, name -> array; an array is read when it is used."""
+    """The arrays of a TensorFlow 1 checkpoint by their names; each is read when it is used."""
 
     def __init__(self, prefix: str):
         self._prefix = prefix
@@ -61,7 +63,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def recognises(names: Mapping) -> bool:
-    """Returns whether the names are those of an official checkpoint with a ResNet."""
+    """Returns whether an official checkpoint with a ResNet has such names."""
     return any(re.match(r"resnet_v1_\d+/block1/unit_1/", name) for name in names)
 
 
@@ -78,10 +80,10 @@ def read(
     Args:
       prefix: path of the checkpoint without its endings.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which the file does not
-        say; empty rates are 6, 12, 18, scaled to the output stride.
+        say; empty rates mean 6, 12, 18, scaled to the output stride.
       backbone_only: whether to leave out the head.
     Raises:
-      UserError: if the checkpoint is of another network, or lacks a variable.
+      UserError: if the checkpoint belongs to another network, or lacks a variable.
     """
     file = Checkpoint(prefix)
     scopes = {name.split("/")[0] for name in file if recognises({name: 0})}
@@ -94,10 +96,10 @@ def read(
         )
 
     if not depths:
-        known = sorted(name.split("/")[0] for name in file)[:1]
+        first = sorted(name.split("/")[0] for name in file)[:1]
         raise UserError(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
-            f"{', '.join(known) or 'nothing'}); other backbones cannot be imported."
+            f"{', '.join(first) or 'nothing'}); other backbones cannot be imported."
         )
 
     config = _backbone_config(file, depths[0], output_stride, atrous_rates, multi_grid)
@@ -116,30 +118,32 @@ def read(
         _take_head(collector, config)
         num_classes = collector.shape("logits/semantic/weights", 4)[-1]
 
-    own = _BACKBONE if backbone_only else f"{_BACKBONE}|{_HEADS}"
-    return collector.source("official DeepLab", config, num_classes, own=own, ignored=_OF_TRAINING)
+    known = _BACKBONE if backbone_only else f"{_BACKBONE}|{_HEADS}"
+    return collector.source(
+        "official DeepLab", config, num_classes, known=known, ignored=_OF_TRAINING
+    )
 
 
 def _backbone_config(file, depth, output_stride, atrous_rates, multi_grid) -> ModelConfig:
     """Returns the settings of the network, with defaults for its head."""
-    beta = f"resnet_v1_{depth}/conv1_1/weights" in file
+    is_beta = f"resnet_v1_{depth}/conv1_1/weights" in file
     return ModelConfig(
-        model_variant=f"resnet_v1_{depth}_beta" if beta else f"resnet_v1_{depth}",
+        model_variant=f"resnet_v1_{depth}_beta" if is_beta else f"resnet_v1_{depth}",
         stride_placement="last_3x3",
         output_stride=output_stride,
         atrous_rates=atrous_rates,
         multi_grid=multi_grid,
         align_corners=True,
         batch_norm_decay=0.95,
-        image_mean=(127.5,) * 3 if beta else MEAN,
-        image_std=(127.5,) * 3 if beta else (1.0,) * 3,
+        image_mean=(127.5,) * 3 if is_beta else MEAN,
+        image_std=(127.5,) * 3 if is_beta else (1.0,) * 3,
     )
 
 
 def _head_settings(
     file: Checkpoint, collector: Collector, config: ModelConfig, prefix: str
 ) -> dict[str, Any]:
-    """Returns the settings of the head that its variables tell.
+    """Returns the settings of the head that follow from its variables.
 
     Raises:
       UserError: if such a head cannot be built, or --atrous_rates does not fit it.
@@ -234,7 +238,7 @@ def _take_head(collector: Collector, config: ModelConfig) -> None:
 
     if config.add_image_level_feature:
         _take_conv_norm(collector, "aspp/pooling", "image_pooling")
-        # Rolls the input channels of image pooling from the beginning to the end.
+        # The input channels of image pooling come first there and last in ours.
         pooling_last = -config.aspp_convs_filters
         collector.take(
             "aspp/projection/conv/kernel",

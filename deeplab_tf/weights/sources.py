@@ -1,4 +1,4 @@
-"""Reads weights of another program, by path, address or name, and recognises what they are."""
+"""Reads the weights of another program, given by path, address or name, and tells their kind."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,8 @@ KINDS = (
     "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50, "
     "ResNet101 or ResNet152, or keras_cv:PRESET"
 )
-_HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")  # servers
+# Servers whose file names end in the first digits of the file's SHA-256.
+_HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # tensorflow/core/lib/io/format.h
 _TARS = (".tar.gz", ".tgz", ".tar")
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # in the file names of openmmlab and PyTorch
@@ -48,7 +49,7 @@ def read(
       backbone_only: whether to leave out all heads.
       flag: the flag that gave `source`, for messages.
     Raises:
-      UserError: if the source is unknown, damaged or of another network.
+      UserError: if the source is unknown or damaged, or belongs to another network.
     """
     settings: dict[str, Any] = {
         "output_stride": output_stride,
@@ -141,15 +142,14 @@ def _cache() -> Path:
 
 
 def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
-    """Fetches a file into the user's cache, unless it is there; each address has its own folder.
+    """Downloads a file to the user's cache, unless it is there; each address has its own folder.
 
-    Names of files of openmmlab and PyTorch end in the first digits of their SHA-256, which is
-    checked.
+    If the name of the file ends in the first digits of its SHA-256, they are checked.
 
     Args:
       flag: the flag that gave the address, for messages.
     Raises:
-      UserError: if it cannot be fetched or is not the published file.
+      UserError: if it cannot be downloaded or is not the published file.
     """
     try:
         parts = urllib.parse.urlsplit(url)
@@ -163,13 +163,13 @@ def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
 
     folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
     advice = f"fetch the file by hand and give its path: --{flag}=PATH"
-    with _alone_in(folder):
+    with _locked(folder):
         return archives.fetch(archive, folder, advice=advice)
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process uses the folder: two downloads would mix their bytes."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process uses the folder, since two downloads would mix their bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -177,7 +177,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _warn_of_other_content(path: Path) -> None:
-    """Warns if the name of a file ends in the first digits of another SHA-256 than its own."""
+    """Warns if the name of a file ends in the first digits of a SHA-256 that the file lacks."""
     claimed = _HASH.search(path.name)
     if not claimed or not path.is_file():
         return

@@ -26,12 +26,12 @@ _NORM = {
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which files have the weights
 _IGNORED = r".*num_batches_tracked|(backbone\.|backbone_net\.|head\.)?fc\.(weight|bias)"
 # What each program calls the backbone (a prefix) and the parts of the heads; {} is the number of a
-# branch. A pair is a convolution and its normalisation. own: what the names of all weights of the
-# heads begin with.
+# branch. A pair is a convolution and its normalisation. heads: pattern for the beginning of the
+# names of all weights of the heads.
 _SSSEG: dict[str, Any] = {
     "program": "SSSegmentation",
     "backbone": "backbone_net.",
-    "own": r"aspp_net\.|decoder\.|auxiliary_decoder\.",
+    "heads": r"aspp_net\.|decoder\.|auxiliary_decoder\.",
     "branch": ("aspp_net.parallel_branches.{}.0", "aspp_net.parallel_branches.{}.1"),
     "pooling": ("aspp_net.global_branch.1", "aspp_net.global_branch.2"),
     "projection": ("aspp_net.bottleneck.0", "aspp_net.bottleneck.1"),
@@ -42,7 +42,7 @@ _SSSEG: dict[str, Any] = {
 _MMSEG: dict[str, Any] = {
     "program": "mmsegmentation",
     "backbone": "backbone.",
-    "own": r"decode_head\.|auxiliary_head\.",
+    "heads": r"decode_head\.|auxiliary_head\.",
     "branch": ("decode_head.aspp_modules.{}.conv", "decode_head.aspp_modules.{}.bn"),
     "pooling": ("decode_head.image_pool.1.conv", "decode_head.image_pool.1.bn"),
     "projection": ("decode_head.bottleneck.conv", "decode_head.bottleneck.bn"),
@@ -96,10 +96,10 @@ def read(
     Args:
       path: what messages call the file.
       output_stride, atrous_rates, multi_grid: how the network is dilated, which the file does not
-        say; empty rates are 6, 12, 18, scaled to the output stride.
+        say; empty rates mean 6, 12, 18, scaled to the output stride.
       backbone_only: whether to leave out all heads.
     Raises:
-      UserError: if the file is of another network, or a weight is missing.
+      UserError: if the file belongs to another network, or a weight is missing.
     """
     names = _names_in(file, path, backbone_only)
     collector = Collector(file, path)
@@ -117,8 +117,11 @@ def read(
     if has_head:
         num_classes = collector.shape(f"{names['classifier']}.weight", 4)[0]
         if num_classes == 1:
-            raise UserError(f"{path} has one class, by a sigmoid; two or more can be imported.")
+            raise UserError(
+                f"{path} has one class, with a sigmoid; only two or more classes can be imported."
+            )
         settings |= _head_of(file, collector, names)
+
     config = ModelConfig(**settings)
     if has_head and len(config.aspp_rates()) != _count_branches(file, names) - 1:
         rates = ",".join(map(str, config.aspp_rates()))
@@ -128,11 +131,11 @@ def read(
         )
 
     _take_backbone(collector, names["backbone"], depth, stem)
-    own = re.escape(names["backbone"]) or r"(conv1|bn1|stem|layer\d+)\."
+    known = re.escape(names["backbone"]) or r"(conv1|bn1|stem|layer\d+)\."
     if has_head:
         _take_heads(collector, names, config)
-        own += f"|{names['own']}"
-    return collector.source(names["program"], config, num_classes, own=own, ignored=_IGNORED)
+        known += f"|{names['heads']}"
+    return collector.source(names["program"], config, num_classes, known=known, ignored=_IGNORED)
 
 
 def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
 
 
 def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) -> dict[str, Any]:
-    """Returns the settings of the heads that their weights tell."""
+    """Returns the settings of the heads that follow from their weights."""
     filters, _, kernel_size, _ = collector.shape(f"{names['projection'][0]}.weight", 4)
     settings = {
         "aspp_convs_filters": filters,
@@ -225,7 +228,7 @@ def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) 
 
 
 def _kernel(array: np.ndarray) -> np.ndarray:
-    """[out, in, height, width] -> [height, width, in, out]."""
+    """Transposes [out, in, height, width] to [height, width, in, out]."""
     return array.transpose(2, 3, 1, 0)
 
 

@@ -59,7 +59,7 @@ _METADATA = {
 # torch/serialization.py: MAGIC_NUMBER and PROTOCOL_VERSION.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-# Limits, so that a small file cannot ask for much memory or time.
+# Limits, so that a small file cannot demand much memory or time.
 _MOST_DEPTH = 50
 _MOST_COPIES = 8  # bytes of all tensors per byte of the storages, which several tensors may share
 
@@ -90,7 +90,7 @@ def _harmful(call: str) -> _RefusedError:
 def _attribute(owner: Any, *_: Any) -> _Inert:
     """Stands for getattr, by which pickles of protocol 2 name a method, as in mmengine's logs."""
     if owner is not _Inert and not isinstance(owner, _Inert):
-        raise _harmful("getattr on what is no metadata")
+        raise _harmful("getattr on an object that is not metadata")
     return _Inert()
 
 
@@ -174,7 +174,7 @@ def load(path: str | Path) -> Any:
         raise UserError(f"{path} is too large for the memory, or damaged.") from None
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(
-            f"{path} is no whole PyTorch file ({type(error).__name__}: {error})."
+            f"{path} is not a whole PyTorch file ({type(error).__name__}: {error})."
         ) from None
 
 
@@ -208,7 +208,7 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
 def _load_legacy(file: io.BufferedReader) -> Any:
     """Reads the format before PyTorch 1.6: pickles one after the other, then the storages."""
     if not file.peek(1).startswith(pickle.PROTO):
-        raise _RefusedError(f"it begins with {file.peek(8)[:8]!r} and is no file of PyTorch's")
+        raise _RefusedError(f"it begins with {file.peek(8)[:8]!r} and is not a PyTorch file")
     if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
         raise _RefusedError("it is neither a zip file nor PyTorch's older format")
     if not _Unpickler(file).load()["little_endian"]:
@@ -275,13 +275,14 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
-    """Describes a tensor in place of torch's function, and checks that it lies in its storage."""
+    """Describes a tensor instead of making it, and checks that it lies within its storage."""
     # rest: requires_grad, backward_hooks and, seldom, {"neg": ..., "conj": ...}.
     if len(rest) > 2 and rest[2]:
-        raise _RefusedError(f"a tensor is to be changed on being read: {str(rest[2])[:80]}")
+        raise _RefusedError(f"a tensor must be changed when it is read: {str(rest[2])[:80]}")
+
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(map(_is_count, numbers)):
-        raise _RefusedError("it describes a tensor by other things than counts")
+        raise _RefusedError("it describes a tensor by something other than counts")
     if len(shape) != len(strides) or len(shape) > 32:
         raise _RefusedError("a tensor's shape and strides differ in length")
 
@@ -301,7 +302,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
 
 
 class _Resolver:
-    """Reads the tensors of a nested structure; reads each only once, however often it occurs.
+    """Reads the tensors of a nested structure, each only once, even if it occurs many times.
 
     Args:
       content_of: returns the bytes of a storage.
@@ -322,6 +323,7 @@ class _Resolver:
             raise _RefusedError("it is nested too deeply")
         if not isinstance(value, _Tensor | dict | list | tuple):
             return value
+
         key = value if isinstance(value, _Tensor) else id(value)
         if key not in self._known:
             self._known[key] = self._read(value, depth)

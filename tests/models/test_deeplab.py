@@ -34,7 +34,7 @@ def test_logits_have_one_cell_for_each_output_stride(output_stride):
     assert shape == (4, -(-37 // output_stride), -(-50 // output_stride), 3)
 
 
-def test_auxiliary_logits_come_with_the_auxiliary_head_only(model):
+def test_only_a_model_with_an_auxiliary_head_returns_auxiliary_logits(model):
     assert set(model(IMAGES)) == {"logits", "aux_logits"}
     plain = build_model(
         ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3
@@ -63,6 +63,7 @@ def test_a_saved_model_is_loaded_whole(model, tmp_path, form):
     path = tmp_path / ("model.keras" if form == "keras" else "model")
     model.compile("adam", "sparse_categorical_crossentropy", [MeanIoU(3)], ignore_label=2, seed=7)
     model.save(path)
+
     loaded = tf.keras.models.load_model(path)
     assert isinstance(loaded.optimizer, tf.keras.optimizers.Adam)
     assert loaded.loss.get_config() == model.loss.get_config()
@@ -70,13 +71,13 @@ def test_a_saved_model_is_loaded_whole(model, tmp_path, form):
     np.testing.assert_allclose(loaded(IMAGES)["logits"], model(IMAGES)["logits"], atol=1e-6)
 
 
-def test_what_was_saved_before_a_setting_existed_is_loaded(model):
+def test_a_model_saved_before_a_setting_existed_is_loaded(model):
     config = model.get_config()
     del config["initializer"]
     assert type(model).from_config(config).config == CONFIG
 
 
-def test_it_trains_alone_in_a_notebook():
+def test_it_trains_in_a_notebook_without_the_trainer():
     tf.keras.utils.set_random_seed(0)
     model = build_model(CONFIG, num_classes=3)
     labels = (IMAGES[..., :1] > 127).astype(np.int32)
@@ -89,11 +90,12 @@ def test_it_trains_alone_in_a_notebook():
 
 @pytest.mark.slow
 def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
-    """Replicas with unequal numbers of ignored pixels give the loss and weights of one."""
+    """Replicas with unequal numbers of ignored pixels have the loss and weights of one replica."""
     labels = LABELS.copy()
     labels[:2, 5:] = 255  # the first replica has few valid pixels
-    # Small first steps: rounding does not grow in three of them.
+    # This initializer makes the first steps small, so that rounding does not grow in three of them.
     config = dataclasses.replace(CONFIG, initializer="he_normal")
+
     results = []
     for strategy in (
         tf.distribute.OneDeviceStrategy("CPU:0"),
@@ -107,10 +109,11 @@ def test_a_loss_over_replicas_is_the_mean_over_all_valid_pixels():
         history = model.fit(dataset, epochs=3, verbose=0).history
         trained = [v.numpy() for layer in model.layers for v in layer.variables]
         results.append((history, trained))
+
     for name, bound in (("loss", 1e-4), ("mean_iou", 1e-2)):
         np.testing.assert_allclose(results[0][0][name], results[1][0][name], rtol=bound)
-    for alone, shared in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_allclose(alone, shared, rtol=1e-3, atol=2e-5)
+    for one, two in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -129,6 +132,7 @@ def test_recomputed_stages_change_nothing_but_memory():
         model.compile(tf.keras.optimizers.SGD(0.1), recompute_stages=stages)
         tf.function(model.train_step)((images, labels))
         results.append({variable.name: variable.numpy() for variable in model.variables})
+
     assert any("moving_variance" in name for name in results[0])
     for name, kept in results[0].items():
         np.testing.assert_allclose(results[1][name], kept, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -139,20 +143,22 @@ def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_scale():
     before = {v.name + str(i): v.numpy() for i, v in enumerate(model.variables)}
     model.compile("sgd", fine_tune_batch_norm=False, run_eagerly=True)  # a step needs no graph
     model.fit(IMAGES, LABELS, batch_size=2, steps_per_epoch=1, verbose=0)
+
     for index, variable in enumerate(model.variables):
-        same = np.array_equal(before[variable.name + str(index)], variable.numpy())
+        is_same = np.array_equal(before[variable.name + str(index)], variable.numpy())
         if "moving" in variable.name:
-            assert same, variable.name
+            assert is_same, variable.name
         elif "gamma" in variable.name and "aspp" in variable.name:
-            assert not same, variable.name
+            assert not is_same, variable.name
 
 
 @pytest.mark.slow
-def test_moving_averages_take_one_step_for_each_part_of_a_batch():
+def test_moving_averages_are_updated_once_per_part_of_a_batch():
     model = build_model(CONFIG, num_classes=3)
     first = model.backbone.stem[0]
     normalized = (IMAGES - np.float32(CONFIG.image_mean)) / np.float32(CONFIG.image_std)
     means = [first.conv(part).numpy().mean(axis=(0, 1, 2)) for part in np.split(normalized, 2)]
+
     model.compile(tf.keras.optimizers.SGD(0.0), gradient_accumulation_steps=2)
     model.fit(IMAGES, LABELS, batch_size=4, shuffle=False, verbose=0)
     decay = CONFIG.batch_norm_decay
@@ -172,20 +178,22 @@ def test_folded_weights_give_the_same_logits():
     )
     model = build_model(config, num_classes=3)
     rng = np.random.default_rng(0)
-    for variable in model.variables:  # batch normalisation that does something
+    for variable in model.variables:  # so that batch normalisation changes its inputs
         if variable.shape.rank == 1:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
     images = tf.constant(rng.uniform(0, 255, (1, 45, 60, 3)), tf.float32)
     expected = model.infer(images).numpy()
+
     function = tf.function(model.infer, [tf.TensorSpec([None, None, None, 3])])
     with model.folded() as variables:
         graph = function.get_concrete_function().graph
-    found = function(images).numpy()
-    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+    folded = function(images).numpy()
+    assert np.abs(folded - expected).max() < 1e-4 * expected.std()
+
     assert {v.ref() for v in graph.variables} == {v.ref() for v in variables}
     assert not any("norm" in variable.name for variable in graph.variables)
     assert "FusedBatchNormV3" not in {op.type for op in graph.get_operations()}
-    np.testing.assert_array_equal(model.infer(images), expected)  # it is as before
+    np.testing.assert_array_equal(model.infer(images), expected)  # outside, as before
 
 
 def test_convolutions_folded_for_cpus_give_the_same_logits():
@@ -199,10 +207,12 @@ def test_convolutions_folded_for_cpus_give_the_same_logits():
     model = build_model(config, num_classes=3)
     images = np.random.default_rng(0).uniform(0, 255, (1, 129, 161, 3)).astype(np.float32)
     expected = model.infer(images).numpy()
+
     with model.folded((129, 161)) as variables:
-        found = model.infer(images).numpy()
+        folded = model.infer(images).numpy()
         aspp = [len(branch.folded) for branch in [*model.aspp.branches, model.aspp.projection]]
-    # 1x1; rate 2; rate 12 on 17x21 cells, of which little meets the kernel; the projection.
+    # Number of arrays: 17, of which 16 are matrices, for rate 2 and for the 3x3 projection. The 1x1
+    # has a kernel and a bias, and so has rate 12, whose kernel mostly lies outside of 17x21 cells.
     assert aspp == [2, 17, 2, 17]
-    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+    assert np.abs(folded - expected).max() < 1e-4 * expected.std()
     assert sum(variable.shape.rank == 2 for variable in variables) % 16 == 0

@@ -1,4 +1,4 @@
-"""Where new layers start, against the formulas of the programs whose start it is."""
+"""Initial weights, against the formulas of the programs that they are taken from."""
 
 import functools
 import itertools
@@ -52,7 +52,7 @@ def test_kernels_start_as_in_the_program(style, kernel, deviation, largest):
     assert values.std() == pytest.approx(deviation, rel=0.05)
     assert abs(values).max() <= largest * 1.0001
     if largest < math.inf:
-        assert abs(values).max() > 0.95 * largest  # a wider law would be cut elsewhere
+        assert abs(values).max() > 0.95 * largest  # a wider distribution would be cut elsewhere
     assert abs(values.mean()) < 4 * deviation / values.size**0.5
 
 
@@ -63,7 +63,7 @@ def test_kernels_start_as_in_the_program(style, kernel, deviation, largest):
         ("official", 0.8796 * 0.33, 0.8796 * 0.06),
     ],
 )
-def test_separable_convolutions_have_a_start_of_their_own(style, depthwise, pointwise):
+def test_separable_convolutions_start_as_in_the_program(style, depthwise, pointwise):
     values = start(style, aspp_with_separable_conv=True)
     kernel = values["aspp/branch2/depthwise/depthwise_kernel"]
     assert kernel.std() == pytest.approx(depthwise, rel=0.05)
@@ -93,7 +93,7 @@ def test_no_two_kernels_start_equal(style):
     assert style != "pytorch" or not np.array_equal(*heads)
 
 
-def test_a_network_starts_as_its_own_program_unless_told_otherwise():
+def test_each_network_starts_as_in_the_program_it_comes_from():
     assert ModelConfig().initializer_style() == "pytorch"
     beta = ModelConfig(model_variant="resnet_v1_50_beta")
     assert beta.initializer_style() == "official"

@@ -1,4 +1,4 @@
-"""The model as the Keras documentation teaches to use one: compile, fit, evaluate, save, load."""
+"""The model used as in the Keras documentation: compile, fit, evaluate, save, load."""
 
 import warnings
 
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
     auxiliary_filters=4,
     dropout_rate=0.0,
 )
-ONE_HEAD = {"auxiliary_loss_weight": 0.0}  # so that losses are easily computed by hand
+ONE_HEAD = {"auxiliary_loss_weight": 0.0}  # so that losses are easy to compute by hand
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0, 255, (5, 33, 33, 3)).astype(np.float32)
 LABELS = RNG.integers(0, 3, (5, 33, 33, 1)).astype(np.int32)
@@ -39,7 +39,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose steps run eagerly: what is traced is tested by the others."""
+    """A model whose steps run eagerly, which is faster; other tests trace their steps."""
     return build_model(CONFIG, num_classes=3)
 
 
@@ -49,8 +49,8 @@ def fit(model, weights):
 
     def run(images=IMAGES, labels=LABELS, *, sample_weight=None, **settings):
         model.set_weights(weights)
-        own = {} if isinstance(settings.get("loss"), SegmentationLoss) else ONE_HEAD
-        model.compile("sgd", run_eagerly=True, **own | settings)
+        defaults = {} if isinstance(settings.get("loss"), SegmentationLoss) else ONE_HEAD
+        model.compile("sgd", run_eagerly=True, **defaults | settings)
         history = model.fit(
             images, labels, batch_size=5, sample_weight=sample_weight, shuffle=False, verbose=0
         )
@@ -61,12 +61,12 @@ def fit(model, weights):
 
 @pytest.fixture
 def check(model, weights):
-    """Compiles and evaluates; returns what `evaluate` does, as a dict."""
+    """Compiles and evaluates; returns the result of `evaluate` as a dict."""
 
     def run(images=IMAGES, labels=LABELS, *, sample_weight=None, batch_size=5, **settings):
         model.set_weights(weights)
-        own = {} if isinstance(settings.get("loss"), SegmentationLoss) else ONE_HEAD
-        model.compile("sgd", run_eagerly=True, **own | settings)
+        defaults = {} if isinstance(settings.get("loss"), SegmentationLoss) else ONE_HEAD
+        model.compile("sgd", run_eagerly=True, **defaults | settings)
         return model.evaluate(
             images,
             labels,
@@ -81,7 +81,7 @@ def check(model, weights):
 
 @pytest.fixture(scope="module")
 def logits(model, weights):
-    """What `evaluate` scores: the logits at the labels' size, by another way than the model's."""
+    """The logits that `evaluate` scores, enlarged to the labels' size by tf.image.resize."""
     model.set_weights(weights)
     return tf.image.resize(model(IMAGES)["logits"], [33, 33]).numpy()
 
@@ -117,18 +117,18 @@ def test_the_loss_of_a_data_set_does_not_depend_on_its_batches(check, logits):
         lambda y, x: tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y[..., 0], logits=x),
     ],
 )
-def test_cross_entropy_is_the_same_whoever_computes_it(check, logits, loss):
+def test_cross_entropy_is_the_same_however_it_is_given(check, logits, loss):
     assert check(loss=loss)["loss"] == pytest.approx(pixel_losses(logits)[VALID].mean(), rel=1e-5)
 
 
 def test_keras_focal_loss_counts_valid_pixels_only(check, logits):
-    own = np.take_along_axis(softmax(logits), CLASSES, axis=-1)[..., 0]
-    expected = (-0.25 * (1 - own) ** 2 * np.log(own))[VALID].mean()
+    chances = np.take_along_axis(softmax(logits), CLASSES, axis=-1)[..., 0]
+    expected = (-0.25 * (1 - chances) ** 2 * np.log(chances))[VALID].mean()
     focal = tf.keras.losses.CategoricalFocalCrossentropy(from_logits=True)
     assert check(loss=focal)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_any_pixel_loss_can_be_weighed_and_mined(check, logits):
+def test_any_pixel_loss_can_be_weighted_and_mined(check, logits):
     weights = np.array([1.0, 2.0, 0.5])
     pixels = np.where(VALID, logits.max(axis=-1) ** 2 + 1, 0) * weights[CLASSES[..., 0]]
     found = check(
@@ -140,7 +140,7 @@ def test_any_pixel_loss_can_be_weighed_and_mined(check, logits):
     assert found["loss"] == pytest.approx(hardest.mean(), rel=1e-5)
 
 
-def test_a_loss_is_taken_of_both_heads_with_the_auxiliary_weight(check):
+def test_both_heads_are_in_the_loss_with_the_auxiliary_weight(check):
     found = check(
         loss=lambda y_true, y_pred: tf.ones_like(y_pred[..., 0]), auxiliary_loss_weight=0.25
     )
@@ -153,8 +153,8 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
         hits = tf.reduce_sum(tf.gather(chances, y_true, batch_dims=3))
         return 1 - hits / tf.reduce_sum(sample_weight)
 
-    own = np.take_along_axis(softmax(logits), CLASSES, axis=-1)[..., 0]
-    assert check(loss=dice)["loss"] == pytest.approx(1 - own[VALID].mean(), rel=1e-5)
+    chances = np.take_along_axis(softmax(logits), CLASSES, axis=-1)[..., 0]
+    assert check(loss=dice)["loss"] == pytest.approx(1 - chances[VALID].mean(), rel=1e-5)
 
     def without(y_true, y_pred):
         return tf.reduce_mean(tf.square(y_pred))
@@ -181,12 +181,15 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
             "leave reduction out",
         ),
         ({"loss_weights": [1, 2]}, "auxiliary_loss_weight"),
-        ({"label_weights": (1.0, 2.0)}, "label_weights are 2 numbers; allowed: none, or 3"),
-        ({"loss": SegmentationLoss(), "ignore_label": 0}, "ignore_label stand next to"),
+        ({"label_weights": (1.0, 2.0)}, "label_weights has 2 numbers; allowed: none, or 3"),
+        (
+            {"loss": SegmentationLoss(), "ignore_label": 0},
+            "ignore_label cannot be given to compile together",
+        ),
         ({"metrics": ["mse"]}, "'mse' is not possible"),
         ({"metrics": [tf.keras.metrics.CategoricalAccuracy()]}, "not defined on class numbers"),
         ({"metrics": [tf.keras.metrics.SparseCategoricalCrossentropy()]}, "from_logits=True"),
-        ({"metrics": {"aux_logits": ["accuracy"]}}, "of logits only"),
+        ({"metrics": {"aux_logits": ["accuracy"]}}, "only metrics for logits"),
         ({"metrics": [MeanIoU]}, "give an instance"),
     ],
     ids=lambda value: str(value)[:40],
@@ -260,7 +263,7 @@ def test_mean_iou_counts_beyond_what_float32_can():
     assert metric.matrix.numpy()[0, 0] == 2**24 + 1
 
 
-def test_mean_iou_refuses_what_is_no_class():
+def test_mean_iou_refuses_numbers_that_are_not_classes():
     with pytest.raises(ValueError, match="got the label 2; class numbers are 0 to 1"):
         MeanIoU(2).update_state([0, 2], [0, 1])
     with pytest.raises(ValueError, match="got the prediction -1"):
@@ -319,7 +322,7 @@ def test_labels_of_any_form_are_the_same(check, logits, labels):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_labels_that_are_no_class_numbers_are_refused(fit, labels, sentence):
+def test_labels_that_are_not_class_numbers_are_refused(fit, labels, sentence):
     with pytest.raises(ValueError, match=sentence):
         fit(labels=labels)
 
@@ -336,14 +339,14 @@ def test_labels_that_are_no_class_numbers_are_refused(fit, labels, sentence):
     ],
     ids=["channels_first", "BHW", "grey", "RGBA", "list", "dict"],
 )
-def test_what_is_no_batch_of_rgb_images_is_refused(fit, model, images, way_out):
+def test_only_a_batch_of_rgb_images_is_accepted(fit, model, images, way_out):
     with pytest.raises(ValueError, match=way_out):
         fit(images=images)
     with pytest.raises(ValueError, match=way_out):
         model.predict(images, verbose=0)
 
 
-def test_one_image_is_no_batch(fit, model):
+def test_one_image_without_a_batch_axis_is_refused(fit, model):
     with pytest.raises(ValueError, match=r"images\[np.newaxis\]"):
         fit(images=IMAGES[0], labels=LABELS[0])
     with pytest.raises(ValueError, match=r"images\[np.newaxis\]"):
@@ -352,7 +355,7 @@ def test_one_image_is_no_batch(fit, model):
 
 
 @pytest.mark.parametrize("scaled", [IMAGES / 255, IMAGES / 127.5 - 1], ids=["0..1", "-1..1"])
-def test_scaled_images_are_warned_of_once(weights, scaled):
+def test_scaled_images_cause_one_warning(weights, scaled):
     model = build_model(CONFIG, num_classes=3)
     model.compile("sgd", run_eagerly=True)
     with pytest.warns(UserWarning, match="takes 0 to 255") as caught:
@@ -361,7 +364,7 @@ def test_scaled_images_are_warned_of_once(weights, scaled):
     assert len([one for one in caught if "0 to 255" in str(one.message)]) == 1
 
 
-def test_images_of_all_types_in_0_to_255_are_not_warned_of(check):
+def test_images_of_any_type_in_0_to_255_cause_no_warning(check):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected = check(images=np.round(IMAGES))["loss"]
@@ -370,7 +373,7 @@ def test_images_of_all_types_in_0_to_255_are_not_warned_of(check):
         check(images=np.zeros_like(IMAGES))
 
 
-def test_sample_weights_multiply_and_leave_the_divisor(check, fit, logits):
+def test_sample_weights_multiply_losses_but_not_the_number_of_pixels(check, fit, logits):
     pixels = np.where(VALID, pixel_losses(logits), 0)
     factors = np.array([0.0, 1.0, 2.0, 0.5, 3.0])
     expected = (pixels * factors[:, None, None]).sum() / VALID.sum()
@@ -381,7 +384,7 @@ def test_sample_weights_multiply_and_leave_the_divisor(check, fit, logits):
         fit(sample_weight=np.ones([5, 3, 33]))
 
 
-def test_class_weight_is_refused_for_label_weights(model, check, logits):
+def test_class_weight_is_refused_in_favour_of_label_weights(model, check, logits):
     model.compile("sgd")
     with pytest.raises(ValueError, match="label_weights"):
         model.fit(IMAGES, LABELS, class_weight={0: 1.0, 1: 2.0, 2: 3.0})
@@ -400,7 +403,7 @@ def batches():
 
 @pytest.mark.slow
 def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path):
-    """One traced training: history, best model, early stopping, TensorBoard, saving, resuming."""
+    """History, best model, early stopping, TensorBoard, saving and resuming, in one training."""
     model = build_model(CONFIG, num_classes=3)
     model.set_weights(weights)
     loss = SegmentationLoss(label_weights=(1.0, 2.0, 1.0))
@@ -445,7 +448,7 @@ def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path
 
 @tf.keras.utils.register_keras_serializable("tests")
 def absolute_margin(y_true, y_pred):
-    """A user's own loss."""
+    """A loss that a user might write."""
     return tf.abs(y_pred[..., 0] - y_pred[..., 1])
 
 
@@ -496,14 +499,14 @@ def test_a_frozen_backbone_stays_as_it_is(model, weights):
 
 
 @pytest.mark.slow
-def test_traced_steps_refuse_what_eager_ones_do(weights):
+def test_traced_steps_refuse_the_same_inputs_as_eager_steps(weights):
     model = build_model(CONFIG, num_classes=3)
     model.set_weights(weights)
     model.compile("sgd")
     with pytest.raises(ValueError, match=r"^The labels hold the value 3; class numbers are 0 to 2"):
         model.fit(IMAGES, np.where(VALID[..., None], LABELS + 1, 255), verbose=0)
     for before, after in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)  # the step has changed nothing
+        np.testing.assert_array_equal(before, after)  # the refused step has changed nothing
     with pytest.raises(ValueError, match="^The labels have the shape") as caught:
         model.fit(IMAGES, np.eye(3)[CLASSES[..., 0]], verbose=0)
     assert "user code" not in str(caught.value)

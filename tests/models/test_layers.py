@@ -82,27 +82,30 @@ for gradient in tape.gradient(loss, [images, layer.trainable_variables[0]]):
         assert works == str(onednn == "1"), done.stderr
         assert ("space-to-batch" in done.stderr) == (onednn == "0")
         outputs[onednn] = [np.array(line.split(), float) for line in lines]
+
     for without, direct in zip(outputs["0"], outputs["1"], strict=True):
         np.testing.assert_allclose(without, direct, rtol=1e-4)
 
 
-def test_batch_statistics_are_those_of_all_replicas():
+def test_batch_statistics_include_all_replicas():
     strategy = two_replicas()
     images = draw(4, 6, 6, 3)
-    alone = ConvNorm(2, 1)
-    alone.build(images.shape)
-    expected = alone(images, training=True)
+    single = ConvNorm(2, 1)
+    single.build(images.shape)
+    expected = single(images, training=True)
+
     with strategy.scope():
         shared = ConvNorm(2, 1)
         shared(images[:1])
-        shared.conv.kernel.assign(alone.conv.kernel)
+        shared.conv.kernel.assign(single.conv.kernel)
     halves = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group])
     )
     result = strategy.run(tf.function(lambda half: shared(half, training=True)), args=(halves,))
+
     np.testing.assert_allclose(tf.concat(result.values, 0), expected, atol=1e-5)
     np.testing.assert_allclose(
-        shared.norm.moving_variance.numpy(), alone.norm.moving_variance.numpy(), rtol=1e-5
+        shared.norm.moving_variance.numpy(), single.norm.moving_variance.numpy(), rtol=1e-5
     )
 
 
@@ -142,7 +145,7 @@ def test_resize_bilinear_follows_the_corner_rule():
 @pytest.mark.parametrize(
     ("cells", "size"), [((4, 5), (13, 17)), ((1, 6), (7, 1)), ((9, 8), (4, 8))]
 )
-def test_resizing_under_xla_is_that_without(cells, size, align_corners):
+def test_resizing_is_the_same_under_xla(cells, size, align_corners):
     inputs = draw(2, *cells, 3)
 
     def resize(inputs, for_xla):
@@ -160,7 +163,8 @@ def test_frozen_normalisation_over_replicas_keeps_its_statistics():
         norm.build([None, None, None, 2])
     norm.trainable = False
     inputs = tf.constant([[[[1.0, 2.0], [3.0, 5.0]]]])
-    found = tf.function(lambda: strategy.run(lambda: norm(inputs, training=True)))()
-    for outputs in found.values:  # means are still 0, variances 1
+
+    result = tf.function(lambda: strategy.run(lambda: norm(inputs, training=True)))()
+    for outputs in result.values:  # the means are still 0, and the variances 1
         np.testing.assert_allclose(outputs, inputs, rtol=1e-4)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), 0)

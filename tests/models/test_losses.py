@@ -54,7 +54,7 @@ def test_logits_are_enlarged_to_the_labels():
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1, None])
 def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
-    """In bands of so many bytes; None: the form of GPUs and of unknown sizes."""
+    """`band_bytes` is the size of a band; None means the form for GPUs and for unknown sizes."""
     monkeypatch.setattr(cross_entropy, "_BAND_BYTES", band_bytes)
     rng = np.random.default_rng(0)
     logits = tf.constant(30 * rng.standard_normal([2, 4, 3, 7]), tf.float32)
@@ -73,19 +73,21 @@ def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes)
 
     if band_bytes is None:
         ours = tf.function(ours, input_signature=[tf.TensorSpec([None] * 4)])
+
     results = []
     for function in (whole, ours):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            found = function(logits)
-            total = tf.reduce_sum(found * weights)
-        results.append((found.numpy(), tape.gradient(total, logits).numpy()))
-    for expected, found in zip(*results, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+            pixels = function(logits)
+            total = tf.reduce_sum(pixels * weights)
+        results.append((pixels.numpy(), tape.gradient(total, logits).numpy()))
+
+    for expected, result in zip(*results, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 def pixel_case():
-    """Logits of 4x5 cells, 3 classes, and labels at their size of which some are ignored."""
+    """Returns logits of 3 classes, labels of their size, some ignored, and the pixels' losses."""
     rng = np.random.default_rng(1)
     logits = rng.standard_normal([2, 4, 5, 3]).astype(np.float32)
     labels = rng.integers(0, 3, [2, 4, 5, 1])
@@ -93,12 +95,12 @@ def pixel_case():
     valid = labels[..., 0] != 255
     exponentials = np.exp(logits)
     chances = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    own = np.take_along_axis(chances, np.where(labels == 255, 0, labels), axis=-1)[..., 0]
-    return logits, labels, np.where(valid, -np.log(own), 0.0)
+    chances = np.take_along_axis(chances, np.where(labels == 255, 0, labels), axis=-1)[..., 0]
+    return logits, labels, np.where(valid, -np.log(chances), 0.0)
 
 
 @pytest.mark.parametrize("band_bytes", [1 << 30, 1])
-def test_label_weights_leave_the_divisor(monkeypatch, band_bytes):
+def test_label_weights_do_not_change_the_number_of_pixels(monkeypatch, band_bytes):
     monkeypatch.setattr(cross_entropy, "_BAND_BYTES", band_bytes)
     logits, labels, pixels = pixel_case()
     weights = np.array([0.5, 2.0, 0.0])
@@ -109,6 +111,7 @@ def test_label_weights_leave_the_divisor(monkeypatch, band_bytes):
         total, count = loss.sums(variable, tf.constant(labels))
     assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
     assert float(count) == 25
+
     gradient = tape.gradient(total, variable).numpy()
     without = np.broadcast_to((labels == 255) | (labels == 2), gradient.shape)
     assert (gradient[without] == 0).all() and (gradient[~without] != 0).all()
@@ -119,12 +122,14 @@ def test_only_the_hardest_pixels_count(share):
     # int(0.3 * 40) = 12 of the 25 valid pixels; int(0.9 * 40) = 36: all 25, and 11 zeros.
     logits, labels, pixels = pixel_case()
     kept = np.sort(pixels.ravel())[::-1][: int(share * 40)]
+
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
         loss = SegmentationLoss(top_k_percent_pixels=share)
         total, count = loss.sums(variable, tf.constant(labels))
     assert float(total) == pytest.approx(kept.sum(), rel=1e-5)
     assert float(count) == np.count_nonzero(kept) == {0.3: 12, 0.9: 25}[share]
+
     moved = np.abs(tape.gradient(total, variable).numpy()).sum(axis=-1) > 0
     np.testing.assert_array_equal(moved, pixels >= kept[: int(count)].min())
 
@@ -139,7 +144,7 @@ def test_mining_begins_with_all_pixels():
     assert losses.hardest_share(0.2, step=tf.constant(3), ramp_steps=0) == 0.2
 
 
-def test_replicas_mine_their_own_pixels_and_share_the_divisor():
+def test_replicas_select_their_own_pixels_and_divide_by_all_selected():
     logits, labels, pixels = pixel_case()
     logits, labels = tf.constant(logits), tf.constant(labels)
     strategy = two_replicas()
@@ -149,14 +154,15 @@ def test_replicas_mine_their_own_pixels_and_share_the_divisor():
         )
         model.compile(MomentumSGD(0.1), top_k_percent_pixels=0.5)
 
-    def own(logits, labels):
+    def share_of_replica(logits, labels):
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
         part = slice(index, index + 1)
         return model.segmentation_loss({"logits": logits[part]}, labels[part])
 
-    found = tf.function(lambda: strategy.run(own, args=(logits, labels)))()
+    shares = tf.function(lambda: strategy.run(share_of_replica, args=(logits, labels)))()
+
     kept = [np.sort(image.ravel())[::-1][:10] for image in pixels]
     divisor = sum(map(np.count_nonzero, kept))  # 10, and the 5 valid ones of the second image
     assert divisor == 15
-    for value, part in zip(found.values, kept, strict=True):
+    for value, part in zip(shares.values, kept, strict=True):
         assert float(value) == pytest.approx(part.sum() / divisor, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Half precision and XLA against plain float32: the same training, within their rounding."""
+"""Training in half precision and by XLA equals plain float32, within their rounding."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.startup.process_state import keras_settings
 from deeplab_tf.training.optimizers import MomentumSGD
 
-SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
+SETTINGS = {  # every kind of layer that a recipe can have, but no dropout, which is random
     "model_variant": "resnet_v1c_18",
     "aspp_convs_filters": 16,
     "aspp_with_separable_conv": True,
@@ -21,7 +21,7 @@ SETTINGS = {  # every kind of layer that a recipe can have, and no drawn numbers
 
 
 def trained(weights, *, steps=1, precision="float32", **settings):
-    """Returns the initial weights, the mean loss, how far training moved them, and the model."""
+    """Returns the initial weights, the mean loss, how far training moved weights, and the model."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (8, 49, 65, 3)).astype(np.float32)
     labels = rng.integers(0, 5, (8, 49, 65, 1)).astype(np.int32)
@@ -31,12 +31,14 @@ def trained(weights, *, steps=1, precision="float32", **settings):
             model.set_weights(weights)
         before = [variable.numpy() for variable in model.trainable_variables]
         weights = model.get_weights()
+
         # Batch statistics of these tiny maps would enlarge every rounding a hundredfold.
         model.compile(MomentumSGD(0.001, momentum=0.9), fine_tune_batch_norm=False, **settings)
         batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(2, True)
         model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0)
+
     moved = [new.numpy() - old for new, old in zip(model.trainable_variables, before, strict=True)]
-    loss = float(model.loss_tracker.result())  # their mean
+    loss = float(model.loss_tracker.result())  # the mean over the steps
     return weights, loss, np.concatenate([part.ravel() for part in moved]), model
 
 
@@ -63,11 +65,12 @@ def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bou
     assert other_loss == pytest.approx(loss, rel=bound / 50)
     error = np.linalg.norm(other_moved - moved) / np.linalg.norm(moved)
     assert error < bound
+
     outputs = model(np.zeros([1, 33, 33, 3], np.float32))
     assert {value.dtype for value in outputs.values()} == {tf.float32}
     assert {variable.dtype for variable in model.trainable_variables} == {tf.float32}
-    scaled = isinstance(model.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
-    assert scaled == (precision == "mixed_float16")
+    scales_loss = isinstance(model.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+    assert scales_loss == (precision == "mixed_float16")
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ import tensorflow as tf
 
 from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS, ResNet, stage_plans
 
-# Learned parameters without classifier. v1: torchvision's published counts less its last layer
-# (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000; 44,549,160 - 2,049,000;
-# 60,192,808 - 2,049,000). v1c: its stem has 864 + 64 + 9,216 + 64 + 18,432 + 128 = 28,768 in place
-# of 9,408 + 128 = 9,536, so 19,232 more; the counts of 50 and 101 stand also in
-# docs/ancestors.md, SSSegmentation, Network.
+# Number of learned parameters without the classifier. v1: torchvision's published counts, minus the
+# last layer (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000;
+# 44,549,160 - 2,049,000; 60,192,808 - 2,049,000). v1c: its stem has 864 + 64 + 9,216 + 64 + 18,432
+# + 128 = 28,768 instead of 9,408 + 128 = 9,536, so 19,232 more. The counts of 50 and 101 are also
+# in docs/ancestors.md, SSSegmentation, Network.
 PARAMETERS = {
     ("v1", 18): 11_176_512,
     ("v1", 34): 21_284_672,

@@ -1,9 +1,9 @@
 """Trains the package's model in float64, for `test_parity.py`: -m tests.training.parity FOLDER.
 
-In a process of its own, since it changes what `tf.float32` means: the package computes in what it
-calls float32, and here that is float64. Nothing else of it is replaced but the layer of batch
-normalisation: TensorFlow's fused kernel, whose moving variance is the unbiased one (as PyTorch's
-is), has no float64; the package's normalisation over replicas, which has the same rule, stands in.
+It needs another process, since it makes `tf.float32` mean float64, so that the package computes in
+float64. Of the package, only the layer of batch normalisation is replaced, since TensorFlow's fused
+kernel does not exist for float64. The package's normalisation over replicas takes its place; it has
+the same rule and, like PyTorch, averages the unbiased variance.
 """
 
 import json
@@ -24,7 +24,7 @@ from deeplab_tf.weights import mapping, ssseg  # noqa: E402
 
 
 def arrays_of(model) -> dict[str, np.ndarray]:
-    """Weights, moving statistics and momentum by their names."""
+    """Returns weights, moving statistics and momentum by their names."""
     arrays = {name: v.numpy() for name, v in mapping.variables_of(model).items()}
     slots = zip(model.trainable_variables, model.optimizer._momentums, strict=True)
     return arrays | {f"momentum/{v.name.split(':')[0]}": slot.numpy() for v, slot in slots}
@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
         optimizer="sgd",
         **{name: job[name] for name in names},
     )
-    object.__setattr__(config, "dtype_policy", "float64")  # no choice of the flag
+    object.__setattr__(config, "dtype_policy", "float64")  # which the flag does not allow
     classes = tuple((str(index), (index, 0, 0)) for index in range(job["classes"]))
     info = catalog.DatasetInfo(name="parity", classes=classes)
     model_config = ModelConfig(
@@ -70,8 +70,8 @@ def main(folder: Path) -> None:
         if step in job["snapshots"]:
             np.savez(folder / f"ours_{step}.npz", **arrays_of(model))
     kinds = {variable.dtype.name for variable in mapping.variables_of(model).values()}
-    found = {"losses": losses, "origins": source.origins, "dtypes": sorted(kinds)}
-    (folder / "ours.json").write_text(json.dumps(found))
+    result = {"losses": losses, "origins": source.origins, "dtypes": sorted(kinds)}
+    (folder / "ours.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_the_remaining_time_is_that_of_steps_saves_and_validations(clock):
+def test_the_remaining_time_includes_steps_saves_and_validations(clock):
     pace = callbacks.Pace(100, pauses={"save": 10, "validation": 30, "never": 0})
     assert math.isnan(pace.seconds_left(0)) and not pace.is_steady()
     for seconds in (60.0, 30.0):  # calls that compile do not count

@@ -1,4 +1,4 @@
-"""Settings together: against the run without one of them, or a plain calculation."""
+"""Several settings in one run, against the run without one of them, or a plain calculation."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ MANY = {
     "last_layer_gradient_multiplier": 2.0,
     "label_weights": (1.0, 2.0, 3.0, 1.0, 0.5, 1.0, 1.0),
 }
-NOT_MINED = MANY | {"top_k_percent_pixels": 1.0}  # each replica mines among its own pixels
+ALL_PIXELS = MANY | {"top_k_percent_pixels": 1.0}  # each replica would select among its own pixels
 OFTEN = {"log_steps": 2, "save_interval_steps": 2}
 
 
@@ -30,7 +30,8 @@ OFTEN = {"log_steps": 2, "save_interval_steps": 2}
 def train(tiny_experiment, tmp_path):
     def run(name, *, strategy=None, **settings):
         settings = {"train_batch_size": 8, "train_logdir": str(tmp_path / name)} | settings
-        experiment = change(tiny_experiment, "model", dropout_rate=0.0)  # XLA draws other numbers
+        # No dropout, since XLA would draw other numbers.
+        experiment = change(tiny_experiment, "model", dropout_rate=0.0)
         assert Trainer(change(experiment, "train", **settings), strategy).run() == 4
         return tmp_path / name
 
@@ -44,9 +45,9 @@ def test_how_the_steps_are_run_changes_no_result(train, added):
 
 
 def test_two_replicas_clip_and_average_like_one(train):
-    frozen = {"fine_tune_batch_norm": False}  # parts of two replicas have other statistics
-    one = train("frozen", strategy=tf.distribute.OneDeviceStrategy("CPU:0"), **NOT_MINED, **frozen)
-    assert_alike(train("two", strategy=two_replicas(), **NOT_MINED, **frozen), one, 4)
+    frozen = {"fine_tune_batch_norm": False}  # each replica's parts would have other statistics
+    one = train("frozen", strategy=tf.distribute.OneDeviceStrategy("CPU:0"), **ALL_PIXELS, **frozen)
+    assert_alike(train("two", strategy=two_replicas(), **ALL_PIXELS, **frozen), one, 4)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -70,14 +71,14 @@ def test_averages_in_half_precision_are_those_of_the_saved_weights(train, policy
     assert not np.array_equal(saved[4][kernel], expected)
 
 
-def test_xla_changes_no_step():
-    settings = NOT_MINED | {"label_weights": (1.0, 2.0, 3.0), "dropout": 0.0}
+def test_xla_does_not_change_a_step():
+    settings = ALL_PIXELS | {"label_weights": (1.0, 2.0, 3.0), "dropout": 0.0}
     del settings["ema_decay"]
     for share in (1.0, 1 / 64):
         settings["top_k_percent_pixels"] = share
         initial, loss, expected = step(None, **settings)
-        _, found, moved = step(initial, jit_compile=True, **settings)
-        assert found == pytest.approx(loss, rel=1e-5)
+        _, compiled_loss, moved = step(initial, jit_compile=True, **settings)
+        assert compiled_loss == pytest.approx(loss, rel=1e-5)
         assert distance(moved, expected) < 1e-4
 
 
@@ -86,7 +87,7 @@ def test_parts_weights_clipping_and_multiplier_follow_the_plain_rule(replicas):
     given = {"label_weights": (1.0, 2.0, 3.0)}
     initial, loss, plain = step(None, **given)
     norm = np.sqrt(sum(np.sum(np.square(value / RATE)) for value in plain.values()))
-    _, found, moved = step(
+    _, loss_in_parts, moved = step(
         initial,
         replicas=replicas,
         gradient_accumulation_steps=2,
@@ -99,5 +100,5 @@ def test_parts_weights_clipping_and_multiplier_follow_the_plain_rule(replicas):
         name: value / 4 * (1 if name.startswith("backbone/") else 3)
         for name, value in plain.items()
     }
-    assert found == pytest.approx(loss, rel=1e-5)
+    assert loss_in_parts == pytest.approx(loss, rel=1e-5)
     assert distance(moved, wanted) < 1e-4

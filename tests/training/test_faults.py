@@ -1,4 +1,4 @@
-"""What goes wrong in a run: what is kept, and what is said."""
+"""Faults during a run: what is kept, and what the user is told."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch)
     assert trainer.run_dir.checkpoints.restore_newest(trainer.checkpoint) == 0
 
 
-def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, monkeypatch):
+def test_a_worker_lost_while_saving_is_not_reported_as_a_disk_fault(tiny_experiment, monkeypatch):
     trainer = Trainer(tiny_experiment)
 
     def lost(prefix):
@@ -62,7 +62,7 @@ def test_a_worker_lost_while_saving_is_no_fault_of_the_disk(tiny_experiment, mon
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_did_not_note_of_its_best_is_made_up_for(tiny_experiment):
+def test_a_resumed_run_writes_the_best_json_that_a_killed_run_did_not(tiny_experiment):
     experiment = change(tiny_experiment, "train", eval_interval_steps=4)
     trainer = Trainer(experiment)
     trainer.run()

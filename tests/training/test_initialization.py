@@ -42,7 +42,7 @@ def changed(before, model):
     return {n.split("/")[0] for n in before if not np.array_equal(before[n], after[n])}
 
 
-def test_everything_is_loaded_where_the_classes_agree(pth):
+def test_everything_is_loaded_if_the_classes_agree(pth):
     model = build_model(ModelConfig(**SETTINGS), num_classes=7)
     before = values(model)
     said = initialization.initialize(model, str(pth))
@@ -50,7 +50,7 @@ def test_everything_is_loaded_where_the_classes_agree(pth):
     assert f"{len(before)} variables, all." in said
 
 
-def test_other_classes_replace_the_classifiers_only_and_it_is_said(pth):
+def test_other_classes_replace_only_the_classifiers_and_the_user_is_told(pth):
     model = build_model(ModelConfig(**SETTINGS), num_classes=3)
     before = values(model)
     said = initialization.initialize(model, str(pth))
@@ -83,7 +83,7 @@ def test_another_head_may_stay_new(pth, head):
     assert changed(before, model) == {"backbone"}
 
 
-def test_a_backbone_alone_leaves_the_heads_new(tmp_path):
+def test_a_file_with_only_a_backbone_leaves_the_heads_new(tmp_path):
     oracle = Oracle()
     oracle.backbone(IMAGES, "", 18, "v1", 16)
     writers.write_pth(tmp_path / "r.pth", oracle.arrays)
@@ -106,7 +106,7 @@ def test_a_backbone_alone_leaves_the_heads_new(tmp_path):
 def test_weights_of_another_network_are_refused(pth, settings, needed):
     model = build_model(ModelConfig(**(SETTINGS | settings)), num_classes=7)
     before = values(model)
-    with pytest.raises(UserError, match=f"is of another network; its weights need: .*{needed}"):
+    with pytest.raises(UserError, match=f"belongs to another network; .* need: .*{needed}"):
         initialization.initialize(model, str(pth))
     assert changed(before, model) == set()
 
@@ -123,7 +123,7 @@ def test_multi_grid_means_what_it_means_in_the_file(tmp_path):
     assert "variables, all." in initialize(multi_grid=(1, 2), multi_grid_replaces_rates=True)
     with pytest.raises(UserError, match="need: --multi_grid_replaces_rates=true"):
         initialize(multi_grid=(1, 2))
-    for meaning in (False, True):  # of nothing
+    for meaning in (False, True):  # without effect if there is no multi-grid
         assert "variables, all." in initialize(multi_grid_replaces_rates=meaning)
 
 
@@ -151,7 +151,7 @@ def experiment_with(tiny_experiment, tmp_path, checkpoint, **settings):
 
 @pytest.mark.slow
 def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tmp_path, capsys):
-    """With a rate of 0 the weights after a step are those it started from."""
+    """With a learning rate of 0, the weights after a step are still the initial ones."""
     imported = tmp_path / "imported"
     weight_import.main(ImportConfig(source=str(pth), output=str(imported), atrous_rates=(6, 12)))
     expected = build_model(ModelConfig(**SETTINGS), num_classes=7)
@@ -172,5 +172,5 @@ def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tm
             name = variable.name.split(":")[0]
             np.testing.assert_array_equal(variable, mapping.variables_of(expected)[name])
     assert capsys.readouterr().out.count("Initialised from") == 2
-    Trainer(first).run()  # a resumed run does not start anew
+    Trainer(first).run()  # a resumed run does not load them again
     assert "Initialised" not in capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_a_step_writes_each_weight_once(name):
         optimizer.apply_gradients([(tf.ones([1]), weight)])
 
     graph = step.get_concrete_function().graph
-    handle = next(own for given, own in graph.captures if given is weight.handle)
+    handle = next(inner for outer, inner in graph.captures if outer is weight.handle)
     writes = [op.type for op in handle.consumers() if op.type != "ReadVariableOp"]
     assert len(writes) == 1, writes
 
@@ -131,9 +131,9 @@ def settings(**values):
 def rates(*steps, **values):
     schedule = build_schedule(settings(**values))
     again = type(schedule).from_config(schedule.get_config())
-    found = [float(schedule(step)) for step in steps]
-    assert found == [float(again(step)) for step in steps]
-    return pytest.approx(found, rel=1e-6)
+    values = [float(schedule(step)) for step in steps]
+    assert values == [float(again(step)) for step in steps]
+    return pytest.approx(values, rel=1e-6)
 
 
 def test_policies_at_known_steps():
@@ -148,7 +148,7 @@ def test_policies_at_known_steps():
 
 def test_a_slow_start_comes_before_the_policy():
     slow = {"slow_start_step": 4, "slow_start_learning_rate": 0.1, "learning_power": 1.0}
-    # After it the polynomial has the 6 steps that are left.
+    # The polynomial then has the remaining 6 steps.
     assert rates(0, 3, 4, 7, **slow) == [0.1, 0.1, 0.5, 0.25]
     # From 0.1 to 0.5 in 4 steps
     linear = slow | {"slow_start_burnin_type": "linear"}
@@ -170,7 +170,7 @@ def test_impossible_settings_are_refused(values, match):
 
 
 def reference(name, gradients, weight, rate, *, decay=0.1, epsilon=0.01):
-    """The papers' rules, in numpy: a kernel's weight after these gradients."""
+    """Returns a kernel's weight after these gradients, by the rules of the papers, in numpy."""
     first, second = np.zeros(3), np.zeros(3)
     for index, gradient in enumerate(gradients):
         now, shrink = rate(index), decay * rate(index)
@@ -189,7 +189,7 @@ def reference(name, gradients, weight, rate, *, decay=0.1, epsilon=0.01):
             weight = weight - now * np.linalg.norm(weight) / np.linalg.norm(update) * update
             continue
         kept = weight - shrink * weight if name == "adamw" else weight
-        # Keras' and TensorFlow's epsilon is that of the paper's section 2, times the correction.
+        # Keras and TensorFlow add epsilon before the correction, as in the end of section 2.
         root = (np.sqrt(second) + epsilon) / np.sqrt(unbiased)
         weight = kept - now * mean / root
     return weight
@@ -246,11 +246,13 @@ def test_without_addons_weights_and_checkpoints_are_the_same(name, monkeypatch, 
     optimizer, ours, own_path = trained(tmp_path / "own")
 
     assert type(optimizer) is not type(addons)
-    numbers, own = (tf.train.load_checkpoint(str(p)) for p in (path, own_path))
-    names = [name for name in numbers.get_variable_to_shape_map() if "GRAPH" not in name]
+    their_file, our_file = (tf.train.load_checkpoint(str(p)) for p in (path, own_path))
+    names = [name for name in their_file.get_variable_to_shape_map() if "GRAPH" not in name]
     assert len(names) > 6
     for name in names:
-        np.testing.assert_array_equal(own.get_tensor(name), numbers.get_tensor(name), err_msg=name)
+        np.testing.assert_array_equal(
+            our_file.get_tensor(name), their_file.get_tensor(name), err_msg=name
+        )
     ours.read(path).assert_consumed()
     theirs.read(own_path).assert_consumed()
     assert type(optimizer).from_config(addons.get_config()).get_config() == optimizer.get_config()
@@ -271,7 +273,7 @@ def test_averages_follow_the_weights(name, half, replicas):
         model.compile(optimizer)
     (variable,) = model.trainable_variables
     variable.assign([[2.0], [3.0]])
-    averaging.start(model)  # they were made before that
+    averaging.start(model)  # the averages were created from the weights before that
 
     @tf.function
     def step():

@@ -1,4 +1,4 @@
-"""What a run says at its start agrees with its settings and records."""
+"""What a run prints at its start agrees with its settings and records."""
 
 import pytest
 
@@ -26,12 +26,11 @@ def lines(*, train=None, ignored=None, continues=False, **settings):
         devices="CPU, 2 cores",
         continues=continues,
     )
-    found = dict(line.split(maxsplit=1) for line in text.splitlines())
-    return found
+    return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
 def test_the_lines_hold_the_runs_numbers():
-    found = lines(
+    printed = lines(
         train={
             "training_number_of_steps": 300,
             "train_batch_size": 4,
@@ -43,39 +42,39 @@ def test_the_lines_hold_the_runs_numbers():
         },
         ignored=0.0312,
     )
-    assert found["data"] == (
+    assert printed["data"] == (
         "home/records (rooms), split train: 50 images (the first 120x160), 3 classes, "
         "ignored pixels 3.1 %"
     )
-    assert found["length"] == "300 steps of 4 crops of 65x97: 24 epochs"  # 300 * 4 / 50
-    assert "sgd, learning rate 0.02 to 0.0002 (poly)" in found["optimizer"]
+    assert printed["length"] == "300 steps of 4 crops of 65x97: 24 epochs"  # 300 * 4 / 50
+    assert "sgd, learning rate 0.02 to 0.0002 (poly)" in printed["optimizer"]
     assert (
-        found["network"].startswith("resnet_v1_18, output stride 16")
-        and "2,4,6" in found["network"]
+        printed["network"].startswith("resnet_v1_18, output stride 16")
+        and "2,4,6" in printed["network"]
     )
-    assert found["weights"] == "weights.pth"
-    assert found["validation"].startswith("split held_out, 7 images, every 30 steps; the best")
-    assert found["devices"] == "CPU, 2 cores, float32"
-    assert found["run"] == "runs/one, new"
+    assert printed["weights"] == "weights.pth"
+    assert printed["validation"].startswith("split held_out, 7 images, every 30 steps; the best")
+    assert printed["devices"] == "CPU, 2 cores, float32"
+    assert printed["run"] == "runs/one, new"
 
 
-def test_what_is_missing_is_said():
-    found = lines()
-    assert found["weights"].startswith("RANDOM: nothing is loaded")
-    assert found["validation"].startswith("none")
-    assert found["data"].endswith("ignored pixels not counted")
+def test_a_missing_part_is_mentioned():
+    printed = lines()
+    assert printed["weights"].startswith("RANDOM: nothing is loaded")
+    assert printed["validation"].startswith("none")
+    assert printed["data"].endswith("ignored pixels not counted")
 
 
 def test_settings_without_effect_are_named():
-    found = lines(train={"learning_policy": "step", "learning_power": 2.0})
-    assert found["unused"] == "--learning_power=2.0, which needs --learning_policy=poly"
+    printed = lines(train={"learning_policy": "step", "learning_power": 2.0})
+    assert printed["unused"] == "--learning_power=2.0, which needs --learning_policy=poly"
     assert "unused" not in lines(train={"learning_power": 2.0})
 
 
 def test_a_continued_run_has_its_own_weights():
-    found = lines(train={"tf_initial_checkpoint": "weights.pth"}, continues=True)
-    assert "weights.pth" not in found["weights"] and "newest checkpoint" in found["weights"]
-    assert found["run"] == "runs/one, continued"
+    printed = lines(train={"tf_initial_checkpoint": "weights.pth"}, continues=True)
+    assert "weights.pth" not in printed["weights"] and "newest checkpoint" in printed["weights"]
+    assert printed["run"] == "runs/one, continued"
 
 
 def test_the_ignored_share_is_the_builders_count():
@@ -102,5 +101,5 @@ def test_the_ignored_share_is_the_builders_count():
         ({"slow_start_step": 9}, "learning rate 0.1 to 0 (poly) after 9 steps at 0.0001"),
     ],
 )
-def test_the_learning_rates_way_is_told(settings, text):
+def test_the_learning_rate_is_described(settings, text):
     assert overview.learning_rate(TrainConfig(base_learning_rate=0.1, **settings)) == text

@@ -1,7 +1,7 @@
-"""Training equals PyTorch's, step by step: equal weights and batches, no dropout, float64.
+"""Training gives PyTorch's weights after each step: same start and batches, no dropout, float64.
 
-The peer is SSSegmentation's model in plain PyTorch (benchmarks/peers/model.py), which has an
-environment of its own: `make benchmarks/.venv/installed`.
+The peer is SSSegmentation's model in plain PyTorch (benchmarks/peers/model.py). It has its own
+environment: `make benchmarks/.venv/installed`.
 """
 
 import json
@@ -18,7 +18,7 @@ SNAPSHOTS = (1, 5, 20)
 
 
 def write_job(folder, *, classes, output_stride, fine_tune_batch_norm, steps):
-    """Batches of two images with ignored pixels; one image, and one batch, has nothing else."""
+    """Writes batches of two images with ignored pixels; one image and one batch are all ignored."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((steps, 2, 33, 41, 3))
     labels = rng.integers(0, classes, (steps, 2, 33, 41))
@@ -31,7 +31,7 @@ def write_job(folder, *, classes, output_stride, fine_tune_batch_norm, steps):
         "output_stride": output_stride,
         "fine_tune_batch_norm": fine_tune_batch_norm,
         "batch_size": 2,
-        "blocks": [2, 2, 2, 2],  # of a stage the first block and a later one, which differ in rate
+        "blocks": [2, 2, 2, 2],  # a first block and a later one, which differ in rate
         "width": 16,
         "network": [
             *("model_variant", "output_stride", "aspp_convs_filters", "auxiliary_filters"),
@@ -52,7 +52,7 @@ def in_our_layout(name, array):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # a minute for the longest on a quiet machine
+@pytest.mark.timeout(1800)  # the longest takes a minute on a quiet machine
 @pytest.mark.parametrize(
     "settings",
     [
@@ -75,7 +75,7 @@ def test_training_equals_pytorchs(settings, tmp_path):
     ours = json.loads((tmp_path / "ours.json").read_text())
     theirs = json.loads((tmp_path / "peers_losses.json").read_text())
     assert ours["dtypes"] == ["float64"]
-    assert ours["losses"][3] == theirs[3] == 0  # of the batch without a valid pixel
+    assert ours["losses"][3] == theirs[3] == 0  # the batch without a valid pixel
     assert min(theirs[:3]) > 1
     np.testing.assert_allclose(ours["losses"], theirs, rtol=1e-12)
 
@@ -95,4 +95,4 @@ def test_training_equals_pytorchs(settings, tmp_path):
             trained = settings["fine_tune_batch_norm"] or not is_statistic
             if not name.startswith("momentum/"):
                 changed = (there[origin] != start[origin]).any()
-                assert changed == trained, name  # else nothing was compared
+                assert changed == trained, name  # otherwise nothing was compared

@@ -18,12 +18,12 @@ from tests.runs.test_run_dir import INFO
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path_factory, monkeypatch):
-    """Records are written there, and removed with pytest's folders."""
+    """Makes the records of a test go with pytest's folders."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("records")))
 
 
 def table(images, *, length=100):
-    """The records of so many images, each `length` bytes long and in a shard of its own."""
+    """Returns records of this many images, each `length` bytes long in its own shard."""
     folder = Path(tempfile.mkdtemp())
     shards = [folder / f"train-{index:05}-of-{images:05}.tfrecord" for index in range(images)]
     for shard in shards:
@@ -33,11 +33,11 @@ def table(images, *, length=100):
 
 
 def start(run, experiment, info=INFO, records=None):
-    """What the trainer does with a run's folder at its start; returns what it tells."""
+    """Does with a run's folder what the trainer does at its start; returns the warning."""
     records = records or table(9)
-    told = run_checks.require_trainable(run, experiment, info, records)
+    warning = run_checks.require_trainable(run, experiment, info, records)
     run.open_for_training(experiment, info, records)
-    return told
+    return warning
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def start(run, experiment, info=INFO, records=None):
         ({"decay_steps": 1000, "end_learning_rate": 0.01}, 1000, 2000),
         ({"decay_steps": 900, "learning_policy": "cosine", "end_learning_rate": 0.01}, 1000, 1500),
         ({"decay_steps": 4000}, 1000, 2000),
-        ({"learning_policy": "step"}, 500, 700),  # shorter, but not shorter than it is
+        ({"learning_policy": "step"}, 500, 700),  # fewer steps, but not fewer than are done
         ({}, 0, 2000),
     ],
 )
-def test_a_run_goes_on_where_the_longer_one_would_have_been_there(tmp_path, settings, done, steps):
+def test_a_run_is_made_longer_if_its_past_rates_stay_the_same(tmp_path, settings, done, steps):
     assert longer(tmp_path, settings, done, steps).experiment().train == TrainConfig(
         **{"base_learning_rate": 0.1, "training_number_of_steps": steps} | settings
     )
@@ -71,7 +71,7 @@ def test_a_run_goes_on_where_the_longer_one_would_have_been_there(tmp_path, sett
         ({"learning_policy": "step"}, 1000, 900, "is at step 1000 already, past .*its own 1000"),
     ],
 )
-def test_other_rates_are_refused_with_the_way_out(tmp_path, settings, done, steps, sentence):
+def test_other_past_rates_are_refused_with_the_way_out(tmp_path, settings, done, steps, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         longer(tmp_path, settings, done, steps)
     assert f"--tf_initial_checkpoint={tmp_path} --train_logdir=DIR" in str(error.value)
@@ -79,7 +79,7 @@ def test_other_rates_are_refused_with_the_way_out(tmp_path, settings, done, step
 
 
 def longer(folder, settings, done, steps):
-    """Opens a run of 1000 steps that has done some as one of `steps` steps."""
+    """Opens a run of 1000 steps, of which `done` are done, as a run of `steps` steps."""
     train = TrainConfig(base_learning_rate=0.1, training_number_of_steps=1000, **settings)
     run = RunDir(folder)
     start(run, Experiment(train=train))
@@ -91,11 +91,11 @@ def longer(folder, settings, done, steps):
 
 @pytest.mark.parametrize("more_steps", [0, 10])
 def test_a_run_is_not_continued_on_more_or_fewer_images(tmp_path, more_steps):
-    """Every position of an epoch would have another image, whatever the steps are then."""
+    """Every place in an epoch would have another image, also if the number of steps stays."""
     run = RunDir(tmp_path)
     train = TrainConfig(training_number_of_steps=100, learning_policy="step")
     start(run, Experiment(train=train), records=table(9))
-    start(run, Experiment(train=train), records=table(10))  # nothing was trained yet
+    start(run, Experiment(train=train), records=table(10))  # allowed, since nothing was trained yet
     (tmp_path / "model.ckpt-50.index").touch()
     written = (tmp_path / catalog.MANIFEST).read_bytes()
 
@@ -111,7 +111,7 @@ def test_a_run_is_not_continued_on_more_or_fewer_images(tmp_path, more_steps):
     assert start(run, Experiment(train=train), records=table(10)) == ""
 
 
-def test_records_that_were_built_again_are_told_once(tmp_path):
+def test_records_that_were_built_again_cause_one_warning(tmp_path):
     run = RunDir(tmp_path)
     start(run, Experiment())
     (tmp_path / "model.ckpt-50.index").touch()
@@ -124,7 +124,7 @@ def test_records_that_were_built_again_are_told_once(tmp_path):
 
 def test_a_run_of_an_earlier_version_goes_on_and_then_knows_its_images(tmp_path):
     run = RunDir(tmp_path)
-    run.open_for_training(Experiment(), INFO)  # without records: as they were written before
+    run.open_for_training(Experiment(), INFO)  # as earlier versions did, without the records
     (tmp_path / "model.ckpt-50.index").touch()
     assert run.trained_on() == {}
     assert start(run, Experiment(), records=table(9)) == ""

@@ -1,4 +1,4 @@
-"""Runs from start to end: what they write, and that they continue exactly."""
+"""Whole runs: what they write, and that a resumed run ends with the same weights."""
 
 import collections
 import contextlib
@@ -48,7 +48,12 @@ def assert_same_weights(first, second):
 
 @dataclasses.dataclass(frozen=True)
 class WholeRun:
-    """A run of four steps without an interruption, of the settings that `given` were."""
+    """A run of four steps that was not interrupted.
+
+    given: its settings. stored: the settings that it stored, with epochs turned into steps.
+    printed: its output. traces: how often each function was traced. leftovers: what is left of
+    unfinished checkpoints.
+    """
 
     given: Experiment
     stored: Experiment
@@ -61,16 +66,16 @@ class WholeRun:
         return Path(self.given.train.train_logdir)
 
     def copy(self, folder: Path) -> Experiment:
-        """Copies it to `folder`; returns the settings that continue it there, unvalidated."""
+        """Copies it to `folder`; returns settings that continue it there without validation."""
         shutil.copytree(self.path, folder)
         return change(self.stored, "train", train_logdir=str(folder), eval_interval_steps=0)
 
 
 @pytest.fixture(scope="module")
 def whole(records_dir, tmp_path_factory) -> WholeRun:
-    """One training for all tests that compare with one, or need what one leaves.
+    """Trains once, for all tests that need a whole run or compare with one.
 
-    It finds what a run leaves that was killed while it wrote its first checkpoint.
+    The folder holds what a run leaves that was killed while it wrote its first checkpoint.
     """
     experiment = change(
         tiny_run(records_dir, tmp_path_factory.mktemp("whole") / "run"),
@@ -85,7 +90,7 @@ def whole(records_dir, tmp_path_factory) -> WholeRun:
         trainer = Trainer(experiment)
         folder = trainer.run_dir.path
         (folder / "model.ckpt-0.data-00000-of-00001").write_bytes(b"cut")
-        for step in (0, 9):  # saving step 0 would remove the first, and no save the other
+        for step in (0, 9):  # a save of step 0 would remove only the first
             (folder / f"model.ckpt-{step}_temp").mkdir()
         assert trainer.run() == 4
     leftovers = [*folder.glob("*_temp"), *folder.glob("damaged-*")]
@@ -94,7 +99,7 @@ def whole(records_dir, tmp_path_factory) -> WholeRun:
 
 @contextlib.contextmanager
 def counted_traces():
-    """Counts how often the functions that graphs are made of are traced."""
+    """Counts how often the functions that become graphs are traced."""
     counts = collections.Counter()
 
     def counted(function):
@@ -111,7 +116,7 @@ def counted_traces():
 
 
 def start(experiment, tmp_path, *options):
-    """Starts the command line's trainer on these settings in a process of its own."""
+    """Starts `python -m deeplab_tf.train` with these settings in another process."""
     flagfile = tmp_path / "settings.flags"
     flagfile.write_text(flags.flagfile_text(experiment))
     command = [sys.executable, "-m", "deeplab_tf.train", f"--flagfile={flagfile}", *options]
@@ -141,9 +146,9 @@ def wait_for(path, process):
 def test_interrupted_runs_continue_exactly(
     whole, tiny_experiment, tmp_path, capsys, ending, awaited
 ):
-    """Their last weights are those of a whole run.
+    """The last weights are the same as without an interruption.
 
-    Validations fall between the saves, so that checkpoints of both kinds are resumed from.
+    Validations fall between the saves, so that runs resume from checkpoints of both kinds.
     """
     run = tmp_path / "run"
     settings = {"eval_interval_steps": 1, "save_interval_steps": 3}
@@ -151,7 +156,7 @@ def test_interrupted_runs_continue_exactly(
     process = start(experiment, tmp_path)
     wait_for(run / awaited, process)
     process.send_signal(ending)
-    output = process.communicate(timeout=30)[0]  # what preemption leaves
+    output = process.communicate(timeout=30)[0]  # the grace period of preemption
     if ending == signal.SIGTERM:
         assert process.returncode == 0 and "the same command continues" in output
     train.main(experiment.model, experiment.data, experiment.train, experiment.eval)
@@ -185,7 +190,7 @@ def test_a_run_of_epochs_stores_its_steps(whole, shapes_dir, tmp_path, capsys):
         Trainer(change(unvalidated, "data", dataset_dir=str(tmp_path / "more")))
 
 
-def test_a_data_sets_folder_is_no_runs_folder(tiny_experiment, records_dir):
+def test_a_run_and_a_data_set_cannot_share_a_folder(tiny_experiment, records_dir):
     with pytest.raises(UserError, match="is the folder of a data set"):
         Trainer(change(tiny_experiment, "train", train_logdir=str(records_dir)))
     folder = Trainer(tiny_experiment).run_dir.path
@@ -257,12 +262,12 @@ def test_steps_run_in_one_call_leave_the_same_run(tiny_experiment, tmp_path):
     for one, other in zip(*logs, strict=True):
         assert one["step"] == other["step"]
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
-    assert counts == [1, 2]  # Keras writes the first step before its loop
-    assert Trainer(experiment).run() == 7  # done already, though 3 does not divide 7
+    assert counts == [1, 2]  # Keras traces the first step of a call before its loop over the others
+    assert Trainer(experiment).run() == 7  # nothing is left to do, so 3 need not divide 7
 
 
 def assert_resumed_exactly(whole, parts, monkeypatch):
-    """Trains both, the second with an interruption; returns the model of the first."""
+    """Trains both, the second in two parts; returns the model of the first."""
     trainer = Trainer(whole)
     trainer.run()
     with monkeypatch.context() as patch:
@@ -275,7 +280,7 @@ def assert_resumed_exactly(whole, parts, monkeypatch):
 
 
 def interrupt_at(monkeypatch, last):
-    """Ends a run at a step before its saves and validations, as a signal in a validation does."""
+    """Ends a run at a step, before it saves and validates, as a signal in a validation does."""
     on_step = callbacks.TrainingLog.on_step
 
     def interrupted(self, step, logs):
@@ -286,7 +291,7 @@ def interrupt_at(monkeypatch, last):
     monkeypatch.setattr(callbacks.TrainingLog, "on_step", interrupted)
 
 
-def test_a_run_goes_on_in_calls_that_meet_its_intervals(whole, tmp_path):
+def test_a_resumed_step_must_be_a_multiple_of_steps_per_execution(whole, tmp_path):
     experiment = whole.copy(tmp_path / "run")
     for step in (3, 4):  # as if it had been interrupted before
         (tmp_path / f"run/model.ckpt-{step}.index").unlink()
@@ -333,10 +338,10 @@ def test_training_and_loading_ignore_keras_settings(whole, tiny_experiment, requ
     expected = loaded_run.load(whole.path).model.get_weights()
     request.getfixturevalue("other_keras_settings")
     Trainer(tiny_experiment).run()
-    found = loaded_run.load(tiny_experiment.train.train_logdir).model.get_weights()
+    weights = loaded_run.load(tiny_experiment.train.train_logdir).model.get_weights()
 
-    assert [value.dtype for value in found] == [np.dtype(np.float32)] * len(expected)
-    for value, other in zip(expected, found, strict=True):
+    assert [value.dtype for value in weights] == [np.dtype(np.float32)] * len(expected)
+    for value, other in zip(expected, weights, strict=True):
         np.testing.assert_array_equal(value, other)
     assert tf.keras.backend.floatx() == "float64"
     assert tf.keras.backend.image_data_format() == "channels_first"
@@ -387,7 +392,7 @@ def test_half_precision_continues_exactly(tiny_experiment, tmp_path, monkeypatch
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monkeypatch, settings):
+def test_all_that_an_optimizer_keeps_is_restored(tiny_experiment, tmp_path, monkeypatch, settings):
     whole, parts = (
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
         for name in ("whole", "parts")
@@ -398,7 +403,7 @@ def test_all_that_an_optimizer_keeps_is_resumed(tiny_experiment, tmp_path, monke
 
 
 def assert_averages_are_loaded(experiment, model):
-    """As Keras' optimizer had them at the end of the run, and beside other weights."""
+    """Checks that a run is loaded with the optimizer's averages, which differ from the weights."""
     loaded = loaded_run.load(experiment.train.train_logdir).model
     weights = [variable.numpy() for variable in model.trainable_variables]
     with averaging.averaged(model):
@@ -414,7 +419,7 @@ def assert_averages_are_loaded(experiment, model):
 
 
 def test_changed_settings_are_refused_with_the_difference(tiny_experiment, monkeypatch):
-    """Before minutes are spent on a model."""
+    """The refusal comes before the model is built, which takes minutes."""
     Trainer(tiny_experiment)
     monkeypatch.delattr(trainer, "compiled_model")
     changed = change(tiny_experiment, "model", output_stride=8)
@@ -423,12 +428,12 @@ def test_changed_settings_are_refused_with_the_difference(tiny_experiment, monke
         Trainer(changed)
     assert "--output_stride: 16 -> 8" in str(error.value)
     assert "--base_learning_rate: 0.01 -> 0.5" in str(error.value)
-    assert "log_steps" not in str(error.value)  # which may change
+    assert "log_steps" not in str(error.value)  # this setting may change
 
 
 @pytest.mark.slow
-def test_a_finished_run_made_longer_is_one_that_was_so_long(tiny_experiment, tmp_path):
-    """Weights, statistics, momentum and step; the records may be renamed meanwhile."""
+def test_a_finished_run_made_longer_equals_a_run_of_that_length(tiny_experiment, tmp_path):
+    """Compares weights, statistics, momentum and step; the records may be renamed in between."""
     settings = {"learning_policy": "step", "learning_rate_decay_step": 3}
     straight, longer = (
         change(tiny_experiment, "train", train_logdir=str(tmp_path / name), **settings)
@@ -441,7 +446,7 @@ def test_a_finished_run_made_longer_is_one_that_was_so_long(tiny_experiment, tmp
 
 
 def test_two_replicas_train_like_one(whole, tiny_experiment):
-    settings = {"eval_interval_steps": 4, "recompute_stages": 1}  # the other recomputed nothing
+    settings = {"eval_interval_steps": 4, "recompute_stages": 1}  # the whole run recomputed nothing
     experiment = change(tiny_experiment, "train", **settings)
     Trainer(experiment, two_replicas()).run()
     results = []
@@ -452,12 +457,12 @@ def test_two_replicas_train_like_one(whole, tiny_experiment):
         np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-4)
 
 
-def test_label_weights_are_one_for_each_class(tiny_experiment):
+def test_label_weights_need_one_number_for_each_class(tiny_experiment):
     with pytest.raises(UserError, match="--label_weights=1.0,2.0 .* numbers, one for each class"):
         Trainer(change(tiny_experiment, "train", label_weights=(1.0, 2.0)))
 
 
-def test_replicas_on_cpus_are_not_compiled(tiny_experiment):
+def test_jit_compile_is_refused_for_replicas_on_cpus(tiny_experiment):
     with pytest.raises(UserError, match="--jit_compile cannot be given with several replicas"):
         Trainer(change(tiny_experiment, "train", jit_compile=True), two_replicas())
 
@@ -465,6 +470,6 @@ def test_replicas_on_cpus_are_not_compiled(tiny_experiment):
 @pytest.mark.parametrize(("device", "stages"), [("CPU:0", 3), ("GPU:0", 0)])
 def test_gpus_recompute_nothing_unless_told(tiny_experiment, device, stages):
     config = dataclasses.replace(tiny_experiment.train, recompute_stages=-1)
-    with tf.distribute.OneDeviceStrategy(device).scope():  # no such device is needed to ask
+    with tf.distribute.OneDeviceStrategy(device).scope():  # works without such a device
         assert trainer._recompute_stages(config) == stages
         assert trainer._recompute_stages(dataclasses.replace(config, recompute_stages=2)) == 2

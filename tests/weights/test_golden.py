@@ -1,4 +1,4 @@
-"""From a file on disk through import_weights to logits: those that the real ancestors computed."""
+"""From a file on disk through import_weights to logits, against the logits of the ancestors."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.weights import writers
 
 SSSEG, OFFICIAL = "ssseg_r50_os16_c150", "official_r50beta_os16_c21"
 HERE = Path(rule.__file__).parent
-BOUND = 1e-5  # of the golden logits' standard deviation, as docs/weights.md says
+BOUND = 1e-5  # times the golden logits' standard deviation, as docs/weights.md says
 
 
 def weights_of(name, layout):

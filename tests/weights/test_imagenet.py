@@ -1,4 +1,4 @@
-"""Keras' own ResNets with drawn weights against the backbones they become."""
+"""Keras' ResNets with random weights, against the backbones that they become."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 
 def draw_weights(model):
-    """Gives statistics and biases values that matter."""
+    """Gives statistics and biases random values, so that a mistake with them shows."""
     for layer in model.layers:
         values = []
         for weight in layer.weights:
@@ -65,15 +65,15 @@ def test_the_depth_is_read_off_the_model(depth):
     deep = getattr(tf.keras.applications, f"ResNet{depth}")(include_top=False, weights=None)
     source = imagenet.from_application(deep)
     assert source.config.model_variant == f"resnet_v1_{depth}" and source.num_classes == 0
-    # The moving statistics are no parameters, Keras' biases have become part of them.
+    # Without the moving statistics, which are not trained, and into which Keras' biases have gone.
     ours = [array for name, array in source.arrays.items() if "moving" not in name]
     theirs = [w for w in deep.trainable_weights if "conv/bias" not in w.name]
     assert sum(array.size for array in ours) == sum(np.prod(w.shape) for w in theirs)
-    with pytest.raises(UserError, match="The keras-cv model is no ResNet-50"):
+    with pytest.raises(UserError, match="The keras-cv model is not a ResNet-50"):
         imagenet.from_keras_cv(deep)
 
 
-def test_unknown_models_are_one_sentence():
+def test_unknown_models_are_refused_in_one_sentence():
     with pytest.raises(UserError, match="VGG16 is unknown; allowed: ResNet50, ResNet101 and"):
         sources.read("keras.applications:VGG16")
 

@@ -1,4 +1,4 @@
-"""Variants of the official network against its own arithmetic, written out in plain TensorFlow."""
+"""Variants of the official network, against its arithmetic in plain TensorFlow."""
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def backbone_arrays():
     return oracle.arrays
 
 
-def test_a_backbone_alone_is_recognised(backbone_arrays, tmp_path):
+def test_a_file_with_only_a_backbone_is_recognised(backbone_arrays, tmp_path):
     writers.write_tf1_checkpoint(tmp_path / "model.ckpt", backbone_arrays)
     source = sources.read(str(tmp_path / "model.ckpt.index"))
     assert source.num_classes == 0 and source.config.model_variant == "resnet_v1_50_beta"
@@ -178,7 +178,7 @@ def test_a_missing_variable_is_named(backbone_arrays, tmp_path):
         sources.read(str(tmp_path / "model.ckpt"))
 
 
-def test_other_networks_and_damage_are_one_sentence(tmp_path):
+def test_other_networks_and_damage_are_refused_in_one_sentence(tmp_path):
     writers.write_tf1_checkpoint(
         tmp_path / "x" / "model.ckpt", {"MobilenetV2/Conv/weights": np.zeros([3, 3, 3, 8], "f")}
     )
@@ -253,7 +253,7 @@ def test_checkpoints_of_the_first_format_are_read(backbone_arrays, tmp_path):
 
 @pytest.fixture(scope="module")
 def plus():
-    """The variables of a small DeepLabV3+."""
+    """Returns the variables of a small DeepLabV3+."""
     oracle = Oracle()
     oracle.logits(
         tf.zeros([1, 33, 33, 3]), depth=50, beta=True, stride=16, rates=(6, 12, 18), grid=(),
@@ -275,11 +275,11 @@ def plus():
         ),
         ("decoder/decoder_conv0_pointwise", "x", "lacks 'decoder/decoder_conv0_pointwise/weights'"),
         ("aspp0/weights", "aspp0/weights", r"'aspp0/weights' with the shape \(\); 4 axes"),
-        ("", "decoder/decoder_conv2_pointwise/weights", "1 of its weights have no place"),
-        ("", "resnet_v1_50/block1/unit_1/se/weights", "1 of its weights have no place"),
+        ("", "decoder/decoder_conv2_pointwise/weights", "1 of its weights have no place in ours"),
+        ("", "resnet_v1_50/block1/unit_1/se/weights", "1 of its weights have no place in ours"),
     ],
 )
-def test_networks_that_can_not_be_imported_are_one_sentence(
+def test_networks_that_cannot_be_imported_are_refused_in_one_sentence(
     plus, monkeypatch, gone, extra, message
 ):
     arrays = {n: a for n, a in plus.items() if not n.startswith(gone or "\n")}
@@ -289,7 +289,7 @@ def test_networks_that_can_not_be_imported_are_one_sentence(
         official.read("model.ckpt")
 
 
-def test_what_training_or_imagenet_left_is_no_weight_of_the_network(plus, monkeypatch):
+def test_variables_of_training_or_imagenet_are_not_weights_of_the_network(plus, monkeypatch):
     zero = np.zeros((), "f")
     training = {f"{name}/Momentum": zero for name in plus} | {"global_step": zero}
     imagenet = {"resnet_v1_50/logits/weights": zero, "resnet_v1_50/mean_rgb": zero}
@@ -300,7 +300,7 @@ def test_what_training_or_imagenet_left_is_no_weight_of_the_network(plus, monkey
     assert official.read("model.ckpt", backbone_only=True).num_classes == 0
 
 
-def test_checkpoints_of_tensorflow_2_are_called_so(tmp_path):
+def test_checkpoints_of_tensorflow_2_are_refused_by_that_name(tmp_path):
     tf.train.Checkpoint(a=tf.Variable(1.0)).write(str(tmp_path / "model.ckpt-0"))
     with pytest.raises(UserError, match="is a checkpoint of TensorFlow 2, such as this package's"):
         sources.read(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Where a file comes from, and what is said of files that are none of weights."""
+"""Where a file comes from, and what the user is told about files without weights."""
 
 import concurrent.futures
 import hashlib
@@ -29,7 +29,7 @@ def files_in(folder):
     return [path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-def test_a_page_in_place_of_a_file_does_not_stay(server, tmp_path, cache):  # noqa: F811
+def test_a_web_page_instead_of_a_file_is_not_kept(server, tmp_path, cache):  # noqa: F811
     oracle = Oracle()
     oracle.backbone(IMAGES, "", 18, "v1", 16)
     writers.write_pth(tmp_path / "r.pth", oracle.arrays)
@@ -39,12 +39,12 @@ def test_a_page_in_place_of_a_file_does_not_stay(server, tmp_path, cache):  # no
     assert files_in(cache) == []
     server.files["r.pth"] = (tmp_path / "r.pth").read_bytes()
     assert sources.read(f"{server.url}/r.pth").config.model_variant == "resnet_v1_18"
-    with pytest.raises(UserError, match="--multi_grid=1,2,4"):  # a mistake that is not the file's
+    with pytest.raises(UserError, match="--multi_grid=1,2,4"):  # the file is good, so it stays
         sources.read(f"{server.url}/r.pth", multi_grid=(1, 2, 4))
     assert files_in(cache) == ["r.pth"]
 
 
-def test_a_query_is_no_part_of_the_name(server, tmp_path, cache):  # noqa: F811
+def test_a_query_is_not_part_of_the_name(server, tmp_path, cache):  # noqa: F811
     name = "m.tar.gz?download=1"
     packed(tmp_path / "m.tar.gz")
     server.files[name] = (tmp_path / "m.tar.gz").read_bytes()
@@ -53,7 +53,7 @@ def test_a_query_is_no_part_of_the_name(server, tmp_path, cache):  # noqa: F811
     assert files_in(cache) == []
 
 
-def test_a_download_that_fails_says_what_can_be_done_here(server):  # noqa: F811
+def test_a_failed_download_names_the_way_out(server):  # noqa: F811
     way_out = (
         r"answers 404; fetch the file by hand and give its path: --tf_initial_checkpoint=PATH\."
     )
@@ -64,7 +64,7 @@ def test_a_download_that_fails_says_what_can_be_done_here(server):  # noqa: F811
             sources.read(address)
 
 
-def test_what_lacks_or_is_no_checkpoint_is_named(tmp_path):
+def test_what_is_missing_from_a_checkpoint_is_named(tmp_path):
     part = tmp_path / "a/model.ckpt-5.data-00000-of-00001"
     part.parent.mkdir()
     part.write_bytes(b"cells")
@@ -84,7 +84,7 @@ def test_what_lacks_or_is_no_checkpoint_is_named(tmp_path):
 
 
 def test_a_cached_file_of_another_content_is_named(server, tmp_path, cache, monkeypatch):  # noqa: F811
-    """A file that was put into the cache by hand, and is not the published one."""
+    """Someone put a file into the cache by hand that is not the published one."""
     monkeypatch.setattr(sources, "_HASH_IN_NAME", (server.url.removeprefix("http://"),))
     url = f"{server.url}/r-0123abcd.pth"
     with pytest.raises(UserError, match="answers 404; fetch the file by hand"):
@@ -99,7 +99,7 @@ def test_a_cached_file_of_another_content_is_named(server, tmp_path, cache, monk
     assert (folder / "r-0123abcd.pth").read_bytes() == b"other"
 
 
-def test_a_file_that_is_not_what_its_name_says_is_told_of(tmp_path, caplog):
+def test_a_file_whose_name_holds_another_hash_causes_a_warning(tmp_path, caplog):
     oracle = Oracle()
     oracle.backbone(IMAGES, "", 18, "v1", 16)
     path = tmp_path / "resnet18-0123abcd.pth"

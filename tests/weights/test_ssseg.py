@@ -1,4 +1,4 @@
-"""PyTorch's networks written out in plain TensorFlow, and their files' names."""
+"""PyTorch's networks, written out in plain TensorFlow, and the names in their files."""
 
 import numpy as np
 import pytest
@@ -180,7 +180,7 @@ def test_mmsegmentation_from_file_to_logits(tmp_path, variant):
 
 
 def to_ssseg(arrays, width):
-    """The same network under SSSegmentation's names; its pooling comes last."""
+    """Returns the same network under SSSegmentation's names; image pooling comes last there."""
     renamed = {}
     for name, array in arrays.items():
         for old, new in (
@@ -276,7 +276,7 @@ def test_a_missing_or_misshapen_weight_is_named(tmp_path):
         np.testing.assert_array_equal(variable, value)
 
 
-def test_other_rates_and_other_files_are_one_sentence(tmp_path):
+def test_other_rates_and_other_files_are_refused_in_one_sentence(tmp_path):
     oracle = Oracle()
     oracle.mmseg(IMAGES, 18, "v1", 16, (6, 12), 3, False)
     writers.write_pth(tmp_path / "m.pth", {"state_dict": oracle.arrays})
@@ -298,7 +298,7 @@ def test_other_rates_and_other_files_are_one_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def plus():
-    """The state dict of a small DeepLabV3+ of mmsegmentation."""
+    """Returns the state dict of a small DeepLabV3+ of mmsegmentation."""
     oracle = Oracle()
     oracle.mmseg(IMAGES, 18, "v1c", 16, (6, 12, 18), 5, True)
     return oracle.arrays
@@ -318,17 +318,17 @@ ZERO = np.zeros((), "f")
 )
 def test_weights_of_the_network_that_have_no_place_are_refused(plus, gone, extra, left):
     arrays = {n: a for n, a in plus.items() if gone not in n} | {extra: ZERO}
-    with pytest.raises(UserError, match=f"m.pth is of another network .*{left}"):
+    with pytest.raises(UserError, match=f"m.pth belongs to a network that cannot .*{left}"):
         ssseg.read(arrays, "m.pth")
 
 
-def test_a_backbone_alone_is_asked_for_its_own_weights_only(plus):
+def test_only_the_backbones_weights_are_needed_for_a_backbone(plus):
     head = {n: a for n, a in plus.items() if "c1_bottleneck" not in n}
     source = ssseg.read(head | {"backbone.fc.weight": ZERO}, "m.pth", backbone_only=True)
     assert all(name.startswith("backbone/") for name in source.arrays)
     bare = {n.removeprefix("backbone."): a for n, a in plus.items() if n.startswith("backbone.")}
     for arrays in (plus | {"backbone.layer1.0.se.fc.weight": ZERO}, bare | {"layer5.0.bias": ZERO}):
-        with pytest.raises(UserError, match="is of another network"):
+        with pytest.raises(UserError, match="belongs to a network that cannot be imported"):
             ssseg.read(arrays, "m.pth", backbone_only=True)
 
 
@@ -356,7 +356,7 @@ def test_other_programs_heads_are_not_taken_for_mmsegmentations(plus):
         ("decode_head.aspp_modules.1.depthwise_conv.conv.weight", ZERO, r"shape \(\), which 'aspp"),
     ],
 )
-def test_odd_shapes_are_one_sentence(plus, name, value, message):
+def test_odd_shapes_are_refused_in_one_sentence(plus, name, value, message):
     arrays = {n: a for n, a in plus.items() if n != name}
     arrays |= {} if value is None else {name: value}
     with pytest.raises(UserError, match=f"^m.pth .*{message}"):

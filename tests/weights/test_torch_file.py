@@ -103,7 +103,7 @@ def test_tensors_that_reach_outside_of_their_storage_are_refused(tmp_path, claim
 
 
 class Call:
-    """Pickled, it calls a function when it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -151,7 +151,7 @@ def test_pickles_that_call_anything_are_refused_and_not_run(tmp_path, call, name
 
 
 class HistoryBuffer:
-    """As mmengine's: its state names methods, which protocol 2 writes as calls of getattr."""
+    """Like mmengine's: its state names methods, which protocol 2 writes as calls of getattr."""
 
     def __getstate__(self):
         return {"log": np.arange(3.0), "methods": {"min": HistoryBuffer.min}}
@@ -160,7 +160,7 @@ class HistoryBuffer:
         pass
 
 
-def test_logs_of_mmengine_do_not_hinder(tmp_path, monkeypatch):
+def test_files_with_logs_of_mmengine_are_read(tmp_path, monkeypatch):
     name = "mmengine.logging.history_buffer"
     module = types.ModuleType(name)
     module.HistoryBuffer = HistoryBuffer
@@ -199,20 +199,20 @@ def damaged(path, change):
     ],
     ids=["cut", "missing", "big-endian", "cut pickle", "no pickle", "two pickles"],
 )
-def test_damaged_zips_are_one_sentence(tmp_path, change):
+def test_damaged_zips_are_refused_in_one_sentence(tmp_path, change):
     path = tmp_path / "a.pth"
     writers.write_pth(path, CONTENT)
     damaged(path, change)
-    with pytest.raises(UserError, match=r"a\.pth (was not read|is no whole PyTorch file)"):
+    with pytest.raises(UserError, match=r"a\.pth (was not read|is not a whole PyTorch file)"):
         torch_file.load(path)
 
 
 @pytest.mark.parametrize("cut", [3, 30, 200, -1])
-def test_damaged_legacy_files_are_one_sentence(tmp_path, cut):
+def test_damaged_legacy_files_are_refused_in_one_sentence(tmp_path, cut):
     path = tmp_path / "a.pth"
     writers.write_pth(path, CONTENT, legacy=True)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"a\.pth (was not read|is no whole PyTorch file)"):
+    with pytest.raises(UserError, match=r"a\.pth (was not read|is not a whole PyTorch file)"):
         torch_file.load(path)
 
 
@@ -226,9 +226,9 @@ def test_a_legacy_storage_of_another_length_is_refused(tmp_path):
         torch_file.load(path)
 
 
-def test_other_files_are_one_sentence(tmp_path):
+def test_other_files_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no pickle")
-    with pytest.raises(UserError, match="begins with b'no pickl' and is no file of PyTorch's"):
+    with pytest.raises(UserError, match="begins with b'no pickl' and is not a PyTorch file"):
         torch_file.load(tmp_path / "a.pth")
     with pytest.raises(UserError, match="does not exist"):
         torch_file.load(tmp_path / "b.pth")
@@ -266,8 +266,8 @@ def test_everything_is_as_torch_reads_it(tmp_path, zipped):
     )
 
 
-def test_a_description_can_not_be_changed_after_its_check(tmp_path):
-    """Pickle's BUILD sets attributes of what it has made."""
+def test_a_description_cannot_be_changed_after_its_check(tmp_path):
+    """The instruction BUILD of a pickle can set attributes of an object that was made before."""
     path = tmp_path / "a.pth"
     writers.write_pth(path, {"x": np.zeros(1, np.float32)})
     with zipfile.ZipFile(path) as archive:
@@ -283,7 +283,7 @@ def test_a_description_can_not_be_changed_after_its_check(tmp_path):
         torch_file.load(path)
 
 
-def test_a_zip_header_that_lies_on_a_size_is_noticed(tmp_path, monkeypatch):
+def test_a_zip_header_with_a_wrong_size_is_noticed(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     writers.write_pth(path, {"x": np.zeros(100, np.float32)})
     read = zipfile.ZipFile.read

@@ -55,7 +55,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _torch_modules():
-    """Stand-ins with PyTorch's names, so that pickles name them as PyTorch's do."""
+    """Stand-ins with PyTorch's names, so that pickles hold the names that PyTorch writes."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -105,7 +105,7 @@ def write_pth(path: Path, content, *, described=None, legacy: bool = False) -> N
 
 
 def write_tf1_checkpoint(prefix: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Saves variables by TensorFlow 1's own Saver."""
+    """Saves variables by the Saver of TensorFlow 1."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         variables, feed = {}, {}

@@ -1,9 +1,12 @@
 """Backbones: networks that turn images into feature maps. One module for each family.
 
-A family is a Keras layer and a function that reads its keyword arguments from the settings. The
-layer is called with normalised images [B, H, W, 3], `training` and `recompute_stages`, and returns
-feature maps by name. It says which of them are for whom: `context_end_point` for ASPP,
-`auxiliary_end_point` for the auxiliary head, `decoder_end_point(stride)` for a decoder.
+A family consists of a Keras layer and a function that returns the layer's keyword arguments for
+given settings. The layer is called with normalised images [B, H, W, 3], `training` and
+`recompute_stages`, and returns feature maps by name. Its attributes name the map that each head
+takes: `context_end_point` for ASPP, `auxiliary_end_point` for the auxiliary head, and
+`decoder_end_point(stride)` for a decoder.
+
+To add a family, write its module, and enter it below and in `config/backbones.py`.
 """
 
 from collections.abc import Callable
@@ -32,6 +35,6 @@ def build_backbone(config: ModelConfig, *, name: str = "backbone") -> tf.keras.l
 
 
 def layer_settings(config: ModelConfig) -> dict[str, Any]:
-    """Returns the settings of the backbone's layer, with those filled in that are left open."""
+    """Returns the arguments of the backbone's layer; what the settings leave open is filled in."""
     _, settings_of = FAMILIES[BACKBONES[config.model_variant].family]
     return settings_of(config)

@@ -1,8 +1,8 @@
 """Dilated residual networks (He et al. 2016; dilation as in Chen et al. 2017, sec. 3.1).
 
-Features are keyed by stage, "stage1" to "stage4"; at output stride 8 three stages share a stride,
-so a stride does not name one. Stage 1 has stride 4; later ones halve the size until the output
-stride is reached and are dilated from there.
+Features are named after their stages, "stage1" to "stage4". Their strides would not do as names: at
+output stride 8, three stages have the same one. Stage 1 has stride 4. Each later stage halves the
+size, until the output stride is reached; from there on the stages are dilated instead.
 """
 
 import functools
@@ -16,7 +16,8 @@ from deeplab_tf.config.backbones import BACKBONES
 from deeplab_tf.models.layers import NAMESPACE, ConvNorm, pad_symmetric
 from deeplab_tf.ops.recompute import recomputed
 
-# Blocks in each stage, and whether they are bottlenecks (He et al. 2016, table 1).
+# By depth: number of blocks in each stage, and whether they are bottlenecks (He et al. 2016,
+# table 1).
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -24,9 +25,9 @@ DEPTHS = {
     101: ((3, 4, 23, 3), True),
     152: ((3, 8, 36, 3), True),
 }
-# (filters, kernel, stride) of the convolutions before the max pool: v1 as in the paper, v1c with
-# the 7x7 split in three (He et al. 2019, arXiv:1812.01187, "ResNet-C"), beta wider (official
-# resnet_v1_beta.py).
+# (filters, kernel, stride) of each convolution before the max pool. v1 is the paper's. v1c replaces
+# its 7x7 by three 3x3 (He et al. 2019, arXiv:1812.01187, "ResNet-C"), and so does beta, with more
+# filters (official resnet_v1_beta.py).
 STEMS = {
     "v1": ((64, 7, 2),),
     "v1c": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
@@ -36,17 +37,21 @@ STEMS = {
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class ResidualBlock(tf.keras.layers.Layer):
-    """Basic block (two 3x3) or bottleneck (1x1, 3x3, 1x1); stride and rate act in the first 3x3.
+    """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3, 1x1), with its shortcut.
 
-    With `stride_in_1x1` the stride acts in a bottleneck's first 1x1. Without `project` the input
-    itself is added, every `strides`-th cell of it.
+    Returns two maps, [B, ceil(H / strides), ceil(W / strides), filters], with 4 * filters for a
+    bottleneck: the sum after its ReLU, and the convolutional part before it is added, where
+    official DeepLab's decoder starts.
 
-    The second 3x3 of a basic block is never dilated, as in the ancestors (SSSegmentation and
-    mmsegmentation, BasicBlock), whose weights expect it so.
-
-    Returns the sum after its ReLU, and only its convolutional part (where official DeepLab's
-    decoder starts), both [B, ceil(H / strides), ceil(W / strides), filters * (4 if bottleneck
-    else 1)].
+    Args:
+      filters: channels of the block, without the last 1x1 of a bottleneck.
+      bottleneck: whether it is one.
+      strides, rate: of the first 3x3. The second 3x3 of a basic block is never dilated: the weights
+        of SSSegmentation and mmsegmentation expect it so (BasicBlock).
+      project: whether the shortcut is a 1x1 convolution. Otherwise it is the input itself, of which
+        every `strides`-th cell is taken.
+      stride_in_1x1: whether the first 1x1 of a bottleneck has the stride instead.
+      batch_norm_decay, initializer: as in `ConvNorm`.
     """
 
     def __init__(
@@ -73,12 +78,14 @@ class ResidualBlock(tf.keras.layers.Layer):
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
         }
+
         self.strides = strides
         common: dict[str, Any] = {
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
             "part": "backbone",
         }
+
         if bottleneck:
             self.convs = [
                 ConvNorm(
@@ -99,6 +106,7 @@ class ResidualBlock(tf.keras.layers.Layer):
                 ConvNorm(filters, 3, strides=strides, rate=rate, name="conv1", **common),
                 ConvNorm(filters, 3, relu=False, name="conv2", **common),
             ]
+
         self.shortcut = None
         if project:
             width = 4 * filters if bottleneck else filters
@@ -126,8 +134,20 @@ class ResidualBlock(tf.keras.layers.Layer):
 class ResNet(tf.keras.layers.Layer):
     """A ResNet without classifier: normalised images [B, H, W, 3] -> {stage: features}.
 
-    In addition to "stage1" to "stage4" there are "stage1_branch", ...: the convolutional part of
-    the stage's second-to-last block, which official DeepLab's decoder takes.
+    In addition to "stage1" to "stage4" it returns "stage1_branch" to "stage4_branch": the
+    convolutional part of the stage's second-to-last block, which official DeepLab's decoder takes.
+
+    Args:
+      depth: a key of DEPTHS.
+      stem: a key of STEMS.
+      output_stride, multi_grid: as in `stage_plans`.
+      multi_grid_replaces_rates: whether `multi_grid` is the rates of the last stage themselves, and
+        not factors on them.
+      stride_placement: which convolution of a stage has its stride: first_3x3 or first_1x1 of its
+        first block, or last_3x3, of its last block.
+      stem_padding: symmetric; same, which pads stem and max pool as TensorFlow does; or same_pool,
+        which pads only the max pool so.
+      batch_norm_decay, initializer: as in `ConvNorm`.
     """
 
     context_end_point = "stage4"
@@ -159,6 +179,7 @@ class ResNet(tf.keras.layers.Layer):
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
         }
+
         self.stem = [
             ConvNorm(
                 filters,
@@ -172,14 +193,17 @@ class ResNet(tf.keras.layers.Layer):
             )
             for index, (filters, kernel, strides) in enumerate(STEMS[stem])
         ]
+
         num_blocks, bottleneck = DEPTHS[depth]
         plan_stages = last_stride_plans if stride_placement == "last_3x3" else stage_plans
         plans = plan_stages(num_blocks, output_stride, multi_grid)
+
         if multi_grid and multi_grid_replaces_rates:
             plans[-1] = [
                 (strides, rate) for (strides, _), rate in zip(plans[-1], multi_grid, strict=True)
             ]
-        self.blocks = [  # one flat list: Keras does not save layers in nested ones
+
+        self.blocks = [  # one flat list, since Keras does not save layers in nested lists
             ResidualBlock(
                 32 * 2**stage,
                 bottleneck=bottleneck,
@@ -199,8 +223,8 @@ class ResNet(tf.keras.layers.Layer):
         """Returns the features.
 
         Args:
-          recompute_stages: how many of the stem and the stages, from the first, are computed
-            again for their gradients, instead of being kept in memory until then.
+          recompute_stages: number of parts (the stem, then the stages) whose inner results are not
+            kept in memory until the backward pass, which computes them again.
         """
 
         def part(number, run, layers):
@@ -209,6 +233,7 @@ class ResNet(tf.keras.layers.Layer):
 
         features: dict[str, tf.Tensor] = {}
         outputs = part(0, self._run_stem, self.stem)(inputs)
+
         for stage in range(1, 5):
             blocks = [block for block in self.blocks if block.name.startswith(f"stage{stage}_")]
             outputs, branch = part(stage, self._run_blocks, blocks)(outputs)
@@ -228,14 +253,15 @@ class ResNet(tf.keras.layers.Layer):
 
         padding = "SAME"
         if self._settings["stem_padding"] == "symmetric":
-            # Zeros serve as padding of the maximum: what comes out of a ReLU is never below them.
+            # Zeros can pad a maximum here, since the outputs of a ReLU are never below zero.
             outputs, padding = pad_symmetric(outputs, [1, 1]), "VALID"
         return tf.nn.max_pool2d(outputs, 3, 2, padding)
 
     def decoder_end_point(self, stride: int) -> str:
-        """Returns which feature map a decoder takes at a stride of 4, 8 or 16."""
+        """Returns the name of the feature map that a decoder takes at a stride of 4, 8 or 16."""
         stage = {4: "stage1", 8: "stage2", 16: "stage3"}[stride]
-        # With the stride in its last block a stage itself ends at twice the stride.
+
+        # If the last block has the stride, the stage's own output has twice the stride already.
         strides_last = self._settings["stride_placement"] == "last_3x3"
         return f"{stage}_branch" if strides_last else stage
 
@@ -246,9 +272,11 @@ class ResNet(tf.keras.layers.Layer):
 def layer_settings(config: ModelConfig) -> dict[str, Any]:
     """Returns the arguments of the ResNet that the settings name.
 
-    Those that are left open follow the program that the variant comes from.
+    What the settings leave open is as in the program that the variant comes from.
     """
     variant = BACKBONES[config.model_variant]
+
+    # Official DeepLab strides in the last block and pads the max pool as TensorFlow does.
     placement = config.stride_placement or variant.stride_placements[0]
     padding = "same_pool" if placement == "last_3x3" else "symmetric"
     return {
@@ -264,11 +292,11 @@ def layer_settings(config: ModelConfig) -> dict[str, Any]:
 def stage_plans(
     blocks: Sequence[int], output_stride: int, multi_grid: Sequence[int] = ()
 ) -> list[list[tuple[int, int]]]:
-    """Returns for each stage the (stride, rate) of its blocks.
+    """Returns for each stage the (stride, rate) of its blocks, with the stride in the first block.
 
-    Past the output stride a stage is dilated instead of strided, at twice the rate of the stage
-    before. Its first block still works at that previous rate ("contracted dilation"), unless
-    multi-grid sets all rates of the stage.
+    Once the output stride is reached, a stage has twice the rate of the previous stage instead of a
+    stride. Its first block keeps the previous rate ("contracted dilation"), unless multi-grid sets
+    all rates of the stage.
 
     Args:
       blocks: number of blocks in each stage.
@@ -282,6 +310,7 @@ def stage_plans(
             strides, stride = 2, 2 * stride
         elif stage > 1:
             rate *= 2
+
         rates = [first_rate] + [rate] * (num_blocks - 1)
         if multi_grid and stage == len(blocks):
             rates = [rate * factor for factor in multi_grid]
@@ -292,21 +321,23 @@ def stage_plans(
 def last_stride_plans(
     blocks: Sequence[int], output_stride: int, multi_grid: Sequence[int] = ()
 ) -> list[list[tuple[int, int]]]:
-    """Returns the (stride, rate) of all blocks where the last block of a stage has its stride.
+    """Returns for each stage the (stride, rate) of its blocks, with the stride in the last block.
 
-    As in official DeepLab (slim, stack_blocks_dense): stages 1 to 3 end in a stride; once the
-    output stride is reached, it only doubles the rate of what follows.
+    As in official DeepLab (slim, stack_blocks_dense): stages 1 to 3 end in a stride. Once the
+    output stride is reached, the end of a stage doubles the rate of all later ones instead.
 
-    Args: as in `stage_plans`.
+    Args:
+      blocks, output_stride, multi_grid: as in `stage_plans`.
     """
     plans, stride, rate = [], 4, 1
     for stage, num_blocks in enumerate(blocks, start=1):
-        last = stage == len(blocks)
-        factors = multi_grid if last and multi_grid else [1] * num_blocks
+        is_last = stage == len(blocks)
+        factors = multi_grid if is_last and multi_grid else [1] * num_blocks
         plan = [(1, rate * factor) for factor in factors]
-        if not last and stride < output_stride:
+
+        if not is_last and stride < output_stride:
             plan[-1], stride = (2, rate), 2 * stride
-        elif not last:
+        elif not is_last:
             rate *= 2
         plans.append(plan)
     return plans
