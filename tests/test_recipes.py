@@ -315,7 +315,7 @@ def test_a_recipe_starts_from_the_file_that_was_fetched_by_hand(few_steps, tmp_p
     writers.write_pth(path, {"state_dict": oracle.arrays})
     train = dataclasses.replace(few_steps.train, tf_initial_checkpoint=str(path))
     trainer = Trainer(dataclasses.replace(few_steps, train=train))
-    assert "new: aspp, auxiliary_head, classifier (the file holds a back" in capsys.readouterr().out
+    assert "new: aspp, auxiliary_head, classifier" in capsys.readouterr().out
     kernel = trainer.model.backbone.stem[0].conv.kernel.numpy()
     np.testing.assert_array_equal(kernel, oracle.arrays["stem.0.weight"].transpose(2, 3, 1, 0))
     assert trainer.run() == 1
