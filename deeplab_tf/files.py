@@ -7,10 +7,12 @@ headers, since Pillow opens many deeper images as if they had 8 bits.
 
 import codecs
 import contextlib
+import fcntl
 import glob
 import hashlib
 import os
 import re
+import secrets
 import shlex
 import stat
 import struct
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from deeplab_tf.messages import UserError, warn
 
@@ -222,13 +225,149 @@ def write(path: Path, content: bytes | str) -> None:
     Raises:
       OSError: if it cannot be written; an existing file then stays as it was.
     """
+    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-writing")
+    _remove_leftovers(path.parent)
+
+    temporary, file = _new_temporary(path.parent)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
+        with file:
+            file.write(data)
+            file.flush()
+            # Some disks say only now that they are full, and after a power failure the new name
+            # would else stand for an empty file.
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_TEMPORARY_ENDING = "-writing"
+_cleared: set[Path] = set()  # folders in which this process has looked for leftovers
+
+
+def _new_temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    """Creates a hidden file, which is locked as long as it is open."""
+    while True:
+        # Random, since other hosts may write there too, with the same process numbers.
+        path = folder / f".{secrets.token_hex(8)}{_TEMPORARY_ENDING}"
+        file = path.open("xb")
+        with contextlib.suppress(OSError):  # without locks, leftovers stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return path, file
+        file.close()  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes were writing in a folder; looks once in each folder."""
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+
+    for entry in os.scandir(folder):
+        if not entry.name.startswith(".") or not entry.name.endswith(_TEMPORARY_ENDING):
+            continue
+        # What a living process writes is locked.
+        with contextlib.suppress(OSError), open(entry.path, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, busy: str) -> Iterator[None]:
+    """Creates a folder and keeps other programs that use this function out of it.
+
+    Removes the folder, and those above it that it created, if they stay empty. The lock ends with
+    the process, even if that is killed, and holds for all hosts that share the folder. If the file
+    system has no locks, warns of it.
+
+    Args:
+      busy: the sentence for the user if another program is in the folder.
+    Raises:
+      UserError: if another program is in the folder.
+    """
+    created = [folder, *(place for place in folder.parents if not place.exists())]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / ".lock", busy):
+            yield
+    finally:
+        for place in created:
+            with contextlib.suppress(OSError):  # raised if it holds something
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock on a file, which is removed again."""
+    while True:
+        # A file, not the folder: NFS locks only what is open for writing.
+        with path.open("ab") as file:
+            has_locks = _lock(file, busy)
+            if has_locks and not _is_at(path, file):
+                continue  # the holder before has ended meanwhile, and removed it
+            try:
+                yield
+            finally:
+                if has_locks:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _lock(file: BinaryIO, busy: str) -> bool:
+    """Locks an open file; returns False, with a warning, if the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        raise UserError(busy) from None
+    except OSError as error:
+        warn(
+            f"{shown(file.name)} is on a file system without locks ({error.strerror}); make sure "
+            "that no other program writes to its folder."
+        )
+        return False
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
+
+
+# TensorFlow adds to a folder's path what it writes there, such as
+# variables/variables_temp/part-00000-of-00001.data-00000-of-00001.tempstate1234567890123456789.
+_LONGEST_FOLDER = 4096 - 256  # bytes; the first number is a limit of Linux (limits.h)
+_LONGEST_NAME = 255
+
+
+def require_plain(folder: Path, what: str) -> None:
+    """Raises UserError unless TensorFlow can write weights to a folder and read them again.
+
+    Args:
+      what: what errors call the folder, such as "The run's folder".
+    """
+    name = f"{what} {shown(folder)}"
+    # TensorFlow would write checkpoints to such a path, and then find none of them.
+    pattern = re.search(r"\[.*\]|[\\*?]", str(folder))
+    if pattern:
+        raise UserError(
+            f"{name} has {shown(pattern[0])} in its path, which TensorFlow takes for a pattern "
+            "when it reads checkpoints; rename it, or give another path."
+        )
+    if re.search("[\0-\x1f\x7f\ud800-\udfff]", str(folder)):
+        raise UserError(
+            f"{name} has control characters, or bytes that are not UTF-8, in its path; rename it, "
+            "or give another path."
+        )
+    full = Path(os.path.abspath(folder))
+    longest = max(len(os.fsencode(part)) for part in full.parts)
+    if longest > _LONGEST_NAME or len(os.fsencode(full)) > _LONGEST_FOLDER:
+        raise UserError(
+            f"{what} {shown(folder)[:40]}... has a path that is too long; allowed: "
+            f"{_LONGEST_NAME} bytes in each name, {_LONGEST_FOLDER} in all."
+        )
 
 
 def same_place(folder: Path, one: str, other: str) -> bool:

@@ -1,5 +1,10 @@
+import errno
+import fcntl
 import os
+import stat
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -263,6 +268,72 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         files.write(tmp_path / "new/a", b"three")
     assert (tmp_path / "new/a").read_bytes() == b"two" and os.listdir(tmp_path / "new") == ["a"]
+
+
+def test_a_full_disk_that_shows_late_leaves_the_old_file(tmp_path, monkeypatch):
+    files.write(tmp_path / "a", b"one")
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"one" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_killed_processes_were_writing_is_cleared_and_nothing_else(tmp_path):
+    touch(tmp_path, ".dead-writing", "my-writing", ".hidden")
+    with (tmp_path / ".living-writing").open("wb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        files.write(tmp_path / "a", b"one")
+    left = {".living-writing", "my-writing", ".hidden", "a"}
+    assert set(os.listdir(tmp_path)) == left
+    mode = stat.S_IMODE((tmp_path / "a").stat().st_mode)
+    touch(tmp_path, "b")
+    assert mode == stat.S_IMODE((tmp_path / "b").stat().st_mode)  # others may read it
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from deeplab_tf import files
+with files.sole_writer(Path(sys.argv[1]), busy=""):
+    print("holds it", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_leaves_it(tmp_path):
+    folder = tmp_path / "not/yet"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"holds it\n"
+    with pytest.raises(UserError, match="^Busy$"), files.sole_writer(folder, busy="Busy"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with files.sole_writer(folder, busy="Busy"):
+        assert os.listdir(folder) == [".lock"]
+    assert os.listdir(tmp_path) == ["not"]  # made by the other process
+
+
+def test_a_folder_of_no_use_is_removed_with_those_made_for_it(tmp_path):
+    with files.sole_writer(tmp_path / "a/b", busy=""):
+        pass
+    assert os.listdir(tmp_path) == []
+    with files.sole_writer(tmp_path / "a/b", busy=""):
+        touch(tmp_path, "a/b/c")
+    assert os.listdir(tmp_path / "a/b") == ["c"]
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def missing(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with files.sole_writer(tmp_path, busy=""):
+        files.write(tmp_path / "a", b"one")
+    assert "without locks (Function not implemented); make sure" in capsys.readouterr().err
 
 
 def test_names_are_one_place_only_where_the_file_system_says_so(tmp_path):

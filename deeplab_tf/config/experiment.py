@@ -1,12 +1,14 @@
 """All settings of a run."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
+from deeplab_tf import files
 from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.evaluation import EvalConfig
 from deeplab_tf.config.model import ModelConfig
-from deeplab_tf.config.setting import Config
+from deeplab_tf.config.setting import Config, require
 from deeplab_tf.config.training import TrainConfig
 
 
@@ -18,6 +20,14 @@ class Experiment:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self):
+        # Names of files may have other bytes, but experiment.flags and TensorFlow do not take them.
+        for group in groups(self):
+            for name, value in vars(group).items():
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                is_text = not re.search("[\ud800-\udfff]", str(text))
+                require(is_text, name, files.shown(text), "UTF-8 text; rename what it names")
 
 
 def groups(experiment: Experiment) -> list[Config]:

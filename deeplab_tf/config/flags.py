@@ -137,6 +137,7 @@ def run(
             sys.exit(f"{program}: {error}")
         return argv[:1]
 
+    _occupy_standard_streams()
     before = _current.set(_NONE)
     try:
         with _absl_restored(), _quiet_if_unread(program):
@@ -144,6 +145,18 @@ def run(
             app.run(call, flags_parser=parse_all)
     finally:
         _current.reset(before)
+
+
+def _occupy_standard_streams() -> None:
+    """Opens /dev/null in place of standard streams that the program was started without (`2>&-`).
+
+    Otherwise the next file that is opened gets their number, and TensorFlow writes its log into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 @contextlib.contextmanager

@@ -6,14 +6,13 @@ goes on with the others.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,7 +223,8 @@ def convert_splits(
         workers.encode_all, encode=encode, num_processes=num_processes, skip_bad=skip_bad
     )
 
-    with _sole_builder(output_dir):
+    busy = f"Another builder is writing to {output_dir}; wait until it has ended."
+    with files.sole_writer(output_dir, busy=busy):
         manifest = open_manifest(output_dir, info)
         entries = manifest["splits"]
         todo = [
@@ -298,24 +298,6 @@ def _plan(
     parts = [pairs[first:last] for first, last in itertools.pairwise(bounds)]
     sources = [encoding.fingerprint(part, sorted(encode.keywords.items())) for part in parts]
     return _Plan(split, parts, sources, output_dir / f".{split}-building")
-
-
-@contextlib.contextmanager
-def _sole_builder(output_dir: Path) -> Iterator[None]:
-    """Creates the folder and keeps other builders out of it; removes it if it stays empty."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    folder = os.open(output_dir, os.O_RDONLY)
-    try:
-        # The lock is released when the process ends, even if it is killed.
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(
-            f"Another builder is writing to {output_dir}; wait until it has ended."
-        ) from None
-    finally:
-        os.close(folder)
-        _remove_empty(output_dir)
 
 
 def _write_shards(

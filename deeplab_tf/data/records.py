@@ -114,29 +114,39 @@ class RecordTable:
     files: the paths of the shards.
     file_index: int32 [N], the shard of each record, as an index into `files`.
     offsets: int64 [N], the first byte of each record in its shard.
+    checksums: uint32 [N], what the shards note as the masked CRC of each record's content.
     """
 
     files: tuple[str, ...]
     file_index: np.ndarray
     offsets: np.ndarray
+    checksums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def summary(self) -> str:
-        """Returns the shards' names and sizes, and where the records lie: equal for copies."""
+        """Returns the shards' names and sizes, and where the records lie."""
         # The sizes are needed: if each shard holds one record, all offsets are 0.
         shards = [(Path(file).name, Path(file).stat().st_size) for file in self.files]
         return f"{shards} {self.file_index.tolist()} {self.offsets.tolist()}"
 
     def digest(self) -> str:
-        """Returns a hash of `summary`."""
+        """Returns a hash of `summary` and the records' content: equal for copies."""
+        text = f"{self.summary()} {self.checksums.tolist()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def digest_of_places(self) -> str:
+        """Returns a hash of `summary`, which runs of earlier versions noted."""
         return hashlib.sha256(self.summary().encode()).hexdigest()
 
     def share(self, index: int, count: int) -> "RecordTable":
         """Returns every `count`-th record, starting with the `index`-th: the share of a worker."""
         return dataclasses.replace(
-            self, file_index=self.file_index[index::count], offsets=self.offsets[index::count]
+            self,
+            file_index=self.file_index[index::count],
+            offsets=self.offsets[index::count],
+            checksums=self.checksums[index::count],
         )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
@@ -196,8 +206,9 @@ def open_split(
         paths = _found_shards(folder, split, info)
         expected = info.splits.get(split)
 
-    offsets = [_record_offsets(path) for path in paths]
-    total = sum(map(len, offsets))
+    indexes = [_index(path) for path in paths]
+    counts = [len(offsets) for offsets, _ in indexes]
+    total = sum(counts)
     if not total:
         raise UserError(f"The shards of {split!r} in {folder} hold no record; build it again.")
     if expected is not None and total != expected:
@@ -206,8 +217,9 @@ def open_split(
             "expected; build the split again."
         )
 
-    file_index = np.repeat(np.arange(len(paths), dtype=np.int32), [len(o) for o in offsets])
-    return RecordTable(tuple(map(str, paths)), file_index, np.concatenate(offsets))
+    file_index = np.repeat(np.arange(len(paths), dtype=np.int32), counts)
+    offsets, checksums = map(np.concatenate, zip(*indexes, strict=True))
+    return RecordTable(tuple(map(str, paths)), file_index, offsets, checksums)
 
 
 def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
@@ -244,22 +256,30 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
     return next(iter(shards_by_count.values()))
 
 
-def _record_offsets(path: Path) -> np.ndarray:
-    """Returns the offset of each record in a TFRecord file, int64 [N].
+def _index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the offset of each record in a TFRecord file, int64 [N], and its CRC, uint32 [N].
 
-    A record is a uint64 length, a crc32, the data and another crc32. Only the lengths are read.
+    A record is a uint64 length, a crc32, the data and another crc32. Only the lengths and the
+    latter are read.
 
     Raises:
       UserError: if the last record does not end at the end of the file.
     """
-    offsets, position, size = [], 0, path.stat().st_size
+    offsets, checksums, position, size = [], [], 0, path.stat().st_size
     with path.open("rb", buffering=0) as file:
-        while position < size:
+        header = file.read(8)
+        while position < size and len(header) == 8:
             offsets.append(position)
-            file.seek(position)
-            header = file.read(8)
-            position += struct.unpack("<Q", header)[0] + 16 if len(header) == 8 else size + 1
+            position += struct.unpack("<Q", header)[0] + 16
+            if position > size:
+                break
+
+            # The end of this record and the start of the next one.
+            file.seek(position - 4)
+            ending = file.read(12)
+            checksums.append(struct.unpack_from("<I", ending)[0])
+            header = ending[4:]
 
     if position != size:
         raise UserError(f"The shard {path} is cut or is not a TFRecord file; build it again.")
-    return np.array(offsets, np.int64)
+    return np.array(offsets, np.int64), np.array(checksums, np.uint32)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deeplab_tf import files
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.config.programs import ExportConfig
 from deeplab_tf.evaluation.predictor import build_predictor
@@ -11,12 +12,13 @@ from deeplab_tf.serving import export, model_card
 
 def main(job: ExportConfig, serving: ServingConfig) -> None:
     """Writes a version of the model, and the server's configuration next to it."""
+    export_dir = Path(job.export_dir)
+    files.require_plain(export_dir, "--export_dir")
     path = job.train_logdir or job.checkpoint_path
     # Has an effect in every inference mode: it is the size of the images that warm a server up.
     used = ("eval_crop_size",)
     loaded, experiment = loaded_run.load_asked(path, job.checkpoint, used=used)
 
-    export_dir = Path(job.export_dir)
     name = job.model_name or export_dir.resolve().name
     version = export.export(
         build_predictor(loaded.model, experiment.data, experiment.eval),

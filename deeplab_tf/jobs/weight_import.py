@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, flags
 from deeplab_tf.config.programs import ImportConfig
 from deeplab_tf.data import catalog
@@ -80,8 +81,9 @@ def main(job: ImportConfig) -> None:
 
 
 def _require_free(output: str) -> None:
-    """Raises UserError unless the folder is new or empty."""
+    """Raises UserError unless a run can be written to the folder, which is new or empty."""
     path = Path(output)
+    files.require_plain(path.resolve(), "--output")  # `_write` follows links
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise UserError(f"--output={output} cannot be a folder: {place} is a file.")
@@ -92,21 +94,23 @@ def _require_free(output: str) -> None:
 def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     """Writes the folder, whole or not at all."""
     path = Path(output).resolve()
-    building = path.with_name(f".{path.name}-importing")
-    shutil.rmtree(building, ignore_errors=True)
-
-    run = run_dir.RunDir(building)
+    building = path.with_name(f".{path.name[:50]}-importing")  # a longer name may be too long
+    run = run_dir.RunDir(building / "run")
+    busy = f"Another import is writing to --output={output}; wait until it has ended."
     try:
-        run.open_for_training(experiment, info)
-        run.checkpoints.write(checkpoint, 0)
-        os.rename(building, path)
+        with files.sole_writer(building, busy=busy):
+            shutil.rmtree(run.path, ignore_errors=True)  # left by an import that was killed
+            try:
+                run.open_for_training(experiment, info)
+                run.checkpoints.write(checkpoint, 0)
+                os.rename(run.path, path)
+            finally:
+                shutil.rmtree(run.path, ignore_errors=True)
     except checkpoints.WRITE_FAULTS as error:
         raise UserError(
             f"--output={output} could not be written ({checkpoints.reason_of(error)}); nothing was "
             "left behind. Give another place or make room."
         ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _with_pooling_window(source, job: ImportConfig):

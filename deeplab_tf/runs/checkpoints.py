@@ -6,6 +6,7 @@ over if that file is damaged (docs/ancestors.md, TensorFlow).
 """
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from deeplab_tf.config.checkpoint_choice import BEST, NEWEST
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs.metrics_log import MetricsLog
 
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # what a checkpoint calls its list of objects
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 # What reading a damaged checkpoint raises: for bad checksums, cut files, other shapes.
 DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
@@ -114,17 +116,46 @@ class Checkpoints:
         self.prune(keep=keep, also={step})
 
     def write(self, checkpoint: tf.train.Checkpoint, step: int) -> None:
-        """Writes a checkpoint; raises one of WRITE_FAULTS if it cannot."""
+        """Writes a checkpoint; raises one of WRITE_FAULTS if it cannot, or cannot find it again."""
         checkpoint.write(self.prefix(step))
+        try:
+            self._require_written(step)
+        except OSError:
+            for file in self._files(step):
+                file.unlink()
+            raise
+
         # For people who call tf.train.latest_checkpoint in their scripts; this package does not
         # read the file.
         state = f'model_checkpoint_path: "model.ckpt-{step}"\n'
         files.write(self.folder / "checkpoint", state)
 
+    def _require_written(self, step: int) -> None:
+        """Raises OSError unless a checkpoint can be opened and its data are all there."""
+        try:
+            reader = tf.train.load_checkpoint(self.prefix(step))
+            types = reader.get_variable_to_dtype_map()
+            least = sum(
+                math.prod(shape) * types[name].size
+                for name, shape in reader.get_variable_to_shape_map().items()
+                if types[name] != tf.string
+            )
+            least += len(reader.get_tensor(_OBJECT_GRAPH))
+        except DAMAGE as error:
+            raise OSError(f"it was written but cannot be read: {reason_of(error)}") from None
+
+        size = sum(file.stat().st_size for file in self._files(step))
+        if size < least:
+            raise OSError(f"its files have {size} bytes, but hold {least}")
+
     def prune(self, *, keep: int, also: Iterable[int] = ()) -> None:
-        """Deletes all checkpoints except the newest `keep`, the best, and the steps in `also`."""
+        """Deletes all checkpoints except the newest `keep`, the best, and the steps in `also`.
+
+        Raises:
+          UserError: if the files that tell the best are damaged; nothing is deleted then.
+        """
         steps = self.steps()
-        for old in set(steps) - {*steps[-keep:], *also, self._metrics.best().get("step")}:
+        for old in set(steps) - {*steps[-keep:], *also, *self._metrics.steps_to_keep()}:
             for file in self._files(old):
                 file.unlink()
 

@@ -1,10 +1,11 @@
 """The scores of a run: metrics.jsonl, and best.json for people."""
 
-import json
+import math
 from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.messages import UserError
+from deeplab_tf.runs import sealed
 
 METRICS, BEST_FILE = "metrics.jsonl", "best.json"
 
@@ -16,9 +17,20 @@ class MetricsLog:
         self.folder = folder
 
     def record(self, entry: dict) -> None:
-        """Appends one line to metrics.jsonl."""
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Appends one line to metrics.jsonl.
+
+        Raises:
+          UserError: if it cannot be written.
+        """
+        path = self.folder / METRICS
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(sealed.to_json(entry) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"Step {entry['step']} could not be written to {path} ({error.strerror}); mend "
+                "that, then start the same command again: it continues from the newest checkpoint."
+            ) from None
 
     def entries(self) -> list[dict]:
         """Returns the lines of metrics.jsonl; leaves out a last one that a killed run cut off.
@@ -47,7 +59,12 @@ class MetricsLog:
     def forget_after(self, step: int) -> None:
         """Removes what was recorded after `step`: a resumed run does these steps again."""
         entries = [entry for entry in self.entries() if entry["step"] <= step]
-        files.write(self.folder / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
+        # First: while the lines are there, `best` knows what best.json tells.
+        if self._noted_best().get("step", 0) > step:
+            (self.folder / BEST_FILE).unlink()
+        lines = "".join(sealed.to_json(entry) + "\n" for entry in entries)
+        files.write(self.folder / METRICS, lines)
+        self.note_best()  # the run may have been killed after a score, before it was noted
 
     def scores_at(self, step: int) -> list[dict]:
         """Returns the validations of this step in metrics.jsonl."""
@@ -56,25 +73,46 @@ class MetricsLog:
     def best(self) -> dict:
         """Returns step, miou and split of the best validation; empty before the first one.
 
-        Only scores of the split that was validated last are compared. If metrics.jsonl has no
-        scores, as in a copy of only the checkpoints of a run, best.json is read instead.
+        Only scores of the split that was validated last are compared. What best.json tells counts
+        too, since metrics.jsonl may have lost lines, or not be there, as in a copy of only the
+        checkpoints of a run.
+
+        Raises:
+          UserError: if either file is damaged.
         """
         scored = [entry for entry in self.entries() if entry.get("miou") is not None]
+        noted = self._noted_best()
+        if noted and noted["step"] not in {entry["step"] for entry in scored}:
+            scored.insert(0, noted)
         if not scored:
-            return self._noted_best()
+            return {}
+
         scored = [entry for entry in scored if entry.get("split") == scored[-1].get("split")]
         best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
         return {"step": best["step"], "miou": best["miou"], "split": best.get("split")}
 
+    def steps_to_keep(self) -> set[int]:
+        """Returns the steps whose checkpoints are the best according to either file."""
+        return {best["step"] for best in (self.best(), self._noted_best()) if best}
+
     def _noted_best(self) -> dict:
-        """Reads best.json; empty if there is none or it is damaged."""
+        """Reads best.json; empty if there is none, or it was written before the first score."""
         path = self.folder / BEST_FILE
-        noted = _entry(path.read_bytes()) if path.is_file() else None
-        return noted if noted and isinstance(noted.get("miou"), float) else {}
+        content = path.read_bytes() if path.is_file() else b"{}"
+        if content.strip() == b"{}":
+            return {}
+        noted = _entry(content)
+        if not noted or noted.get("miou") is None:
+            raise UserError(
+                f"{path} is damaged; delete it: the best checkpoint then follows from {METRICS}."
+            )
+        return noted
 
     def note_best(self) -> None:
         """Writes best.json, in which people can read what `best` returns."""
-        files.write(self.folder / BEST_FILE, json.dumps(self.best()) + "\n")
+        best = self.best()
+        if best:
+            files.write(self.folder / BEST_FILE, sealed.to_json(best) + "\n")
 
 
 class FollowersMetricsLog(MetricsLog):
@@ -91,9 +129,10 @@ class FollowersMetricsLog(MetricsLog):
 
 
 def _entry(line: bytes) -> dict | None:
-    """Parses a line of JSON, an object with a step; returns None if it is damaged."""
-    try:
-        entry = json.loads(line)
-    except ValueError:  # the line is not JSON, or not even UTF-8
+    """Parses a line with a step and perhaps a score; returns None if it is damaged."""
+    entry = sealed.from_json(line)
+    if entry is None or type(entry.get("step")) is not int or entry["step"] < 0:
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+    miou = entry.get("miou")
+    is_number = isinstance(miou, int | float) and not isinstance(miou, bool)
+    return entry if miou is None or (is_number and math.isfinite(miou)) else None

@@ -1,11 +1,12 @@
 """One run's folder: its settings, data set and environment, its checkpoints and scores."""
 
-import json
+import contextlib
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,7 +15,7 @@ from deeplab_tf import __version__, files
 from deeplab_tf.config import Experiment, checkpoint_choice, flags
 from deeplab_tf.data import catalog, records
 from deeplab_tf.messages import UserError
-from deeplab_tf.runs import foreign
+from deeplab_tf.runs import foreign, sealed
 from deeplab_tf.runs.checkpoints import Checkpoints, FollowersCheckpoints
 from deeplab_tf.runs.metrics_log import FollowersMetricsLog, MetricsLog
 
@@ -58,66 +59,94 @@ class RunDir:
 
         content = info.to_json()
         if table is not None:
-            content["trained_on"] = {"images": len(table), "records": table.digest()}
-        files.write(self.path / catalog.MANIFEST, json.dumps(content, indent=1) + "\n")
+            content["trained_on"] = {"images": len(table), "contents": table.digest()}
+        files.write(self.path / catalog.MANIFEST, sealed.to_json(content, indent=1) + "\n")
+        files.write(self.path / EXPERIMENT, _with_heading(flags.flagfile_text(experiment)))
+        files.write(self.path / ENVIRONMENT, sealed.to_json(environment(), indent=1) + "\n")
 
-        # The count lets `experiment` notice a file that was cut.
-        text = flags.flagfile_text(experiment)
-        text_with_count = f"# {_count_of_settings(text)} settings follow.\n{text}"
-        files.write(self.path / EXPERIMENT, text_with_count)
-        files.write(self.path / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+    @contextlib.contextmanager
+    def sole_training(self) -> Iterator[None]:
+        """Creates the folder, and keeps other trainings out of it inside the context.
+
+        Raises:
+          UserError: if another one writes to it. Programs that only read do not mind.
+        """
+        busy = (
+            f"Another training is writing to {self.path}; wait until it has ended, or give another "
+            "--train_logdir."
+        )
+        with files.sole_writer(self.path, busy=busy):
+            yield
 
     def require_plain_path(self) -> None:
-        """Raises UserError if the path is one that TensorFlow cannot read checkpoints from."""
-        # TensorFlow would write checkpoints to this path, and then find none of them.
-        pattern = re.search(r"\[.*\]|[\\*?]", str(self.path))
-        if pattern:
-            raise UserError(
-                f"The run's folder {self.path} has {pattern[0]} in its path, which TensorFlow "
-                "takes for a pattern when it reads checkpoints; rename it, or give another path."
-            )
+        """Raises UserError if the path is one that TensorFlow cannot write checkpoints to."""
+        files.require_plain(self.path, "The run's folder")
 
     def experiment(self) -> Experiment:
         """Reads the run's settings.
 
         Raises:
           UserError: if the folder is not a run's (the message says what the folder holds), or if
-            lines are missing: their defaults could make another network of the same weights.
+            the file is damaged: another value, or the default of a lost one, could silently make
+            another network of the same weights.
         """
         path = self.path / EXPERIMENT
         if not path.is_file():
             raise foreign.not_a_run(self.path, EXPERIMENT)
 
-        text = path.read_text(encoding="utf-8", errors="replace")
-        heading = re.match(r"# (\d+) settings follow", text)  # earlier versions wrote no count
-        count = _count_of_settings(text)
-        if heading and count != int(heading[1]):
+        damage = _damage(path.read_bytes().decode("utf-8-sig", "replace"))
+        if damage:
             raise UserError(
-                f"{path} has {count} of its {heading[1]} settings; restore it from a copy."
+                f"{path} is damaged ({damage}); restore it from a copy, or, if you changed it on "
+                "purpose, delete its first line."
             )
         return flags.parse_flagfile(path)
 
     def dataset(self) -> catalog.DatasetInfo:
         """Reads the description of the run's data set: its classes and splits."""
-        content = catalog.read_manifest(self.path, advice=self._restore_classes())
         origin = self.path / catalog.MANIFEST
-        return catalog.from_json(content, origin, advice=self._restore_classes())
+        return catalog.from_json(self.manifest(), origin, advice=self._restore_classes())
 
     def trained_on(self) -> dict:
-        """Reads the number of `images` that the run trains on, and the digest of their `records`.
+        """Reads the number of `images` that the run trains on, and the digest of their `contents`.
 
-        Empty for runs of earlier versions, which did not write them.
+        Runs of earlier versions have the digest of their `records` in place of it, or nothing.
         """
-        content = catalog.read_manifest(self.path, advice=self._restore_classes())
-        return content.get("trained_on", {})
+        return self.manifest().get("trained_on", {})
+
+    def manifest(self) -> dict:
+        """Reads the run's dataset.json.
+
+        Raises:
+          UserError: if it is missing or damaged.
+        """
+        path = self.path / catalog.MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"There is no {catalog.MANIFEST} in {self.path}; {self._restore_classes()}."
+            )
+        content = sealed.from_json(path.read_bytes())
+        if content is None:
+            raise UserError(f"{path} is damaged; {self._restore_classes()}.")
+        return content
 
     def _restore_classes(self) -> str:
         return f"it names the model's classes: restore it from a copy of {self.path}"
 
     def environment(self) -> dict:
-        """Reads the environment that the run was last trained in; empty if none was written."""
+        """Reads the environment that the run was last trained in; empty if none was written.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
         path = self.path / ENVIRONMENT
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = sealed.from_json(path.read_bytes()) if path.is_file() else {}
+        if content is None:
+            raise UserError(
+                f"{path} is damaged; restore it from a copy or delete it: only the card of an "
+                "exported model quotes it."
+            )
+        return content
 
 
 class FollowersRunDir(RunDir):
@@ -130,6 +159,40 @@ class FollowersRunDir(RunDir):
 
     def open_for_training(self, experiment, info, table=None):
         pass
+
+    def sole_training(self):
+        return contextlib.nullcontext()
+
+
+_HEADING = re.compile(r"# (\d+) settings follow(?:, (crc32 \w+))?\.\n")
+_OLDEST_HEADING = "# Written by deeplab_tf: the settings of this run.\n"
+
+
+def _with_heading(text: str) -> str:
+    """Puts a line before the text of a flagfile by which `_damage` finds damage."""
+    return f"# {_count_of_settings(text)} settings follow, {sealed.checksum(text)}.\n{text}"
+
+
+def _damage(text: str) -> str:
+    """Returns what is wrong with the text of an experiment.flags; "" if it is whole."""
+    text = text.replace("\r\n", "\n")
+    if text.startswith("--"):
+        return ""  # a person has deleted the heading
+
+    heading = _HEADING.match(text)
+    if not heading and not text.startswith(_OLDEST_HEADING):
+        return "its first line is not one that deeplab_tf writes"
+    if not text.endswith("\n"):
+        return "its last line is cut"
+    if not heading:
+        return ""
+
+    written, checksum = heading.groups()
+    settings = text[heading.end() :]
+    count = _count_of_settings(settings)
+    if count != int(written):
+        return f"it has {count} of its {written} settings"
+    return "" if checksum in (None, sealed.checksum(settings)) else "its checksum is another"
 
 
 def _count_of_settings(text: str) -> int:

@@ -1,11 +1,11 @@
 """Checks whether a folder can take a new run, or further steps of the run that it holds.
 
 The checks come before the model is built, which takes minutes, and they write nothing.
+`require_place` does not look into the folder, and comes before it is locked.
 """
 
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,17 @@ from deeplab_tf.data import catalog, records
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.training import schedules
+
+
+def require_place(run: RunDir) -> None:
+    """Raises UserError unless a folder can be written at the run's path, and weights in it."""
+    run.require_plain_path()
+    path = run.path
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
 
 
 def require_trainable(
@@ -30,12 +41,10 @@ def require_trainable(
     Raises:
       UserError: if no run can be written to the folder, or it holds a run with other settings.
     """
-    _require_folder(run.path)
-    if (run.path / catalog.MANIFEST).is_file() and "splits" in catalog.read_manifest(run.path):
+    if (run.path / catalog.MANIFEST).is_file() and "splits" in run.manifest():
         raise UserError(
             f"--train_logdir={run.path} is the folder of a data set; a run needs its own."
         )
-    run.require_plain_path()
 
     if not (run.path / EXPERIMENT).is_file():
         if run.checkpoints.steps():
@@ -44,21 +53,13 @@ def require_trainable(
             )
         return ""
 
+    run.metrics.best()  # raises if the scores are damaged
     _require_same_settings(run, experiment, info)
     warning = _require_same_images(run, experiment, table)
     # Last: with --train_epochs, another number of images gives another number of steps, and then
     # the images are what the user must hear of.
     _require_continuable(run, experiment.train.training_number_of_steps)
     return warning
-
-
-def _require_folder(path: Path) -> None:
-    """Raises UserError unless a folder can be written at `path`."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
 
 
 def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.DatasetInfo) -> None:
@@ -100,7 +101,12 @@ def _require_same_images(run: RunDir, experiment: Experiment, table: records.Rec
             "its next steps would not go on in the same order; give the records that it was "
             f"trained on, or {_start_anew(run)}."
         )
-    if before["records"] != table.digest():
+    is_same = (
+        before["contents"] == table.digest()
+        if "contents" in before
+        else before["records"] == table.digest_of_places()
+    )
+    if not is_same:
         return (
             f"Warning: the records of {data.train_split!r} in {data.dataset_dir} are not those "
             f"that the run was trained on up to step {done}; its next steps take the new ones."

@@ -149,12 +149,14 @@ class Trainer:
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)
 
-        with self.workers.reports_lost_workers():
+        with self.workers.reports_lost_workers(), contextlib.ExitStack() as lock:
             # Wait until all workers are connected: only then do they learn that the chief ended,
             # if it refuses the run.
             self.workers.total(0)
             told = ""
             if self.workers.is_chief:
+                run_checks.require_place(self.run_dir)
+                lock.enter_context(self.run_dir.sole_training())
                 told = run_checks.require_trainable(
                     self.run_dir, experiment, self.info, self.train_table
                 )
@@ -213,7 +215,7 @@ class Trainer:
         for table in filter(None, (self.train_table, self.eval_table)):
             self.workers.require_equal(
                 f"The records in --dataset_dir={self.experiment.data.dataset_dir}",
-                table.summary(),
+                table.digest(),
                 "give all workers the same files",
             )
 
@@ -226,6 +228,7 @@ class Trainer:
         stop = callbacks.StopOnSignal(self.workers)
         interrupted = contextlib.suppress(callbacks.Interrupted)
         with (
+            self.run_dir.sole_training(),
             stop,
             interrupted,
             pipeline.explained_record_errors(),
@@ -244,7 +247,12 @@ class Trainer:
 
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
-            self._tell(f"Stopped and saved at step {done}; the same command continues.")
+            line = f"Stopped and saved at step {done}; the same command continues."
+            if stop.fault and stop.received == signal.SIGPIPE:
+                print(line, file=sys.stderr)
+                raise stop.fault
+            if not stop.fault:
+                self._tell(line)
             sys.exit(130 if stop.received == signal.SIGINT else 0)
         return done
 
@@ -303,12 +311,9 @@ class Trainer:
     def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
         all_callbacks = [*self._callbacks(writer, stop), stop]
 
-        # The run may have been killed after a checkpoint was saved and before it was scored, or
-        # after it was scored and before best.json was written.
+        # The run may have been killed after a checkpoint was saved and before it was scored.
         has_scores = bool(self.run_dir.metrics.scores_at(first_step))
         is_scored = self.workers.of_chief(int(has_scores))
-        if is_scored:
-            self.run_dir.metrics.note_best()
         for callback in all_callbacks:
             if isinstance(callback, callbacks.Validation) and not is_scored:
                 callback.catch_up(first_step)
@@ -367,7 +372,7 @@ class Trainer:
         config = self.experiment.train
         last_step = config.training_number_of_steps
         bars = []
-        if sys.stderr.isatty() and self.workers.is_chief:
+        if sys.stderr and sys.stderr.isatty() and self.workers.is_chief:
             bars = [callbacks.ProgressBar(config.train_batch_size, last_step)]
 
         pauses = {"save": config.save_interval_steps, "validation": config.eval_interval_steps}

@@ -171,3 +171,17 @@ def test_what_a_setting_needs_is_a_setting_of_the_same_program():
             for name, values in field.metadata["only_with"].items():
                 choices = known[name].metadata["choices"]
                 assert not choices or set(values) <= set(choices)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        {"train": TrainConfig(train_logdir="r\udce9")},
+        {"train": TrainConfig(data_service=("h:1", "r\udce9:2"))},
+        {"data": DataConfig(dataset_dir="r\udce9")},
+    ],
+)
+def test_what_experiment_flags_cannot_hold_is_refused(group):
+    """Such as the name b"r\\xe9" on disk, as Python gives it."""
+    with pytest.raises(UserError, match=r"=.*r\\udce9.* is not possible; allowed: UTF-8 text"):
+        Experiment(**group)

@@ -325,6 +325,31 @@ flags.run(main, [JobConfig], "Prints.")
 """
 
 
+STREAMS = """
+import os, sys
+from deeplab_tf.config import flags
+
+def main():
+    for number in (1, 2):
+        print(os.readlink(f"/proc/self/fd/{number}"), file=told)
+
+told = open(sys.argv.pop(), "w")
+os.set_inheritable(os.dup2(told.fileno(), 9), False)
+told.close()
+told = open(9, "w")
+flags.run(main, [], "Tells where its output goes.")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux")
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
+    """TensorFlow would write its log into it."""
+    command = f'exec "{sys.executable}" -c "$0" "$1" >&- 2>&-'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", command, STREAMS, tmp_path / "told"], env=environment, check=True)
+    assert (tmp_path / "told").read_text() == "/dev/null\n/dev/null\n"
+
+
 def without_reader(*arguments, unbuffered="", stderr_too=False):
     """Runs Python with an output that nobody reads; returns its status and what it complains."""
     reader, writer = os.pipe()

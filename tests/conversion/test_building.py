@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_tf import files
 from deeplab_tf.conversion import building, encoding, masks, workers
 from deeplab_tf.conversion.encoding import FilePair
 from deeplab_tf.data import catalog, records
@@ -232,7 +233,7 @@ def test_skipped_files_are_looked_at_again_without_skip_bad(pairs, tmp_path):
 
 def test_two_builders_do_not_write_to_one_folder(pairs, tmp_path):
     with (
-        building._sole_builder(tmp_path / "out"),
+        files.sole_writer(tmp_path / "out", busy=""),
         pytest.raises(UserError, match="Another builder is writing to .*out"),
     ):
         convert(pairs, tmp_path / "out")

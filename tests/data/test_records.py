@@ -88,16 +88,29 @@ def test_a_damaged_shard_is_refused(folder, damage):
         records.open_split(folder, "train", INFO)
 
 
-def test_copies_of_a_split_have_one_summary_and_other_records_another(folder, tmp_path):
+def test_copies_of_a_split_have_one_digest_and_other_records_another(folder, tmp_path):
     write(folder)
     shutil.copytree(folder, tmp_path / "copy")
     write(tmp_path / "longer", count=6)
     write(tmp_path / "other_shards", num_shards=1)
-    summaries = [
-        records.open_split(path, "train", INFO).summary()
+    digests = [
+        records.open_split(path, "train", INFO).digest()
         for path in (folder, tmp_path / "copy", tmp_path / "longer", tmp_path / "other_shards")
     ]
-    assert summaries[0] == summaries[1] and len(set(summaries)) == 3
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_a_record_of_other_content_in_the_same_place_has_another_digest(tmp_path):
+    digests, places = set(), set()
+    for content in ([b"one", b"two"], [b"one", b"TWO"], [b"ONE", b"two"], [b"two", b"one"]):
+        with records.shard_writer(tmp_path / "train-00000-of-00001.tfrecord") as writer:
+            for record in content:
+                writer.write(record)
+        table = records.open_split(tmp_path, "train", INFO)
+        assert [table.read(index).numpy() for index in range(2)] == content
+        digests.add(table.digest())
+        places.add(table.digest_of_places())
+    assert len(digests) == 4 and len(places) == 1
 
 
 def test_shards_of_the_official_package_are_read_without_a_manifest(folder):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import deeplab_tf
-from deeplab_tf import predict
+from deeplab_tf import files, predict
 from deeplab_tf.config.programs import ImportConfig, PredictConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.evaluation.predictor import Predictor
@@ -159,6 +159,25 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path):
     (tmp_path / "full" / "file").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         run(tmp_path / "m.pth", tmp_path / "full", atrous_rates=(6, 12))
+
+
+def test_a_folder_that_takes_no_weights_is_refused_before_they_are_read(tmp_path):
+    with pytest.raises(UserError, match=r"--output .*out\[1\] has \[1\] in its path, which Tens"):
+        run(tmp_path / "missing.pth", tmp_path / "out[1]")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_imports_do_not_write_to_one_folder(tmp_path):
+    write_mmseg(tmp_path / "m.pth", 7)
+    with (
+        files.sole_writer(tmp_path / ".out-importing", busy=""),
+        pytest.raises(UserError, match="Another import is writing to --output=.*out; wait"),
+    ):
+        run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    (tmp_path / ".out-importing/run/left").mkdir(parents=True)  # by an import that was killed
+    run(tmp_path / "m.pth", tmp_path / "out", atrous_rates=(6, 12))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pth", "out"]
+    assert not list((tmp_path / "out").glob(".*")) and not (tmp_path / "out/left").exists()
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -213,10 +214,37 @@ def test_a_run_without_its_classes_says_to_restore_them(run):
         loaded_run.load(run.path)
 
 
-def test_settings_that_were_cut_off_are_missed(run):
-    """With the defaults in their place, averaged weights would silently not be loaded."""
-    path = run.path / "experiment.flags"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[: [line[:5] for line in lines].index("--ema")]))
-    with pytest.raises(UserError, match=r"experiment.flags has \d+ of its \d+ settings; restore"):
-        loaded_run.load(run.path)
+def test_a_checkpoint_counts_as_saved_once_it_is_found_again(run):
+    """As on a disk that loses what it has taken, or at a path that TensorFlow misreads."""
+
+    def lossy(spoil):
+        class Lossy(tf.train.Checkpoint):
+            def write(self, prefix):
+                super().write(prefix)
+                spoil(Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001"))
+
+        return Lossy(value=tf.Variable(tf.zeros([1000])))
+
+    for spoil in (
+        lambda index, data: index.unlink(),
+        lambda index, data: data.write_bytes(data.read_bytes()[:-600]),
+        lambda index, data: data.write_bytes(b""),
+    ):
+        with pytest.raises(
+            UserError, match="cannot be read: .*; the last whole one is model.ckpt-10"
+        ):
+            run.checkpoints.save(lossy(spoil), 1500, keep=1)
+        assert run.checkpoints.steps() == [0, 500, 800, 1000]
+
+
+def test_two_trainings_do_not_write_to_one_run_but_it_can_be_read(run):
+    with run.sole_training():
+        with (
+            pytest.raises(UserError, match="Another training is writing .*run; wait until it has"),
+            RunDir(run.path).sole_training(),
+        ):
+            pass
+        assert loaded_run.load(run.path).step == 1000
+    with run.sole_training():
+        pass
+    assert not list(run.path.glob(".*"))

@@ -1,6 +1,8 @@
 """Which folders can take a run, and which runs may be continued or made longer."""
 
 import dataclasses
+import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def table(images, *, length=100):
 def start(run, experiment, info=INFO, records=None):
     """Does with a run's folder what the trainer does at its start; returns the warning."""
     records = records or table(9)
+    run_checks.require_place(run)
     warning = run_checks.require_trainable(run, experiment, info, records)
     run.open_for_training(experiment, info, records)
     return warning
@@ -146,8 +149,46 @@ def test_a_renamed_data_set_is_the_same_and_other_classes_are_named(tmp_path):
         start(run, Experiment(), other)
 
 
-@pytest.mark.parametrize("name", ["runs[1]", "a*", "a?", "a\\b"])
-def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="which TensorFlow takes for a pattern"):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("runs[1]", r"has \[1\] in its path, which TensorFlow takes for a pattern"),
+        ("a*", "takes for a pattern"),
+        ("a?", "takes for a pattern"),
+        ("a\\b", "takes for a pattern"),
+        ("a\nb", r"run's folder .*/a\\nb has control characters"),
+        (
+            os.fsdecode(b"caf\xe9"),
+            r"caf\\udce9 has control .* bytes that are not UTF-8",
+        ),
+        ("é" * 128, "has a path that is too long; allowed: 255 bytes in each name"),
+        ("/".join(["a" * 200] * 20), "too long; .* 3840 in all"),
+    ],
+)
+def test_a_folder_that_tensorflow_cannot_write_weights_to_is_refused(tmp_path, name, sentence):
+    with pytest.raises(UserError, match=sentence):
         start(RunDir(tmp_path / name), Experiment())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_replaced_by_one_of_equal_size_is_told(tmp_path):
+    run = RunDir(tmp_path)
+    before = dataclasses.replace(table(9), checksums=np.arange(9, dtype=np.uint32))
+    start(run, Experiment(), records=before)
+    (tmp_path / "model.ckpt-50.index").touch()
+    assert start(run, Experiment(), records=before) == ""
+    after = dataclasses.replace(before, checksums=np.arange(1, 10, dtype=np.uint32))
+    assert "are not those that the run was trained on" in start(run, Experiment(), records=after)
+
+
+@pytest.mark.parametrize("length", [100, 101])
+def test_a_run_that_noted_only_the_places_of_its_records_goes_on(tmp_path, length):
+    run, records = RunDir(tmp_path), table(9)
+    start(run, Experiment(), records=records)
+    (tmp_path / "model.ckpt-50.index").touch()
+    noted = {"images": 9, "records": records.digest_of_places()}
+    content = run.manifest() | {"trained_on": noted}
+    (tmp_path / catalog.MANIFEST).write_text(json.dumps(content))
+    told = start(run, Experiment(), records=table(9, length=length))
+    assert ("Warning" in told) == (length == 101)
+    assert set(run.trained_on()) == {"images", "contents"}

@@ -140,6 +140,7 @@ def wait_for(path, process):
     ("ending", "awaited"),
     [
         (signal.SIGTERM, "metrics.jsonl"),
+        pytest.param(signal.SIGHUP, "metrics.jsonl", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "model.ckpt-2.index", marks=pytest.mark.slow),
     ],
 )
@@ -157,7 +158,7 @@ def test_interrupted_runs_continue_exactly(
     wait_for(run / awaited, process)
     process.send_signal(ending)
     output = process.communicate(timeout=30)[0]  # the grace period of preemption
-    if ending == signal.SIGTERM:
+    if ending != signal.SIGKILL:
         assert process.returncode == 0 and "the same command continues" in output
     train.main(experiment.model, experiment.data, experiment.train, experiment.eval)
     output = capsys.readouterr().out
@@ -168,6 +169,17 @@ def test_interrupted_runs_continue_exactly(
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         histories.append([(e["step"], e.get("loss"), e.get("miou")) for e in lines])
     assert len(histories[0]) == 8 and histories[0] == histories[1]
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_any_more_is_saved(tiny_experiment, tmp_path):
+    """As with `train | head`."""
+    process = start(change(tiny_experiment, "train", save_interval_steps=100), tmp_path)
+    next(line for line in process.stdout if line.startswith("step 1/4"))
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141  # as shells report SIGPIPE
+    steps = run_dir.RunDir(tmp_path / "run").checkpoints.steps()
+    assert steps[0] == 0 and steps[-1] in (2, 3)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(whole):
