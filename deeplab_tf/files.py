@@ -7,6 +7,7 @@ headers, since Pillow opens many deeper images as if they had 8 bits.
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -31,6 +32,10 @@ IMAGE_ENDINGS = (
 _VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
 )  # fmt: skip
+# The largest files that are read into memory: more than an image of the largest size can need, and
+# more than any list.
+_MOST_BYTES, _MOST_BYTES_OF_TEXT = 2**30, 2**27
+_MOST_BYTES_OF_NAME, _MOST_BYTES_OF_PATH = 255, 4095  # limits.h of Linux
 _LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, in lower case
 
 
@@ -142,7 +147,7 @@ def first_of_equals(paths: Iterable[Path]) -> dict[Path, Path]:
         first_with: dict[bytes, Path] = {}
         for path in candidates:
             with contextlib.suppress(OSError):
-                content = path.read_bytes() if len(candidates) > 1 else b""
+                content = read_bytes(path) if len(candidates) > 1 else b""
                 digest = hashlib.sha256(content).digest()
                 first_of[path] = first_with.setdefault(digest, path)
     return first_of
@@ -217,6 +222,80 @@ def shown(text: object) -> str:
     """Returns a name as one printable line; escapes line ends and bytes that are not UTF-8."""
     escaped = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading, without a buffer.
+
+    Raises:
+      OSError: if it cannot be opened, or is not a file, such as a pipe or a device: those may keep
+        a program waiting, or never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe waits for its writer
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def read_bytes(path: Path, *, most: int = _MOST_BYTES) -> bytes:
+    """Reads a file of at most `most` bytes.
+
+    Raises:
+      OSError: if it cannot be read, is larger, is being written, or is not a file.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            limit = f"it has more than {most >> 20} MiB, the most that is read"
+            raise OSError(errno.EFBIG, limit, str(path))
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise OSError(errno.EBUSY, "another program is writing it", str(path))
+    return content
+
+
+def path_below(
+    folder: Path,
+    name: str,
+    ending: str = "",
+    *,
+    advice: str = "rename the image and build the data set again",
+) -> Path:
+    """Returns the path of a file in a folder, from a name that comes from data.
+
+    The name may have folders of its own; a leading slash counts for nothing.
+
+    Args:
+      ending: what is added to the name.
+      advice: what the user can do about a name that is refused.
+    Raises:
+      UserError: if the name leads out of the folder, or no file can have it.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    problem = ""
+    if not parts:
+        problem = "is empty"
+    elif ".." in parts:
+        problem = "leads out of the folder"
+    elif re.search("[\0-\x1f\x7f]", name):
+        problem = "contains a control character"
+    else:
+        parts[-1] += ending
+        longest = max(len(os.fsencode(part)) for part in parts)
+        whole = len(os.fsencode(folder.joinpath(*parts)))
+        if longest > _MOST_BYTES_OF_NAME or whole > _MOST_BYTES_OF_PATH:
+            problem = "is too long"
+    if problem:
+        start = name if len(name) <= 80 else f"{name[:80]}..."
+        raise UserError(
+            f"No file in {shown(folder)} can have the name '{shown(start)}': it {problem}; "
+            f"{advice}."
+        )
+    return folder.joinpath(*parts)
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -427,7 +506,7 @@ def read_text(path: Path, what: str) -> str:
     """
     name = f"{what} {shown(path)}"
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, most=_MOST_BYTES_OF_TEXT)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist.") from None
     except OSError as error:
@@ -488,16 +567,30 @@ def deeper_than_8_bits(content: bytes) -> str:
 
 def _jpeg_precision(content: bytes) -> bytes:
     """Returns the byte of a JPEG's frame header that holds its bits per sample; b"" if none."""
-    position = 2
-    while position + 5 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return content[position + 4 : position + 5]
-        else:
-            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return b""
+    frames = (part for marker, part in jpeg_segments(content) if marker in JPEG_FRAMES)
+    return next(frames, b"")[:1]
+
+
+# Markers of JPEG files, ITU-T T.81 table B.1. `_JPEG_MARKER` has all that are not part of pixels.
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+JPEG_UNUSED = {*range(0x01, 0xC0), 0xD8}  # by what follows the start of a file
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+
+
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields marker and content of each segment of a JPEG, up to the end marker.
+
+    If the file is cut, there is no end marker. What lies between the segments, such as the pixels
+    after the header of a scan, is left out.
+    """
+    position = 2  # after the marker of the start
+    while match := _JPEG_MARKER.search(content, position):
+        marker, start = content[match.end() - 1], match.end()
+        position = start + int.from_bytes(content[start : start + 2], "big")
+        yield marker, content[start + 2 : position]
+        if marker == JPEG_END:
+            return
 
 
 _BITS_PER_SAMPLE, _ORIENTATION, _SAMPLE_FORMAT = 258, 274, 339

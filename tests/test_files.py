@@ -5,6 +5,7 @@ import stat
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,3 +343,70 @@ def test_names_are_one_place_only_where_the_file_system_says_so(tmp_path):
     folds = (tmp_path / "X").exists()  # macOS, Windows
     assert files.same_place(tmp_path, "sub/a", "sub/A") == folds
     assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device", "loop", "folder"])
+def test_what_is_no_file_is_never_waited_for(tmp_path, kind):
+    path = {"device": Path("/dev/zero")}.get(kind, tmp_path / "a.png")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "device":
+        path.symlink_to("/dev/zero" if kind == "link to a device" else path)
+    for read in (files.open_regular, files.read_bytes):
+        with pytest.raises(OSError, match="pipe or a device|symbolic links|irectory"):
+            read(path)
+    with pytest.raises(UserError, match=r"The list .* cannot be read: "):
+        files.read_text(path, "The list")
+
+
+def test_links_to_files_are_read(tmp_path):
+    touch(tmp_path, "a")
+    (tmp_path / "b").symlink_to("a")
+    assert files.read_bytes(tmp_path / "b") == b"x"
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)  # takes no room
+    with pytest.raises(OSError, match="more than 1024 MiB"):
+        files.read_bytes(tmp_path / "huge")
+    with pytest.raises(UserError, match="cannot be read: it has more than 128 MiB"):
+        files.read_text(tmp_path / "huge", "The list")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a", "a.png"),
+        ("/data/./a//b.jpg", "data/a/b.jpg.png"),
+        ("..a/b..", "..a/b...png"),
+        ("\udcff", "\udcff.png"),  # a name of other bytes than UTF-8
+        ("x" * 251, "x" * 251 + ".png"),
+    ],
+)
+def test_a_name_from_data_is_a_path_in_the_folder(tmp_path, name, expected):
+    path = files.path_below(tmp_path, name, ".png")
+    assert path == tmp_path / expected
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        ("/./", "is empty"),
+        ("../a", "leads out"),
+        ("a/../../b", "leads out"),
+        ("/a/..", "leads out"),
+        ("a\0b", "control character"),
+        ("a\nb", "control character"),
+        ("x" * 252, "too long"),
+        ("x/" * 3000 + "a", "too long"),
+    ],
+)
+def test_a_name_from_data_never_leads_out_of_the_folder(tmp_path, name, problem):
+    with pytest.raises(UserError, match=f"No file in .* can have the name .* {problem}"):
+        files.path_below(tmp_path, name, ".png")

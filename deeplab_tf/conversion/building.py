@@ -432,7 +432,7 @@ def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None
     # Shards of an earlier build may have other names, if their number has changed.
     names = {shard["file"] for shard in entry["shards"]}
     for name in {shard["file"] for shard in replaced} - names:
-        (output_dir / name).unlink(missing_ok=True)
+        _listed(output_dir, name).unlink(missing_ok=True)
 
 
 def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -> bool:
@@ -443,8 +443,14 @@ def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -
     """
     if entry.get("source") != plan.source or (entry["skipped"] and not skip_bad):
         return False
-    paths = [(output_dir / shard["file"], shard["bytes"]) for shard in entry["shards"]]
+    paths = [(_listed(output_dir, shard["file"]), shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def _listed(output_dir: Path, name: str) -> Path:
+    """Returns the path of a shard that dataset.json lists, whoever wrote that."""
+    advice = f"remove {output_dir / catalog.MANIFEST} and build the data set again"
+    return files.path_below(output_dir, name, advice=advice)
 
 
 def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:

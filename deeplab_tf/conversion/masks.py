@@ -188,7 +188,6 @@ def _encode_plain(
     if verify == "header" and not coding.index_map:  # trusts the values without reading them
         return EncodedMask(content, image.size, (), reading)
 
-    decoding.require_whole_png(content, name)
     values = decoding.decode_grey(image, name)
     _require_no_contradicted_grey(values, name, coding)
     counts = image.histogram()
@@ -228,8 +227,6 @@ def _ids_of_image(
     """Returns the train ids of an opened mask, uint8 [H, W], read as `coding` says."""
     with decoding.naming(name):
         image.load()
-    if image.format == "PNG":
-        decoding.require_whole_png(content, name)
     _require_opaque(image, name, coding)
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1])

@@ -1,6 +1,7 @@
 """Decodes the bytes of image files with Pillow; every error names the file."""
 
 import contextlib
+import functools
 import io
 import struct
 import warnings
@@ -11,11 +12,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from deeplab_tf import files
 from deeplab_tf.messages import UserError
 
 # Largest image or mask. TensorFlow's JPEG decoder refuses 2^29 bytes of RGB or more; Pillow stops
 # at the same size.
 MAX_PIXELS = 2**29 // 3
+MAX_SIDE = 10**6  # libpng, which TensorFlow uses, stops there
+# The formats that files may have. Pillow knows more, and runs other programs for some of them.
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # those that every decoder must know
+_GET = "get the file again."
+_CUT_INTO_TILES = (
+    "cut image and mask into tiles, as 'gdal_retile.py -of PNG -ps 4096 4096 -targetDir TILES "
+    "FILE' does."
+)
 # Pillow warns from half its limit on.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _TIFF_ORIENTATION, _TIFF_SAMPLES_PER_PIXEL = 274, 277  # TIFF 6.0, sec. 8
@@ -28,25 +39,32 @@ def read_file(path: Path) -> bytes:
       UserError: if it cannot be read.
     """
     try:
-        with path.open("rb", buffering=0) as file:  # needs fewer system calls than a buffered one
-            return file.read()
+        return files.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def open_image(content: bytes, name: str | Path, *, decode: bool = True) -> Image.Image:
+def open_image(
+    content: bytes, name: str | Path, *, decode: bool = True, thorough: bool = True
+) -> Image.Image:
     """Opens the content of an image file.
 
     Args:
       name: what errors call the file.
       decode: whether to decode the pixels now; otherwise Pillow does so when they are first needed.
+      thorough: whether to check the checksums of a PNG and the markers of a JPEG, which takes time.
     Raises:
-      UserError: if it is not an image, is damaged or too large, or holds several pictures.
+      UserError: if it is not an image, is cut, damaged or too large, or holds several pictures.
     """
     with naming(name):
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=_opened_formats())
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        if max(image.size) > MAX_SIDE:
+            raise UserError(
+                f"{name} has a side of more than {MAX_SIDE:,} pixels, the most that an image or "
+                f"mask may have; {_CUT_INTO_TILES}"
+            )
 
         # An MPO file is a JPEG followed by a preview or a second view: the first picture counts.
         pictures = getattr(image, "n_frames", 1)
@@ -54,11 +72,23 @@ def open_image(content: bytes, name: str | Path, *, decode: bool = True) -> Imag
             raise UserError(f"{name} holds {pictures} pictures; only one is allowed.")
         if image.format == "BMP":
             _require_exact_bmp(image, content, name)
+        # Pillow reads some damaged files, but TensorFlow does not, and records hold the files.
+        if image.format == "PNG":
+            _require_whole_png(content, name, checksums=thorough)
+        if image.format in ("JPEG", "MPO"):
+            _require_whole_jpeg(content, name, thorough=thorough)
 
         image.decodermaxblock = len(content)  # decodes the content in one piece, without copying it
         if decode:
             image.load()
     return image
+
+
+@functools.cache
+def _opened_formats() -> list[str]:
+    """Returns the names of `_FORMATS`, without those that this Pillow was built without."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _require_exact_bmp(image: Image.Image, content: bytes, name: str | Path) -> None:
@@ -125,15 +155,15 @@ def naming(name: str | Path) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UserError(
-            f"{name} cannot be decoded: it is not an image of a known format."
+            f"{name} cannot be decoded: it is not an image of a known format "
+            f"({', '.join(_FORMATS)}); save it as PNG."
         ) from None
     except MemoryError:  # not the file's fault
         raise
     except Image.DecompressionBombError:
         raise UserError(
             f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that an image or "
-            "mask may have; cut image and mask into tiles, as 'gdal_retile.py -of PNG "
-            "-ps 4096 4096 -targetDir TILES FILE' does."
+            f"mask may have; {_CUT_INTO_TILES}"
         ) from None
     except Exception as error:  # Pillow's errors about damaged files have no common base class
         reason = str(error) or type(error).__name__
@@ -142,30 +172,43 @@ def naming(name: str | Path) -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = fills_up
 
 
-def require_whole_png(content: bytes, name: str | Path) -> None:
-    """Refuses a PNG that is cut off or has a damaged chunk.
-
-    Pillow may read such a file, but TensorFlow does not, and records hold the file as it is.
-
-    Raises:
-      UserError: naming the file.
-    """
+def _require_whole_png(content: bytes, name: str | Path, *, checksums: bool) -> None:
+    """Refuses a PNG that is cut off, or has chunks that are damaged or that nobody may skip."""
     view, position, kind = memoryview(content), 8, b""  # chunks start after the 8-byte signature
+    kinds = []
     try:
         while kind != b"IEND":
             length, kind = struct.unpack_from(">I4s", content, position)
             end = position + 8 + length
             (checksum,) = struct.unpack_from(">I", content, end)
-            if zlib.crc32(view[position + 4 : end]) != checksum:
-                part = kind.decode("ascii", "replace")
-                raise UserError(
-                    f"{name} cannot be decoded: its part {part} is damaged; get the file again."
-                )
+            is_damaged = checksums and zlib.crc32(view[position + 4 : end]) != checksum
+            if is_damaged or not (kind in _PNG_CHUNKS or (kind.isalpha() and kind[0] >= ord("a"))):
+                part = files.shown(kind.decode("ascii", "backslashreplace"))
+                raise UserError(f"{name} cannot be decoded: its part {part} is damaged; {_GET}")
+            if kind in _PNG_CHUNKS:
+                kinds.append((kind, length))
             position = end + 4
     except struct.error:
-        raise UserError(
-            f"{name} cannot be decoded: its end is missing; get the file again."
-        ) from None
+        raise UserError(f"{name} cannot be decoded: its end is missing; {_GET}") from None
+
+    starts_well = kinds[0] == (b"IHDR", 13) and content[12:16] == b"IHDR"
+    is_known = content[26:28] == b"\0\0" and content[28] <= 1  # compression, filters, interlacing
+    names = [kind for kind, _ in kinds]
+    if not (starts_well and is_known and names.count(b"IHDR") == 1 and names.count(b"PLTE") <= 1):
+        raise UserError(f"{name} cannot be decoded: its header is damaged; {_GET}")
+
+
+def _require_whole_jpeg(content: bytes, name: str | Path, *, thorough: bool) -> None:
+    """Refuses a JPEG that is cut off or, if `thorough`, has markers that no JPEG has."""
+    # Most files end with the end marker, whose two bytes never occur in pixels. In some, more
+    # follows.
+    if not thorough and content.endswith(b"\xff\xd9"):
+        return
+    markers = [marker for marker, _ in files.jpeg_segments(content)]
+    if any(marker in files.JPEG_UNUSED for marker in markers):
+        raise UserError(f"{name} cannot be decoded: its pixels are damaged; {_GET}")
+    if files.JPEG_END not in markers:
+        raise UserError(f"{name} cannot be decoded: its end is missing; {_GET}")
 
 
 def encode_png(image: Image.Image, **settings: int) -> bytes:

@@ -1,6 +1,6 @@
-"""Reads size and EXIF orientation of encoded images inside a TensorFlow graph.
+"""Reads headers of encoded images inside a TensorFlow graph: kind, size and EXIF orientation.
 
-A server checks the size of an image before decoding it, so the header is read first. Files that
+Servers and readers of records look at the header before they decode an image. Files that
 `image_files.read_image` refuses, or decodes to other pixels than TensorFlow, get the size 0. The
 orientation is read here because TensorFlow's decoder ignores it.
 """
@@ -10,15 +10,24 @@ import functools
 import tensorflow as tf
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEADER = 26  # PNG (2nd edition) sec. 11.2.2: IHDR, from byte 12, ends with depth and colour type
+# PNG (2nd edition) sec. 11.2.2: IHDR, from byte 8, holds 13 bytes, of them depth and colour type.
+_PNG_START = _PNG + b"\0\0\0\x0dIHDR"
+_HEADER = 26
 _ORIENTATION = 0x0112  # EXIF 2.32 sec. 4.6.4; 1 is upright
 _MOST_SEGMENTS = 65536  # as many chunks of the usual size as a PNG of 512 MB has
 
 
 def image_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads height and width of a JPEG or PNG without decoding it.
+    """Reads height and width of a JPEG or PNG as `stored_size` does, of the upright image.
 
-    The size is that of the upright image: EXIF data may swap the two.
+    EXIF data may swap the two.
+    """
+    size = stored_size(encoded)
+    return tf.where(orientation(encoded) >= 5, size[::-1], size)  # 5 to 8 swap the axes
+
+
+def stored_size(encoded: tf.Tensor) -> tf.Tensor:
+    """Reads height and width of a JPEG or PNG as it is stored, without decoding it.
 
     Args:
       encoded: scalar string, the bytes of the file.
@@ -28,16 +37,29 @@ def image_size(encoded: tf.Tensor) -> tf.Tensor:
     Raises:
       InvalidArgumentError: if the header of a JPEG is damaged.
     """
-    # Padded with zeros, so that shorter files can be sliced too.
-    padded = tf.strings.join([tf.strings.substr(encoded, 0, _HEADER), b"\0" * _HEADER])
     size = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: _jpeg_size(encoded),
-        lambda: _png_size(padded),
+        lambda: _png_size(_header(encoded)),
     )
     size.set_shape([2])
-    size = tf.where(orientation(encoded) >= 5, size[::-1], size)  # 5 to 8 swap the axes
     return tf.cast(size, tf.int64)
+
+
+def is_grey_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether a file is an 8-bit grey PNG, as the labels of records are: bool scalar.
+
+    TensorFlow decodes all other files to other values than those of the label: it turns palettes
+    into luminances, scales 1 bit to 0 and 255, and keeps only the upper half of 16 bits.
+    """
+    header = _header(encoded)
+    is_png = tf.equal(tf.strings.substr(header, 0, 16), _PNG_START)
+    return is_png & tf.equal(tf.strings.substr(header, 24, 2), b"\x08\0")  # depth and colour type
+
+
+def _header(encoded):
+    # Padded with zeros, so that shorter files can be sliced too.
+    return tf.strings.join([tf.strings.substr(encoded, 0, _HEADER), b"\0" * _HEADER])
 
 
 def _jpeg_size(encoded):
@@ -49,8 +71,7 @@ def _png_size(header):
     width_height = tf.io.decode_raw(
         tf.strings.substr(header, 16, 8), tf.int32, little_endian=False, fixed_length=8
     )
-    is_readable = tf.equal(tf.strings.substr(header, 0, 8), _PNG)
-    is_readable &= tf.equal(tf.strings.substr(header, 12, 4), b"IHDR")
+    is_readable = tf.equal(tf.strings.substr(header, 0, 16), _PNG_START)
     is_readable &= tf.not_equal(tf.strings.substr(header, 24, 1), b"\x10")  # 16 bits per channel
     return tf.where(is_readable, tf.maximum(width_height[::-1], 0), 0)
 

@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print it 
 CHANNEL_DROPPED = (
     "with channels other than red, green and blue (transparency, infrared), which were dropped."
 )
-_STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}  # by Pillow's names
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames of JPEGs; ITU-T T.81 table B.1
 TURNS = {  # EXIF 2.32, tag Orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,18 +83,17 @@ def open_image(path: Path, *, decode: bool = True) -> StoredImage:
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
 
-    image = decoding.open_image(content, path, decode=False)
+    image = decoding.open_image(content, path, decode=False, thorough=decode)
     tiff_orientation = decoding.tiff_orientation(image)
     # Formats that records do not store are decoded sooner or later anyway. A PNG with EXIF data is
     # decoded now, because they may come after its pixels.
-    is_stored = image.format in _STORED_FORMATS
-    if decode or not is_stored or (image.format == "PNG" and b"eXIf" in content):
+    stored_format = _stored_format(image, content)
+    if decode or not stored_format or (image.format == "PNG" and b"eXIf" in content):
         with decoding.naming(path):
             image.load()
     if image.mode not in _IMAGE_MODES:
         raise UserError(f"{path} has the mode {image.mode}; images have 8 bits per channel.")
 
-    stored_format = _STORED_FORMATS.get(image.format or "", "")
     has_other_channel = _has_other_channel(image)
     if tiff_orientation in TURNS:
         # Pillow has turned the TIFF already; turn it back to the pixels as they are stored.
@@ -106,6 +105,32 @@ def open_image(path: Path, *, decode: bool = True) -> StoredImage:
         exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
         orientation = files.exif_orientation(exif)
     return StoredImage(image, content, stored_format, orientation, has_other_channel)
+
+
+def _stored_format(image: Image.Image, content: bytes) -> str:
+    """Returns the format under which records hold a file as it is; "" if they do not."""
+    if image.format == "PNG":
+        return "png"
+    if image.format not in ("JPEG", "MPO"):  # an MPO starts as a JPEG
+        return ""
+
+    # TensorFlow may lack the rarer kinds.
+    segments = files.jpeg_segments(content)
+    frames = (part for part in segments if part[0] in files.JPEG_FRAMES)
+    frame, header = next(frames, (-1, b""))
+    if frame != _PROGRESSIVE:
+        return "jpeg" if frame in _SEQUENTIAL else ""
+
+    # Where the last scans are missing, versions of libjpeg smooth the picture differently.
+    is_complete = {component: [False] * 64 for component in header[6::3]}  # each coefficient
+    for marker, scan in segments:
+        if marker == files.JPEG_SCAN and len(scan) > 3:
+            # T.81 B.2.3: components, then the range of coefficients, then their missing bits.
+            first, last, bits = scan[-3:]
+            for component in scan[1:-3:2]:
+                if bits & 15 == 0 and component in is_complete:
+                    is_complete[component][first : last + 1] = [True] * (last + 1 - first)
+    return "jpeg" if all(map(all, is_complete.values())) else ""
 
 
 def _has_other_channel(image: Image.Image) -> bool:

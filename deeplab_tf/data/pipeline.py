@@ -6,10 +6,8 @@ p). So a run resumed at step s reads exactly what it would have read without the
 whatever the parallelism, and without replaying anything.
 """
 
-import contextlib
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +16,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import catalog, photometric, records, service, transforms
-from deeplab_tf.messages import UserError
+from deeplab_tf.data.record_checks import RecordChecks, naming_bad_records
 from deeplab_tf.ops import seeds
 
 # AutoGraph is not needed, since no Python control flow here depends on a tensor, and its conversion
@@ -26,8 +24,6 @@ from deeplab_tf.ops import seeds
 _plain_python = tf.autograph.experimental.do_not_convert
 
 _CORES = os.cpu_count() or 1
-_BAD_RECORD = "bad record"  # by this, `explained_record_errors` recognises the errors of `_checked`
-_UNDECODED = re.compile(r"(jpeg::Uncompress|JPEG|PNG|decode|Unknown image)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +66,14 @@ def train_batches(
     """
     first, last = steps.start * batch_size, steps.stop * batch_size
     part_size = batch_size // share.replicas
+    checks = checks_of(info)
 
     @_plain_python
     def example(position, index):
-        record = records.parse(table.read(index))
-        label = _checked(record, info.num_classes, info.ignore_label)
+        record = checks.parse(table.read(index))
         pair = augment(
             record["image"],
-            label,
+            record["label"],
             config,
             seed=tf.stack([tf.constant(seed, tf.int64), position]),
             ignore_label=info.ignore_label,
@@ -103,6 +99,11 @@ def train_batches(
     starts = share_of_worker(tf.data.Dataset.range(first, last, part_size))
     batches = service.received(order, make_parts, services, step_size=batch_size, starts=starts)
     return _untuned(batches.prefetch(2))
+
+
+def checks_of(info: catalog.DatasetInfo) -> RecordChecks:
+    """Returns what the records of a data set must hold for training and scoring."""
+    return RecordChecks(num_classes=info.num_classes, ignore_label=info.ignore_label)
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -168,56 +169,11 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
     return order.skip(first - first_epoch * num_records).take(last - first).enumerate(start=first)
 
 
-def _checked(record, num_classes, ignore_label, labelled=True):
-    """Returns the label of a record, after checking its size and its values."""
-    label, name = record["label"], record["name"]
-    image_size, size = tf.shape(record["image"])[:2], tf.shape(label)[:2]
-    is_absent = tf.equal(tf.size(label), 0)
-    fits = tf.reduce_all(tf.equal(image_size, size)) | (is_absent & (not labelled))
-
-    train_ids = tf.where(tf.equal(label, ignore_label), tf.zeros_like(label), label)
-    largest = tf.cast(tf.reduce_max(train_ids), tf.int32)
-
-    checks = [
-        tf.debugging.Assert(fits, [_BAD_RECORD, name, "size", image_size, size], summarize=2),
-        tf.debugging.Assert(largest < num_classes, [_BAD_RECORD, name, "value", largest]),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.identity(label)
-
-
-@contextlib.contextmanager
-def explained_record_errors() -> Iterator[None]:
-    """Turns a record's decoding error or failed check into a UserError that names the image."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        text = str(error)
-        value = re.search(rf"\[{_BAD_RECORD}\] \[(.*?)\] \[value\] \[(\d+)\]", text)
-        size = re.search(
-            rf"\[{_BAD_RECORD}\] \[(.*?)\] \[size\] \[(\d+) (\d+)\] \[(\d+) (\d+)\]", text
-        )
-        if value:
-            problem = (
-                f"The label of {value[1]!r} holds the value {value[2]}, which is not in the class "
-                "list; correct the mask"
-            )
-        elif size and size.groups()[3:] == ("0", "0"):
-            problem = f"The image {size[1]!r} has no label; give it one"
-        elif size:
-            problem = (
-                f"The image {size[1]!r} is {size[2]}x{size[3]} (height x width) but its label is "
-                f"{size[4]}x{size[5]}; correct one of them"
-            )
-        elif _UNDECODED.search(text):
-            problem = f"A record's image or label cannot be decoded ({text.splitlines()[0]})"
-        else:
-            raise
-        raise UserError(f"{problem} and build the data set again.") from None
-
-
 class EvalBatch(NamedTuple):
-    """Images of one size, uint8 [B, H, W, 3], and their labels, uint8 [B, H, W, 1]."""
+    """Images of one size, uint8 [B, H, W, 3], and their labels, uint8 [B, H, W, 1].
+
+    names: as in the records; a record without one is called record_12 if 12 come before it.
+    """
 
     names: list[str]
     images: np.ndarray
@@ -239,37 +195,43 @@ def eval_batches(
       labelled: whether a record without a label is an error. If not, its label is [B, 0, 0, 1],
         and batch_size must be 1.
     Raises:
-      UserError: naming a record whose label is missing or wrong.
+      UserError: naming the first record that cannot be read, or whose label is missing or wrong.
     """
 
-    @_plain_python
-    def example(serialized):
-        record = records.parse(serialized)
-        label = _checked(record, num_classes, ignore_label, labelled=labelled)
-        return record["name"], record["image"], label
+    checks = RecordChecks(num_classes=num_classes, ignore_label=ignore_label, labelled=labelled)
 
-    serialized = tf.data.Dataset.range(len(table)).map(table.read, num_parallel_calls=_CORES)
+    @_plain_python
+    def example(numbered):
+        number, serialized = numbered
+        record = checks.parse(serialized)
+        name = record["name"]
+        numbered_name = tf.strings.join(["record_", tf.strings.as_string(number)])
+        return tf.where(tf.equal(name, ""), numbered_name, name), record["image"], record["label"]
+
+    numbers = tf.data.Dataset.range(len(table))
+    read = _plain_python(lambda number: (number, table.read(number)))
+    numbered = numbers.map(read, num_parallel_calls=_CORES)
     if batch_size > 1:
         # Records wait for others of their size while still encoded; decoded they would fill the
         # memory.
-        grouped = serialized.group_by_window(
-            key_func=_size_key,
+        grouped = numbered.group_by_window(
+            key_func=_plain_python(lambda _, serialized: _size_key(serialized)),
             reduce_func=lambda _, group: group.batch(batch_size),
             window_size=batch_size,
         )
     else:
-        grouped = serialized.batch(1)
+        grouped = numbered.batch(1)
     types = (tf.string, tf.uint8, tf.uint8)
     batches = grouped.map(
-        _plain_python(lambda group: tf.map_fn(example, group, fn_output_signature=types)),
+        _plain_python(lambda *group: tf.map_fn(example, group, fn_output_signature=types)),
         num_parallel_calls=_CORES,
     )
-    with explained_record_errors():
+    with naming_bad_records(table, checks):
         for names, images, labels in _untuned(batches.prefetch(2)).as_numpy_iterator():
-            yield EvalBatch([name.decode() for name in names], images, labels)
+            shown = [name.decode("utf-8", "backslashreplace") for name in names]
+            yield EvalBatch(shown, images, labels)
 
 
-@_plain_python
 def _size_key(serialized):
     """Returns one int64 that is equal only for images of equal height and width."""
     height_width = records.parse_size(serialized)

@@ -7,6 +7,7 @@ have no dataset.json, can be read too.
 """
 
 import dataclasses
+import glob
 import hashlib
 import re
 import struct
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.data import catalog
+from deeplab_tf import files
+from deeplab_tf.data import catalog, encoded
 from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.messages import UserError
 
@@ -51,54 +53,66 @@ def serialize(example: EncodedExample) -> bytes:
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Decodes one record.
+    """Decodes one record, whoever wrote it.
 
     Args:
       serialized: scalar string, a tf.train.Example in the official schema.
     Returns:
       image: uint8 [H, W, 3], RGB; name: scalar string; label: uint8 [H, W, 1], train ids, or
       [0, 0, 1] where the record has none.
+    Raises:
+      InvalidArgumentError: if a file cannot be decoded, or TensorFlow would decode the image to
+        other pixels or the label to other values than the file holds.
     """
     features = tf.io.parse_single_example(serialized, _SCHEMA)
-    image = decode_image(features["image/encoded"])
-    encoded = features["image/segmentation/class/encoded"]
-    label = tf.cond(
-        tf.equal(encoded, ""),
+    image, label = features["image/encoded"], features["image/segmentation/class/encoded"]
+    is_absent = tf.equal(label, "")
+    checks = [
+        tf.debugging.Assert(tf.reduce_all(encoded.stored_size(image) > 0), ["kind of image"]),
+        tf.debugging.Assert(is_absent | encoded.is_grey_png(label), ["kind of label"]),
+    ]
+    with tf.control_dependencies(checks):
+        image, label = tf.identity(image), tf.identity(label)
+
+    decoded = tf.cond(
+        is_absent,
         lambda: tf.zeros([0, 0, 1], tf.uint8),
-        lambda: tf.io.decode_png(encoded, channels=1),
+        lambda: tf.io.decode_png(label, channels=1),
     )
-    label.set_shape([None, None, 1])
-    return {"image": image, "label": label, "name": features["image/filename"]}
+    decoded.set_shape([None, None, 1])
+    return {"image": decode_image(image), "label": decoded, "name": features["image/filename"]}
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+def decode_image(content: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG or PNG to uint8 [H, W, 3], RGB, to the same pixels as OpenCV and Pillow.
 
     TensorFlow's default for JPEG is a fast transform whose pixels are up to 20 levels off.
     """
     image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        tf.io.is_jpeg(content),
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
     )
     image.set_shape([None, None, 3])
     return image
 
 
 def parse_size(serialized: tf.Tensor) -> tf.Tensor:
-    """Returns height and width of one record, int64 [2], without decoding its image."""
-    features = tf.io.parse_single_example(serialized, _SIZE_SCHEMA)
-    return tf.stack([features["image/height"], features["image/width"]])
+    """Returns height and width of one record's image, int64 [2], without decoding it.
+
+    They are read from the image itself: image/height and image/width may be absent or wrong.
+
+    Raises:
+      InvalidArgumentError: if there is no image, or its header is damaged.
+    """
+    schema = {"image/encoded": _SCHEMA["image/encoded"]}
+    return encoded.stored_size(tf.io.parse_single_example(serialized, schema)["image/encoded"])
 
 
 _SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/filename": tf.io.FixedLenFeature([], tf.string, ""),
     "image/segmentation/class/encoded": tf.io.FixedLenFeature([], tf.string, ""),
-}
-_SIZE_SCHEMA = {
-    "image/height": tf.io.FixedLenFeature([], tf.int64),
-    "image/width": tf.io.FixedLenFeature([], tf.int64),
 }
 
 
@@ -206,7 +220,7 @@ def open_split(
         paths = _found_shards(folder, split, info)
         expected = info.splits.get(split)
 
-    indexes = [_index(path) for path in paths]
+    indexes = [index_of(path) for path in paths]
     counts = [len(offsets) for offsets, _ in indexes]
     total = sum(counts)
     if not total:
@@ -224,19 +238,22 @@ def open_split(
 
 def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
     """Returns the shards that a split's entry in dataset.json lists, after checking their sizes."""
-    for shard in entry["shards"]:
-        path = folder / shard["file"]
+    paths = [
+        files.path_below(folder, shard["file"], advice=f"build the split {split!r} again")
+        for shard in entry["shards"]
+    ]
+    for path, shard in zip(paths, entry["shards"], strict=True):
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             state = "is missing" if size is None else f"has {size} bytes, not {shard['bytes']}"
             raise UserError(f"The shard {path} {state}; build the split {split!r} again.")
-    return [folder / shard["file"] for shard in entry["shards"]]
+    return paths
 
 
 def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[Path]:
     """Returns the shards of a split by their names, if no dataset.json lists them."""
     shards_by_count: dict[int, list[Path]] = {}
-    for path in sorted(folder.glob(f"{split}-*.tfrecord")):
+    for path in sorted(folder.glob(f"{glob.escape(split)}-*.tfrecord")):
         match = _SHARD_NAME.fullmatch(path.name)
         if match and match["split"] == split:
             shards_by_count.setdefault(int(match["count"]), []).append(path)
@@ -256,7 +273,7 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
     return next(iter(shards_by_count.values()))
 
 
-def _index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def index_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the offset of each record in a TFRecord file, int64 [N], and its CRC, uint32 [N].
 
     A record is a uint64 length, a crc32, the data and another crc32. Only the lengths and the
@@ -266,7 +283,7 @@ def _index(path: Path) -> tuple[np.ndarray, np.ndarray]:
       UserError: if the last record does not end at the end of the file.
     """
     offsets, checksums, position, size = [], [], 0, path.stat().st_size
-    with path.open("rb", buffering=0) as file:
+    with files.open_regular(path) as file:
         header = file.read(8)
         while position < size and len(header) == 8:
             offsets.append(position)

@@ -27,13 +27,19 @@ def main(job: InspectConfig) -> None:
 
     print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
     folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
+    pages = {  # the names of splits come from dataset.json
+        split: files.path_below(folder, split, ".png", advice="leave it out with --splits")
+        for split in tables
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    content = {split: inspect(job, info, split, table, folder) for split, table in tables.items()}
+    content = {
+        split: inspect(job, info, split, table, pages[split]) for split, table in tables.items()
+    }
     files.write(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
-    print(f"Look at the samples: {', '.join(str(folder / f'{split}.png') for split in content)}")
+    print(f"Look at the samples: {', '.join(map(str, pages.values()))}")
 
 
-def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
+def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dict:
     """Prints a report on one split and writes its page of samples; returns its numbers."""
     counts = measure(info, split, table)
     labels = counts.labels
@@ -62,11 +68,16 @@ def inspect(job: InspectConfig, info, split: str, table, folder: Path) -> dict:
     chosen = np.unique(np.linspace(0, len(table) - 1, job.num_samples).astype(int))
     samples = [records.parse(table.read(int(index))) for index in chosen]
     pictures = [
-        (sample["name"].numpy().decode(), sample["image"].numpy(), sample["label"].numpy()[..., 0])
+        (
+            sample["name"].numpy().decode("utf-8", "backslashreplace"),
+            sample["image"].numpy(),
+            sample["label"].numpy()[..., 0],
+        )
         for sample in samples
     ]
     page = report.sample_page(pictures, info.class_names, info.colors, info.ignore_label)
-    page.save(folder / f"{split}.png")
+    page_file.parent.mkdir(parents=True, exist_ok=True)
+    page.save(page_file)
 
     return {
         "images": len(table),

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeplab_tf import files
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.data import pipeline, records
 from deeplab_tf.evaluation import memory, report
 from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run
 
 
@@ -25,6 +27,7 @@ def main(job: VisConfig) -> None:
 
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
     folder = Path(job.vis_logdir) / "segmentation_results"
+    raw_folder = Path(job.vis_logdir) / "raw_segmentation_results"
     batches = pipeline.eval_batches(
         table,
         batch_size=1,
@@ -33,11 +36,18 @@ def main(job: VisConfig) -> None:
         labelled=False,
     )
 
-    painted = 0
+    painted: set[Path] = set()
     for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
         image, label = batch.images[0], batch.labels[0, ..., 0]
         predicted = predictor.labels(batch.images).numpy()[0]
-        name = Path(batch.names[0].removeprefix("/"))
+        name = batch.names[0]
+        if (painting := files.path_below(folder, name)) in painted:
+            raise UserError(
+                f"Two records of {job.vis_split} have the name '{files.shown(name)}', so the "
+                "second picture would replace the first; rename one of the images and build the "
+                "data set again."
+            )
+        painted.add(painting)
 
         pictures = {
             "image": image,
@@ -47,13 +57,12 @@ def main(job: VisConfig) -> None:
         if label.size:  # a test split may have no labels
             pictures["label"] = report.colorize(label, info.colors)
         for kind, picture in pictures.items():
-            path = folder / name.parent / f"{name.name}_{kind}.png"
+            path = files.path_below(folder, name, f"_{kind}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
 
         if job.also_save_raw_predictions:
-            path = Path(job.vis_logdir) / "raw_segmentation_results" / f"{name}.png"
+            path = files.path_below(raw_folder, name, ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(stored_ids[predicted]).save(path)
-        painted += 1
-    print(f"{folder}: {painted} images of {job.vis_split} at step {loaded.step}.")
+    print(f"{folder}: {len(painted)} images of {job.vis_split} at step {loaded.step}.")

@@ -21,6 +21,7 @@ from deeplab_tf.config import (
     require,
 )
 from deeplab_tf.data import catalog, pipeline, records, service
+from deeplab_tf.data.record_checks import naming_bad_records
 from deeplab_tf.distribution import (
     Workers,
     choose_strategy,
@@ -231,7 +232,6 @@ class Trainer:
             self.run_dir.sole_training(),
             stop,
             interrupted,
-            pipeline.explained_record_errors(),
             self.workers.reports_lost_workers(),
         ):
             first_step = self._restore()
@@ -330,7 +330,7 @@ class Trainer:
 
         services = self.experiment.train.data_services()
         service.require_examples(services)
-        with service.watched(services):
+        with service.watched(services), self._naming_bad_records():
             self.model.fit(
                 self.batches(first_step, last_step),
                 epochs=1,
@@ -353,6 +353,9 @@ class Trainer:
         return self.strategy.distribute_datasets_from_function(
             lambda _: self._examples(range(first_step, last_step), share=share, services=services)
         )
+
+    def _naming_bad_records(self) -> contextlib.AbstractContextManager[None]:
+        return naming_bad_records(self.train_table, pipeline.checks_of(self.info))
 
     def _examples(self, steps: range, **how: Any) -> tf.data.Dataset:
         return pipeline.train_batches(
@@ -415,7 +418,8 @@ class Trainer:
         config = self.experiment.train
         images, labels = [], []
         if config.summary_images and self.workers.is_chief:
-            batch_images, batch_labels = next(iter(self._examples(range(1))))
+            with self._naming_bad_records():
+                batch_images, batch_labels = next(iter(self._examples(range(1))))
             images = np.round(batch_images[: config.summary_images].numpy()).astype(np.uint8)
             labels = batch_labels[: config.summary_images].numpy()[..., 0]
 

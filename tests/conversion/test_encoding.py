@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from deeplab_tf.conversion.encoding import FilePair, encode_pair
 from deeplab_tf.conversion.masks import MaskCoding, read_mask
@@ -246,13 +246,18 @@ def test_deep_images_are_refused(tmp_path, color_type, channels, verify):
 def test_headers_alone_are_checked_on_demand(tmp_path):
     files = pair(tmp_path, noise())
     content = files.image_path.read_bytes()
-    files.image_path.write_bytes(content[: len(content) // 2])  # a cut image passes
+    # Only half of the pixels, but with the end marker.
+    files.image_path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
     example = encode_pair(files, CODING, verify="header")
     assert example.image == files.image_path.read_bytes()
     assert example.label == files.mask_path.read_bytes()
     assert (example.height, example.width) == (30, 40)
     with pytest.raises(UserError, match="must have the same size"):
         encode_pair(pair(tmp_path, noise(), mask_size=(41, 30)), CODING, verify="header")
+    for cut in (content[: len(content) // 2], content[:-2]):
+        files.image_path.write_bytes(cut)
+        with pytest.raises(UserError, match=r"image\.jpg cannot be decoded: its end is missing"):
+            encode_pair(files, CODING, verify="header")
     files.image_path.write_bytes(b"no image")
     with pytest.raises(UserError, match="not an image of a known format"):
         encode_pair(files, CODING, verify="header")
@@ -289,7 +294,7 @@ def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path, orientation):
 
 
 def test_a_cut_image_is_refused_though_pillow_was_told_to_fill_it_up(tmp_path, monkeypatch):
-    path = tmp_path / "a.jpg"
+    path = tmp_path / "a.bmp"
     noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -314,3 +319,28 @@ def test_no_orientation_is_applied_twice_or_against_the_flag(tmp_path, orientati
     Image.new("L", expected.size).save(files.mask_path)
     np.testing.assert_array_equal(decoded(encode_pair(files, CODING).image), expected)
     np.testing.assert_array_equal(read_image(files.image_path), expected)
+
+
+def test_no_other_program_is_run_for_an_image(tmp_path):
+    """Pillow runs Ghostscript for EPS files, whatever their names."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (4, 4)).save(path, "EPS")
+    with pytest.raises(UserError, match=r"a\.jpg cannot be decoded: it is not an image of a known"):
+        read_image(path)
+
+
+def test_a_text_that_would_fill_the_memory_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("comment", "0" * 2**24, zip=True)
+    Image.new("RGB", (4, 4)).save(path, pnginfo=texts)
+    assert path.stat().st_size < 2**16
+    with pytest.raises(UserError, match=r"a\.png cannot be decoded: Decompressed data too large"):
+        read_image(path)
+
+
+def test_an_image_with_an_endless_side_is_refused(tmp_path):
+    path = tmp_path / "a.bmp"
+    Image.new("1", (1, 1_000_001)).save(path)
+    with pytest.raises(UserError, match=r"a\.bmp has a side of more than 1,000,000 pixels"):
+        read_image(path)

@@ -207,7 +207,7 @@ TABLE = {
     "jpeg 2000": (file(LABEL, "JPEG2000"), {}, f"holds JPEG 2000 data, .*{LOSSY}"),
     "gif": (file(LABEL, "GIF"), {}, "is a GIF, and programs that write GIFs renumber the colours"),
     "gif by colour": (file(palette_image(LABEL % 3), "GIF"), {"encoding": "color"}, LABEL % 3),
-    "tga": (file(LABEL, "TGA"), {}, "is a TGA file; allowed are PNG, BMP"),
+    "tga": (file(LABEL, "TGA"), {}, "not an image of a known format"),
     "no image": (b"no image", {}, "it is not an image of a known format"),
     "16 bits": (file(LABEL.astype(np.uint16)), {}, "has 16 bits per channel, but masks have 8"),
     "16 bits, rgb": (
@@ -334,15 +334,17 @@ def test_grey_masks_pass_if_all_their_values_are_allowed(num_classes, ignore_lab
 
 
 def test_headers_alone_are_checked_on_demand():
-    cut = file(np.zeros([30, 40], np.uint8))[:-20]
-    assert encode_mask(cut, "m.png", coding(), verify="header")[:3] == (cut, (40, 30), ())
+    unread = file(np.full([30, 40], 77, np.uint8))
+    assert encode_mask(unread, "m.png", coding(), verify="header")[:3] == (unread, (40, 30), ())
+    with pytest.raises(UserError, match="its end is missing"):
+        encode_mask(unread[:-12], "m.png", coding(), verify="header")
     for case in ("jpeg", "16 bits, rgb", "4 grey bits", "transparent index", "swapped palette"):
         content, settings, expected = TABLE[case]
         with pytest.raises(UserError, match=expected):
             encode_mask(content, "m.png", coding(**settings), verify="header")
     swapped = coding(index_map=(1, 0, 2, *[-1] * 252, 255))
-    with pytest.raises(UserError, match="cannot be decoded"):  # it is to be changed
-        encode_mask(cut, "m.png", swapped, verify="header")
+    with pytest.raises(UserError, match="holds the value 77"):  # it is to be changed
+        encode_mask(unread, "m.png", swapped, verify="header")
 
 
 def test_a_grey_palette_in_a_bmp_is_read_exactly_or_refused():

@@ -14,7 +14,7 @@ import pytest
 
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.config.programs import DataServiceConfig
-from deeplab_tf.data import catalog, pipeline, records, service
+from deeplab_tf.data import catalog, records, service
 from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
 from tests.data.test_pipeline import assert_equal, batches
@@ -61,8 +61,8 @@ def test_served_batches_are_those_made_here(table, two_hosts, count, first, shar
 
 
 def test_a_served_label_outside_the_class_list_names_its_image(table, two_hosts):
-    message = r"'train_\d{4}' holds the value [3-6]"
-    with pytest.raises(UserError, match=message), pipeline.explained_record_errors():
+    message = r"'train_\d{4}' .* holds the value [3-6]"
+    with pytest.raises(UserError, match=message):
         batches(table, 0, 9, num_classes=3, services=two_hosts)
 
 
