@@ -43,9 +43,13 @@ class FolderConfig(building.BuilderConfig):
         "Mask values of pixels that do not count; 255 by default, unless it is a class's label_id. "
         "Records keep a single value as it is; several values, or any with label_ids, become 255.",
         least=0,
+        most=255,
     )
     ignore_colors: tuple[int, ...] = setting(
-        (), "Colours in RGB masks, r,g,b[,r,g,b...], of pixels that do not count.", least=0
+        (),
+        "Colours in RGB masks, r,g,b[,r,g,b...], of pixels that do not count.",
+        least=0,
+        most=255,
     )
     mask_encoding: str = setting(
         "auto",
@@ -67,7 +71,10 @@ class FolderConfig(building.BuilderConfig):
         names="named_files",
     )
     val_fraction: float = setting(
-        0.0, "Share of the images that go to the split val; the rest go to train.", least=0
+        0.0,
+        "Share of the images that go to the split val; the rest go to train.",
+        least=0,
+        below=1,
     )
     split_seed: int = setting(0, "Seed of the random choice for val_fraction.", least=0)
 
@@ -76,26 +83,13 @@ class FolderConfig(building.BuilderConfig):
         for name in ("images_dir", "masks_dir", "class_list"):
             require_given(name, getattr(self, name), "a path")
 
-        require(
-            self.val_fraction < 1, "val_fraction", self.val_fraction, "0 up to, not including, 1"
-        )
         only_one = not (self.val_fraction and self.split_lists)
         require(only_one, "val_fraction", self.val_fraction, "0 with --split_lists")
         has_effect = bool(self.val_fraction or not self.split_seed)
         require(has_effect, "split_seed", self.split_seed, "0 without --val_fraction")
 
-        require(
-            all(value <= 255 for value in self.ignore_label),
-            "ignore_label",
-            self.ignore_label,
-            "values of 0 to 255, as masks have",
-        )
-        require(
-            len(self.ignore_colors) % 3 == 0 and all(value <= 255 for value in self.ignore_colors),
-            "ignore_colors",
-            self.ignore_colors,
-            "triples r,g,b of 0 to 255",
-        )
+        colors = self.ignore_colors
+        require(len(colors) % 3 == 0, "ignore_colors", colors, "triples r,g,b of 0 to 255")
         require(
             not (self.ignore_colors and self.mask_encoding == "index"),
             "ignore_colors",

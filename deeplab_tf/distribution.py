@@ -8,7 +8,6 @@ writes files.
 import contextlib
 import faulthandler
 import functools
-import json
 import os
 import re
 import signal
@@ -20,7 +19,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import json_files
 from deeplab_tf.config import TrainConfig, require
+from deeplab_tf.json_files import keyed, listed, text
 from deeplab_tf.messages import UserError
 
 # What a collective operation raises when another worker has gone, at once or after missed
@@ -31,6 +32,13 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
+)
+
+_CLUSTER = keyed(
+    {
+        "cluster": keyed({}, {"chief": listed(text(), most=1), "worker": listed(text())}),
+        "task": keyed({"type": text()}),
+    }
 )
 
 
@@ -152,12 +160,12 @@ def _use_gpus(number: int) -> None:
 
 def _cluster() -> tuple[int, int]:
     """Returns the number of workers in TF_CONFIG, and the number of this process among them."""
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
+    description = os.environ.get("TF_CONFIG", "")
+    if not description:
         return 1, 0
 
     try:
-        content = json.loads(text)
+        content = json_files.parse(description, _CLUSTER)
         hosts = [*content["cluster"].get("chief", []), *content["cluster"].get("worker", [])]
         kind, index = content["task"]["type"], int(content["task"]["index"])
         if kind not in ("chief", "worker") or not 0 <= index < len(content["cluster"][kind]):

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import stat
 import struct
 import tempfile
@@ -305,11 +306,12 @@ def write(path: Path, content: bytes | str) -> None:
       OSError: if it cannot be written; an existing file then stays as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent)
-
-    temporary, file = _new_temporary(path.parent)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
+
+        temporary, file = _new_temporary(path.parent)
         with file:
             file.write(data)
             file.flush()
@@ -317,8 +319,71 @@ def write(path: Path, content: bytes | str) -> None:
             # would else stand for an empty file.
             os.fsync(file.fileno())
             os.replace(temporary, path)
+    except OSError as error:  # of a full disk it would name no file, else the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, *, flag: str) -> None:
+    """Tries whether files can be written to a folder, which need not exist; leaves nothing behind.
+
+    Args:
+      flag: the flag that gives the folder, for the error.
+    Raises:
+      UserError: if it is a file, or the disk is full or cannot be written.
+    """
+    existing = next(
+        place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)
+    )
+    try:
+        with tempfile.TemporaryFile(dir=existing) as trial:
+            trial.write(bytes(4096))
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={shown(folder)} cannot be written ({error.strerror}: {shown(existing)}); "
+            "give another folder, or make room and allow writing there."
+        ) from None
+
+
+@contextlib.contextmanager
+def building_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Makes a new folder to build something in, on the same disk as `parent`.
+
+    Removes it in the end, and at the start those that killed processes left there. A living process
+    holds a lock on its folder.
+
+    Args:
+      prefix: of the folder's name; no other program may use it.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for leftover in parent.glob(f"{prefix}*"):
+        with _locked_folder(leftover) as is_locked:
+            if is_locked:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, _locked_folder(Path(name)):
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[bool]:
+    """Locks a folder inside the context; yields whether no other process had locked it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_locked = True
+    except OSError:  # locked, or on a file system without locks
+        is_locked = False
+    try:
+        yield is_locked
+    finally:
+        os.close(descriptor)
 
 
 _TEMPORARY_ENDING = "-writing"

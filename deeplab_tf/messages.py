@@ -15,3 +15,10 @@ def warn(sentence: str) -> None:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, such as "1 image" or "2 images"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, *, most: int = 160) -> str:
+    """Returns a text, or the start of a long one and how long it is."""
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}... ({len(text)} characters)"

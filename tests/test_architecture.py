@@ -13,6 +13,7 @@ ORDER = [
     "messages",
     "startup",
     "files",
+    "json_files",
     "config",
     "archives",
     "distribution",

@@ -338,6 +338,12 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
     ("text", "strategy", "message"),
     [
         ("{", "multi_worker_mirrored", "TF_CONFIG cannot be used"),
+        ("[" * 10**5, "multi_worker_mirrored", "TF_CONFIG cannot be used .*too many brackets"),
+        (
+            '{"cluster": {"worker": "a:1"}}',
+            "mirrored",
+            "cluster.worker is .a:1., but must be a",
+        ),
         ('{"cluster": {}}', "mirrored", "TF_CONFIG cannot be used"),
         (
             json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),

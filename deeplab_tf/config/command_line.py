@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import files
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, shortened
 
 # Where the recipes are: next to the package in a clone, inside the package in a wheel.
 _RECIPES = (Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # limits of file names, in bytes; limits.h of Linux
+_DEEPEST, _MOST_FLAGFILES = 20, 200
 _NUMBER = re.compile(r"-\.?\d")
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
@@ -68,7 +69,7 @@ def read(
       UserError: if a flag is unknown, a value is missing, or a flagfile cannot be read.
     """
     given, others = _split(arguments, switches)
-    layers = list(_layers(given, ()))
+    layers = list(_layers(given, (), itertools.count(1)))
 
     # --undefok=a,b allows --a and --b (and --noa, --nob) although no program here has them.
     undefok = {"undefok"}
@@ -88,7 +89,7 @@ def read(
 
     # Only now: an unknown flag is reported first, since it may be why a word is left over.
     if others:
-        raise UserError(f"{others[0]!r} is not a flag; settings are given as --name=value.")
+        raise UserError(f"{_quoted(others[0])} is not a flag; settings are given as --name=value.")
     return layers
 
 
@@ -112,20 +113,36 @@ def _split(
     return given, words[1:]
 
 
-def _layers(given: Sequence[Given], opened: tuple[Path, ...]) -> Iterator[list[Given]]:
+def _layers(
+    given: Sequence[Given], opened: tuple[Path, ...], numbers: Iterator[int]
+) -> Iterator[list[Given]]:
     """Yields the layers of the flagfiles that these flags include, then the other flags.
 
     Args:
       opened: the flagfiles that led to these flags, outermost first; the last one contains them.
         Empty for the command line.
+      numbers: counts the flagfiles that are read. Files that each include the next one twice would
+        double their number again and again.
     """
     other_flags = []
     for flag in given:
         if flag.name == "flagfile":
-            path = _find(Path(os.path.expanduser(flag.value())), flag, opened)
-            if path.resolve() in opened:
+            try:
+                path = _find(Path(os.path.expanduser(flag.value())), flag, opened)
+            except OSError as error:  # such as a name that is too long
+                raise flag.error(
+                    f"--flagfile={shortened(flag.value())} cannot be read: {error.strerror}."
+                ) from None
+            # Not with Path.resolve, which fails on a link that leads to itself.
+            resolved = Path(os.path.realpath(path))
+            if resolved in opened:
                 raise flag.error(f"--flagfile={path} leads back to itself; remove this line.")
-            yield from _layers(_read_flagfile(path, flag), (*opened, path.resolve()))
+            if len(opened) >= _DEEPEST or next(numbers) > _MOST_FLAGFILES:
+                raise flag.error(
+                    f"--flagfile={path} is too much: flagfiles may include each other up to "
+                    f"{_DEEPEST} deep, {_MOST_FLAGFILES} in all; write the settings into one file."
+                )
+            yield from _layers(_read_flagfile(path, flag), (*opened, resolved), numbers)
         else:
             other_flags.append(flag)
     yield other_flags
@@ -190,15 +207,15 @@ def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
         flag = flag_of(line, f"{path}, line {number}")
         text = (flag.text or "").strip()
         if not line.startswith("-") or re.search(r"\s", flag.name):
-            raise flag.error(f"{line!r} is not a flag; write --name=value, one per line.")
+            raise flag.error(f"{_quoted(line)} is not a flag; write --name=value, one per line.")
         if _TRAILING_COMMENT.search(text):
             raise flag.error(
-                f"{line!r} seems to end in a comment; put comments on separate lines, and "
+                f"{_quoted(line)} seems to end in a comment; put comments on separate lines, and "
                 "values that contain ' #' or ' //' on the command line."
             )
         if text.startswith(("'", '"')):
             raise flag.error(
-                f"{line!r} has quotes, which would become part of the value; remove them."
+                f"{_quoted(line)} has quotes, which would become part of the value; remove them."
             )
         given.append(dataclasses.replace(flag, text=flag.text and text))
     return given
@@ -237,9 +254,14 @@ def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, st
     if flag.name in instead:
         raise flag.error(f"There is no --{flag.name}: {instead[flag.name]}")
 
-    near = difflib.get_close_matches(flag.name, switches, n=3, cutoff=0.75)
+    # Of a very long name the start is enough: comparing takes the square of its length.
+    near = difflib.get_close_matches(flag.name[:_LONGEST_NAME], switches, n=3, cutoff=0.75)
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
-    raise flag.error(f"Unknown command line flag {flag.name!r}.{hint}")
+    raise flag.error(f"Unknown command line flag {_quoted(flag.name)}.{hint}")
+
+
+def _quoted(text: str) -> str:
+    return repr(shortened(text))
 
 
 def join_parts(parts: Sequence[str]) -> str:

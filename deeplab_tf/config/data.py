@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import Config, require, setting
+from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, MOST_SCALE, Config, require, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,28 +20,41 @@ class DataConfig(Config):
     )
     train_split: str = setting("train", "Split to train on.")
     train_crop_size: tuple[int, ...] = setting(
-        (513, 513), "Height and width of training crops, in pixels.", least=1
+        (513, 513),
+        "Height and width of training crops, in pixels.",
+        least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
     )
     min_resize_value: int = setting(
         0,
         "Length, in pixels, that the shorter side of an image is resized to; 0 keeps the size.",
         least=0,
+        most=MOST_PIXELS_OF_A_SIDE,
     )
     max_resize_value: int = setting(
         0,
         "With min_resize_value: largest length, in pixels, of the longer side; 0 sets no limit.",
         least=0,
+        most=MOST_PIXELS_OF_A_SIDE,
     )
-    min_scale_factor: float = setting(0.5, "Smallest random scale in training.", least=0.01)
-    max_scale_factor: float = setting(2.0, "Largest random scale in training.", least=0.01)
+    min_scale_factor: float = setting(
+        0.5, "Smallest random scale in training.", least=0.01, most=MOST_SCALE
+    )
+    max_scale_factor: float = setting(
+        2.0, "Largest random scale in training.", least=0.01, most=MOST_SCALE
+    )
     scale_factor_step_size: float = setting(
-        0.25, "Step between the random scales; 0 draws any scale in the range.", least=0
+        0.25,
+        "Step between the random scales; 0 draws any scale in the range.",
+        least=0,
+        most=MOST_SCALE,
     )
     one_category_max_ratio: float = setting(
         1.0,
         "A crop is drawn again, up to 9 times, if one class has this share of its pixels or is the "
         "only class in it; 1 keeps all crops.",
         least=0.01,
+        most=1,
     )
     photometric_distortion: bool = setting(
         False, "Whether to vary brightness, contrast, saturation and hue in training."
@@ -52,6 +65,8 @@ class DataConfig(Config):
 
         size = self.train_crop_size
         require(len(size) == 2, "train_crop_size", size, "two numbers, height,width")
+        step = self.scale_factor_step_size
+        require(step == 0 or step >= 1e-6, "scale_factor_step_size", step, "0, or 1e-06 or more")
         require(
             self.min_scale_factor <= self.max_scale_factor,
             "min_scale_factor",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import Config, require, setting
+from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, MOST_SCALE, Config, require, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class EvalConfig(Config):
         (1.0,),
         "Scales at which each image is predicted; their probabilities are averaged.",
         least=0.01,
+        most=MOST_SCALE,
         may_change=True,
     )
     add_flipped_images: bool = setting(
@@ -36,6 +37,7 @@ class EvalConfig(Config):
         "For inference_mode=slide: height and width of a window, in pixels. Nothing is padded: in "
         "a smaller image the window is as large as the image.",
         least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
         may_change=True,
         only_with={"inference_mode": ("slide",)},
     )
@@ -44,6 +46,7 @@ class EvalConfig(Config):
         "For inference_mode=slide: distance from one window to the next, down and across, in "
         "pixels.",
         least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
         may_change=True,
         only_with={"inference_mode": ("slide",)},
     )

@@ -9,6 +9,7 @@ them.
 import contextlib
 import contextvars
 import dataclasses
+import errno
 import os
 import re
 import select
@@ -21,14 +22,15 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from deeplab_tf import files
 from deeplab_tf.config import command_line
 from deeplab_tf.config.command_line import Given
 from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.evaluation import EvalConfig
 from deeplab_tf.config.experiment import Experiment, groups
 from deeplab_tf.config.model import ModelConfig
-from deeplab_tf.config.setting import Config, is_list, part_type, without_effect
-from deeplab_tf.messages import UserError
+from deeplab_tf.config.setting import Config, is_list, part_type, require, without_effect
+from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.startup import legacy_keras, quiet_start
 
 # Errors of TensorFlow that are not bugs: damaged files, forbidden or full disks, full memory. Given
@@ -36,6 +38,7 @@ from deeplab_tf.startup import legacy_keras, quiet_start
 _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 # Settings that decide how much memory a step needs; `_sentence` names them.
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 _SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _CLOSED_PIPE = 141  # exit status that shells report for a program ended by SIGPIPE: 128 + 13
@@ -115,7 +118,7 @@ def run(
             is_unread = _is_closed(sys.stdout) or _is_closed(sys.stderr)
             if isinstance(error, BrokenPipeError) and is_unread:
                 raise
-            sys.exit(f"{program}: {error}")
+            sys.exit(f"{program}: {_sentence_of(error)}")
         except KeyboardInterrupt:
             print(f"{program}: interrupted.", file=sys.stderr)
             sys.exit(130)  # what shells report for a program ended by SIGINT: 128 + 2
@@ -134,7 +137,7 @@ def run(
         except (flags.Error, UserError) as error:
             sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
         except OSError as error:  # the disk that the help is written to is full
-            sys.exit(f"{program}: {error}")
+            sys.exit(f"{program}: {_sentence_of(error)}")
         return argv[:1]
 
     _occupy_standard_streams()
@@ -298,6 +301,16 @@ def _sentence(error: Exception) -> str:
     )
 
 
+def _sentence_of(error: Exception) -> str:
+    """Returns the message of a UserError, or that of an OSError as one sentence."""
+    if not isinstance(error, OSError) or not error.strerror or not error.filename:
+        return str(error)
+    place = files.shown(error.filename)
+    if error.errno in _FULL:
+        return f"{place} could not be written: {error.strerror}; make room, or write elsewhere."
+    return f"{place} could not be read or written: {error.strerror}."
+
+
 def _fields_of(settings: Iterable[type], overrides: Sequence[str]) -> list[dataclasses.Field]:
     """Returns the settings that become flags: all of `settings`, then the overridden ones."""
     fields_of_groups = [field for kind in settings for field in fields(kind)]
@@ -334,8 +347,8 @@ def _values_of_layer(
         field = known[flag.name]
         if flag.name in texts and not is_list(field):
             raise flag.error(
-                f"--{flag.name} is given twice, as {texts[flag.name]!r} and as {flag.text!r}, but "
-                "takes one value; leave one of them out."
+                f"--{flag.name} is given twice, as {shortened(repr(texts[flag.name]))} and as "
+                f"{shortened(repr(flag.text))}, but takes one value; leave one of them out."
             )
 
         text = flag.value()
@@ -404,17 +417,17 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
       UserError: if the text is not a value of the setting's type.
     """
     kind: Any = type(field.default)
-    try:
+    with contextlib.suppress(KeyError, ValueError):
         if kind is bool:
             return _SWITCH_TEXTS[text.strip().lower()]
         if kind is tuple:
             return tuple(map(part_type(field), command_line.split_parts(text)))
         return kind(text)
-    except (KeyError, ValueError):
-        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-        parts = "whole numbers" if is_list(field) and part_type(field) is int else "numbers"
-        allowed = kinds.get(kind, f"{parts}, joined by commas or given one by one")
-        raise UserError(f"--{field.name}={text} is not possible; allowed: {allowed}.") from None
+
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    parts = "whole numbers" if is_list(field) and part_type(field) is int else "numbers"
+    allowed = kinds.get(kind, f"{parts}, joined by commas or given one by one")
+    require(False, field.name, text, allowed)
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeplab_tf.config.backbones import BACKBONES
-from deeplab_tf.config.setting import Config, as_flag, require, setting
+from deeplab_tf.config.setting import (
+    MOST_CHANNELS,
+    MOST_PIXELS_OF_A_SIDE,
+    Config,
+    as_flag,
+    require,
+    setting,
+)
 
 OUTPUT_STRIDES = (8, 16, 32)
+_MOST_RATE = 4096  # cells of the encoder's output along a side of the largest image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,7 @@ class ModelConfig(Config):
         (),
         "Factors on the atrous rates of the last stage, one for each block; empty means 1.",
         least=1,
+        most=_MOST_RATE,
     )
     multi_grid_replaces_rates: bool = setting(
         False,
@@ -54,9 +63,13 @@ class ModelConfig(Config):
         (),
         "ASPP rates; empty means 6,12,18 at output stride 16, scaled for other strides.",
         least=1,
+        most=_MOST_RATE,
     )
     aspp_convs_filters: int = setting(
-        256, "Channels of each ASPP branch and of the projection after them.", least=1
+        256,
+        "Channels of each ASPP branch and of the projection after them.",
+        least=1,
+        most=MOST_CHANNELS,
     )
     aspp_projection_kernel_size: int = setting(
         1, "Kernel size of the projection after the ASPP branches.", choices=(1, 3)
@@ -69,6 +82,7 @@ class ModelConfig(Config):
         (),
         "Window of the image pooling, height,width in pixels; empty pools the whole image.",
         least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
         only_with={"add_image_level_feature": (True,)},
     )
     decoder_output_stride: int = setting(
@@ -81,12 +95,14 @@ class ModelConfig(Config):
         48,
         "Channels that the decoder reduces the features of the earlier stage to.",
         least=1,
+        most=MOST_CHANNELS,
         only_with={"decoder_output_stride": ()},
     )
     decoder_filters: int = setting(
         256,
         "Channels of the decoder's convolutions.",
         least=1,
+        most=MOST_CHANNELS,
         only_with={"decoder_output_stride": ()},
     )
     decoder_use_separable_conv: bool = setting(
@@ -95,10 +111,13 @@ class ModelConfig(Config):
         only_with={"decoder_output_stride": ()},
     )
     dropout_rate: float = setting(
-        0.1, "Share of channels that training drops before the classifier.", least=0
+        0.1, "Share of channels that training drops before the classifier.", least=0, below=1
     )
     auxiliary_filters: int = setting(
-        0, "Channels of the auxiliary head on the third stage; 0 means no auxiliary head.", least=0
+        0,
+        "Channels of the auxiliary head on the third stage; 0 means no auxiliary head.",
+        least=0,
+        most=MOST_CHANNELS,
     )
     initializer: str = setting(
         "",
@@ -114,30 +133,25 @@ class ModelConfig(Config):
         "Whether bilinear resizing aligns the centres of corner pixels, as official DeepLab does.",
     )
     batch_norm_decay: float = setting(
-        0.9, "Decay of batch normalisation's moving averages.", least=0
+        0.9, "Decay of batch normalisation's moving averages.", least=0, below=1
     )
     image_mean: tuple[float, ...] = setting(
         (123.675, 116.28, 103.53),
         "RGB mean that is subtracted from images in 0..255; also the colour of padding.",
+        least=0,
+        most=255,
     )
     image_std: tuple[float, ...] = setting(
-        (58.395, 57.12, 57.375), "RGB standard deviation that images are then divided by."
+        (58.395, 57.12, 57.375),
+        "RGB standard deviation that images are then divided by.",
+        least=0.001,
     )
 
     def __post_init__(self):
         super().__post_init__()
 
-        require(
-            self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "0 up to, not including, 1"
-        )
-        require(self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay, "less than 1")
         require(len(self.image_mean) == 3, "image_mean", self.image_mean, "three numbers, R,G,B")
-        require(
-            len(self.image_std) == 3 and min(self.image_std) > 0,
-            "image_std",
-            self.image_std,
-            "three positive numbers, R,G,B",
-        )
+        require(len(self.image_std) == 3, "image_std", self.image_std, "three numbers, R,G,B")
 
         variant = BACKBONES[self.model_variant]
         blocks, placements = variant.last_stage_blocks, variant.stride_placements

@@ -10,6 +10,8 @@ from deeplab_tf.config import checkpoint_choice
 from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
 from deeplab_tf.config.model import ModelConfig
 from deeplab_tf.config.setting import (
+    MOST_PIXELS_OF_A_SIDE,
+    MOST_SECONDS,
     Config,
     require,
     require_exactly_one,
@@ -18,6 +20,8 @@ from deeplab_tf.config.setting import (
     setting_of,
 )
 from deeplab_tf.messages import UserError
+
+_MOST_VERSION = 2**63 - 1  # TensorFlow Serving reads int64; versions may be dates and times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class EvalJobConfig(Config):
         300,
         "Seconds to wait before looking for a new checkpoint again.",
         least=0,
+        most=MOST_SECONDS,
         only_with={"max_number_of_evaluations": ()},
     )
     max_number_of_evaluations: int = setting(
@@ -126,6 +131,7 @@ class PredictConfig(Config):
         30,
         "Seconds to wait for the connection to the server, and for the answer to each image.",
         least=1,
+        most=MOST_SECONDS,
         only_with={"server": ()},
     )
 
@@ -162,7 +168,9 @@ class ExportConfig(Config):
     export_dir: str = setting(
         "", "Folder of the model; its versions go into the folders 1, 2, ... in it."
     )
-    export_version: int = setting(0, "Version to write; 0 takes the next free one.", least=0)
+    export_version: int = setting(
+        0, "Version to write; 0 takes the next free one.", least=0, most=_MOST_VERSION
+    )
     model_name: str = setting(
         "", "Name of the model on a server; if empty, the name of the folder export_dir."
     )
@@ -202,6 +210,7 @@ class ConvertConfig(Config):
         "Height and width of the images that the file takes, one at a time; if empty, it takes any "
         "number of images of any size.",
         least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
     )
     calibration_images: tuple[str, ...] = setting(
         (),
@@ -252,7 +261,7 @@ class ImportConfig(Config):
         "be, built with.",
     )
     ignore_label: int = setting(
-        255, "With class_list: the label of ignored pixels in the records.", least=0
+        255, "With class_list: the label of ignored pixels in the records.", least=0, most=255
     )
     output_stride: int = setting_of(ModelConfig, "output_stride")
     atrous_rates: tuple[int, ...] = setting_of(ModelConfig, "atrous_rates")
@@ -282,10 +291,10 @@ class ImportConfig(Config):
             f"nothing with --dataset={self.dataset}, which names the classes already",
         )
         require(
-            self.ignore_label <= 255 and (bool(self.class_list) or self.ignore_label == 255),
+            bool(self.class_list) or self.ignore_label == 255,
             "ignore_label",
             self.ignore_label,
-            "0 to 255, with --class_list",
+            "255 without --class_list",
         )
 
 
@@ -302,7 +311,10 @@ class InspectConfig(Config):
         "", "Folder for pages and statistics.json; if empty, <dataset_dir>/inspection."
     )
     num_samples: int = setting(
-        12, "Number of images on the page of a split, spread over the split.", least=1
+        12,
+        "Number of images on the page of a split, spread over the split.",
+        least=1,
+        most=1000,
     )
 
     def __post_init__(self):
@@ -318,14 +330,11 @@ class DataServiceConfig(Config):
         5050,
         "Port that trainers connect to; the next port sends the examples. 0 takes free ports.",
         least=0,
+        most=65534,
     )
     host: str = setting(
         "", "Name by which trainers reach this host; if empty, the name that the host has itself."
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.port < 65535, "port", self.port, "0 to 65534")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import Config, require, setting
+from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, Config, require, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class ServingConfig(Config):
         "Height and width that encoded images are resized to; their labels have that size too. If "
         "empty, they keep their size, and all images of a batch must have the same size.",
         least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
     )
     add_scores: bool = setting(
         False, "Whether to return `scores` too: the probability of each pixel's label."

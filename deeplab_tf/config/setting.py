@@ -1,12 +1,29 @@
-"""What a setting is: a dataclass field with its meaning and limits, checked on construction."""
+"""What a setting is: a dataclass field with its meaning and limits, checked on construction.
+
+Every number has a least and a most value, whether it comes from a flag, a flagfile or Python.
+"""
 
 import dataclasses
 import math
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from deeplab_tf.messages import UserError
+from deeplab_tf import files
+from deeplab_tf.messages import UserError, shortened
+
+# Limits of numbers whose settings name none. TensorFlow counts in int32, and computes in float32:
+# there the square of a larger number may be infinite, and a smaller number becomes 0.
+MOST_COUNT = 2**31 - 1
+MOST_NUMBER = 1e9
+SMALLEST_NUMBER = 1e-37
+MOST_PIXELS_OF_A_SIDE = 65535  # of any JPEG
+MOST_CHANNELS = 1 << 14  # several times those of the widest networks
+MOST_SCALE = 16
+MOST_SECONDS = 2_000_000  # 23 days; in milliseconds they still fit into int32
+MOST_SEED = 2**32 - 1  # of NumPy
+_LIMITS = ("least", "most", "above", "below")
 
 
 def setting(
@@ -15,6 +32,9 @@ def setting(
     *,
     choices: tuple = (),
     least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     may_change: bool = False,
     names: Literal["", "paths", "named_files"] = "",
     only_with: Mapping[str, tuple] | None = None,
@@ -26,7 +46,9 @@ def setting(
         flag may be repeated, and its annotation, such as tuple[int, ...], gives the type of a part.
       help: one sentence for `--help`.
       choices: allowed values; empty allows all.
-      least: smallest allowed number.
+      least, most: smallest and largest allowed number. Without them, the limits above hold, and
+        a whole number is not negative.
+      above, below: limits that are not allowed themselves, in place of `least` and `most`.
       may_change: whether a resumed run may use another value; true for a setting that changes
         neither the model nor the sequence of its weights.
       names: for a list of names on disk, which may contain commas themselves: "paths" (files,
@@ -38,6 +60,9 @@ def setting(
         "help": help,
         "choices": choices,
         "least": least,
+        "most": most,
+        "above": above,
+        "below": below,
         "may_change": may_change,
         "names": names,
         "only_with": only_with or {},
@@ -57,7 +82,7 @@ def setting_of(group: Any, name: str, *, help: str = "") -> Any:
         field.default,
         help or metadata["help"],
         choices=metadata["choices"],
-        least=metadata["least"],
+        **{limit: metadata[limit] for limit in _LIMITS},
         names=metadata["names"],
     )
 
@@ -73,32 +98,125 @@ def part_type(field: dataclasses.Field) -> type:
 
 
 class Config:
-    """Base class of the settings groups; checks every value on construction."""
+    """Base class of the settings groups; converts and checks every value on construction.
+
+    Values of NumPy, lists and paths become those of Python that a flag would give.
+    """
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if is_list(field):
-                # Python would take a string for a sequence of its letters.
-                require(isinstance(value, tuple), field.name, value, "a tuple, in Python")
-                values = value
-            else:
-                values = (value,)
+            value = checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)  # the groups are frozen
 
-            choices, least = field.metadata["choices"], field.metadata["least"]
-            if choices and value not in choices:
-                require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
-            if least is not None:
-                require(all(n >= least for n in values), field.name, value, f"{least} or more")
 
-            for part in values:
-                if isinstance(part, float):
-                    require(math.isfinite(part), field.name, value, "a finite number")
-                if isinstance(part, str):
-                    # experiment.flags holds one setting per line.
-                    require(not {"\n", "\r"} & {*part}, field.name, repr(value), "a single line")
-                    is_empty_part = is_list(field) and not part
-                    require(not is_empty_part, field.name, value, "a list without empty parts")
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """Returns the value of a setting in the setting's own type.
+
+    Raises:
+      UserError: if it has another type, or is not allowed.
+    """
+    if hasattr(value, "tolist"):  # arrays and numbers of NumPy
+        value = value.tolist()
+
+    if is_list(field):
+        # Python would take a string for a sequence of its letters.
+        is_sequence = isinstance(value, list | tuple)
+        require(is_sequence, field.name, value, "a tuple, in Python", written=as_argument)
+        value = parts = tuple(_of_type(field, part_type(field), part, value) for part in value)
+    else:
+        value = _of_type(field, type(field.default), value, value)
+        parts = (value,)
+
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
+    for part in parts:
+        if isinstance(part, str):
+            # experiment.flags holds one setting per line.
+            is_line = not {"\n", "\r", "\0"} & {*part}
+            require(is_line, field.name, value, "a single line")
+            is_empty_part = is_list(field) and not part
+            require(not is_empty_part, field.name, value, "a list without empty parts")
+        elif not isinstance(part, bool) and not choices:
+            _require_within_limits(field, part, value)
+    return value
+
+
+_KINDS = {
+    bool: ("True or False", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a text", (str, os.PathLike)),
+}
+
+
+def _of_type(field: dataclasses.Field, kind: type, part: Any, value: Any) -> Any:
+    """Returns a value, or a part of a list, as bool, int, float or str; refuses other types.
+
+    Args:
+      value: the whole setting, for the error.
+    """
+    allowed, types = _KINDS[kind]
+    is_possible = isinstance(part, types) and (kind is bool or not isinstance(part, bool))
+    parts = " in each part" if is_list(field) else ""
+    require(is_possible, field.name, value, f"{allowed}{parts}, in Python", written=as_argument)
+    if kind is str:
+        return os.fsdecode(part)
+    try:
+        number = float(part)
+    except OverflowError:  # more than 308 digits, and Python prints no more than 4300
+        return math.inf
+    return number if kind is float else part
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The range of a setting's numbers.
+
+    above, below: whether `least` and `most` themselves are not allowed.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def hold(self, number: float) -> bool:
+        """Whether a number is in the range."""
+        is_enough = number > self.least if self.above else number >= self.least
+        return is_enough and (number < self.most if self.below else number <= self.most)
+
+    def allowed(self, number: float) -> str:
+        """Returns the range in words, or only the end of it that helps with a wrong number."""
+        start = f"above {self.least}" if self.above else f"{self.least}"
+        if self.most not in (MOST_COUNT, MOST_NUMBER):
+            start += "," if self.above else ""
+            return f"{start} {'up to, not including,' if self.below else 'to'} {self.most}"
+        if number > self.most:
+            return f"{self.most} or less"
+        return start if self.above else f"{start} or more"
+
+
+def limits_of(field: dataclasses.Field) -> Limits:
+    """Returns the limits of a setting whose values are numbers."""
+    kind = part_type(field) if is_list(field) else type(field.default)
+    least, most, above, below = (field.metadata[name] for name in _LIMITS)
+    defaults = (0, MOST_COUNT) if kind is int else (-MOST_NUMBER, MOST_NUMBER)
+    starts = [limit for limit in (above, least, defaults[0]) if limit is not None]
+    ends = [limit for limit in (below, most, defaults[1]) if limit is not None]
+    return Limits(starts[0], ends[0], above is not None, below is not None)
+
+
+def _require_within_limits(field: dataclasses.Field, number: float, value: Any) -> None:
+    """Checks a number; `value` is the whole setting, which may be a list, for the error."""
+    require(math.isfinite(number), field.name, value, "a finite number")
+
+    limits = limits_of(field)
+    require(limits.hold(number), field.name, value, limits.allowed(number))
+
+    is_lost = isinstance(number, float) and 0 < abs(number) < SMALLEST_NUMBER
+    allowed = f"{SMALLEST_NUMBER} or more, since float32 takes less for 0"
+    require(not is_lost, field.name, value, allowed)
 
 
 def without_effect(groups: Iterable[Config]) -> dict[str, str]:
@@ -156,7 +274,8 @@ def require(
       written: how the error writes the setting: `as_flag` or `as_argument`.
     """
     if not condition:
-        raise UserError(f"{written(name, value)} is not possible; allowed: {allowed}.")
+        given = shortened(files.shown(written(name, value)))
+        raise UserError(f"{given} is not possible; allowed: {allowed}.")
 
 
 def require_given(name: str, value: Any, what: str) -> None:

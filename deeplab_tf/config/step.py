@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import Config, require, setting
+from deeplab_tf.config.setting import MOST_SEED, Config, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class LossConfig(Config):
         1.0,
         "Share of each replica's pixels to train on, those with the highest loss; 1 means all. "
         "With gradient accumulation, they are chosen in each part, and part losses are averaged.",
-        least=0,
+        above=0,
+        most=1,
     )
     hard_example_mining_step: int = setting(
         0,
@@ -30,11 +31,6 @@ class LossConfig(Config):
     auxiliary_loss_weight: float = setting(
         0.4, "Weight of the auxiliary head's loss.", least=0, only_with={"auxiliary_filters": ()}
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        share = self.top_k_percent_pixels
-        require(0 < share <= 1, "top_k_percent_pixels", share, "above 0, up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +68,8 @@ class StepConfig(Config):
         only_with={"initialize_last_layer": (False,), "last_layer_gradient_multiplier": ()},
     )
     seed: int = setting(
-        0, "Seed of the initial weights, the order of images, augmentation and dropout.", least=0
+        0,
+        "Seed of the initial weights, the order of images, augmentation and dropout.",
+        least=0,
+        most=MOST_SEED,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import require, setting
+from deeplab_tf.config.setting import MOST_SECONDS, require, setting
 from deeplab_tf.config.step import LossConfig, StepConfig
 from deeplab_tf.messages import UserError
 
@@ -27,6 +27,7 @@ class TrainConfig(LossConfig, StepConfig):
         0.0,
         "With training_number_of_steps=0: epochs, that is passes over train_split, in the run.",
         least=0,
+        most=1e6,
     )
     min_training_steps: int = setting(
         0,
@@ -68,6 +69,7 @@ class TrainConfig(LossConfig, StepConfig):
         0.1,
         "Factor that learning_policy=step multiplies the learning rate by.",
         least=0,
+        most=1,
         only_with={"learning_policy": ("step",)},
     )
     learning_rate_decay_step: int = setting(
@@ -94,18 +96,24 @@ class TrainConfig(LossConfig, StepConfig):
         only_with={"slow_start_step": ()},
     )
     learning_power: float = setting(
-        0.9, "Power of the polynomial decay.", least=0, only_with={"learning_policy": ("poly",)}
+        0.9,
+        "Power of the polynomial decay.",
+        least=0,
+        most=100,
+        only_with={"learning_policy": ("poly",)},
     )
     momentum: float = setting(
         0.9,
         "Momentum of the optimizers sgd, momentum and sgdw.",
         least=0,
+        below=1,
         only_with={"optimizer": ("sgd", "momentum", "sgdw")},
     )
     adam_epsilon: float = setting(
         1e-8,
         "Number added to the denominators of adam, adamw and lamb.",
-        least=0,
+        above=0,  # 0 would divide 0 by 0 where a weight has no gradient
+        most=1,
         only_with={"optimizer": ("adam", "adamw", "lamb")},
     )
     ema_decay: float = setting(
@@ -113,8 +121,11 @@ class TrainConfig(LossConfig, StepConfig):
         "Decay of moving averages of the weights, such as 0.9998. Scores, pictures and exports "
         "then use the averages. 0 keeps no averages.",
         least=0,
+        below=1,
     )
-    weight_decay: float = setting(4e-5, "Weight decay; `optimizer` says how it is used.", least=0)
+    weight_decay: float = setting(
+        4e-5, "Weight decay; `optimizer` says how it is used.", least=0, most=100
+    )
     tf_initial_checkpoint: str = setting(
         "",
         "Weights that a new run starts from: a run's folder or checkpoint, a checkpoint of "
@@ -171,6 +182,7 @@ class TrainConfig(LossConfig, StepConfig):
         600,
         "Seconds that a worker waits at its start for the other workers, and for data_service.",
         least=1,
+        most=MOST_SECONDS,
         may_change=True,
         only_with={"distribution_strategy": ("multi_worker_mirrored",), "data_service": ()},
     )
@@ -215,8 +227,6 @@ class TrainConfig(LossConfig, StepConfig):
     def __post_init__(self):
         super().__post_init__()
 
-        require(self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
-        require(self.ema_decay < 1, "ema_decay", self.ema_decay, "0 up to, not including, 1")
         if self.optimizer in _ADDONS:
             allowed = f"0 with optimizer={self.optimizer}, which keeps no averages"
             require(not self.ema_decay, "ema_decay", self.ema_decay, allowed)
@@ -268,7 +278,7 @@ class TrainConfig(LossConfig, StepConfig):
         if not steps:
             # Rounded first: an error of the floating-point division must not add a step.
             needed = math.ceil(round(self.train_epochs * number / self.train_batch_size, 6))
-            steps = max(needed, self.min_training_steps)
+            steps = max(needed, self.min_training_steps, 1)
 
         # A twentieth of the run, rounded up to whole calls, since nothing happens within a call.
         calls = math.ceil(steps / _PARTS / self.steps_per_execution)

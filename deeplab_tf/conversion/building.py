@@ -33,12 +33,15 @@ class BuilderConfig(Config):
     """Where the records go, and how they are made."""
 
     output_dir: str = setting("", "Folder for the shards and dataset.json.")
-    num_shards: int = setting(16, "Shards of each split; fewer if there are fewer images.", least=1)
+    num_shards: int = setting(
+        16, "Shards of each split; fewer if there are fewer images.", least=1, most=99999
+    )
     num_processes: int = setting(
         0,
         "Workers that decode and encode; 0 takes one per core, or only one if only headers are "
         "read.",
         least=0,
+        most=4096,
     )
     verify: str = setting(
         "full",

@@ -6,13 +6,26 @@ described by the dataset.json that its builder writes next to the shards.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from deeplab_tf import json_files
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import LabelClass
+from deeplab_tf.json_files import (
+    keyed,
+    listed,
+    mapped,
+    or_listed,
+    or_null,
+    string,
+    switch,
+    text,
+    tupled,
+    whole,
+)
 from deeplab_tf.messages import UserError
 
 MANIFEST = "dataset.json"
@@ -106,24 +119,83 @@ def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> Dat
     Args:
       advice: what the user can do if it is damaged.
     Raises:
-      UserError: if a key is missing or the counts contradict each other.
+      UserError: if a key is missing or wrong, or two of them contradict each other.
     """
     try:
-        info = DatasetInfo(
-            name=content["name"],
-            classes=tuple(map(class_lists.from_json, content["classes"])),
-            ignore_label=content["ignore_label"],
-            splits={name: split["images"] for name, split in content.get("splits", {}).items()},
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{origin} lacks {error}; {advice}.") from None
+        _check_manifest(content, "")
+    except ValueError as error:
+        raise UserError(f"{origin} is damaged ({error}); {advice}.") from None
+    return DatasetInfo(
+        name=content["name"],
+        classes=tuple(map(class_lists.from_json, content["classes"])),
+        ignore_label=content["ignore_label"],
+        splits={name: split["images"] for name, split in content.get("splits", {}).items()},
+    )
 
-    if content.get("num_classes") != info.num_classes:
-        raise UserError(
-            f"{origin} says num_classes={content.get('num_classes')} but lists "
-            f"{info.num_classes} classes; {advice}."
+
+_MOST = 2**63 - 1
+_MOST_CLASSES = 2**15  # more than records can label: imported weights may have more
+_COUNT = whole(0, _MOST)
+_BYTE = whole(0, 255)
+_SPLIT = keyed(
+    {
+        "images": _COUNT,
+        "shards": listed(keyed({"file": text(), "bytes": _COUNT})),
+        "skipped": listed(keyed({"name": string(), "reason": string()})),
+    },
+    {  # what earlier versions did not write, and what only print
+        "labelled": switch(),
+        "published_images": or_null(_COUNT),
+        "source": string(),
+        "mask_settings": string(),
+        "statistics": keyed(
+            {"pixels": mapped(_COUNT), "images_with": mapped(_COUNT), "ignored_pixels": _COUNT}
+        ),
+        "uncounted_labels": _COUNT,
+        "remarks": mapped(keyed({"images": _COUNT, "first": string()})),
+        "palette": listed(tupled(_COUNT, listed(_BYTE), string())),
+    },
+)
+_MANIFEST = keyed(
+    {
+        "name": text(),
+        "num_classes": whole(1, _MOST_CLASSES),
+        "ignore_label": _BYTE,
+        "classes": listed(
+            keyed(
+                {"name": text(), "color": tupled(_BYTE, _BYTE, _BYTE)},
+                {"label_id": or_listed(_COUNT)},
+            ),
+            least=1,
+            most=_MOST_CLASSES,
+        ),
+    },
+    {
+        "splits": mapped(_SPLIT),  # of a data set
+        "trained_on": keyed({"images": _COUNT}),  # of a run
+    },
+)
+
+
+def _check_manifest(content: Any, key: str) -> None:
+    """Checks what dataset.json holds, as a check of `json_files`."""
+    _MANIFEST(content, key)
+
+    names = [label_class["name"] for label_class in content["classes"]]
+    if content["num_classes"] != len(names):
+        raise ValueError(
+            f"num_classes is {content['num_classes']}, but {len(names)} classes are listed"
         )
-    return info
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two classes are called {twice!r}")
+    for split, entry in content.get("splits", {}).items():
+        for counts in ("pixels", "images_with"):
+            # Read by place: other programs that write JSON may sort the keys.
+            if [*entry.get("statistics", {}).get(counts, names)] != names:
+                raise ValueError(
+                    f"splits.{split}.statistics.{counts} does not list the classes in their order"
+                )
 
 
 def read_class_table(path: Path) -> tuple[LabelClass, ...]:
@@ -239,23 +311,16 @@ def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
 
 
 def read_manifest(dataset_dir: str | Path, *, advice: str = "") -> dict:
-    """Reads <dataset_dir>/dataset.json.
+    """Reads and checks <dataset_dir>/dataset.json.
 
     Args:
       advice: what the user can do if it is missing or damaged.
     Raises:
-      UserError: if it is missing or not JSON.
+      UserError: if it is missing, or a key is missing or wrong.
     """
     path = Path(dataset_dir) / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        problem: object = f"it is a {type(content).__name__}"
-    except FileNotFoundError:
+    if not path.is_file():
         advice = advice or "build the data set"
-        raise UserError(f"There is no {MANIFEST} in {dataset_dir}; {advice}.") from None
-    except ValueError as error:  # neither JSON nor UTF-8
-        problem = error
+        raise UserError(f"There is no {MANIFEST} in {dataset_dir}; {advice}.")
     advice = advice or f"remove it and {_BUILD_AGAIN}"
-    raise UserError(f"{path} is damaged ({problem}); {advice}.")
+    return json_files.read(path, "The description", _check_manifest, advice=advice)

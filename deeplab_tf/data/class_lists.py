@@ -18,8 +18,9 @@ FORMS = (
     f"line names its columns (out of {', '.join(COLUMNS)})"
 )
 # CVAT, "# label:color_rgb:parts:actions"; parts and actions have nothing to do with pixels.
-_LABELMAP = re.compile(r"([^:]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")
+_LABELMAP = re.compile(r"([^:]+):(?:(\d{1,9}),(\d{1,9}),(\d{1,9}))?:[^:]*:[^:]*")
 _LABELMAP_HEADING = "label:color_rgb:"  # a comment, unless somebody took the # away
+_LONGEST_LINE = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LabelClass:
 
 
 def from_json(content: dict) -> LabelClass:
-    """Builds a class from what `to_json` wrote; raises KeyError or TypeError for anything else."""
+    """Builds a class from what `to_json` wrote, which the caller has checked."""
     ids = content.get("label_id")
     label_ids = () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
     return LabelClass(content["name"], tuple(content["color"]), label_ids)
@@ -104,6 +105,11 @@ def read_class_list(path: Path) -> ClassList:
 
     lines = files.read_lines(path, "The class list", is_content=_is_hidden_class)
     for number, text in lines:
+        if len(text) > _LONGEST_LINE:
+            raise UserError(
+                f"Line {number} of the class list {path} has {len(text)} characters, and that of "
+                f"a class has at most {_LONGEST_LINE}; {FORMS}."
+            )
         if _is_hidden_class(text):
             raise UserError(
                 f"Line {number} of the class list {path}, {text!r}, may be a comment or a class; "
@@ -238,11 +244,11 @@ def _csv_row(row: dict[str, str], index: int, where: str) -> _Row:
     """Reads the row of the class `index`; `where` is what errors call its line."""
 
     def number(column: str, text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text):
+        if not re.fullmatch(r"[+-]?\d{1,9}", text):
             several = ", or several, such as 7;8" if column == "label_id" else ""
             raise UserError(
                 f"{where} has {repr(text) if text else 'nothing'} in the column {column}; it must "
-                f"hold a whole number{several}."
+                f"hold a whole number{several}, of at most 9 digits."
             )
         return int(text)
 

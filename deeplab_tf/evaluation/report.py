@@ -1,10 +1,13 @@
 """Tables and pictures of results."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from deeplab_tf import files
+from deeplab_tf.data import decoding
 from deeplab_tf.evaluation.metrics import Scores
 
 Color = tuple[int, int, int]
@@ -122,6 +125,11 @@ def _sample_pair(
     for picture in pictures:
         picture.thumbnail((side, side))
     return pictures
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a picture as PNG, completely or not at all, as `files.write` does."""
+    files.write(path, decoding.encode_png(picture))
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, require
+from deeplab_tf.config import (
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    TrainConfig,
+    require,
+)
 from deeplab_tf.config.programs import BenchmarkConfig
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.distribution import choose_strategy
+from deeplab_tf.distribution import choose_strategy, on_gpus
 from deeplab_tf.startup.process_state import seeded
+from deeplab_tf.training import step_checks
 from deeplab_tf.training.trainer import compiled_model
 
 
@@ -58,6 +66,12 @@ def main(
     info = catalog.load(data.dataset, data.dataset_dir)
     train = train.for_images(1)  # the schedule's length does not change a step's time
     with seeded(train.seed), strategy.scope():
+        step_checks.require_possible(
+            Experiment(model=model, data=data, train=train, eval=evaluation),
+            num_classes=info.num_classes,
+            replicas=strategy.num_replicas_in_sync,
+            on_gpus=on_gpus(),
+        )
         network = compiled_model(model, train, info)
     batches = _input(data, model, train, job, info, strategy)
 

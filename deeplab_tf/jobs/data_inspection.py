@@ -25,13 +25,14 @@ def main(job: InspectConfig) -> None:
         split: records.open_split(job.dataset_dir, split, info, labelled=False) for split in splits
     }
 
-    print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
     folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
+    files.require_writable(folder, flag="output_dir")
     pages = {  # the names of splits come from dataset.json
         split: files.path_below(folder, split, ".png", advice="leave it out with --splits")
         for split in tables
     }
-    folder.mkdir(parents=True, exist_ok=True)
+
+    print(f"{info.name}: {info.num_classes} classes, ignored label {info.ignore_label}")
     content = {
         split: inspect(job, info, split, table, pages[split]) for split, table in tables.items()
     }
@@ -76,8 +77,7 @@ def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dic
         for sample in samples
     ]
     page = report.sample_page(pictures, info.class_names, info.colors, info.ignore_label)
-    page_file.parent.mkdir(parents=True, exist_ok=True)
-    page.save(page_file)
+    report.write_picture(page_file, page)
 
     return {
         "images": len(table),

@@ -21,6 +21,7 @@ from deeplab_tf.runs.run_dir import RunDir
 
 def main(job: EvalJobConfig) -> None:
     """Scores the chosen checkpoint, or each new one until the end of the run."""
+    files.require_writable(Path(job.eval_logdir), flag="eval_logdir")
     strategy = on_this_host(job.num_gpus)
     if job.max_number_of_evaluations == 1:
         score(job, job.checkpoint_dir, strategy)
@@ -74,7 +75,6 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     print(report.table(result.scores, info.class_names, result.matrix))
 
     folder = Path(job.eval_logdir)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         **result.to_json(info, loaded.step),
         "checkpoint": RunDir.of(path).checkpoints.prefix(loaded.step),
@@ -82,7 +82,8 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
         "inference": flags.inference_settings(experiment, loaded.model.config),
     }
     files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
-    report.confusion_picture(result.matrix, info.class_names).save(folder / "confusion_matrix.png")
+    picture = report.confusion_picture(result.matrix, info.class_names)
+    report.write_picture(folder / "confusion_matrix.png", picture)
 
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
         for name in ("miou", "pixel_accuracy", "mean_accuracy"):

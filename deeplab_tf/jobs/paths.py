@@ -15,8 +15,10 @@ def images_to_predict(job: PredictConfig) -> dict[str, Path]:
     """Returns the images of --input by the names of their outputs.
 
     Raises:
-      UserError: if two images would be written to the same file, or an output over an input.
+      UserError: if two images would be written to the same file, an output over an input, or
+        nothing can be written to --output_dir.
     """
+    files.require_writable(Path(job.output_dir), flag="output_dir")
     images: dict[str, Path] = {}
     listing = files.find_images(job.input, flag="input")
 
@@ -80,8 +82,9 @@ def class_table_file(job: ConvertConfig) -> Path:
 
 
 def require_new_files(job: ConvertConfig) -> None:
-    """Raises UserError if a conversion would replace a file."""
+    """Raises UserError if a conversion would replace a file, or cannot write one."""
     output = Path(job.output)
+    files.require_writable(output.parent, flag="output")
     for path in [output] if job.format == "onnx" else [output, class_table_file(job)]:
         if path.exists():
             raise UserError(

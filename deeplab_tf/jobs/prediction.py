@@ -1,6 +1,5 @@
 """Predicts users' images with a checkpoint, an exported model or a server."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,9 +58,7 @@ def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
             "overlay": Image.fromarray(report.overlay(image, labels, colors)),
         }
         for kind, picture in pictures.items():
-            content = io.BytesIO()
-            picture.save(content, "PNG")
-            files.write(paths.prediction_file(job, kind, name), content.getvalue())
+            report.write_picture(paths.prediction_file(job, kind, name), picture)
 
     if bad and len(images) == 1:
         raise UserError(bad[0])

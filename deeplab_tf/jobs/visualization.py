@@ -17,6 +17,7 @@ from deeplab_tf.runs import loaded_run
 
 def main(job: VisConfig) -> None:
     """Writes the image, prediction, overlay and label of each record as pictures."""
+    files.require_writable(Path(job.vis_logdir), flag="vis_logdir")
     loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
@@ -58,11 +59,9 @@ def main(job: VisConfig) -> None:
             pictures["label"] = report.colorize(label, info.colors)
         for kind, picture in pictures.items():
             path = files.path_below(folder, name, f"_{kind}.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+            report.write_picture(path, Image.fromarray(picture))
 
         if job.also_save_raw_predictions:
             path = files.path_below(raw_folder, name, ".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(stored_ids[predicted]).save(path)
+            report.write_picture(path, Image.fromarray(stored_ids[predicted]))
     print(f"{folder}: {len(painted)} images of {job.vis_split} at step {loaded.step}.")

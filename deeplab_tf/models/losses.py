@@ -314,10 +314,11 @@ def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | 
 
 
 def _hardest(losses: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
-    """Returns all losses in descending order, with 0 after the first int(share * number)."""
+    """Returns all losses in descending order, with 0 after the first int(share * number), or 1."""
     ordered = tf.sort(tf.reshape(losses, [-1]), direction="DESCENDING")
     pixels = tf.size(ordered)
     kept = tf.cast(tf.cast(share, tf.float64) * tf.cast(pixels, tf.float64), tf.int32)
+    kept = tf.maximum(kept, 1)  # without any, the loss would be 0 and nothing would be learnt
 
     # Not tf.math.top_k: under XLA its k must be known when the graph is made.
     return tf.where(tf.range(pixels) < kept, ordered, 0.0)

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.catalog import LabelClass, read_class_table
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, shortened
+from deeplab_tf.serving import answers
 from deeplab_tf.serving.signatures import RefusedImage
 from deeplab_tf.startup import legacy_keras
 
@@ -78,12 +79,29 @@ class ServerPredictor:
                 f"({error.code().name}: {reason})."
             ) from None
 
-        labels = tf.make_ndarray(response.outputs[_OUTPUT])
-        if labels.shape != images.shape[:3] or labels.max() >= len(self.classes):
-            raise UserError(
-                f"--server={self._address} answered labels up to {labels.max()} of shape "
-                f"{labels.shape}, which do not fit images of shape {images.shape} and the "
-                f"{len(self.classes)} classes of --class_list; give the labels.csv of the server's "
-                "own model."
-            )
-        return labels
+        return answers.checked_labels(
+            self._array(response, list(images.shape[:3])),
+            images.shape,
+            self.classes,
+            who=f"--server={self._address}",
+            way_out="give the labels.csv of the server's own model as --class_list",
+        )
+
+    def _array(self, response, shape: list[int]) -> np.ndarray:
+        """Returns the labels of an answer; raises UserError if it has none of this shape."""
+        problem = f"it has no output {_OUTPUT!r}"
+        # Reading an entry of this map that is not there would create it.
+        if _OUTPUT in response.outputs:
+            tensor = response.outputs[_OUTPUT]
+            sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+            problem = f"its labels have the shape {shortened(str(sizes))} for images of {shape}"
+            # Asked first, since a few bytes may say that they stand for terabytes.
+            if sizes == shape:
+                try:
+                    return tf.make_ndarray(tensor)
+                except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
+                    problem = shortened(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise UserError(
+            f"The answer of --server={self._address} cannot be read ({problem}); give the "
+            "--model_name of a model that export_model wrote."
+        )

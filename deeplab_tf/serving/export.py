@@ -4,20 +4,24 @@ import csv
 import dataclasses
 import json
 import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import files
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
 from deeplab_tf.evaluation.predictor import Predictor
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, shortened
+from deeplab_tf.runs.checkpoints import WRITE_FAULTS, reason_of
+from deeplab_tf.serving import answers, warmup
 from deeplab_tf.serving import signatures as serving
-from deeplab_tf.serving import warmup
 
 LABELS, CARD = "labels.csv", "model_card.json"
+_SIGNATURE = "serving_default"
 MODEL_CONFIG, BATCHING = "model.config", "batching_parameters.txt"
 
 
@@ -59,11 +63,10 @@ def export(
             f"{target} exists; give another --export_version, or 0 for the next free one."
         )
 
-    export_dir.mkdir(parents=True, exist_ok=True)
     # Built inside export_dir, to be renamed on the same disk. A server does not see it meanwhile:
     # it looks only at folders whose names are numbers.
-    with tempfile.TemporaryDirectory(dir=export_dir, prefix="building-") as building:
-        model = Path(building) / "model"
+    with files.building_folder(export_dir, ".exporting-") as building:
+        model = building / "model"
         module = _save(predictor, info, model, config=config, image_size=warmup_size)
         size = config.serving_size or _allowed_size(predictor, warmup_size, config)
         _write_warmup(model, model_name, size)
@@ -106,7 +109,14 @@ def _save(
         module = serving.ServingModule(
             predictor, config, class_table=class_table, variables=variables
         )
-        tf.saved_model.save(module, str(model), signatures=module.functions)
+        try:
+            tf.saved_model.save(module, str(model), signatures=module.functions)
+        except WRITE_FAULTS as error:
+            raise UserError(
+                f"The model could not be written to {model.parents[1]} "
+                f"({reason_of(error)}); nothing was left behind. Give another --export_dir or make "
+                "room."
+            ) from None
     return module
 
 
@@ -230,27 +240,62 @@ def version_folder(export_dir: Path) -> Path:
     return export_dir / str(numbers[-1])
 
 
+def load_signature(folder: Path) -> tuple[Any, Callable]:
+    """Loads a version that `export` wrote; returns it and its function from images to labels.
+
+    Raises:
+      UserError: if it is damaged or another program's.
+    """
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures[_SIGNATURE]
+        given = {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()}
+        is_ours = given == {"images": tf.uint8} and "labels" in signature.structured_outputs
+    except Exception as error:  # what TensorFlow raises depends on which byte is damaged
+        reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
+        raise UserError(
+            f"The SavedModel in {folder} cannot be loaded ({reason}); export the model again."
+        ) from None
+    if not is_ours:
+        raise UserError(
+            f"The SavedModel in {folder} does not take images and return labels; give the folder "
+            "of a model that export_model wrote."
+        )
+    return loaded, signature
+
+
 class ExportedPredictor:
     """Predicts with a SavedModel that `export` wrote, without the code of the model."""
 
     def __init__(self, export_dir: Path):
-        """Loads `export_dir` if it is a version, else the highest version in it."""
-        path = version_folder(export_dir)
-        self._loaded = tf.saved_model.load(str(path))
-        self._serve = self._loaded.signatures["serving_default"]
-        self.classes: tuple[LabelClass, ...] = read_class_table(path / "assets" / LABELS)
+        """Loads `export_dir` if it is a version, else the highest version in it.
 
-    def labels(self, images) -> tf.Tensor:
+        Raises:
+          UserError: if there is no version, or it is damaged or another program's.
+        """
+        self._path = version_folder(export_dir)
+        self.classes: tuple[LabelClass, ...] = read_class_table(self._path / "assets" / LABELS)
+        self._loaded, self._serve = load_signature(self._path)
+
+    def labels(self, images) -> np.ndarray:
         """Predicts images, uint8 [B, H, W, 3], and returns labels [B, H, W].
 
         Raises:
           serving.RefusedImage: if the model was exported for smaller images or batches.
+          UserError: if its labels are not those of the class table.
         """
         try:
-            return self._serve(images=tf.constant(images))["labels"]
+            labels = self._serve(images=tf.constant(images))["labels"].numpy()
         except tf.errors.InvalidArgumentError as error:
             raise serving.RefusedImage(
                 f"The exported model refuses images of shape {tuple(images.shape)} "
                 f"({serving.reason_of(error)}); give export_model a higher "
                 "--max_image_pixels or --max_batch_size."
             ) from None
+        return answers.checked_labels(
+            labels,
+            images.shape,
+            self.classes,
+            who=f"The model in {self._path}",
+            way_out=f"restore its assets/{LABELS}, or export the model again",
+        )

@@ -5,7 +5,6 @@ take what this signature takes, `images`, uint8 [B, H, W, 3], RGB, and return wh
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -17,12 +16,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from deeplab_tf import json_files
 from deeplab_tf.data import image_files, transforms
+from deeplab_tf.data.catalog import read_class_table
+from deeplab_tf.json_files import keyed, text
 from deeplab_tf.messages import UserError
 from deeplab_tf.serving import export
 from deeplab_tf.startup import legacy_keras
 
-_SIGNATURE = "serving_default"
+_CARD = keyed({}, {"serving": keyed({}, {"serving_device": text()})})
 _OPSET = 17  # of 2022; bilinear resizing with half-pixel centres has been in ONNX for longer
 
 
@@ -39,8 +41,7 @@ class Served(tf.Module):
         """
         super().__init__()
         self.class_table = (folder / "assets" / export.LABELS).read_text(encoding="utf-8")
-        self.loaded = tf.saved_model.load(str(folder))
-        signature = self.loaded.signatures[_SIGNATURE]
+        self.loaded, signature = export.load_signature(folder)
         shape = [1, *image_size, 3] if image_size else [None, None, None, 3]
         self.inputs = [tf.TensorSpec(shape, tf.uint8, name="images")]
         self.serve = tf.function(lambda images: signature(images=images), self.inputs)
@@ -59,7 +60,10 @@ def open_export(export_dir: Path, *, image_size: tuple[int, ...] = ()) -> Served
                 f"{folder} has no {file}; give --export_dir a whole folder of export_model."
             )
 
-    card = json.loads((folder / export.CARD).read_text(encoding="utf-8"))
+    card = json_files.read(
+        folder / export.CARD, "The model card", _CARD, advice="export the model again"
+    )
+    read_class_table(folder / "assets" / export.LABELS)  # refuses a damaged one
     device = card.get("serving", {}).get("serving_device", "any")  # earlier versions: no entry
     if device != "any":
         raise UserError(

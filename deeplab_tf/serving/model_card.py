@@ -1,15 +1,18 @@
 """Describes what a model is and how it was made, for people who find it on a server."""
 
 import dataclasses
-import json
 from pathlib import Path
 
+from deeplab_tf import json_files
 from deeplab_tf.config import Experiment, flags
+from deeplab_tf.json_files import keyed, number, or_null
+from deeplab_tf.messages import UserError
 from deeplab_tf.runs import run_dir
 from deeplab_tf.runs.loaded_run import LoadedRun
 from deeplab_tf.runs.metrics_log import METRICS
 from deeplab_tf.runs.run_dir import RunDir
 
+_RESULTS = keyed({"miou": or_null(number(0, 1))})
 _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
 
 
@@ -61,10 +64,8 @@ def metrics_of(
 
     for path in sorted(run.path.glob("*/results.json")):
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # damaged, or another program's results.json
-            continue
-        if not isinstance(results, dict) or "miou" not in results:
+            results = json_files.read(path, "The scores", _RESULTS, advice="")
+        except UserError:  # damaged, or another program's results.json
             continue
         if results.get("step") == step and results.get("inference") == inference:
             scores.append({"file": str(Path(path.parent.name) / path.name), **results})

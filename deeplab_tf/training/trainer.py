@@ -37,25 +37,9 @@ from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.runs import averaging
 from deeplab_tf.runs.run_dir import FollowersRunDir, RunDir
 from deeplab_tf.startup.process_state import keras_settings, seeded
-from deeplab_tf.training import callbacks, initialization, overview, run_checks
+from deeplab_tf.training import callbacks, initialization, overview, run_checks, step_checks
 from deeplab_tf.training.optimizers import build_optimizer, build_slots
 from deeplab_tf.training.schedules import build_schedule
-
-
-def _require_batch_statistics(experiment: Experiment) -> None:
-    """Raises UserError if batch normalisation would see a single value per channel.
-
-    Image pooling leaves one value of each channel per image, and one value has no variance.
-    """
-    size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
-    single_images = size == parts and experiment.train.fine_tune_batch_norm
-    if single_images and experiment.model.add_image_level_feature:
-        given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
-        raise UserError(
-            f"--train_batch_size={size}{given} leaves batch normalisation in the image pooling "
-            f"branch only one value per channel; allowed: {2 * parts} or more, "
-            "--nofine_tune_batch_norm, or --noadd_image_level_feature."
-        )
 
 
 def compiled_model(
@@ -143,9 +127,16 @@ class Trainer:
 
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
-        _require_batch_statistics(experiment)
+        step_checks.require_batch_statistics(experiment)
 
         self.strategy = strategy or choose_strategy(config)
+        with self.strategy.scope():
+            step_checks.require_possible(
+                experiment,
+                num_classes=self.info.num_classes,
+                replicas=self.strategy.num_replicas_in_sync,
+                on_gpus=on_gpus(),
+            )
         self.workers = Workers.of(self.strategy)
         kind = RunDir if self.workers.is_chief else FollowersRunDir
         self.run_dir = kind(config.train_logdir)

@@ -288,9 +288,9 @@ def test_parts_of_lists_survive_their_text():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"splits": "val"}, "--splits=val is not possible; allowed: a tuple"),
+        ({"splits": "val"}, "splits='val' is not possible; allowed: a tuple"),
         ({"splits": ("a", "")}, "--splits=a, is not possible; allowed: a list without empty"),
-        ({"name": "a\nb"}, "--name='a.nb' is not possible; allowed: a single line"),
+        ({"name": "a\nb"}, "--name=a.nb is not possible; allowed: a single line"),
         ({"rate": float("nan")}, "--rate=nan is not possible; allowed: a finite number"),
     ],
 )

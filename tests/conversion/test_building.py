@@ -246,7 +246,9 @@ def test_the_folder_of_a_run_is_refused(pairs, tmp_path):
     with pytest.raises(UserError, match="is the folder of a run"):
         convert(pairs, tmp_path)
     (tmp_path / "dataset.json").write_bytes(b"[]")
-    with pytest.raises(UserError, match="is damaged .it is a list.; remove it"):
+    with pytest.raises(
+        UserError, match="is damaged .its content is a list of .*object.; remove it"
+    ):
         convert(pairs, tmp_path)
 
 

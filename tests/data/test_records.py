@@ -143,7 +143,7 @@ def test_a_damaged_manifest_is_one_sentence(folder):
         catalog.load("", folder)
     content = INFO.to_json() | {"num_classes": 3}
     (folder / catalog.MANIFEST).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="num_classes=3 but lists 2"):
+    with pytest.raises(UserError, match="num_classes is 3, but 2 classes are listed"):
         catalog.load("", folder)
 
 

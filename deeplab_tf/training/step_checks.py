@@ -1,0 +1,56 @@
+"""Whether a training step can be computed: limits on settings that only together are too much."""
+
+from deeplab_tf.config import Experiment, as_flag
+from deeplab_tf.config.setting import MOST_COUNT
+from deeplab_tf.messages import UserError
+
+# The largest maps of the networks, for each pixel of an image: 128 channels at half the height and
+# width. On CPUs no larger map of the classes is held (`ops.cross_entropy`).
+_NUMBERS_PER_PIXEL = 32
+
+
+def require_possible(
+    experiment: Experiment, *, num_classes: int, replicas: int, on_gpus: bool
+) -> None:
+    """Raises UserError unless batch and crops leave a step with something to learn from.
+
+    Args:
+      replicas: number of replicas that share a batch.
+      on_gpus: whether they are GPUs.
+    """
+    train, size = experiment.train, experiment.data.train_crop_size
+    images = train.train_batch_size / (replicas * train.gradient_accumulation_steps)
+
+    pixels = int(images * size[0] * size[1])
+    numbers = pixels * (max(_NUMBERS_PER_PIXEL, num_classes) if on_gpus else _NUMBERS_PER_PIXEL)
+    crops = as_flag("train_crop_size", size)
+    if numbers > MOST_COUNT:
+        raise UserError(
+            f"--train_batch_size={train.train_batch_size} and {crops} make a tensor of {numbers} "
+            f"numbers in a replica, and TensorFlow counts up to {MOST_COUNT}; give smaller crops, "
+            "fewer images or more --gradient_accumulation_steps."
+        )
+
+    share = train.top_k_percent_pixels
+    if int(share * pixels) < 1:
+        least = float(f"{1.01 / pixels:.2e}")
+        raise UserError(
+            f"--top_k_percent_pixels={share} leaves none of the {pixels} pixels that a replica "
+            f"computes at once ({crops}); give {least} or more."
+        )
+
+
+def require_batch_statistics(experiment: Experiment) -> None:
+    """Raises UserError if batch normalisation would see a single value per channel.
+
+    Image pooling leaves one value of each channel per image, and one value has no variance.
+    """
+    size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
+    single_images = size == parts and experiment.train.fine_tune_batch_norm
+    if single_images and experiment.model.add_image_level_feature:
+        given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
+        raise UserError(
+            f"--train_batch_size={size}{given} leaves batch normalisation in the image pooling "
+            f"branch only one value per channel; allowed: {2 * parts} or more, "
+            "--nofine_tune_batch_norm, or --noadd_image_level_feature."
+        )

@@ -1,0 +1,59 @@
+import dataclasses
+import re
+
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.config import DataConfig, Experiment, TrainConfig
+from deeplab_tf.messages import UserError
+from deeplab_tf.models import losses
+from deeplab_tf.training import step_checks
+
+
+def require(experiment, *, num_classes=21, replicas=1, on_gpus=False):
+    step_checks.require_possible(
+        experiment, num_classes=num_classes, replicas=replicas, on_gpus=on_gpus
+    )
+
+
+def test_a_step_of_too_many_numbers_is_refused_and_the_ways_out_work():
+    large = Experiment(
+        data=DataConfig(train_crop_size=(4097, 4097)), train=TrainConfig(train_batch_size=8)
+    )
+    with pytest.raises(UserError, match="=8 and --train_crop_size=4097,4097 make .* 2147483647;"):
+        require(large)
+    require(dataclasses.replace(large, data=DataConfig(train_crop_size=(513, 513))))
+    require(dataclasses.replace(large, train=TrainConfig(train_batch_size=2)))
+    accumulated = TrainConfig(train_batch_size=8, gradient_accumulation_steps=8)
+    require(dataclasses.replace(large, train=accumulated))
+
+
+def test_the_map_of_all_classes_counts_where_it_is_held():
+    experiment = Experiment(train=TrainConfig(train_batch_size=64))
+    require(experiment, num_classes=151)
+    require(experiment, num_classes=21, on_gpus=True)
+    require(experiment, num_classes=151, on_gpus=True, replicas=2)
+    with pytest.raises(UserError, match="--train_batch_size=64"):
+        require(experiment, num_classes=151, on_gpus=True)
+
+
+@pytest.mark.parametrize("crop", [(513, 513), (33, 65), (1, 3)])
+@pytest.mark.parametrize("share", [1e-30, 1e-12])
+def test_a_share_of_no_pixel_is_refused_with_the_least_that_works(crop, share):
+    data = DataConfig(train_crop_size=crop)
+
+    def experiment(share):
+        train = TrainConfig(train_batch_size=4, top_k_percent_pixels=share)
+        return Experiment(data=data, train=train)
+
+    with pytest.raises(UserError, match=f"{share} leaves none of the .* pixels") as told:
+        require(experiment(share), replicas=2)
+    least = float(re.search(r"give (\S+) or more", str(told.value))[1])
+    require(experiment(least), replicas=2)
+    pixels = 2 * crop[0] * crop[1]
+    assert pixels * least < 1.1
+
+
+def test_the_hardest_pixels_are_never_none():
+    kept = losses._hardest(tf.constant([1.0, 3.0, 2.0]), 1e-30)
+    assert kept.numpy().tolist() == [3.0, 0.0, 0.0]
