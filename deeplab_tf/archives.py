@@ -1,27 +1,29 @@
-"""Fetches published archives: resumes downloads, checks sizes and hashes, unpacks safely."""
+"""Fetches published archives: resumes downloads, checks sizes and hashes.
+
+No server is believed: a download must keep some speed, and ends at its size. The library pooch
+fetches and checks too, but it does not resume, and bounds nothing.
+"""
 
 import errno
 import hashlib
 import http.client
-import lzma
+import io
 import os
 import shutil
 import socket
 import ssl
-import stat
-import tarfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from deeplab_tf import files
 from deeplab_tf.messages import UserError
+from deeplab_tf.unpacking import unpack
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -35,17 +37,11 @@ _NETWORK_FAULTS = (  # not every OSError: trying again does not help against a f
     EOFError,
 )
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
+_WEB = ("http://", "https://")
+_MOST_UNTOLD = 4 << 30  # bytes from a server that does not say how many will come
+# A connection that brings less than so many bytes in so many seconds counts as broken.
+_PACE_BYTES, _PACE_SECONDS = 60_000, 60
 _TEMPORARY_ANSWERS = (408, 429, 500, 502, 503, 504)  # HTTP status codes
-_DAMAGED_ARCHIVE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    RuntimeError,  # a password is needed
-    NotImplementedError,  # an unknown method
-)
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "")
         return path
 
     url = f"{mirror.rstrip('/')}/{archive.file_name}" if mirror else archive.url
-    if not url.lower().startswith(("http://", "https://")) or not url.isascii() or " " in url:
+    if not url.lower().startswith(_WEB) or not url.isascii() or " " in url:
         raise no_address(url)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
@@ -140,11 +136,11 @@ def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "")
         advice = f"{path} exists, but {difference}; {advice}"
 
     was_continued = partial.is_file()
-    _fetch(url, partial, archive.size, advice)
+    _Transfer(url, partial, archive, advice).run()
     problem = _difference(partial, archive)
     if problem and was_continued:  # what was there may have been the start of another file
         partial.unlink()
-        _fetch(url, partial, archive.size, advice)
+        _Transfer(url, partial, archive, advice).run()
         problem = _difference(partial, archive)
     if problem:
         partial.unlink()
@@ -158,23 +154,111 @@ def no_address(url: str) -> UserError:
     return UserError(f"{url} is not an address of the web; give one with http:// or https://.")
 
 
-def _fetch(url: str, partial: Path, size: int, advice: str) -> None:
-    """Downloads the rest of a file, in several attempts if necessary."""
-    for attempt in range(_ATTEMPTS):
+class _Transfer:
+    """One download in several attempts, each of which goes on where the one before stopped.
+
+    Args:
+      partial: where the bytes are collected.
+      archive: what is published of the file. If that is no hash, only the attempts of this transfer
+        are put together, and only if the server says that the file has not changed between them:
+        nobody would notice a mixture of two files.
+      advice: what the user can do if it fails.
+    """
+
+    def __init__(self, url: str, partial: Path, archive: Archive, advice: str):
+        self._url, self._partial, self._advice = url, partial, advice
+        self._size, self._is_checked = archive.size, bool(archive.digest)
+        self._version = ""  # of the file, as the server calls it
+
+    def run(self) -> None:
+        """Downloads what is missing."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._attempt()
+                return
+            except _NETWORK_FAULTS as error:
+                code = getattr(error, "code", 0)
+                if code and code not in _TEMPORARY_ANSWERS:
+                    nowhere = " (a redirection that leads nowhere)" if code // 100 == 3 else ""
+                    raise UserError(
+                        f"{self._url} answers {code}{nowhere}; {self._advice}."
+                    ) from None
+                # If the first attempt finds no server, there is no network or no such server.
+                if attempt == _ATTEMPTS - 1 or (not attempt and _is_unreachable(error)):
+                    raise self._failure(error) from None
+                time.sleep(2**attempt)
+
+    def _failure(self, error: BaseException) -> UserError:
+        advice = self._advice
+        if not self._is_checked:
+            self._partial.unlink(missing_ok=True)  # the next call could not go on with it
+        elif _size_of(self._partial):
+            advice = f"the same command goes on where it stopped, or {advice}"
+        reason = files.shown(getattr(error, "reason", error), most=200)
+        return UserError(f"{self._url} cannot be fetched ({reason}); {advice}.")
+
+    def _attempt(self) -> None:
+        """Downloads what is missing; a server that cannot send a part sends the whole file."""
+        done = _size_of(self._partial) if self._is_checked or self._version else 0
+        headers = {"Range": f"bytes={done}-"} if done else {}
+        if done and self._version:
+            headers["If-Range"] = self._version
         try:
-            _download(url, partial, size)
-            return
-        except _NETWORK_FAULTS as error:
-            code = getattr(error, "code", 0)
-            if code and code not in _TEMPORARY_ANSWERS:
-                raise UserError(f"{url} answers {code}; {advice}.") from None
-            # If the first attempt finds no server, there is no network or no such server.
-            if attempt == _ATTEMPTS - 1 or (not attempt and _is_unreachable(error)):
-                reason = getattr(error, "reason", error)
-                if _size_of(partial):
-                    advice = f"the same command goes on where it stopped, or {advice}"
-                raise UserError(f"{url} cannot be fetched ({reason}); {advice}.") from None
-            time.sleep(2**attempt)
+            request = urllib.request.Request(self._url, headers=headers)
+            response = _opener().open(request, timeout=_TIMEOUT_SECONDS)
+        except (ValueError, http.client.InvalidURL):
+            raise no_address(self._url) from None
+        except urllib.error.HTTPError as error:
+            # Range not satisfiable: there is no more, so the hash decides.
+            if error.code == 416 and done and self._is_checked:
+                return
+            raise
+
+        with response:
+            if response.status == 206:
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+                    self._partial.unlink(missing_ok=True)
+                    raise http.client.HTTPException("it sends another part than was asked for")
+            else:
+                done = 0
+            self._version = _version_of(response.headers)
+            self._write(response, done)
+
+    def _write(self, response: http.client.HTTPResponse, done: int) -> None:
+        """Appends an answer to the first `done` bytes, unless it has too many for file or disk."""
+        length = response.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdecimal() and len(length) < 19 else self._size
+        if self._size and total != self._size:
+            raise UserError(
+                f"{self._url} has {total} bytes, but the published file has {self._size}."
+            )
+        room = shutil.disk_usage(self._partial.parent).free
+        if total - done > room:
+            raise UserError(
+                f"{self._url} has {total - done} bytes to fetch, but there is room for {room} in "
+                f"{self._partial.parent}; make room, or {self._advice}."
+            )
+
+        most = total or _MOST_UNTOLD
+        untold = "" if total else "does not say how many bytes it has, and "
+        bar = {"total": total or None, "initial": done, "unit": "B", "unit_scale": True}
+        with (
+            self._partial.open("ab" if done else "wb") as file,
+            tqdm(**bar, desc=self._partial.stem, disable=None) as progress,
+        ):
+            while block := response.read1(_BLOCK):
+                done += len(block)
+                if done > most:
+                    self._partial.unlink()
+                    raise UserError(
+                        f"{self._url} {untold}sends more than {most} bytes, so what it sent was "
+                        f"deleted; {self._advice}."
+                    )
+                file.write(block)
+                progress.update(len(block))
+
+        if done < total:
+            raise EOFError("the connection ended early")
 
 
 def _is_unreachable(error: BaseException) -> bool:
@@ -188,42 +272,80 @@ def _size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _download(url: str, partial: Path, size: int) -> None:
-    """Downloads what `partial` lacks; a server that cannot send a part sends the whole file again.
+def _version_of(headers: http.client.HTTPMessage) -> str:
+    """Returns what a server calls this version of a file; "" if it has no name that is certain."""
+    tag = headers.get("ETag", "")
+    return headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
 
-    Args:
-      size: published size of the file in bytes; 0 if none is published.
+
+class _Paced(io.RawIOBase):
+    """The bytes of a connection, as long as they come in at some speed.
+
+    A timeout only bounds the wait for the next byte, which may come for ever, one by one.
     """
-    done = _size_of(partial)
-    try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-    except (ValueError, http.client.InvalidURL):
-        raise no_address(url) from None
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # range not satisfiable: the file is complete
-            return
-        raise
 
-    with response:
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            done = 0  # the server has sent the whole file, not the part that was asked for
-        length = response.headers.get("Content-Length", "")
-        total = done + int(length) if length.isdecimal() else size
-        if size and total != size:
-            raise UserError(f"{url} has {total} bytes, but the published file has {size}.")
+    def __init__(self, connection: io.RawIOBase):
+        self._connection = connection
+        self._waited, self._came = 0.0, 0
 
-        bar = {"total": total, "initial": done, "unit": "B", "unit_scale": True}
-        with (
-            partial.open("ab" if done else "wb") as file,
-            tqdm(**bar, desc=partial.stem, disable=None) as progress,
-        ):
-            while block := response.read(_BLOCK):
-                file.write(block)
-                progress.update(len(block))
+    def readable(self) -> bool:
+        return True
 
-    if partial.stat().st_size < total:
-        raise EOFError("the connection ended early")
+    def readinto(self, buffer) -> int | None:
+        begin = time.monotonic()
+        count = self._connection.readinto(buffer)
+        self._waited += time.monotonic() - begin
+        self._came += count or 0
+
+        if self._waited > _PACE_SECONDS:
+            if self._came < _PACE_BYTES:
+                raise TimeoutError(f"it sent {self._came} bytes in {self._waited:.0f} seconds")
+            self._waited, self._came = 0.0, 0
+        return count
+
+    def close(self) -> None:
+        self._connection.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, header and content, that must come in at some speed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, req):
+        return self.do_open(_Connection, req)
+
+
+class _SecureHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req):
+        return self.do_open(_SecureConnection, req)
+
+
+class _Redirections(urllib.request.HTTPRedirectHandler):
+    """Follows up to ten redirections, as its base does, but only on the web."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.lower().startswith(_WEB):
+            raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
+        fp.close()  # the base would read the page that comes with it, however long it is
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Handler, _SecureHandler, _Redirections)
 
 
 def _difference(path: Path, archive: Archive) -> str:
@@ -244,37 +366,3 @@ def digest_of(path: Path, algorithm: str) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def unpack(path: Path, folder: Path) -> None:
-    """Unpacks a tar (plain, gz, bz2, xz) or zip file into a new folder.
-
-    Raises:
-      UserError: if the archive is damaged, or a member would land outside the folder or is neither
-        a file nor a folder (a data set needs no links or devices).
-    """
-    folder.mkdir(parents=True)
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    kind = stat.S_IFMT(info.external_attr >> 16)
-                    _require_inside(path, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-                    archive.extract(info, folder)
-        else:
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    _require_inside(path, member.name, member.isfile() or member.isdir())
-                    tar.extract(member, folder, set_attrs=False)
-    except _DAMAGED_ARCHIVE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be unpacked ({reason}); fetch it again.") from None
-
-
-def _require_inside(archive: Path, name: str, is_plain: bool) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not is_plain:
-        raise UserError(
-            f"{archive} holds {name!r}, which is not a plain file inside its folder; "
-            "it was not unpacked."
-        )

@@ -219,9 +219,15 @@ def _refuse_video(path: Path, flag: str) -> None:
         )
 
 
-def shown(text: object) -> str:
-    """Returns a name as one printable line; escapes line ends and bytes that are not UTF-8."""
-    escaped = str(text).encode("utf-8", "backslashreplace").decode()
+def shown(text: object, *, most: int = 0) -> str:
+    """Returns a name as one printable line; escapes line ends and bytes that are not UTF-8.
+
+    Args:
+      most: about how many letters of a longer name are kept; 0 keeps all.
+    """
+    name = str(text)
+    name = f"{name[:most]}..." if most and len(name) > most else name
+    escaped = name.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
 
 

@@ -15,6 +15,7 @@ ORDER = [
     "files",
     "json_files",
     "config",
+    "unpacking",
     "archives",
     "distribution",
     "ops",

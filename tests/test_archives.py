@@ -1,10 +1,13 @@
+import contextlib
 import dataclasses
 import hashlib
 import http.server
 import io
 import re
+import socketserver
 import tarfile
 import threading
+import time
 import zipfile
 
 import pytest
@@ -14,6 +17,7 @@ from deeplab_tf import archives
 from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from tests import trees
+from tests.test_unpacking import member, tar_of
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
 
@@ -25,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.ranges: list[str | None] = []
         self.break_after, self.knows_ranges, self.busy = 0, True, 0
+        self.has_tags, self.next_content = False, b""
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -42,18 +47,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(503)
             return
         first = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        if wanted and not self.server.knows_ranges:
+        tag = f'"{hashlib.md5(content).hexdigest()}"' if self.server.has_tags else ""
+        is_other = self.headers.get("If-Range", tag) != tag
+        if wanted and (is_other or not self.server.knows_ranges):
             first, wanted = 0, None
         if first >= len(content):
             self.send_error(416)
             return
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - first))
+        if tag:
+            self.send_header("ETag", tag)
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         last = first + self.server.break_after if self.server.break_after else len(content)
         self.wfile.write(content[first:last])
+        if self.server.next_content:
+            self.server.files[self.path.lstrip("/")] = self.server.next_content
 
     def log_message(self, *args):
         pass
@@ -83,7 +94,7 @@ def test_the_published_hash_may_be_an_older_kind(server, tmp_path, algorithm):
 def server(monkeypatch):
     monkeypatch.setattr(archives.time, "sleep", lambda seconds: None)
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -159,20 +170,6 @@ def test_a_missing_file_and_a_missing_server_are_one_sentence(server, tmp_path):
             archives.fetch(archive, tmp_path, mirror=mirror)
 
 
-def tar_of(members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for info in members:
-            tar.addfile(info, io.BytesIO(b"x" * info.size))
-    return buffer.getvalue()
-
-
-def member(name, kind=tarfile.REGTYPE, size=1, link=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.size, info.linkname = kind, size if kind == tarfile.REGTYPE else 0, link
-    return info
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -190,22 +187,6 @@ def test_tar_members_that_reach_outside_are_refused(server, tmp_path, bad):
     with pytest.raises(UserError, match="not a plain file inside its folder"):
         archives.install(archive, tmp_path / "data/inside", flag="root")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["a.tar"]
-
-
-@pytest.mark.parametrize(("name", "mode"), [("../outside", 0), ("inside/link", 0o120777 << 16)])
-def test_zip_members_that_reach_outside_are_refused(tmp_path, name, mode):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = mode
-        file.writestr(info, "/etc")
-    with pytest.raises(UserError, match="not a plain file inside"):
-        archives.unpack(tmp_path / "a.zip", tmp_path / "out")
-
-
-def test_a_cut_archive_is_one_sentence(tmp_path):
-    (tmp_path / "a.tgz").write_bytes(tar_of([member("inside/a", size=100_000)])[:60])
-    with pytest.raises(UserError, match="cannot be unpacked"):
-        archives.unpack(tmp_path / "a.tgz", tmp_path / "out")
 
 
 def test_the_root_must_be_where_the_archive_unpacks_to(server, tmp_path):
@@ -266,3 +247,139 @@ def test_where_no_server_is_reached_it_is_said_at_once(tmp_path, monkeypatch):
     archive = archives.Archive("http://127.0.0.1:9/a.tar", "md5", "", folder="a")
     with pytest.raises(UserError, match=r"cannot be fetched \(.*refused\); fetch the file by hand"):
         archives.fetch(archive, tmp_path)
+
+
+class Script(socketserver.ThreadingTCPServer):
+    """Answers every request on loopback with the bytes that `parts` yields."""
+
+    daemon_threads, block_on_close = True, False
+
+    def __init__(self, parts):
+        self.parts = parts
+        super().__init__(("127.0.0.1", 0), ScriptHandler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        """Prints nothing: the client leaves in the middle of endless answers."""
+
+
+class ScriptHandler(socketserver.StreamRequestHandler):
+    def handle(self):
+        lines = list(iter(lambda: self.rfile.readline().strip().decode(), ""))
+        with contextlib.suppress(OSError):
+            for part in self.server.parts("\n".join(lines)):
+                self.wfile.write(part)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Starts a Script; the attempts of a download follow each other at once."""
+    monkeypatch.setattr(archives, "_ATTEMPTS", 2)
+    sleep = time.sleep
+    monkeypatch.setattr(archives.time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+    servers = []
+
+    def start(parts):
+        servers.append(Script(parts))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return servers[-1].url
+
+    yield start
+    for one in servers:
+        one.shutdown()
+        one.server_close()
+
+
+OK, END = b"HTTP/1.1 200 OK\r\n", b"\r\n"
+
+
+def fetched(url, folder, *, size=0, content=CONTENT, is_hashed=True):
+    digest = hashlib.sha256(content).hexdigest() if is_hashed else ""
+    archive = archives.Archive(f"{url}/a.tar", "sha256", digest, "inside", size)
+    return archives.fetch(archive, folder, advice="ask them").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "start", [OK + END, b"HTTP/1.1 200 OK\r\nX-Long: "], ids=["body", "header"]
+)
+def test_a_server_that_drips_is_given_up(scripted, tmp_path, monkeypatch, start):
+    monkeypatch.setattr(archives, "_PACE_SECONDS", 0.2)
+
+    def drip(_):
+        yield start
+        while True:
+            yield b"x"
+            time.sleep(0.02)
+
+    reason = r"cannot be fetched \(it sent \d+ bytes in 0 seconds\); ask them"
+    with pytest.raises(UserError, match=reason):
+        fetched(scripted(drip), tmp_path, is_hashed=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_start_of_a_fast_download_is_waited_for(scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_PACE_SECONDS", 0.1)
+
+    def late(_):
+        time.sleep(0.15)
+        yield OK + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT
+
+    assert fetched(scripted(late), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize(("size", "said"), [(0, "does not say how many.*"), (3_000_000, "")])
+def test_an_answer_without_an_end_is_ended(scripted, tmp_path, monkeypatch, size, said):
+    monkeypatch.setattr(archives, "_MOST_UNTOLD", 3_000_000)
+
+    def endless(_):
+        yield OK + b"Transfer-Encoding: chunked\r\n\r\n"
+        while True:
+            yield b"10000\r\n" + bytes(0x10000) + b"\r\n"
+
+    with pytest.raises(UserError, match=f"{said}sends more than 3000000 bytes, so .* deleted; ask"):
+        fetched(scripted(endless), tmp_path, size=size)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 416 No\r\n", "answers 416; ask"),
+        (b"HTTP/1.1 302 Go\r\nLocation: file:///etc/passwd\r\n", "answers 302 .a redirection"),
+        (b"HTTP/1.1 302 Go\r\nLocation: ftp://127.0.0.1/a\r\n", "answers 302 .a redirection"),
+        (b"HTTP/1.1 302 Go\r\nLocation: /a.tar\r\n", "answers 302 .a redirection"),
+        (b"HTTP/1.1 206 Part\r\nContent-Range: bytes 7-8/9\r\n", "another part than was asked"),
+        (OK + b"Content-Length: 1" + b"0" * 15 + END, "bytes to fetch, but there is room for"),
+        (b"x" * 5000 + END, r"cannot be fetched \(x+\.\.\.\); ask"),
+    ],
+    ids=["416", "file", "ftp", "loop", "other part", "no room", "no status"],
+)
+def test_answers_that_bring_nothing_are_one_sentence(scripted, tmp_path, answer, said):
+    with pytest.raises(UserError, match=f"^http://.*{said}") as error:
+        fetched(scripted(lambda _: [answer + END]), tmp_path)
+    assert len(str(error.value)) < 600 and not list(tmp_path.iterdir())
+
+
+def test_the_page_of_a_redirection_is_not_read(scripted, tmp_path):
+    def redirect(request):
+        if "/b.tar" in request:
+            yield OK + b"Content-Length: 3\r\n\r\nabc"
+            return
+        yield b"HTTP/1.1 302 Go\r\nLocation: /b.tar\r\n\r\n"
+        while True:
+            yield bytes(0x10000)
+
+    assert fetched(scripted(redirect), tmp_path, content=b"abc") == b"abc"
+
+
+def test_what_has_no_hash_is_never_put_together_of_two_files(server, tmp_path):
+    (tmp_path / "a.tar.part").write_bytes(b"the start of an older file")
+    server.files["a.tar"] = CONTENT
+    assert fetched(server.url, tmp_path, is_hashed=False) == CONTENT
+    assert server.ranges == [None]
+
+    (tmp_path / "a.tar").unlink()
+    server.break_after, server.has_tags, server.next_content = 6_000_000, True, CONTENT[::-1]
+    assert fetched(server.url, tmp_path, is_hashed=False) == CONTENT[::-1]
+    # The second attempt asks for the rest, but gets all of the other file.
+    assert server.ranges == [None, None, "bytes=6000000-", "bytes=6000000-"]

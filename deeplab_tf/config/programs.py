@@ -16,6 +16,7 @@ from deeplab_tf.config.setting import (
     require,
     require_exactly_one,
     require_given,
+    require_utf8,
     setting,
     setting_of,
 )
@@ -182,6 +183,7 @@ class ExportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        require_utf8(model_name=self.model_name, model_base_path=self.model_base_path)
         require_exactly_one(train_logdir=self.train_logdir, checkpoint_path=self.checkpoint_path)
         require_given("export_dir", self.export_dir, "a path")
         flag = "train_logdir" if self.train_logdir else "checkpoint_path"

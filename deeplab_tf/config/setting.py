@@ -6,6 +6,7 @@ Every number has a least and a most value, whether it comes from a flag, a flagf
 import dataclasses
 import math
 import os
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -276,6 +277,16 @@ def require(
     if not condition:
         given = shortened(files.shown(written(name, value)))
         raise UserError(f"{given} is not possible; allowed: {allowed}.")
+
+
+def require_utf8(**values: Any) -> None:
+    """Raises UserError if settings that are written to files hold bytes that are not UTF-8.
+
+    Paths may hold such bytes, which Python reads as lone surrogates.
+    """
+    for name, value in values.items():
+        is_utf8 = not re.search("[\ud800-\udfff]", as_flag(name, value))
+        require(is_utf8, name, value, "text in UTF-8")
 
 
 def require_given(name: str, value: Any, what: str) -> None:

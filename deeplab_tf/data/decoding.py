@@ -132,7 +132,10 @@ def decode_grey(image: Image.Image, name: str | Path) -> np.ndarray:
       UserError: if it is damaged.
     """
     with naming(name):
-        values = np.empty((image.height, image.width), np.uint8)
+        if not getattr(image, "tile", ()):  # decoded already, for EXIF data after the pixels
+            return np.asarray(image)
+        # Zeros, since Pillow does not fill up rows that the file lacks.
+        values = np.zeros((image.height, image.width), np.uint8)
         # Pillow decodes into the memory that an image already has, so give it the array's.
         memory = Image.frombuffer("L", image.size, values, "raw", "L", 0, 1).im
         image.im = memory
@@ -196,6 +199,8 @@ def _require_whole_png(content: bytes, name: str | Path, *, checksums: bool) -> 
     names = [kind for kind, _ in kinds]
     if not (starts_well and is_known and names.count(b"IHDR") == 1 and names.count(b"PLTE") <= 1):
         raise UserError(f"{name} cannot be decoded: its header is damaged; {_GET}")
+    if b"IDAT" not in names:  # Pillow would leave the pixels as the memory happens to be
+        raise UserError(f"{name} cannot be decoded: it has no pixels; {_GET}")
 
 
 def _require_whole_jpeg(content: bytes, name: str | Path, *, thorough: bool) -> None:

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
+
+# Limits of what is imported. The network is built before its weights are compared with it, so a
+# small file must not ask for a large one.
+_MOST_CLASSES = 255  # as in a class list
+_MOST_CHANNELS = 2048
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,32 @@ class Collector:
             )
         return shape
 
+    def channels(self, origin: str, axis: int) -> int:
+        """Returns the number of channels of a kernel, which must have 4 axes.
+
+        Args:
+          axis: where the channels are.
+        Raises:
+          UserError: if the file lacks it, or no network to import has so many channels.
+        """
+        number = self.shape(origin, 4)[axis]
+        if not 1 <= number <= _MOST_CHANNELS:
+            raise UserError(
+                f"{self._path} holds {origin!r} with {number} channels; 1 to {_MOST_CHANNELS} can "
+                "be imported."
+            )
+        return number
+
+    def classes(self, origin: str, axis: int) -> int:
+        """Returns the number of classes of a classifier's kernel, as `channels` does."""
+        number = self.shape(origin, 4)[axis]
+        if not 1 < number <= _MOST_CLASSES:
+            raise UserError(
+                f"{self._path} has a classifier with the number of outputs {number}; 2 to "
+                f"{_MOST_CLASSES} classes can be imported, and not one by a sigmoid."
+            )
+        return number
+
     def source(
         self, kind: str, config: ModelConfig, num_classes: int, *, known: str, ignored: str
     ) -> Source:
@@ -99,7 +131,8 @@ class Collector:
           UserError: if a weight of the network is left over.
         """
         taken = set(self.origins.values())
-        unused = sorted(n for n in self._file if n not in taken and not re.fullmatch(ignored, n))
+        left = (name for name in self._file if name not in taken)
+        unused = sorted(files.shown(name) for name in left if not re.fullmatch(ignored, name))
         extra = [name for name in unused if re.match(known, name)]
         if extra:
             raise UserError(
@@ -107,6 +140,34 @@ class Collector:
                 f"weights have no place in ours ({_some(extra)})."
             )
         return Source(kind, config, num_classes, self.arrays, self.origins, unused, self.converted)
+
+
+def sound(source: Source, path: str) -> Source:
+    """Returns the source with its arrays as float32, if they can be weights at all.
+
+    Args:
+      path: what messages call the file.
+    Raises:
+      UserError: if an array is empty, is not of floating-point numbers, holds one that is infinite
+        or none, or is a variance below zero.
+    """
+    arrays = {}
+    for name, array in source.arrays.items():
+        holds = f"{path} cannot be imported: its {source.origins[name]!r} holds"
+        if not array.size or array.dtype.kind != "f":
+            raise UserError(f"{holds} {array.size} values of type {array.dtype}, not weights.")
+
+        with np.errstate(over="ignore"):  # becomes infinite
+            arrays[name] = array.astype(np.float32, copy=False)
+        finite = np.isfinite(arrays[name])
+        if not finite.all():
+            raise UserError(
+                f"{holds} {finite.size - finite.sum()} values that are not finite, as after a "
+                "training that has failed; take another file."
+            )
+        if name.endswith("/moving_variance") and arrays[name].min() < 0:
+            raise UserError(f"{holds} variances below zero; take another file.")
+    return dataclasses.replace(source, arrays=arrays)
 
 
 def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
@@ -147,4 +208,5 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
 
 def _some(items: list[str]) -> str:
     """Returns up to three of the items, and the number of the others, for messages."""
-    return "; ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+    shown = [files.shown(item, most=100) for item in items[:3]]
+    return "; ".join(shown) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

@@ -8,15 +8,18 @@ its input begins with image pooling in the official network, and ends with it in
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.backbones import layer_settings
 from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
+from deeplab_tf.weights import checkpoint_index
 from deeplab_tf.weights.mapping import Collector, Source
 
 # core/feature_extractor.py; beta variants map 0..255 to -1..1 instead.
@@ -36,6 +39,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __init__(self, prefix: str):
         self._prefix = prefix
+        if Path(f"{prefix}.index").is_file():  # not in TensorFlow's first format
+            checkpoint_index.require_proper(prefix)
         try:
             self._reader = tf.train.load_checkpoint(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
@@ -96,7 +101,7 @@ def read(
         )
 
     if not depths:
-        first = sorted(name.split("/")[0] for name in file)[:1]
+        first = [files.shown(name, most=80) for name in sorted(n.split("/")[0] for n in file)[:1]]
         raise UserError(
             f"{prefix} is not of resnet_v1_50, resnet_v1_101 or their beta variants (it holds "
             f"{', '.join(first) or 'nothing'}); other backbones cannot be imported."
@@ -116,7 +121,7 @@ def read(
         settings = _head_settings(file, collector, config, prefix)
         config = dataclasses.replace(config, **settings)
         _take_head(collector, config)
-        num_classes = collector.shape("logits/semantic/weights", 4)[-1]
+        num_classes = collector.classes("logits/semantic/weights", -1)
 
     known = _BACKBONE if backbone_only else f"{_BACKBONE}|{_HEADS}"
     return collector.source(
@@ -161,7 +166,7 @@ def _head_settings(
         )
 
     settings = {
-        "aspp_convs_filters": collector.shape("aspp0/weights", 4)[-1],
+        "aspp_convs_filters": collector.channels("aspp0/weights", -1),
         "aspp_with_separable_conv": "aspp1_depthwise/depthwise_weights" in file,
         "add_image_level_feature": "image_pooling/weights" in file,
     }
@@ -173,7 +178,8 @@ def _head_settings(
 def _decoder_settings(file: Checkpoint, collector: Collector, prefix: str) -> dict[str, Any]:
     """Returns the settings of the decoder; raises UserError if such a decoder cannot be built."""
     features = {m[0] for m in (re.match(r"decoder/feature_projection\w+", n) for n in file) if m}
-    width, filters = collector.shape("decoder/feature_projection0/weights", 4)[2:]
+    feature = "decoder/feature_projection0/weights"
+    width = collector.shape(feature, 4)[2]
     if len(features) > 1 or width not in _DECODER_STRIDES:
         inputs = "several features" if len(features) > 1 else f"a feature of {width} channels"
         raise UserError(
@@ -190,9 +196,9 @@ def _decoder_settings(file: Checkpoint, collector: Collector, prefix: str) -> di
     last = "decoder_conv0_pointwise" if separable else "decoder_conv0/decoder_conv0_1"
     return {
         "decoder_output_stride": _DECODER_STRIDES[width],
-        "decoder_reduction_filters": filters,
+        "decoder_reduction_filters": collector.channels(feature, -1),
         "decoder_use_separable_conv": separable,
-        "decoder_filters": collector.shape(f"decoder/{last}/weights", 4)[-1],
+        "decoder_filters": collector.channels(f"decoder/{last}/weights", -1),
     }
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deeplab_tf import archives
+from deeplab_tf import archives, unpacking
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import imagenet, official, ssseg, torch_file
+from deeplab_tf.weights import imagenet, mapping, official, ssseg, torch_file
 from deeplab_tf.weights.mapping import Source
 
 KINDS = (
@@ -57,7 +57,7 @@ def read(
         "multi_grid": multi_grid,
     }
     if is_named(source):
-        return imagenet.read(source, **settings)
+        return mapping.sound(imagenet.read(source, **settings), source)
 
     path = fetch(source, flag=flag) if "://" in source else Path(source)
     if "://" not in source:
@@ -71,9 +71,10 @@ def read(
             raise UserError(f"{source} does not exist; allowed: {KINDS}.")
         arrays = {} if prefix else ssseg.state_dict(torch_file.load(path), str(path))
 
+    settings["backbone_only"] = backbone_only
     if prefix:
-        return official.read(prefix, backbone_only=backbone_only, **settings)
-    return ssseg.read(arrays, str(path), backbone_only=backbone_only, **settings)
+        return mapping.sound(official.read(prefix, **settings), prefix)
+    return mapping.sound(ssseg.read(arrays, str(path), **settings), str(path))
 
 
 def is_named(source: str) -> bool:
@@ -201,6 +202,6 @@ def _unpacked(path: Path) -> Path:
     if not folder.is_dir():
         building = folder.with_name("unpacking")
         shutil.rmtree(building, ignore_errors=True)
-        archives.unpack(path, building)
+        unpacking.unpack(path, building)
         os.rename(building, folder)
     return folder

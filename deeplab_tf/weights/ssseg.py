@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab_tf import files
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
@@ -115,11 +116,7 @@ def read(
     num_classes = 0
     has_head = "classifier" in names and not backbone_only
     if has_head:
-        num_classes = collector.shape(f"{names['classifier']}.weight", 4)[0]
-        if num_classes == 1:
-            raise UserError(
-                f"{path} has one class, with a sigmoid; only two or more classes can be imported."
-            )
+        num_classes = collector.classes(f"{names['classifier']}.weight", 0)
         settings |= _head_of(file, collector, names)
 
     config = ModelConfig(**settings)
@@ -156,9 +153,10 @@ def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) ->
         backbone = "backbone." if holds("backbone.") else ""
         heads = [n for n in file if not (n.startswith(backbone) or re.fullmatch(_IGNORED, n))]
         if heads and not backbone_only:
+            head = files.shown(heads[0], most=80)
             raise UserError(
-                f"{path} has a head that cannot be imported ({heads[0]}); its backbone can start "
-                f"a training: --tf_initial_checkpoint={path} --initialize_last_layer=false."
+                f"{path} has a head that cannot be imported ({head}); its backbone can start a "
+                f"training: --tf_initial_checkpoint={path} --initialize_last_layer=false."
             )
         return {"program": "ImageNet ResNet (PyTorch)", "backbone": backbone}
 
@@ -208,22 +206,22 @@ def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
 
 def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) -> dict[str, Any]:
     """Returns the settings of the heads that follow from their weights."""
-    filters, _, kernel_size, _ = collector.shape(f"{names['projection'][0]}.weight", 4)
+    projection = f"{names['projection'][0]}.weight"
     settings = {
-        "aspp_convs_filters": filters,
-        "aspp_projection_kernel_size": kernel_size,
+        "aspp_convs_filters": collector.channels(projection, 0),
+        "aspp_projection_kernel_size": collector.shape(projection, 4)[2],
         "add_image_level_feature": f"{names['pooling'][0]}.weight" in file,
         "aspp_with_separable_conv": "decode_head.aspp_modules.1.depthwise_conv.conv.weight" in file,
     }
 
     auxiliary, reduction = f"{names['auxiliary'][0]}.weight", f"{_MMSEG_REDUCTION[0]}.weight"
     if auxiliary in file:
-        settings["auxiliary_filters"] = collector.shape(auxiliary, 4)[0]
+        settings["auxiliary_filters"] = collector.channels(auxiliary, 0)
     if reduction in file:  # DeepLabV3+
         last = "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
         settings["decoder_output_stride"] = 4
-        settings["decoder_reduction_filters"] = collector.shape(reduction, 4)[0]
-        settings["decoder_filters"] = collector.shape(last, 4)[0]
+        settings["decoder_reduction_filters"] = collector.channels(reduction, 0)
+        settings["decoder_filters"] = collector.channels(last, 0)
     return settings
 
 

@@ -3,13 +3,28 @@
 import dataclasses
 import importlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deeplab_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from deeplab_tf.config.setting import checked, is_list, limits_of, part_type, setting
+from deeplab_tf.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from deeplab_tf.config.programs import ExportConfig
+from deeplab_tf.config.setting import (
+    checked,
+    is_list,
+    limits_of,
+    part_type,
+    require_utf8,
+    setting,
+)
 from deeplab_tf.messages import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +139,15 @@ def test_values_of_numpy_and_lists_become_those_of_a_flag(name, given, expected)
 def test_groups_refuse_what_their_settings_do(kind, values, message):
     with pytest.raises(UserError, match=message):
         kind(**values)
+
+
+def test_what_files_cannot_hold_is_refused_before_the_work():
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"--model_name=caf.udce9 is not possible; .* UTF-8"):
+        ExportConfig(train_logdir="a", export_dir="b", model_name=name)
+    with pytest.raises(UserError, match=r"--a=x,caf.udce9 is not"):
+        require_utf8(a=("x", name))
+    assert ExportConfig(train_logdir="a", export_dir=name, model_name="café").export_dir == name
 
 
 def test_limits_are_told():

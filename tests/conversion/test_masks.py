@@ -370,3 +370,23 @@ def test_exif_data_after_the_pixels_are_seen():
     for either in (content, moved):
         with pytest.raises(UserError, match="turn"):
             decode_mask(either, "m.png", coding())
+
+
+def test_a_png_without_pixels_is_refused():
+    content = file(np.zeros([1, 5], np.uint8))
+    start, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    with pytest.raises(UserError, match="m.png cannot be decoded: it has no pixels"):
+        encode_mask(content[:start] + content[end:], "m.png", coding())
+
+
+@pytest.mark.parametrize("index_map", [(), (1, 0, 2, *[-1] * 252, 255)])
+def test_exif_data_do_not_change_the_values(index_map):
+    values = np.random.default_rng(0).integers(0, 2, [30, 40], np.uint8)
+    content = io.BytesIO()
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    Image.fromarray(values).save(content, "PNG", exif=upright)
+    mask = encode_mask(content.getvalue(), "m.png", coding(index_map=index_map))
+    expected = 1 - values if index_map else values
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask.png))), expected)
+    assert list(mask.counts[:2]) == np.bincount(expected.ravel()).tolist()

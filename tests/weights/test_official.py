@@ -289,6 +289,21 @@ def test_networks_that_cannot_be_imported_are_refused_in_one_sentence(
         official.read("model.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("logits/semantic/weights", (1, 1, 0, 10**9), "number of outputs 1000000000; 2 to 255"),
+        ("aspp0/weights", (1, 1, 1, 10**6), "1000000 channels; 1 to 2048"),
+        ("decoder/feature_projection0/weights", (1, 1, 256, 10**6), "1000000 channels; 1 to 2048"),
+    ],
+)
+def test_a_size_that_no_network_has_is_refused(plus, monkeypatch, name, shape, message):
+    arrays = plus | {name: np.broadcast_to(np.float32(0), shape)}
+    monkeypatch.setattr(official, "Checkpoint", lambda prefix: arrays)
+    with pytest.raises(UserError, match=f"^model.ckpt .*{message}"):
+        official.read("model.ckpt")
+
+
 def test_variables_of_training_or_imagenet_are_not_weights_of_the_network(plus, monkeypatch):
     zero = np.zeros((), "f")
     training = {f"{name}/Momentum": zero for name in plus} | {"global_step": zero}

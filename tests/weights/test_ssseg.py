@@ -307,6 +307,10 @@ def plus():
 ZERO = np.zeros((), "f")
 
 
+def zeros(*shape):
+    return np.broadcast_to(ZERO, shape)
+
+
 @pytest.mark.parametrize(
     ("gone", "extra", "left"),
     [
@@ -354,6 +358,15 @@ def test_other_programs_heads_are_not_taken_for_mmsegmentations(plus):
         ("decode_head.sep_bottleneck.0.pointwise_conv.conv.weight", None, "lacks 'decode_head.sep"),
         ("auxiliary_head.convs.0.conv.weight", ZERO, r"the shape \(\); 4 axes are needed"),
         ("decode_head.aspp_modules.1.depthwise_conv.conv.weight", ZERO, r"shape \(\), which 'aspp"),
+        ("decode_head.conv_seg.weight", zeros(10**9, 0, 1, 1), "of outputs 1000000000; 2 to 255"),
+        ("decode_head.conv_seg.weight", zeros(1, 24, 1, 1), "of outputs 1; 2 to 255 classes"),
+        (
+            "decode_head.bottleneck.conv.weight",
+            zeros(10**6, 1, 3, 3),
+            "1000000 channels; 1 to 2048",
+        ),
+        ("decode_head.c1_bottleneck.conv.weight", zeros(0, 64, 1, 1), "with 0 channels; 1 to 2048"),
+        ("auxiliary_head.convs.0.conv.weight", zeros(10**6, 1, 3, 3), "1000000 channels; 1 to"),
     ],
 )
 def test_odd_shapes_are_refused_in_one_sentence(plus, name, value, message):

@@ -3,6 +3,8 @@ import os
 import pickle
 import struct
 import sys
+import time
+import tracemalloc
 import types
 import zipfile
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import torch_file
+from deeplab_tf.weights import pickles, torch_file
 from tests.weights import writers
 
 RNG = np.random.default_rng(0)
@@ -295,6 +297,137 @@ def test_a_zip_header_with_a_wrong_size_is_noticed(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match="the storage '0' is cut"):
         torch_file.load(path)
+
+
+def text(content):
+    return b"X" + struct.pack("<I", len(content)) + content.encode()
+
+
+def doubled(times):
+    """A tuple of twice the tuple before, and so on: 2 ** times empty ones when written out."""
+    return b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(times))
+
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+FLOATS = b"ctorch\nFloatStorage\n"
+SIZE = b"ctorch\nSize\n"
+PAIRS = b"ccollections\nOrderedDict\n"
+STORAGE = b"(" + text("storage") + FLOATS
+HUGE = b"\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6  # a number of a million bytes
+ODD = {
+    "tuple as key": (b"}" + doubled(44) + b"Ns", "uses something of type tuple as a key"),
+    "number as key": (b"}" + HUGE + b"Ns", "uses something of type int as a key"),
+    "text as key": (b"}" + text("x" * 5000) + b"Ns", "uses a very long text as a key"),
+    "tuple in storage": (
+        STORAGE + doubled(44) + text("cpu") + b"K\x01tQ",
+        "storage by something",
+    ),
+    "name of storage": (
+        STORAGE + text("x" * 5000) + text("cpu") + b"K\x01tQ",
+        "storage by something",
+    ),
+    "size of storage": (
+        STORAGE + text("x") + text("cpu") + HUGE + b"tQ",
+        "storage by something",
+    ),
+    "metadata": (TENSOR + b"(NK\x00))NN" + doubled(44) + b"tR", "must be changed when it is read"),
+    "offset": (
+        TENSOR + b"(N" + HUGE + b"))NNtR",
+        "describes a tensor by something other than counts",
+    ),
+    "axes": (TENSOR + b"(NK\x00(" + b"K\x01" * 99 + b"tq\x00h\x00NNtR", "differ in length"),
+    "sizes": (
+        SIZE + b"q\x00(" + b"N" * 999 + b"lq\x01]" + b"h\x00h\x01\x85Ra" * 99,
+        "makes many containers",
+    ),
+    "dicts": (
+        PAIRS + b"q\x00(" + b"NN\x86" * 999 + b"lq\x01]" + b"h\x00h\x01\x85Ra" * 99,
+        "makes many containers of the same items",
+    ),
+    "arguments": (
+        PAIRS + b"(" + b"N" * 99 + b"tR",
+        "a tuple of a few arguments",
+    ),
+    "state of a function": (TENSOR + b"}" + text("__doc__") + text("x") + b"sb", "after the fact"),
+    "state of a type": (FLOATS + b"}" + text("name") + text("x") + b"sb", "after the fact"),
+    "items of a type": (FLOATS + text("name") + text("x") + b"s", "sets items of something of"),
+    "longer than the file": (b"\x8e" + struct.pack("<Q", 1 << 40) + b"x", "is cut|but only"),
+    "name": (b"c" + b"x" * 5000 + b"\nx\n", r"wants to call x+\.\.\., which may do harm"),
+    "many": (b"]" * 5_000, "has more than 5000 instructions"),
+    "deep": (b"N" + b"\x85" * 999, "nested too deeply"),
+    "in itself": (b"]q\x00h\x00a", "nested too deeply"),
+    "nothing on the stack": (b"0", "is not a whole PyTorch file"),
+    "no mark": (b"NNt", "is not a whole PyTorch file"),
+    "other instruction": (b"N2", "its instruction DUP does not occur in files of weights"),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pickles_are_refused_in_little_time_and_memory(tmp_path, monkeypatch, name, legacy):
+    monkeypatch.setattr(pickles, "_MOST_INSTRUCTIONS", 5_000)
+    program, said = ODD[name]
+    path = tmp_path / "odd.pth"
+    if legacy:
+        with_pickle(path, None, legacy=True)
+        path.write_bytes(path.read_bytes()[: -len(pickle.dumps(None, protocol=2))])
+        path.write_bytes(path.read_bytes() + b"\x80\x02" + program + b"." + pickle.dumps([], 2))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + program + b".")
+
+    tracemalloc.start()
+    begin = time.process_time()
+    with pytest.raises(UserError, match=f"^{path} .*({said})") as error:
+        torch_file.load(path)
+    seconds, (_, most) = time.process_time() - begin, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 5 and most < 100 * path.stat().st_size + 1_000_000
+    assert len(str(error.value)) < 600 and str(error.value).isprintable()
+
+
+def test_a_directory_that_lists_more_than_the_file_has_is_refused(tmp_path):
+    """Entries that share their bytes, as in zip bombs."""
+    whole = np.zeros(10_000, np.float32)
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {str(n): whole + n for n in range(3)})
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.getinfo("archive/data/0")
+        for n in (1, 2):
+            archive.getinfo(f"archive/data/{n}").header_offset = first.header_offset
+        first.file_size = first.compress_size = 10**9
+        archive.comment = b"written anew"
+    with pytest.raises(UserError, match="the members of its zip file are larger than the file"):
+        torch_file.load(path)
+
+
+def test_many_views_of_one_storage_are_refused(tmp_path):
+    """Each view is small work, but whoever checks or copies them all needs a lot of it."""
+    views = [np.zeros(1000, np.float32) for _ in range(40)]
+    claims = {id(view): (n, (900,), (1,)) for n, view in enumerate(views)}
+    path = tmp_path / "a.pth"
+    writers.write_pth(path, {"views": views}, described=claims)
+
+    def share(members):
+        content = members["archive/data.pkl"]
+        for n in range(1, 40):
+            key = str(n).encode()
+            entry = b"X" + struct.pack("<I", len(key)) + key
+            content = content.replace(entry, text("0"))
+            del members[f"archive/data/{n}"]
+        members["archive/data.pkl"] = content
+
+    damaged(path, share)
+    with pytest.raises(UserError, match="its tensors are many times larger than the file"):
+        torch_file.load(path)
+
+
+def test_what_python_2_wrote_is_read(tmp_path):
+    """It gives an OrderedDict its pairs as one list; state dicts have attributes besides."""
+    program = b"\x80\x02" + PAIRS + b"](](U\x01aK\x01e](U\x01bK\x02ee\x85R}U\x09_metadataNsb."
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    assert torch_file.load(tmp_path / "a.pth") == {"a": 1, "b": 2}
 
 
 def test_small_files_do_not_become_large(tmp_path):

@@ -3,7 +3,9 @@
 import collections
 import io
 import pickle
+import struct
 import sys
+import tempfile
 import types
 import zipfile
 from pathlib import Path
@@ -102,6 +104,43 @@ def write_pth(path: Path, content, *, described=None, legacy: bool = False) -> N
         archive.writestr("archive/byteorder", "little")
         for storage in pickler.storages:
             archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
+
+
+def write_index(path: Path, entries: dict[bytes, bytes]) -> None:
+    """Writes the .index file of a checkpoint with any entries, under checksums that are right.
+
+    Args:
+      entries: encoded BundleEntryProtos by names, and a BundleHeaderProto under b"".
+    """
+
+    def block(pairs):
+        body = b"".join(
+            b"\0" + _varint(len(key)) + _varint(len(value)) + key + value for key, value in pairs
+        )
+        return body + struct.pack("<II", 0, 1)  # one place where keys are written out
+
+    def add(content):
+        handle = _varint(len(table)) + _varint(len(content))
+        table.extend(content + b"\0" + masked_crc(content + b"\0"))
+        return handle
+
+    table = bytearray()
+    handle = add(block(sorted(entries.items())))
+    footer = add(block([])) + add(block([(max(entries) + b"~", handle)]))
+    path.write_bytes(table + footer.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db"))
+
+
+def _varint(number: int) -> bytes:
+    low, high = number & 127, number >> 7
+    return bytes([low | 128]) + _varint(high) if high else bytes([low])
+
+
+def masked_crc(content: bytes) -> bytes:
+    """Returns the checksum that TensorFlow's files have: the one at the end of a record."""
+    with tempfile.NamedTemporaryFile() as file:
+        with tf.io.TFRecordWriter(file.name) as writer:
+            writer.write(content)
+        return Path(file.name).read_bytes()[-4:]
 
 
 def write_tf1_checkpoint(prefix: Path, arrays: dict[str, np.ndarray]) -> None:
