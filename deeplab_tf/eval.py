@@ -14,7 +14,13 @@ def run() -> None:
         main,
         [EvalJobConfig],
         "Scores a checkpoint, or each new checkpoint of a run in training.",
-        overrides=(*flags.INFERENCE, "dataset_dir", "eval_split", "eval_batch_size"),
+        overrides=(
+            *flags.INFERENCE,
+            "dataset_dir",
+            "max_bad_records",
+            "eval_split",
+            "eval_batch_size",
+        ),
     )
 
 

@@ -14,7 +14,7 @@ def run() -> None:
         main,
         [VisConfig],
         "Paints a checkpoint's predictions for a split.",
-        overrides=(*flags.INFERENCE, "dataset_dir"),
+        overrides=(*flags.INFERENCE, "dataset_dir", "max_bad_records"),
     )
 
 

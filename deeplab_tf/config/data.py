@@ -18,6 +18,13 @@ class DataConfig(Config):
     dataset_dir: str = setting(
         "", "Folder with the TFRecord shards and dataset.json.", may_change=True
     )
+    max_bad_records: int = setting(
+        0,
+        "Number of damaged records that each split may have. If it is not 0, all records are read "
+        "at the start; scores leave bad ones out, and training takes the next good one in place of "
+        "each.",
+        may_change=True,
+    )
     train_split: str = setting("train", "Split to train on.")
     train_crop_size: tuple[int, ...] = setting(
         (513, 513),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deeplab_tf.config import checkpoint_choice
 from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
+from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.model import ModelConfig
 from deeplab_tf.config.setting import (
     MOST_PIXELS_OF_A_SIDE,
@@ -309,6 +310,11 @@ class InspectConfig(Config):
         "", "Name of the data set; if empty, the one in <dataset_dir>/dataset.json."
     )
     splits: tuple[str, ...] = setting((), "Splits to inspect; empty means all.")
+    max_bad_records: int = setting_of(
+        DataConfig,
+        "max_bad_records",
+        help="Number of damaged records that each split may have; they are listed and not counted.",
+    )
     output_dir: str = setting(
         "", "Folder for pages and statistics.json; if empty, <dataset_dir>/inspection."
     )

@@ -101,9 +101,11 @@ def train_batches(
     return _untuned(batches.prefetch(2))
 
 
-def checks_of(info: catalog.DatasetInfo) -> RecordChecks:
-    """Returns what the records of a data set must hold for training and scoring."""
-    return RecordChecks(num_classes=info.num_classes, ignore_label=info.ignore_label)
+def checks_of(info: catalog.DatasetInfo, *, labelled: bool = True) -> RecordChecks:
+    """Returns what the records of a data set must hold; `labelled`: for training and scoring."""
+    return RecordChecks(
+        num_classes=info.num_classes, ignore_label=info.ignore_label, labelled=labelled
+    )
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:

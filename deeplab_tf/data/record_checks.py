@@ -2,7 +2,7 @@
 
 The checks run inside tf.data, whose errors name neither shard nor image, and which Keras hides. So
 once reading has failed, `naming_bad_records` reads the records again, in order, until one fails
-again, and says what is wrong with it.
+again, and says what is wrong with it. `find_bad` reads all records before they are used.
 """
 
 import bisect
@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tqdm import tqdm
 
 from deeplab_tf import files
 from deeplab_tf.data import encoded, records
-from deeplab_tf.messages import UserError, counted
+from deeplab_tf.messages import UserError, counted, warn
 
 _AGAIN = "build the data set again"
 _COPY = f"copy the shard again, or {_AGAIN}"
@@ -95,6 +96,61 @@ def naming_bad_records(table: records.RecordTable, checks: RecordChecks) -> Iter
             raise
         require_good(table, index, checks)
         raise
+
+
+def find_bad(
+    table: records.RecordTable, checks: RecordChecks, *, most: int, split: str
+) -> np.ndarray:
+    """Reads all records of a split, and warns of each that cannot be read.
+
+    Args:
+      checks: what they must hold.
+      most: how many bad ones are allowed; if 0, nothing is read, and none is found.
+      split: the name of the split, for messages.
+    Returns:
+      The indices of the bad records, int64 [K], ascending.
+    Raises:
+      UserError: if more than `most` are bad, or all.
+    """
+    if most == 0:
+        return np.zeros(0, np.int64)
+
+    @tf.autograph.experimental.do_not_convert
+    def read(index):
+        record = checks.parse(table.read(index))
+        with tf.control_dependencies([record["image"], record["label"]]):
+            return tf.identity(index)
+
+    every = tf.data.Dataset.range(len(table))
+    readable = every.map(read, num_parallel_calls=os.cpu_count() or 1).ignore_errors()
+    progress = tqdm(
+        readable.as_numpy_iterator(),
+        total=len(table),
+        desc=f"checking {split}",
+        unit=" images",
+        disable=None,
+    )
+    good = np.fromiter(progress, np.int64)
+    bad = np.setdiff1d(np.arange(len(table)), good)
+
+    sentences = [_why_bad(table, index, checks) for index in bad[: most + 1].tolist()]
+    if len(bad) > most or not len(good):
+        raise UserError(
+            f"{len(bad)} of {len(table)} records of {split} are bad, and --max_bad_records={most} "
+            f"allows {most}; the first: {sentences[0]}"
+        )
+    for sentence in sentences:
+        warn(f"{split}, not used: {sentence}")
+    return bad
+
+
+def _why_bad(table: records.RecordTable, index: int, checks: RecordChecks) -> str:
+    """Returns the sentence that `require_good` raises for a bad record."""
+    try:
+        require_good(table, index, checks)
+    except UserError as error:
+        return str(error)
+    raise AssertionError(f"record {index} was bad when it was first read, and is good now")
 
 
 def _may_be_from_record(error: Exception, table: records.RecordTable) -> bool:

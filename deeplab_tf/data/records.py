@@ -156,11 +156,24 @@ class RecordTable:
 
     def share(self, index: int, count: int) -> "RecordTable":
         """Returns every `count`-th record, starting with the `index`-th: the share of a worker."""
+        return self._at(slice(index, None, count))
+
+    def without(self, bad: np.ndarray) -> "RecordTable":
+        """Returns all records but those at the indices `bad`."""
+        return self._at(np.setdiff1d(np.arange(len(self)), bad))
+
+    def with_next_in_place_of(self, bad: np.ndarray) -> "RecordTable":
+        """Returns as many records, with the next good one in place of each at the indices `bad`."""
+        every = np.arange(len(self))
+        good = np.setdiff1d(every, bad)
+        return self._at(good[np.searchsorted(good, every) % len(good)])
+
+    def _at(self, indices: np.ndarray | slice) -> "RecordTable":
         return dataclasses.replace(
             self,
-            file_index=self.file_index[index::count],
-            offsets=self.offsets[index::count],
-            checksums=self.checksums[index::count],
+            file_index=self.file_index[indices],
+            offsets=self.offsets[indices],
+            checksums=self.checksums[indices],
         )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:

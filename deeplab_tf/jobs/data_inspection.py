@@ -9,6 +9,7 @@ from tqdm import tqdm
 from deeplab_tf import files
 from deeplab_tf.config.programs import InspectConfig
 from deeplab_tf.data import catalog, pipeline, records, statistics
+from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import report
 from deeplab_tf.messages import UserError
 
@@ -24,6 +25,10 @@ def main(job: InspectConfig) -> None:
     tables = {
         split: records.open_split(job.dataset_dir, split, info, labelled=False) for split in splits
     }
+    checks = pipeline.checks_of(info, labelled=False)
+    for split, table in tables.items():
+        bad = find_bad(table, checks, most=job.max_bad_records, split=split)
+        tables[split] = table.without(bad)
 
     folder = Path(job.output_dir or Path(job.dataset_dir) / "inspection")
     files.require_writable(folder, flag="output_dir")

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from deeplab_tf import files
 from deeplab_tf.config import flags
 from deeplab_tf.config.programs import EvalJobConfig
-from deeplab_tf.data import records
+from deeplab_tf.data import pipeline, records
+from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.distribution import Workers, on_this_host
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import build_predictor
@@ -58,6 +59,10 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, split, info)
+    bad = find_bad(
+        table, pipeline.checks_of(info), most=experiment.data.max_bad_records, split=split
+    )
+    table = table.without(bad)
 
     with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
         result = evaluator.evaluate(
@@ -77,6 +82,7 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     folder = Path(job.eval_logdir)
     content = {
         **result.to_json(info, loaded.step),
+        "bad_records": len(bad),
         "checkpoint": RunDir.of(path).checkpoints.prefix(loaded.step),
         "dataset_dir": experiment.data.dataset_dir,
         "inference": flags.inference_settings(experiment, loaded.model.config),

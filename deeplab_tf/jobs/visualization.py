@@ -9,6 +9,7 @@ from PIL import Image
 from deeplab_tf import files
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.data import pipeline, records
+from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import memory, report
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.messages import UserError
@@ -21,6 +22,14 @@ def main(job: VisConfig) -> None:
     loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
+    table = table.without(
+        find_bad(
+            table,
+            pipeline.checks_of(info, labelled=False),
+            most=experiment.data.max_bad_records,
+            split=job.vis_split,
+        )
+    )
 
     # Train id -> the value that raw predictions are stored with.
     stored_ids = np.array(info.label_ids if job.raw_label_ids else range(info.num_classes))

@@ -21,7 +21,7 @@ from deeplab_tf.config import (
     require,
 )
 from deeplab_tf.data import catalog, pipeline, records, service
-from deeplab_tf.data.record_checks import naming_bad_records
+from deeplab_tf.data.record_checks import find_bad, naming_bad_records
 from deeplab_tf.distribution import (
     Workers,
     choose_strategy,
@@ -127,6 +127,7 @@ class Trainer:
 
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
+        self._leave_bad_records_out()
         step_checks.require_batch_statistics(experiment)
 
         self.strategy = strategy or choose_strategy(config)
@@ -168,6 +169,20 @@ class Trainer:
             # Last, so that whatever was refused above has left nothing in the folder.
             self.run_dir.open_for_training(experiment, self.info, self.train_table)
         self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
+
+    def _leave_bad_records_out(self) -> None:
+        """Finds up to --max_bad_records bad records of each split, and sets the records to use."""
+        data, checks = self.experiment.data, pipeline.checks_of(self.info)
+
+        # Training keeps their places. So a run that met a bad record continues exactly: all steps
+        # before it are those of a run that never met it.
+        bad = find_bad(self.train_table, checks, most=data.max_bad_records, split=data.train_split)
+        self._train_records = self.train_table.with_next_in_place_of(bad)
+
+        if self.eval_table is not None:
+            split = self.experiment.eval.eval_split
+            bad = find_bad(self.eval_table, checks, most=data.max_bad_records, split=split)
+            self.eval_table = self.eval_table.without(bad)
 
     def _overview(self) -> str:
         data = self.experiment.data
@@ -346,11 +361,11 @@ class Trainer:
         )
 
     def _naming_bad_records(self) -> contextlib.AbstractContextManager[None]:
-        return naming_bad_records(self.train_table, pipeline.checks_of(self.info))
+        return naming_bad_records(self._train_records, pipeline.checks_of(self.info))
 
     def _examples(self, steps: range, **how: Any) -> tf.data.Dataset:
         return pipeline.train_batches(
-            self.train_table,
+            self._train_records,
             self.experiment.data,
             self.info,
             steps=steps,

@@ -9,7 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.data import catalog, pipeline, records
-from deeplab_tf.data.record_checks import RecordChecks, naming_bad_records, require_good
+from deeplab_tf.data.record_checks import (
+    RecordChecks,
+    find_bad,
+    naming_bad_records,
+    require_good,
+)
 from deeplab_tf.messages import UserError
 
 INFO = catalog.DatasetInfo(name="two", classes=catalog.load("camvid", "").classes)
@@ -174,3 +179,40 @@ def test_a_failure_that_is_not_a_records_passes(tmp_path):
         tf.reshape(tf.zeros([2]), [3])
     with pytest.raises(tf.errors.NotFoundError), naming_bad_records(table, CHECKS):
         raise tf.errors.NotFoundError(None, None, "unknown client")
+
+
+def names_of(table):
+    return [records.parse(table.read(i))["name"].numpy().decode() for i in range(len(table))]
+
+
+def test_bad_records_are_left_out_or_replaced_by_the_next_good_one(tmp_path, capsys):
+    bad, good = record(label=SIXTEEN, name=b"bad"), record(name=b"good")
+    with records.shard_writer(tmp_path / "train-00000-of-00001.tfrecord") as writer:
+        for serialized in (good, bad, bad, record(name=b"other"), bad):
+            writer.write(serialized)
+    table = records.open_split(tmp_path, "train", INFO)
+
+    indices = find_bad(table, CHECKS, most=3, split="train")
+    assert indices.tolist() == [1, 2, 4]
+    told = capsys.readouterr().err
+    assert told.count("Warning: train, not used: The label of 'bad'") == 3
+    assert names_of(table.without(indices)) == ["good", "other"]
+    # The one after the last is the first.
+    replaced = table.with_next_in_place_of(indices)
+    assert names_of(replaced) == ["good", "other", "other", "other", "good"]
+
+
+@pytest.mark.parametrize(
+    ("num_good", "num_bad", "message"),
+    [
+        (2, 3, "3 of 5 records of val are bad, and --max_bad_records=2 allows 2; the first: The l"),
+        (0, 2, "2 of 2 records of val are bad"),
+    ],
+)
+def test_more_bad_records_than_allowed_are_refused(tmp_path, num_good, num_bad, message):
+    with records.shard_writer(tmp_path / "val-00000-of-00001.tfrecord") as writer:
+        for serialized in [record()] * num_good + [record(label=SIXTEEN)] * num_bad:
+            writer.write(serialized)
+    table = records.open_split(tmp_path, "val", INFO)
+    with pytest.raises(UserError, match=f"^{message}"):
+        find_bad(table, CHECKS, most=2, split="val")

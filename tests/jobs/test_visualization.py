@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_cityscapes_data
+from deeplab_tf.config import DataConfig
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.jobs import visualization
 from deeplab_tf.messages import UserError
@@ -63,7 +64,7 @@ def test_pictures_stay_in_their_folder_whatever_records_are_called(
     tmp_path, monkeypatch, names, message
 ):
     odd_records.split(tmp_path, *(odd_records.record(name=name) for name in names))
-    experiment = SimpleNamespace(data=SimpleNamespace(dataset_dir=str(tmp_path)), eval=None)
+    experiment = SimpleNamespace(data=DataConfig(dataset_dir=str(tmp_path)), eval=None)
     loaded = SimpleNamespace(model=None, step=0, dataset_at=lambda folder: odd_records.INFO)
     monkeypatch.setattr(
         visualization.loaded_run, "load_asked", lambda *choice: (loaded, experiment)

@@ -1,14 +1,17 @@
 """Faults during a run: what is kept, and what the user is told."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data import pipeline
 from deeplab_tf.distribution import LostWorkerError
 from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
-from tests.training.test_trainer import change
+from tests.training.test_trainer import assert_same_weights, change
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
@@ -25,6 +28,33 @@ def test_a_bad_label_stops_the_run_with_the_image_named(tiny_experiment):
     message = r"'train_\d{4}' \(record \d of \d in .*\) holds the value [3-6]"
     with pytest.raises(UserError, match=message):
         trainer.run()
+
+
+@pytest.mark.slow
+def test_a_run_that_met_a_bad_record_continues_exactly_without_it(tiny_experiment, tmp_path):
+    """As if the next record had been in its place from the start."""
+    folder = tmp_path / "records"
+    shutil.copytree(tiny_experiment.data.dataset_dir, folder)
+    experiment = change(tiny_experiment, "data", dataset_dir=str(folder))
+    experiment = change(experiment, "train", save_interval_steps=1, train_batch_size=2)
+    table = Trainer(experiment).train_table
+    order = pipeline._shuffled_order(len(table), first=0, last=8, seed=experiment.train.seed)
+    (*_, (_, index)) = order.as_numpy_iterator()  # the last one that is read
+
+    shard, place = Path(table.files[table.file_index[index]]), int(table.offsets[index]) + 100
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 1
+    shard.write_bytes(content)
+    trainer = Trainer(experiment)
+    with pytest.raises(UserError, match="checksum is wrong"):
+        trainer.run()
+    assert max(trainer.run_dir.checkpoints.steps()) >= 1
+
+    skipping = change(experiment, "data", max_bad_records=1)
+    assert Trainer(skipping).run() == 4
+    whole = change(skipping, "train", train_logdir=str(tmp_path / "whole"))
+    Trainer(whole).run()
+    assert_same_weights(tmp_path / "whole", Path(experiment.train.train_logdir))
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tiny_experiment, monkeypatch):
