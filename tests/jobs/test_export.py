@@ -104,7 +104,6 @@ def test_one_checkpoint_or_one_run_is_exported():
             ExportConfig(export_dir="x", **given)
 
 
-@pytest.mark.slow
 def test_a_folder_that_takes_no_weights_is_refused_before_the_run_is_read(tmp_path):
     job = ExportConfig(train_logdir=str(tmp_path / "none"), export_dir=str(tmp_path / "e[1]"))
     with pytest.raises(UserError, match=r"--export_dir .*e\[1\] has \[1\] in its path, which"):
@@ -112,6 +111,7 @@ def test_a_folder_that_takes_no_weights_is_refused_before_the_run_is_read(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_output_stride_is_served_as_it_is_scored(run, records_dir, tmp_path):
     flags = ("--output_stride=8", "--eval_scales=0.75,1", "--add_flipped_images")
     run.metrics.record(

@@ -15,10 +15,9 @@ from tests.training.test_trainer import assert_same_weights, change
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment):
-    experiment = change(tiny_experiment, "train", base_learning_rate=1e30, save_interval_steps=1)
-    with pytest.raises(
-        UserError, match=r"at step [2-4]; the last good checkpoint is model.ckpt-[1-3]"
-    ):
+    experiment = change(tiny_experiment, "train", base_learning_rate=1e9, save_interval_steps=1)
+    message = "at step [2-4].*; the last good checkpoint is model.ckpt-[1-3]"
+    with pytest.raises(UserError, match=message):
         Trainer(experiment).run()
 
 
