@@ -306,7 +306,7 @@ def test_a_version_appears_after_its_warm_up_and_the_servers_files(tmp_path, mon
         replay(model_dir)
 
     def renamed(source, target):
-        seen.append(sorted(path.name for path in folder.glob("*.*")))
+        seen.append(sorted(path.name for path in folder.glob("[!.]*.*")))
         assert (source / "model_card.json").is_file() and not target.exists()
         rename(source, target)
 
