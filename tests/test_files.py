@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import files
+from deeplab_tf.files import reading
 from deeplab_tf.messages import UserError
 
 
@@ -299,6 +300,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from deeplab_tf import files
+from deeplab_tf.files import reading
 with files.sole_writer(Path(sys.argv[1]), busy=""):
     print("holds it", flush=True)
     time.sleep(60)
@@ -410,3 +412,44 @@ def test_a_name_from_data_is_a_path_in_the_folder(tmp_path, name, expected):
 def test_a_name_from_data_never_leads_out_of_the_folder(tmp_path, name, problem):
     with pytest.raises(UserError, match=f"No file in .* can have the name .* {problem}"):
         files.path_below(tmp_path, name, ".png")
+
+
+def test_a_file_is_read_whole_though_a_read_returns_less_than_was_asked_for(tmp_path, monkeypatch):
+    """As on some network file systems, of which others give no size, as /proc does."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(range(256)) * 10)
+    assert files.read_bytes(Path("/proc/self/stat")).startswith(str(os.getpid()).encode())
+
+    opened = reading.open_regular
+
+    class Short:
+        def __init__(self, path):
+            self.file = opened(path)
+
+        def read(self, size):
+            return self.file.read(min(size, 100))
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(reading, "open_regular", Short)
+    assert files.read_bytes(path) == bytes(range(256)) * 10
+    with pytest.raises(OSError, match="more than 0 MiB"):
+        files.read_bytes(path, most=2559)
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+    with files.sole_writer(tmp_path / "there", busy="busy"):
+        pass
+    assert not (tmp_path / "there").exists()
+
+    (tmp_path / "there").mkdir()
+    with files.sole_writer(tmp_path / "there", busy="busy"):
+        pass
+    assert (tmp_path / "there").is_dir()

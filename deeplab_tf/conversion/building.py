@@ -444,7 +444,7 @@ def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -
     Args:
       skip_bad: whether the split may lack images that were skipped.
     """
-    if entry.get("source") != plan.source or (entry["skipped"] and not skip_bad):
+    if entry.get("source") != plan.source or (entry.get("skipped") and not skip_bad):
         return False
     paths = [(_listed(output_dir, shard["file"]), shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -141,9 +141,9 @@ _SPLIT = keyed(
     {
         "images": _COUNT,
         "shards": listed(keyed({"file": text(), "bytes": _COUNT})),
-        "skipped": listed(keyed({"name": string(), "reason": string()})),
     },
     {  # what earlier versions did not write, and what only print
+        "skipped": listed(keyed({"name": string(), "reason": string()})),
         "labelled": switch(),
         "published_images": or_null(_COUNT),
         "source": string(),

@@ -150,7 +150,8 @@ def _why_bad(table: records.RecordTable, index: int, checks: RecordChecks) -> st
         require_good(table, index, checks)
     except UserError as error:
         return str(error)
-    raise AssertionError(f"record {index} was bad when it was first read, and is good now")
+    place = _place(Path(table.files[table.file_index[index]]), int(table.offsets[index]))
+    raise UserError(f"R{place[1:]} could not be read at first, and now it can; start again.")
 
 
 def _may_be_from_record(error: Exception, table: records.RecordTable) -> bool:

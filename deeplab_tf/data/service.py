@@ -141,8 +141,8 @@ def watched(addresses: Sequence[str], *, patience: float = 60) -> Iterator[None]
                     last_answer[address] = time.monotonic()
                 elif time.monotonic() - last_answer[address] > patience and not is_over.is_set():
                     print(_failed(address, f"no answer for {patience:.0f} s"), file=sys.stderr)
-                    sys.stdout.flush()
-                    sys.stderr.flush()
+                    for stream in filter(None, (sys.stdout, sys.stderr)):
+                        stream.flush()
                     os._exit(1)
 
     if addresses:

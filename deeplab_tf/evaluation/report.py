@@ -129,7 +129,8 @@ def _sample_pair(
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Writes a picture as PNG, completely or not at all, as `files.write` does."""
-    files.write(path, decoding.encode_png(picture))
+    # There may be thousands, which can be made again after a power failure.
+    files.write(path, decoding.encode_png(picture), is_lasting=False)
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:

@@ -79,7 +79,7 @@ def list_folder(
         for entry in entries:
             path = subfolder / entry.name
             reason = _why_left_out(path, endings)
-            if entry.is_dir() and not _is_litter(path):
+            if path.is_dir() and not _is_litter(path):  # entry.is_dir() fails for some links
                 yield from walk(path, (*parents, identity))
             elif reason:
                 listing.left_out[reason] += 1

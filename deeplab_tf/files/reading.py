@@ -15,6 +15,7 @@ from deeplab_tf.messages import UserError
 # The largest files that are read into memory: more than an image of the largest size can need, and
 # more than any list.
 _MOST_BYTES, _MOST_BYTES_OF_TEXT = 2**30, 2**27
+_BLOCK = 1 << 20
 # The order matters: UTF-32's mark starts with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -50,11 +51,15 @@ def read_bytes(path: Path, *, most: int = _MOST_BYTES) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            limit = f"it has more than {most >> 20} MiB, the most that is read"
-            raise OSError(errno.EFBIG, limit, str(path))
-        content = file.read(size + 1)
-    if len(content) != size:
+        content = file.read(size) if size <= most else b""
+        # Some network file systems return less than was asked for, and others give no size.
+        while size <= most and len(content) <= most and (rest := file.read(_BLOCK)):
+            content += rest
+
+    if max(size, len(content)) > most:
+        limit = f"it has more than {most >> 20} MiB, the most that is read"
+        raise OSError(errno.EFBIG, limit, str(path))
+    if size and len(content) != size:
         raise OSError(errno.EBUSY, "another program is writing it", str(path))
     return content
 

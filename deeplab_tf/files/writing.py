@@ -1,6 +1,7 @@
 """Writes files and folders as a whole or not at all, and keeps other writers out."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -17,9 +18,12 @@ _TEMPORARY_ENDING = "-writing"
 _cleared: set[Path] = set()  # folders in which this process has looked for leftovers
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write(path: Path, content: bytes | str, *, is_lasting: bool = True) -> None:
     """Writes a file, completely or not at all, and creates its folders; text becomes UTF-8.
 
+    Args:
+      is_lasting: whether to wait until the disk holds it, so that it survives a power failure too;
+        that takes milliseconds.
     Raises:
       OSError: if it cannot be written; an existing file then stays as it was.
     """
@@ -33,9 +37,10 @@ def write(path: Path, content: bytes | str) -> None:
         with file:
             file.write(data)
             file.flush()
-            # Some disks say only now that they are full, and after a power failure the new name
-            # would else stand for an empty file.
-            os.fsync(file.fileno())
+            if is_lasting:
+                # Some disks say only now that they are full, and after a power failure the new name
+                # would else stand for an empty file.
+                os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:  # of a full disk it would name no file, else the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
@@ -145,7 +150,7 @@ def sole_writer(folder: Path, *, busy: str) -> Iterator[None]:
     Raises:
       UserError: if another program is in the folder.
     """
-    created = [folder, *(place for place in folder.parents if not place.exists())]
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder / ".lock", busy):
@@ -160,16 +165,23 @@ def sole_writer(folder: Path, *, busy: str) -> Iterator[None]:
 def _locked(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock on a file, which is removed again."""
     while True:
-        # A file, not the folder: NFS locks only what is open for writing.
-        with path.open("ab") as file:
+        try:
+            # A file, not the folder: NFS locks only what is open for writing.
+            file = path.open("ab")
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            yield  # nobody can write there, and what needs to will say so
+            return
+
+        with file:
             has_locks = _lock(file, busy)
             if has_locks and not _is_at(path, file):
                 continue  # the holder before has ended meanwhile, and removed it
             try:
                 yield
             finally:
-                if has_locks:
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             return
 
 

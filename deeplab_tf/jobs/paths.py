@@ -3,6 +3,7 @@
 So a mistake in a path is reported at once.
 """
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -33,10 +34,10 @@ def images_to_predict(job: PredictConfig) -> dict[str, Path]:
         if other != name and files.same_place(Path(job.output_dir), other, name):
             _refuse_twice(images[other], file, name)
 
-    inputs = {path.resolve() for path in images.values()}
+    inputs = {os.path.realpath(path) for path in images.values()}
     for name in images:
         for target in (prediction_file(job, kind, name) for kind in ("index", "color", "overlay")):
-            if target.resolve() in inputs:
+            if os.path.realpath(target) in inputs:
                 raise UserError(
                     f"{files.shown(target)} is an input that would be replaced; give another "
                     "--output_dir."

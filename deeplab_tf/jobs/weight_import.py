@@ -1,5 +1,6 @@
 """Makes a run's folder of weights that another program trained."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -83,7 +84,7 @@ def main(job: ImportConfig) -> None:
 def _require_free(output: str) -> None:
     """Raises UserError unless a run can be written to the folder, which is new or empty."""
     path = Path(output)
-    files.require_plain(path.resolve(), "--output")  # `_write` follows links
+    files.require_plain(Path(os.path.realpath(path)), "--output")  # `_write` follows links
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise UserError(f"--output={output} cannot be a folder: {place} is a file.")
@@ -93,7 +94,7 @@ def _require_free(output: str) -> None:
 
 def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
     """Writes the folder, whole or not at all."""
-    path = Path(output).resolve()
+    path = Path(os.path.realpath(output))
     building = path.with_name(f".{path.name[:50]}-importing")  # a longer name may be too long
     run = run_dir.RunDir(building / "run")
     busy = f"Another import is writing to --output={output}; wait until it has ended."
@@ -106,6 +107,8 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
                 os.rename(run.path, path)
             finally:
                 shutil.rmtree(run.path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # raised if another import is using it
+            building.rmdir()
     except checkpoints.WRITE_FAULTS as error:
         raise UserError(
             f"--output={output} could not be written ({checkpoints.reason_of(error)}); nothing was "

@@ -73,7 +73,7 @@ class RunDir:
         """
         busy = (
             f"Another training is writing to {self.path}; wait until it has ended, or give another "
-            "--train_logdir."
+            f"--train_logdir. If its host is lost, remove {self.path / '.lock'}."
         )
         with files.sole_writer(self.path, busy=busy):
             yield
@@ -127,7 +127,10 @@ class RunDir:
             )
         content = sealed.from_json(path.read_bytes())
         if content is None:
-            raise UserError(f"{path} is damaged; {self._restore_classes()}.")
+            raise UserError(
+                f"{path} is damaged; {self._restore_classes()}, or, if you changed it on purpose, "
+                "delete its last key, checksum."
+            )
         return content
 
     def _restore_classes(self) -> str:

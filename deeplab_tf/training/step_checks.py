@@ -21,7 +21,7 @@ def require_possible(
     train, size = experiment.train, experiment.data.train_crop_size
     images = train.train_batch_size / (replicas * train.gradient_accumulation_steps)
 
-    pixels = int(images * size[0] * size[1])
+    pixels = max(int(images * size[0] * size[1]), 1)
     numbers = pixels * (max(_NUMBERS_PER_PIXEL, num_classes) if on_gpus else _NUMBERS_PER_PIXEL)
     crops = as_flag("train_crop_size", size)
     if numbers > MOST_COUNT:

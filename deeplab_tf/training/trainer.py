@@ -76,7 +76,7 @@ def compiled_model(
         model.compile(
             optimizer,
             ignore_label=info.ignore_label,
-            check_values=False,  # the records were checked when they were written
+            check_values=False,  # the records are checked when they are read
             recompute_stages=_recompute_stages(config),
             jit_compile=config.jit_compile,
             steps_per_execution=config.steps_per_execution,
@@ -127,7 +127,6 @@ class Trainer:
 
         if not config.train_logdir:
             raise UserError("--train_logdir is empty; give the folder for the run's files.")
-        self._leave_bad_records_out()
         step_checks.require_batch_statistics(experiment)
 
         self.strategy = strategy or choose_strategy(config)
@@ -153,6 +152,8 @@ class Trainer:
                 told = run_checks.require_trainable(
                     self.run_dir, experiment, self.info, self.train_table
                 )
+            # Only now: TensorFlow must not run anything before the strategy is chosen.
+            self._leave_bad_records_out()
             self._tell("\n".join(filter(None, [self._overview(), told])))
 
             service.wait_for(config.data_services(), patience=config.worker_timeout_secs)
@@ -203,10 +204,10 @@ class Trainer:
     def _first_size(self) -> tuple[int, int] | None:
         """Returns height and width of the first training image; None if its record lacks them."""
         try:
-            height, width = records.parse_size(self.train_table.read(0)).numpy().tolist()
-        except tf.errors.OpError:
+            height, width = records.parse_size(self._train_records.read(0)).numpy().tolist()
+        except (tf.errors.OpError, UnicodeDecodeError):  # the latter if it quotes other bytes
             return None  # training reads this record too, and reports what is wrong with it
-        return height, width
+        return (height, width) if height and width else None
 
     def _require_equal_workers(self) -> None:
         settings = flags.flagfile_text(self.experiment)
@@ -219,7 +220,7 @@ class Trainer:
             "The versions of this package and of TensorFlow", versions, "install the same on all"
         )
 
-        for table in filter(None, (self.train_table, self.eval_table)):
+        for table in filter(None, (self.train_table, self._train_records, self.eval_table)):
             self.workers.require_equal(
                 f"The records in --dataset_dir={self.experiment.data.dataset_dir}",
                 table.digest(),

@@ -102,3 +102,11 @@ def test_other_classes_under_a_known_name_are_refused_with_the_first(tmp_path, c
     with pytest.raises(UserError, match=f"--dataset=camvid .*{difference}.* or --dataset= "):
         catalog.load("camvid", folder)
     assert catalog.load("", folder).name == "camvid"  # the way that the sentence names
+
+
+def test_a_split_of_an_early_version_is_read(tmp_path):
+    """It had no list of the images that were skipped."""
+    content = catalog.load("camvid", "").to_json()
+    content["splits"] = {"train": {"images": 1, "shards": [{"file": "a", "bytes": 2}]}}
+    (tmp_path / catalog.MANIFEST).write_text(json.dumps(content))
+    assert catalog.load("", tmp_path).splits == {"train": 1}

@@ -94,7 +94,7 @@ def test_without_a_good_image_skipping_is_an_error_too(photos):
 
 
 def test_an_output_that_cannot_be_written_stops_the_job(photos, monkeypatch):
-    def full(path, content):
+    def full(path, content, **how):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(files, "write", full)
