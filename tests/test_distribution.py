@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -168,6 +169,24 @@ def test_two_hosts_do_with_settings_what_one_process_does(experiment, tmp_path, 
         np.testing.assert_allclose(found, expected, rtol=2e-2)
     else:
         assert_alike(tmp_path / "two", tmp_path / "one", 4)
+
+
+@pytest.mark.slow
+def test_two_hosts_read_around_a_bad_record_as_one_process_does(experiment, tmp_path):
+    folder = tmp_path / "records"
+    shutil.copytree(experiment.data.dataset_dir, folder)
+    experiment = change(experiment, "data", dataset_dir=str(folder), max_bad_records=1)
+    shard = sorted(folder.glob("train-*"))[0]
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1  # in the first record
+    shard.write_bytes(content)
+
+    on_replicas("train", write_flags(experiment, tmp_path / "one"), 1)
+    with Hosts(write_flags(experiment, tmp_path / "two")) as hosts:
+        statuses, printed = hosts.outcome()
+    assert statuses == [0, 0], printed
+    assert "its checksum is wrong" in "".join(printed)
+    assert_alike(tmp_path / "two", tmp_path / "one", 4)
 
 
 def test_a_follower_writes_nothing(experiment, tmp_path):
