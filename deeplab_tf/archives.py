@@ -155,7 +155,7 @@ def no_address(url: str) -> UserError:
 
 
 class _Transfer:
-    """One download in several attempts, each of which goes on where the one before stopped.
+    """One download, in several attempts; each attempt continues where the last one stopped.
 
     Args:
       partial: where the bytes are collected.

@@ -99,7 +99,7 @@ def _unpack_tar(path: Path, folder: Path, room: "_Room") -> None:
 
 
 class _Stream:
-    """The unpacked bytes of a tar, of which headers may take only so many.
+    """The unpacked bytes of a tar; its headers may take only so many of them.
 
     tarfile reads a header's names and tables into memory, however long the header says they are.
     """

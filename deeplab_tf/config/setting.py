@@ -20,7 +20,7 @@ MOST_COUNT = 2**31 - 1
 MOST_NUMBER = 1e9
 SMALLEST_NUMBER = 1e-37
 MOST_PIXELS_OF_A_SIDE = 65535  # of any JPEG
-MOST_CHANNELS = 1 << 14  # several times those of the widest networks
+MOST_CHANNELS = 1 << 14  # the widest networks have a few thousand
 MOST_SCALE = 16
 MOST_SECONDS = 2_000_000  # 23 days; in milliseconds they still fit into int32
 MOST_SEED = 2**32 - 1  # of NumPy
@@ -101,7 +101,7 @@ def part_type(field: dataclasses.Field) -> type:
 class Config:
     """Base class of the settings groups; converts and checks every value on construction.
 
-    Values of NumPy, lists and paths become those of Python that a flag would give.
+    NumPy values, lists and paths are converted to the Python values that a flag would give.
     """
 
     def __post_init__(self):

@@ -122,7 +122,7 @@ def decode_mask(content: bytes, name: str | Path, coding: MaskCoding) -> np.ndar
     if str(name).endswith(".mat"):
         return _ids_of_values(mask_files.decode_mat(content, name), name, coding)
     image = mask_files.open_exact(content, name, encoding=coding.encoding)
-    return _ids_of_image(image, content, name, coding)
+    return _ids_of_image(image, name, coding)
 
 
 Reading = Literal["", "values", "colors"]
@@ -168,7 +168,7 @@ def encode_mask(
     if _is_plain(image, coding):
         return _encode_plain(image, content, name, coding, reading, verify)
 
-    ids = _ids_of_image(image, content, name, coding)
+    ids = _ids_of_image(image, name, coding)
     palette: tuple[tuple[int, Color], ...] = ()
     if image.mode == "P" and reading == "values":
         colors = _palette(image)
@@ -221,9 +221,7 @@ def _is_coded(counts: Sequence[int], coding: MaskCoding) -> bool:
     return all(not count or ids[value] == value for value, count in enumerate(counts))
 
 
-def _ids_of_image(
-    image: Image.Image, content: bytes, name: str | Path, coding: MaskCoding
-) -> np.ndarray:
+def _ids_of_image(image: Image.Image, name: str | Path, coding: MaskCoding) -> np.ndarray:
     """Returns the train ids of an opened mask, uint8 [H, W], read as `coding` says."""
     with decoding.naming(name):
         image.load()

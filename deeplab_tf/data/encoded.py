@@ -49,8 +49,8 @@ def stored_size(encoded: tf.Tensor) -> tf.Tensor:
 def is_grey_png(encoded: tf.Tensor) -> tf.Tensor:
     """Whether a file is an 8-bit grey PNG, as the labels of records are: bool scalar.
 
-    TensorFlow decodes all other files to other values than those of the label: it turns palettes
-    into luminances, scales 1 bit to 0 and 255, and keeps only the upper half of 16 bits.
+    TensorFlow changes the values of all other files when it decodes them: it turns palettes into
+    luminances, scales 1 bit to 0 and 255, and keeps only the upper half of 16 bits.
     """
     header = _header(encoded)
     is_png = tf.equal(tf.strings.substr(header, 0, 16), _PNG_START)

@@ -282,7 +282,7 @@ class ExportedPredictor:
 
         Raises:
           serving.RefusedImage: if the model was exported for smaller images or batches.
-          UserError: if its labels are not those of the class table.
+          UserError: if it returns labels that the class table does not list.
         """
         try:
             labels = self._serve(images=tf.constant(images))["labels"].numpy()

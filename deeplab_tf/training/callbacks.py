@@ -112,7 +112,7 @@ class Pace:
         return sum(seconds for _, seconds in self._calls) / steps if steps else math.nan
 
     def untimed_pauses(self, step: int) -> dict[str, int]:
-        """Returns the number of pauses to come, for each kind of which none was timed yet."""
+        """Returns how many pauses are to come, for each kind of pause that was not timed yet."""
         counts = {name: self._pauses_after(step, name) for name in self._intervals}
         return {name: n for name, n in counts.items() if n and not self._pauses[name]}
 

@@ -175,8 +175,9 @@ class Trainer:
         """Finds up to --max_bad_records bad records of each split, and sets the records to use."""
         data, checks = self.experiment.data, pipeline.checks_of(self.info)
 
-        # Training keeps their places. So a run that met a bad record continues exactly: all steps
-        # before it are those of a run that never met it.
+        # In training, another record takes the place of a bad one, so that the order of the others
+        # stays. A run that stopped at a bad record can then continue exactly: its earlier steps are
+        # the same as if the record had been replaced from the start.
         bad = find_bad(self.train_table, checks, most=data.max_bad_records, split=data.train_split)
         self._train_records = self.train_table.with_next_in_place_of(bad)
 

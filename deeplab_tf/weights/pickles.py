@@ -112,7 +112,7 @@ class _StorageType:
 
 @dataclass(frozen=True)
 class _Function:
-    """A function of the file, of which only the name is read; `method` is one of _Machine's."""
+    """A function that the file names. It is never called; the `method` of _Machine is instead."""
 
     method: str
 
@@ -447,5 +447,5 @@ def _fill(owner: dict[Any, Any], pairs: Any) -> None:
 
 
 def _some(sides: tuple[int, ...]) -> str:
-    """Returns a shape or strides as text, of which very many are cut off."""
+    """Returns a shape or strides as text, shortened if there are very many numbers."""
     return str(sides) if len(sides) <= 8 else f"{str(sides[:8])[:-1]}, ...)"

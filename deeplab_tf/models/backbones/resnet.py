@@ -48,8 +48,8 @@ class ResidualBlock(tf.keras.layers.Layer):
       bottleneck: whether it is one.
       strides, rate: of the first 3x3. The second 3x3 of a basic block is never dilated: the weights
         of SSSegmentation and mmsegmentation expect it so (BasicBlock).
-      project: whether the shortcut is a 1x1 convolution. Otherwise it is the input itself, of which
-        every `strides`-th cell is taken.
+      project: whether the shortcut is a 1x1 convolution. Otherwise it is every `strides`-th cell of
+        the input.
       stride_in_1x1: whether the first 1x1 of a bottleneck has the stride instead.
       batch_norm_decay, initializer: as in `ConvNorm`.
     """
