@@ -105,7 +105,7 @@ def tiny_run(records_dir: Path, folder: Path) -> Experiment:
     """A run of 4 steps on 33x33 crops, with augmentation and auxiliary head on."""
     return Experiment(
         model=ModelConfig(
-            model_variant="resnet_v1_18",
+            model_variant="resnet_v1b_18",
             atrous_rates=(1, 2, 3),
             aspp_convs_filters=8,
             auxiliary_filters=8,
@@ -121,6 +121,7 @@ def tiny_run(records_dir: Path, folder: Path) -> Experiment:
             train_logdir=str(folder),
             train_batch_size=4,
             training_number_of_steps=4,
+            optimizer="sgd",
             base_learning_rate=0.01,
             log_steps=1,
             save_interval_steps=2,

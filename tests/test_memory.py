@@ -94,7 +94,7 @@ def test_an_evaluations_memory_does_not_depend_on_the_number_of_images(shapes_di
     write_shapes(shapes_dir, tmp_path, "val", times=80)
     info = catalog.load("", tmp_path)
     model = build_model(
-        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
+        ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8),
         num_classes=info.num_classes,
     )
     noted = []

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deeplab_tf.config.backbones import BACKBONES
+from deeplab_tf.config.backbones import BACKBONES, MOBILENETS
+from deeplab_tf.config.cells import canonical
 from deeplab_tf.config.setting import (
     MOST_CHANNELS,
     MOST_PIXELS_OF_A_SIDE,
+    MOST_SCALE,
     Config,
     as_flag,
     require,
@@ -16,31 +18,54 @@ from deeplab_tf.config.setting import (
 )
 
 OUTPUT_STRIDES = (8, 16, 32)
+DECODER_STRIDES = (4, 8, 16)
 _MOST_RATE = 4096  # cells of the encoder's output along a side of the largest image
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """The network and how it normalises images; imported weights depend on all of these."""
+    """The network and how it normalises images; imported weights depend on all of these.
+
+    Settings that are left open (None, or an empty text) get the values that the model variant has
+    when the object is made. So a finished ModelConfig says everything about its network, and
+    `dataclasses.replace` with another model variant keeps the values of the former one.
+    """
 
     model_variant: str = setting(
-        "resnet_v1c_50",
-        "Backbone. Its stem is one 7x7 convolution for v1, and three 3x3 convolutions for v1c "
-        "(32, 32, 64 channels) and beta (64, 64, 128 channels; official DeepLab).",
+        "mobilenet_v2",
+        "Backbone. mobilenet_*, xception_* and resnet_v1_* are the networks of Google's DeepLab "
+        "and follow its conventions; resnet_v1b_* (one 7x7 convolution as stem: torchvision) and "
+        "resnet_v1c_* (three 3x3 convolutions: SSSegmentation, mmsegmentation) follow those of the "
+        "PyTorch programs. The conventions are the settings `as the model variant has it`.",
         choices=tuple(BACKBONES),
+    )
+    depth_multiplier: float = setting(
+        1.0,
+        "Factor on the widths of a MobileNet.",
+        above=0,
+        most=4,
+        only_with={"model_variant": MOBILENETS},
+    )
+    divisible_by: int = setting(
+        0,
+        "Number that the widths of MobileNetV2 are multiples of; 0 means 8 with "
+        "depth_multiplier=1, and 1 with any other.",
+        least=0,
+        most=MOST_CHANNELS,
+        only_with={"model_variant": ("mobilenet_v2",)},
     )
     stride_placement: str = setting(
         "",
-        "Which convolution of a stage halves the size: in the first block its 3x3 (first_3x3: "
-        "PyTorch) or its 1x1 (first_1x1: He et al. 2016, Keras), or the 3x3 of the last block "
-        "(last_3x3: official DeepLab). If empty: last_3x3 for beta variants, else first_3x3.",
+        "Which convolution of a ResNet's stage halves the size: in the first block its 3x3 "
+        "(first_3x3: PyTorch) or its 1x1 (first_1x1: He et al. 2016, Keras), or the 3x3 of the "
+        "last block (last_3x3: official DeepLab). If empty: as the model variant has it.",
         choices=("", "first_3x3", "first_1x1", "last_3x3"),
     )
     stem_padding: str = setting(
         "",
-        "Padding of the stem where the size is even: symmetric (PyTorch), same_pool (TensorFlow's "
-        "SAME for the max pool: official DeepLab) or same (SAME for the convolution too: "
-        "keras-cv). If empty: same_pool with stride_placement=last_3x3, else symmetric.",
+        "Padding of a ResNet's stem where the size is even: symmetric (PyTorch), same_pool "
+        "(TensorFlow's SAME for the max pool: official DeepLab) or same (SAME for the convolution "
+        "too: keras-cv). If empty: as the model variant has it.",
         choices=("", "symmetric", "same_pool", "same"),
     )
     output_stride: int = setting(
@@ -59,9 +84,16 @@ class ModelConfig(Config):
         "Whether the numbers of multi_grid are the rates themselves, as in mmsegmentation.",
         only_with={"multi_grid": ()},
     )
+    use_bounded_activation: bool = setting(
+        False,
+        "Whether activations are limited to 6, as quantisation wants it, in Xception, ASPP and "
+        "decoder.",
+    )
     atrous_rates: tuple[int, ...] = setting(
-        (),
-        "ASPP rates; empty means 6,12,18 at output stride 16, scaled for other strides.",
+        None,
+        "Rates of ASPP's atrous branches; empty (--atrous_rates=) means no such branches. If left "
+        "out: none for the networks of official DeepLab, else 6,12,18 at output stride 16, scaled "
+        "for other strides.",
         least=1,
         most=_MOST_RATE,
     )
@@ -71,11 +103,28 @@ class ModelConfig(Config):
         least=1,
         most=MOST_CHANNELS,
     )
+    aspp_with_concat_projection: bool = setting(
+        True, "Whether a projection follows on the ASPP branches, and not only their concatenation."
+    )
     aspp_projection_kernel_size: int = setting(
-        1, "Kernel size of the projection after the ASPP branches.", choices=(1, 3)
+        1,
+        "Kernel size of the projection after the ASPP branches.",
+        choices=(1, 3),
+        only_with={"aspp_with_concat_projection": (True,)},
     )
     aspp_with_separable_conv: bool = setting(
-        False, "Whether ASPP's 3x3 convolutions are separable: depthwise, then pointwise."
+        None, "Whether ASPP's 3x3 convolutions are separable: depthwise, then pointwise."
+    )
+    aspp_with_squeeze_and_excitation: bool = setting(
+        False,
+        "Whether image pooling multiplies the output of ASPP as a gate, and is not a branch of it "
+        "(Lite R-ASPP, arXiv:1905.02244).",
+        only_with={"add_image_level_feature": (True,)},
+    )
+    image_se_uses_qsigmoid: bool = setting(
+        False,
+        "Whether that gate is the piecewise linear ReLU6(x + 3) / 6, and not a sigmoid.",
+        only_with={"aspp_with_squeeze_and_excitation": (True,)},
     )
     add_image_level_feature: bool = setting(True, "Whether ASPP has the image pooling branch.")
     image_pooling_crop_size: tuple[int, ...] = setting(
@@ -85,11 +134,29 @@ class ModelConfig(Config):
         most=MOST_PIXELS_OF_A_SIDE,
         only_with={"add_image_level_feature": (True,)},
     )
-    decoder_output_stride: int = setting(
-        0,
-        "Input pixels, along each side, per cell of the output of DeepLabV3+'s decoder; 0 means no "
-        "decoder.",
-        choices=(0, 4, 8, 16),
+    image_pooling_stride: tuple[int, ...] = setting(
+        (1, 1),
+        "Stride of that window, down,across in cells of the encoder's output.",
+        least=1,
+        most=MOST_PIXELS_OF_A_SIDE,
+        only_with={"image_pooling_crop_size": ()},
+    )
+    dense_prediction_cell_json: str = setting(
+        "",
+        "Dense prediction cell (arXiv:1809.04184) in place of ASPP: its JSON, or the path of a "
+        "file with it. The run keeps the JSON.",
+    )
+    aspp_dropout_rate: float = setting(
+        None,
+        "Share of the numbers that training drops from the output of ASPP, or from the branches of "
+        "a dense prediction cell.",
+        least=0,
+        below=1,
+    )
+    decoder_output_stride: tuple[int, ...] = setting(
+        (),
+        "Input pixels, along each side, per cell of the output of DeepLabV3+'s decoder: 4, 8 or "
+        "16. Several, such as 8,4, make a decoder of several steps; empty means no decoder.",
     )
     decoder_reduction_filters: int = setting(
         48,
@@ -110,8 +177,32 @@ class ModelConfig(Config):
         "Whether the decoder's 3x3 convolutions are separable: depthwise, then pointwise.",
         only_with={"decoder_output_stride": ()},
     )
+    decoder_use_sum_merge: bool = setting(
+        False,
+        "Whether the decoder adds the features of the earlier stage, and does not append them.",
+        only_with={"decoder_output_stride": ()},
+    )
+    decoder_output_is_logits: bool = setting(
+        False,
+        "Whether the decoder's output is the logits, so that no classifier follows; "
+        "decoder_filters must then be the number of classes.",
+        only_with={"decoder_output_stride": ()},
+    )
+    image_pyramid: tuple[float, ...] = setting(
+        (),
+        "Scales at which the network looks at each image in training and in prediction; empty "
+        "means only its own size.",
+        least=0.01,
+        most=MOST_SCALE,
+    )
+    merge_method: str = setting(
+        "max",
+        "How the logits of the image pyramid's scales are merged: their maximum or their mean.",
+        choices=("max", "avg"),
+        only_with={"image_pyramid": ()},
+    )
     dropout_rate: float = setting(
-        0.1, "Share of channels that training drops before the classifier.", least=0, below=1
+        None, "Share of channels that training drops before the classifier.", least=0, below=1
     )
     auxiliary_filters: int = setting(
         0,
@@ -123,68 +214,120 @@ class ModelConfig(Config):
         "",
         "Initial weights of new layers: pytorch (uniform within 1 / sqrt(inputs) of zero, and so "
         "are the biases of the classifiers; SSSegmentation), official (as in official DeepLab) or "
-        "he_normal (He et al. 2015, classifiers near zero). If empty: official for beta variants, "
-        "else pytorch.",
+        "he_normal (He et al. 2015, classifiers near zero). If empty: as the model variant has it.",
         choices=("", "pytorch", "official", "he_normal"),
         may_change=True,
     )
     align_corners: bool = setting(
-        False,
+        None,
         "Whether bilinear resizing aligns the centres of corner pixels, as official DeepLab does.",
     )
     batch_norm_decay: float = setting(
-        0.9, "Decay of batch normalisation's moving averages.", least=0, below=1
+        None,
+        "Decay of batch normalisation's moving averages, in backbone and head.",
+        least=0,
+        below=1,
+    )
+    head_batch_norm_decay: float = setting(
+        None,
+        "Decay of batch normalisation's moving averages in the head, if it is another than in the "
+        "backbone. If left out: batch_norm_decay if given, else as the model variant has it.",
+        least=0,
+        below=1,
     )
     image_mean: tuple[float, ...] = setting(
-        (123.675, 116.28, 103.53),
+        None,
         "RGB mean that is subtracted from images in 0..255; also the colour of padding.",
         least=0,
         most=255,
     )
     image_std: tuple[float, ...] = setting(
-        (58.395, 57.12, 57.375),
+        None,
         "RGB standard deviation that images are then divided by.",
         least=0.001,
     )
 
     def __post_init__(self):
         super().__post_init__()
+        self._fill_in()
 
         require(len(self.image_mean) == 3, "image_mean", self.image_mean, "three numbers, R,G,B")
         require(len(self.image_std) == 3, "image_std", self.image_std, "three numbers, R,G,B")
 
         variant = BACKBONES[self.model_variant]
-        blocks, placements = variant.last_stage_blocks, variant.stride_placements
-        factors = f"empty, or {blocks} factors, one for each block of the last stage"
+        factors = f"empty, or {variant.multi_grid} factors, one for each block of the last stage"
         require(
-            len(self.multi_grid) in (0, blocks),
+            len(self.multi_grid) in (0, variant.multi_grid),
             "multi_grid",
             self.multi_grid,
-            factors if blocks else f"empty for {self.model_variant}",
+            factors if variant.multi_grid else f"empty for {self.model_variant}",
         )
+        placements = variant.stride_placements or ("",)
         require(
-            self.stride_placement in ("", *placements),
+            self.stride_placement in placements,
             "stride_placement",
             self.stride_placement,
             f"{' or '.join(placements) or 'empty'} for {self.model_variant}",
         )
-
-        pooling = self.image_pooling_crop_size
-        require(len(pooling) in (0, 2), "image_pooling_crop_size", pooling, "height,width")
         require(
-            self.decoder_output_stride < self.output_stride,
-            "decoder_output_stride",
-            self.decoder_output_stride,
-            f"less than output_stride ({self.output_stride})",
+            variant.family == "resnet" or not self.stem_padding,
+            "stem_padding",
+            self.stem_padding,
+            f"empty for {self.model_variant}",
         )
 
-    def initializer_style(self) -> str:
-        """Returns the initializer in force: the one given, or the default of the variant."""
-        return self.initializer or BACKBONES[self.model_variant].initializer
+        for name in ("image_pooling_crop_size", "image_pooling_stride"):
+            value = getattr(self, name)
+            lengths = (2,) if name == "image_pooling_stride" else (0, 2)
+            require(len(value) in lengths, name, value, "two numbers, down,across")
+        has_gate = self.add_image_level_feature and self.aspp_with_squeeze_and_excitation
+        require(
+            self.aspp_with_concat_projection or not (has_gate and self.atrous_rates),
+            "atrous_rates",
+            self.atrous_rates,
+            "empty with aspp_with_squeeze_and_excitation and no aspp_with_concat_projection, since "
+            "the gate has the channels of one branch",
+        )
+        self._check_decoder()
 
-    def aspp_rates(self) -> tuple[int, ...]:
-        """Returns the rates in force: the given ones, or 6, 12, 18 scaled to the output stride."""
-        return self.atrous_rates or tuple(rate * 16 // self.output_stride for rate in (6, 12, 18))
+    def _fill_in(self) -> None:
+        """Gives the settings that were left open the values that the model variant has."""
+        conventions = dict(BACKBONES[self.model_variant].conventions)
+        rates = conventions["atrous_rates"]
+        conventions["atrous_rates"] = tuple(rate * 16 // self.output_stride for rate in rates)
+        if self.batch_norm_decay is not None:
+            conventions["head_batch_norm_decay"] = self.batch_norm_decay
+
+        for name, value in conventions.items():
+            if getattr(self, name) in (None, ""):
+                object.__setattr__(self, name, value)
+        if self.dense_prediction_cell_json:
+            cell = canonical(self.dense_prediction_cell_json)
+            object.__setattr__(self, "dense_prediction_cell_json", cell)
+
+    def _check_decoder(self) -> None:
+        """Raises UserError if there cannot be such a decoder, or no dense prediction cell."""
+        strides = self.decoder_output_stride
+        is_possible = set(strides) <= set(DECODER_STRIDES) and list(strides) == sorted(
+            set(strides), reverse=True
+        )
+        require(
+            is_possible and all(stride < self.output_stride for stride in strides),
+            "decoder_output_stride",
+            strides,
+            f"some of {', '.join(map(str, DECODER_STRIDES))}, in falling order, each less than "
+            f"output_stride ({self.output_stride})",
+        )
+        require(
+            self.output_stride <= 16 or not self.dense_prediction_cell_json,
+            "output_stride",
+            self.output_stride,
+            "8 or 16 with a dense prediction cell, whose rates are given for 16",
+        )
+
+    def logits_stride(self) -> int:
+        """Returns the number of input pixels, along each side, per cell of the logits."""
+        return min(self.decoder_output_stride, default=self.output_stride)
 
     def at_output_stride(
         self, output_stride: int, *, written: Callable[[str, Any], str] = as_flag
@@ -201,11 +344,11 @@ class ModelConfig(Config):
         require_stride(
             output_stride in OUTPUT_STRIDES, f"one of {', '.join(map(str, OUTPUT_STRIDES))}"
         )
-        decoder = self.decoder_output_stride
+        decoder = max(self.decoder_output_stride, default=0)
         require_stride(output_stride > decoder, f"more than the decoder's stride ({decoder})")
 
-        rates = tuple(rate * self.output_stride // output_stride for rate in self.aspp_rates())
+        rates = tuple(rate * self.output_stride // output_stride for rate in self.atrous_rates)
         require_stride(
-            all(rates), f"a stride at which the rates {self.aspp_rates()} stay 1 or more"
+            all(rates), f"a stride at which the rates {self.atrous_rates} stay 1 or more"
         )
         return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)

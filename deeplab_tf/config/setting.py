@@ -39,12 +39,14 @@ def setting(
     may_change: bool = False,
     names: Literal["", "paths", "named_files"] = "",
     only_with: Mapping[str, tuple] | None = None,
+    open: str = "as the model variant has it",
 ) -> Any:
     """Returns a dataclass field that `config.flags` can turn into a flag.
 
     Args:
-      default: default value; its type is the setting's type. A tuple makes a list setting: its
-        flag may be repeated, and its annotation, such as tuple[int, ...], gives the type of a part.
+      default: default value. None leaves the setting open: on construction, its group gives it the
+        value that follows from another setting. The annotation is the type of finished values. A
+        tuple, such as tuple[int, ...], makes a list setting, whose flag may be repeated.
       help: one sentence for `--help`.
       choices: allowed values; empty allows all.
       least, most: smallest and largest allowed number. Without them, the limits above hold, and
@@ -56,6 +58,7 @@ def setting(
         folders and globs) or "named_files" (NAME=FILE); empty for all other lists.
       only_with: the settings that give this one an effect, by name, each with the values that do;
         () means any value but the default. One of them is enough. None: it always has an effect.
+      open: what `--help` shows as the default, if it is None.
     """
     metadata = {
         "help": help,
@@ -67,30 +70,38 @@ def setting(
         "may_change": may_change,
         "names": names,
         "only_with": only_with or {},
+        "open": open,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def setting_of(group: Any, name: str, *, help: str = "") -> Any:
+def setting_of(group: Any, name: str, *, default: Any = ..., help: str = "") -> Any:
     """Returns a setting of another group once more, for a program with only some of its settings.
 
     Args:
+      default: its default value; ... takes the other group's.
       help: the sentence for `--help`; if empty, the other group's.
     """
     field = group.__dataclass_fields__[name]
     metadata = field.metadata
     return setting(
-        field.default,
+        field.default if default is ... else default,
         help or metadata["help"],
         choices=metadata["choices"],
         **{limit: metadata[limit] for limit in _LIMITS},
         names=metadata["names"],
+        open=metadata["open"],
     )
+
+
+def type_of(field: dataclasses.Field) -> Any:
+    """Returns the type of a setting's values: bool, int, float, str or tuple."""
+    return typing.get_origin(field.type) or field.type
 
 
 def is_list(field: dataclasses.Field) -> bool:
     """Returns whether a setting holds several values."""
-    return isinstance(field.default, tuple)
+    return type_of(field) is tuple
 
 
 def part_type(field: dataclasses.Field) -> type:
@@ -116,6 +127,8 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     Raises:
       UserError: if it has another type, or is not allowed.
     """
+    if value is None and field.default is None:
+        return None
     if hasattr(value, "tolist"):  # arrays and numbers of NumPy
         value = value.tolist()
 
@@ -125,7 +138,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         require(is_sequence, field.name, value, "a tuple, in Python", written=as_argument)
         value = parts = tuple(_of_type(field, part_type(field), part, value) for part in value)
     else:
-        value = _of_type(field, type(field.default), value, value)
+        value = _of_type(field, type_of(field), value, value)
         parts = (value,)
 
     choices = field.metadata["choices"]
@@ -200,7 +213,7 @@ class Limits:
 
 def limits_of(field: dataclasses.Field) -> Limits:
     """Returns the limits of a setting whose values are numbers."""
-    kind = part_type(field) if is_list(field) else type(field.default)
+    kind = part_type(field) if is_list(field) else type_of(field)
     least, most, above, below = (field.metadata[name] for name in _LIMITS)
     defaults = (0, MOST_COUNT) if kind is int else (-MOST_NUMBER, MOST_NUMBER)
     starts = [limit for limit in (above, least, defaults[0]) if limit is not None]

@@ -36,7 +36,7 @@ class TrainConfig(LossConfig, StepConfig):
         only_with={"train_epochs": ()},
     )
     optimizer: str = setting(
-        "sgd",
+        "momentum",
         "sgd: weight decay on all parameters (SSSegmentation). momentum: L2 only on convolution "
         "kernels, doubled gradients for biases (official DeepLab). adam: with the same L2. adamw, "
         "sgdw: subtract learning rate * weight_decay * parameter from all parameters, as PyTorch's "
@@ -44,7 +44,16 @@ class TrainConfig(LossConfig, StepConfig):
         choices=("sgd", "momentum", "adam", *_ADDONS),
     )
     base_learning_rate: float = setting(
-        1e-4, "Learning rate of the first step, or of the first step after a slow start.", least=0
+        1e-4,
+        "Learning rate of the first step, or of the first step after a slow start, with any "
+        "optimizer but adam.",
+        least=0,
+    )
+    adam_learning_rate: float = setting(
+        0.001,
+        "The same for adam; learning_policy changes it too (in official DeepLab it is constant).",
+        least=0,
+        only_with={"optimizer": ("adam",)},
     )
     learning_policy: str = setting(
         "poly",
@@ -265,6 +274,11 @@ class TrainConfig(LossConfig, StepConfig):
                 "--training_number_of_steps=0 trains for --train_epochs, which is 0 too; give one "
                 "of them."
             )
+
+    def learning_rate(self) -> float:
+        """Returns the learning rate that the schedule starts from."""
+        is_adam = self.optimizer == "adam"
+        return self.adam_learning_rate if is_adam else self.base_learning_rate
 
     def for_images(self, number: int) -> "TrainConfig":
         """Returns these settings with epochs and intervals of -1 turned into numbers of steps.

@@ -1,4 +1,4 @@
-"""DeepLab as one Keras model: backbone, ASPP, decoder and classifier, and its training step."""
+"""DeepLab as one Keras model: backbone and heads, and its training step."""
 
 import contextlib
 import dataclasses
@@ -8,14 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from deeplab_tf.config import LossConfig, ModelConfig, StepConfig
-from deeplab_tf.models import heads, inputs, keras_metrics
-from deeplab_tf.models.aspp import ASPP
+from deeplab_tf.config import LossConfig, ModelConfig, StepConfig, earlier_versions
+from deeplab_tf.models import assembly, heads, image_pyramid, inputs, keras_metrics
 from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.forward_pass import ForwardPass
 from deeplab_tf.models.inputs import InputError
 from deeplab_tf.models.layers import NAMESPACE
 from deeplab_tf.models.losses import SegmentationLoss
-from deeplab_tf.ops import cross_entropy, gradients, replicas, seeds
+from deeplab_tf.ops import cross_entropy, gradients, replicas
 from deeplab_tf.startup import process_state
 
 # AutoGraph would turn `if tensor:` into graph operations. No function here has one, and looking for
@@ -29,8 +29,10 @@ class DeepLab(tf.keras.Model):
 
     Call it on images, float32 [B, H, W, 3], RGB in 0..255, of any H and W. It returns a dict:
     `logits`, float32 [B, ceil(H / stride), ceil(W / stride), classes], where the stride is
-    `output_stride`, or with a decoder `decoder_output_stride`; and `aux_logits` of the third
-    stage, if the configuration has an auxiliary head.
+    `output_stride`, or with a decoder its last `decoder_output_stride`; and `aux_logits` of the
+    third stage, if the configuration has an auxiliary head. With several scales in `image_pyramid`,
+    `logits` are merged, have the size of the largest scale, and come with `scales`: such a dict of
+    each scale.
 
     To train it in a notebook, call `compile(optimizer=...)` and then `fit` on (images, labels).
     Labels are class numbers, [B, H, W, 1] or [B, H, W]. The loss is the mean over the valid pixels
@@ -48,53 +50,18 @@ class DeepLab(tf.keras.Model):
         inputs.require_full_precision(self.dtype_policy)
         self.config = config
         self.num_classes = num_classes
-        common: dict[str, Any] = {
-            "batch_norm_decay": config.batch_norm_decay,
-            "initializer": config.initializer_style(),
-        }
 
         self.backbone = build_backbone(config, name="backbone")
-        self.aspp = ASPP(
-            config.aspp_convs_filters,
-            rates=config.aspp_rates(),
-            separable=config.aspp_with_separable_conv,
-            image_pooling=config.add_image_level_feature,
-            pooling_window=[  # from pixels to cells of the feature map
-                (side - 1) // config.output_stride + 1 for side in config.image_pooling_crop_size
-            ],
-            align_corners=config.align_corners,
-            projection_kernel_size=config.aspp_projection_kernel_size,
-            name="aspp",
-            **common,
-        )
+        context = assembly.build_context(config)
+        self.aspp = None if config.dense_prediction_cell_json else context
+        self.cell = context if config.dense_prediction_cell_json else None
 
-        self.decoder = None
-        if config.decoder_output_stride:
-            self.decoder = heads.Decoder(
-                config.decoder_filters,
-                reduction_filters=config.decoder_reduction_filters,
-                separable=config.decoder_use_separable_conv,
-                align_corners=config.align_corners,
-                name="decoder",
-                **common,
-            )
-
-        self.classifier = heads.Classifier(
-            num_classes,
-            dropout_rate=config.dropout_rate,
-            initializer=config.initializer_style(),
-            name="classifier",
-        )
-
-        self.auxiliary_head = None
-        if config.auxiliary_filters:
-            self.auxiliary_head = heads.AuxiliaryHead(
-                config.auxiliary_filters,
-                num_classes,
-                dropout_rate=config.dropout_rate,
-                name="auxiliary_head",
-                **common,
-            )
+        # The first step has a name of its own, under which checkpoints keep it.
+        decoders = assembly.build_decoders(config, num_classes=num_classes)
+        self.decoder = decoders[0] if decoders else None
+        self.later_decoders = decoders[1:]
+        self.classifier = assembly.build_classifier(config, num_classes=num_classes)
+        self.auxiliary_head = assembly.build_auxiliary_head(config, num_classes=num_classes)
 
         # All replicas return the same numbers from a step, so Keras need not combine them.
         self.distribute_reduction_method = "first"
@@ -127,36 +94,48 @@ class DeepLab(tf.keras.Model):
           training: whether dropout is active and batch normalisation uses batch statistics.
           seed: int64 [2], the seed of dropout. None draws new numbers each time.
           part: (index, number) if the images are one of several equal parts of a replica's batch.
-            Dropout then drops the same channels as in the whole batch.
+            Dropout then drops the same as in the whole batch.
           update_batch_norm: false makes batch normalisation use its moving averages in training.
           for_xla: as in `resize_bilinear`.
         """
-
-        def dropout_of(head):
-            # Each head draws from a stream of its own, or their draws would depend on each other.
-            stream = None if seed is None else seeds.stream(seed, f"dropout of {head}")
-            return {"seed": stream, "part": part}
-
-        norm_training = training and update_batch_norm
-        features = self._features(images, norm_training)
-        context = self._context(features, norm_training, for_xla)
-        outputs = {
-            "logits": self.classifier(context, training=training, **dropout_of("classifier"))
-        }
-
-        if self.auxiliary_head:
-            outputs["aux_logits"] = self.auxiliary_head(
-                features[self.backbone.auxiliary_end_point],
-                training=training,
-                norm_training=norm_training,
-                **dropout_of("auxiliary_head"),
-            )
-        return outputs
+        run = ForwardPass(
+            training=training,
+            norm_training=training and update_batch_norm,
+            seed=seed,
+            part=part,
+            for_xla=for_xla,
+        )
+        return self._over_scales(self._outputs, images, run)
 
     @_plain_python
-    def infer(self, images):
-        """Returns only the logits of `call`, without computing the auxiliary head."""
-        return self.classifier(self._context(self._features(images, False), False))
+    def infer(self, images, *, with_pyramid: bool = True):
+        """Returns only the logits of `call`, without computing the auxiliary head.
+
+        Args:
+          with_pyramid: whether to look at the images at each scale of `image_pyramid`.
+        """
+
+        def outputs_of(images, run):
+            return {"logits": self._logits(self._features(images, run), run)}
+
+        if not with_pyramid:
+            return outputs_of(images, ForwardPass())["logits"]
+        return self._over_scales(outputs_of, images, ForwardPass())["logits"]
+
+    def _over_scales(self, outputs_of, images, run):
+        """Returns the outputs for the images, seen at each scale of the image pyramid."""
+        config = self.config
+        if not config.image_pyramid:
+            return outputs_of(images, run)
+        return image_pyramid.over_scales(
+            lambda scaled, index: outputs_of(scaled, run.of_scale(index)),
+            tf.cast(images, tf.float32),
+            scales=config.image_pyramid,
+            merge_method=config.merge_method,
+            stride=config.logits_stride(),
+            align_corners=config.align_corners,
+            for_xla=run.for_xla,
+        )
 
     @contextlib.contextmanager
     def folded(self, image_size: tuple[int, ...] = ()):
@@ -183,31 +162,54 @@ class DeepLab(tf.keras.Model):
             yield [variable for layer in layers for variable in layer.folded]
         finally:
             for layer in layers:
-                layer.folded = None
+                layer.use_own_weights()
 
-    def _context(self, features, training, for_xla=False):
-        """Returns what the classifier sees: the output of ASPP, or of the decoder if there is one.
+    def _outputs(self, images, run):
+        """Returns the logits of images at one scale, and those of the auxiliary head."""
+        features = self._features(images, run)
+        outputs = {"logits": self._logits(features, run)}
 
-        `training` is the one of batch normalisation.
-        """
-        context = features[self.backbone.context_end_point]
-        context = self.aspp(context, training=training, for_xla=for_xla)
-        if self.decoder is None:
-            return context
+        if self.auxiliary_head:
+            outputs["aux_logits"] = self.auxiliary_head(
+                features[self.backbone.auxiliary_end_point],
+                training=run.training,
+                norm_training=run.norm_training,
+                **run.dropout("auxiliary_head"),
+            )
+        return outputs
 
-        end_point = self.backbone.decoder_end_point(self.config.decoder_output_stride)
-        return self.decoder(context, detail=features[end_point], training=training, for_xla=for_xla)
-
-    def _features(self, images, training):
-        """Returns the backbone's feature maps of images in 0..255, by name.
-
-        `training` is the one of batch normalisation.
-        """
+    def _features(self, images, run):
+        """Returns the backbone's feature maps of images in 0..255, by name."""
         # Normalised in float32 under every policy; only the result may be in half precision.
         images = tf.cast(images, tf.float32)
         normalized = (images - self.config.image_mean) / self.config.image_std
         normalized = tf.cast(normalized, self.compute_dtype)
-        return self.backbone(normalized, training=training, recompute_stages=self._recompute_stages)
+        return self.backbone(
+            normalized, training=run.norm_training, recompute_stages=self._recompute_stages
+        )
+
+    def _logits(self, features, run):
+        """Returns the logits that the heads make of the backbone's feature maps."""
+        context_head: Any = self.aspp or self.cell
+        outputs = context_head(
+            features[self.backbone.context_end_point],
+            training=run.training,
+            norm_training=run.norm_training,
+            for_xla=run.for_xla,
+            **run.dropout(context_head.name),
+        )
+
+        decoders = [self.decoder, *self.later_decoders] if self.decoder else []
+        strides = self.config.decoder_output_stride
+        for decoder, stride in zip(decoders, strides, strict=True):
+            detail = features[self.backbone.decoder_end_point(stride)]
+            outputs = decoder(
+                outputs, detail=detail, training=run.norm_training, for_xla=run.for_xla
+            )
+
+        if self.classifier is None:
+            return outputs
+        return self.classifier(outputs, training=run.training, **run.dropout("classifier"))
 
     def compile(
         self,
@@ -432,7 +434,10 @@ class DeepLab(tf.keras.Model):
             grads = gradients.multiply(
                 grads,
                 variables,
-                scopes=heads.last_layers(logits_only=settings.last_layers_contain_logits_only),
+                scopes=heads.last_layers(
+                    logits_only=settings.last_layers_contain_logits_only,
+                    decoder_output_is_logits=assembly.has_logits_decoder(self.config),
+                ),
                 factor=settings.last_layer_gradient_multiplier,
             )
 
@@ -533,6 +538,10 @@ class DeepLab(tf.keras.Model):
         if "aux_logits" in outputs:
             auxiliary, _ = self._mean_loss_and_pixels(outputs["aux_logits"], labels, **how)
             loss += self._loss.settings.auxiliary_loss_weight * auxiliary
+
+        # Each scale of an image pyramid is trained as if it were alone, and the merged logits too.
+        for scale in outputs.get("scales", ()):
+            loss += self._loss_and_pixels(scale, labels, **how)[0]
         return loss, averaged
 
     def _mean_loss_and_pixels(self, logits, labels, *, weights, num_pixels, parts):
@@ -576,9 +585,10 @@ class DeepLab(tf.keras.Model):
 
         A setting that is newer than the saved model gets its default.
         """
-        fields = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-        values = {name: config.get(name, default) for name, default in fields.items()}
+        names = [field.name for field in dataclasses.fields(ModelConfig) if field.name in config]
+        values = {name: config[name] for name in names}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        values = earlier_versions.upgraded(values)
 
         # The policy of the saved model, not the one in force, or the precision would change.
         policy = config.get("dtype") or tf.keras.mixed_precision.global_policy().name

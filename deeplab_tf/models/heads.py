@@ -1,40 +1,63 @@
 """The layers that turn features into class scores: decoder, classifier and auxiliary head."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from deeplab_tf.models import initializers
-from deeplab_tf.models.layers import NAMESPACE, ChannelDropout, ConvNorm, SeparableConvNorm
+from deeplab_tf.models.layers import (
+    NAMESPACE,
+    BiasedConv2D,
+    ChannelDropout,
+    ConvNorm,
+    Foldable,
+    SeparableConvNorm,
+)
 from deeplab_tf.ops.resize import resize_bilinear
 
-# Prefixes of the names of variables whose shape depends on the number of classes.
-CLASSIFIERS = ("classifier/", "auxiliary_head/classifier/")
-# Prefixes of the names of all variables outside the backbone.
-HEADS = ("aspp/", "decoder/", "classifier/", "auxiliary_head/")
+# Prefixes of the names of all variables outside the backbone. A decoder of several steps is
+# "decoder/", "decoder_1/" and so on.
+HEADS = ("aspp/", "cell/", "decoder/", "decoder_", "classifier/", "auxiliary_head/")
 
 
-def last_layers(*, logits_only: bool) -> tuple[str, ...]:
+def classifiers(*, decoder_output_is_logits: bool) -> tuple[str, ...]:
+    """Returns how the names of the variables begin whose shapes depend on the number of classes."""
+    if decoder_output_is_logits:
+        return ("decoder/", "decoder_", "auxiliary_head/classifier/")
+    return ("classifier/", "auxiliary_head/classifier/")
+
+
+def last_layers(*, logits_only: bool, decoder_output_is_logits: bool) -> tuple[str, ...]:
     """Returns how the names of the last layers' variables begin.
 
     Args:
       logits_only: the setting `last_layers_contain_logits_only`.
+      decoder_output_is_logits: the setting of that name.
     """
-    return CLASSIFIERS if logits_only else HEADS
+    if logits_only:
+        return classifiers(decoder_output_is_logits=decoder_output_is_logits)
+    return HEADS
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class Decoder(tf.keras.layers.Layer):
     """The decoder of DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611, sec. 3.2 and 4.1).
 
-    It enlarges the context from ASPP, [B, h, w, C], to the size of an earlier stage's detail,
-    [B, H, W, D], joins both and refines them: [B, H, W, filters].
+    It enlarges the context, [B, h, w, C], to the size of an earlier stage's detail, [B, H, W, D],
+    and joins both: [B, H, W, filters]. The context comes from ASPP, or from the decoder before.
 
     Args:
       filters: channels of the result.
-      reduction_filters: channels that the detail is reduced to first.
-      separable: whether the refining convolutions are depthwise separable.
+      reduction_filters: channels that the detail is reduced to first; with a sum it is `filters`.
+      separable: whether the refining convolutions are depthwise separable; logits never are.
+      sum_merge: whether one convolution refines the context, and the reduced detail is added.
+        Otherwise the detail is appended, and two convolutions refine both (official model.py,
+        _decoder_with_sum_merge and _decoder_with_concat_merge).
+      output_is_logits: whether the result is logits, float32. Then the convolutions have a bias,
+        but no normalisation or activation, and in a sum they are 1x1.
+      bounded: whether activations are limited to 6.
       align_corners: as in `resize_bilinear`.
       batch_norm_decay, initializer: as in `ConvNorm`.
     """
@@ -45,6 +68,9 @@ class Decoder(tf.keras.layers.Layer):
         *,
         reduction_filters: int = 48,
         separable: bool = True,
+        sum_merge: bool = False,
+        output_is_logits: bool = False,
+        bounded: bool = False,
         align_corners: bool = False,
         batch_norm_decay: float = 0.9,
         initializer: str = "pytorch",
@@ -55,15 +81,40 @@ class Decoder(tf.keras.layers.Layer):
             "filters": filters,
             "reduction_filters": reduction_filters,
             "separable": separable,
+            "sum_merge": sum_merge,
+            "output_is_logits": output_is_logits,
+            "bounded": bounded,
             "align_corners": align_corners,
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
         }
 
-        common: dict[str, Any] = {"batch_norm_decay": batch_norm_decay, "initializer": initializer}
-        self.reduction = ConvNorm(reduction_filters, 1, name="reduction", **common)
-        conv = SeparableConvNorm if separable else functools.partial(ConvNorm, kernel_size=3)
-        self.refinement = [conv(filters, name=f"refinement{index}", **common) for index in (1, 2)]
+        plain, refining = self._kinds_of_convolution()
+        self.reduction = plain(
+            filters if sum_merge else reduction_filters, kernel_size=1, name="reduction"
+        )
+        indices = (1,) if sum_merge else (1, 2)
+        self.refinement = [refining(filters, name=f"refinement{index}") for index in indices]
+
+    def _kinds_of_convolution(self) -> tuple[Callable, Callable]:
+        """Returns what makes the reducing convolution, and what makes the refining ones."""
+        settings = self._settings
+        if settings["output_is_logits"]:
+            logits = functools.partial(
+                BiasedConv2D, initializer=settings["initializer"], dtype=tf.float32
+            )
+            kernel_size = 1 if settings["sum_merge"] else 3
+            return logits, functools.partial(logits, kernel_size=kernel_size)
+
+        common = {
+            "activation": "relu6" if settings["bounded"] else "relu",
+            "batch_norm_decay": settings["batch_norm_decay"],
+            "initializer": settings["initializer"],
+        }
+        plain = functools.partial(ConvNorm, **common)
+        if settings["separable"]:
+            return plain, functools.partial(SeparableConvNorm, **common)
+        return plain, functools.partial(plain, kernel_size=3)
 
     def call(self, context, detail=None, training=False, for_xla=False):
         """Returns the refined features; `for_xla` as in `resize_bilinear`."""
@@ -74,18 +125,19 @@ class Decoder(tf.keras.layers.Layer):
             align_corners=self._settings["align_corners"],
             for_xla=for_xla,
         )
+        context = tf.cast(context, detail.dtype)
 
-        outputs = tf.concat([tf.cast(context, detail.dtype), detail], axis=-1)
+        outputs = context if self._settings["sum_merge"] else tf.concat([context, detail], axis=-1)
         for conv in self.refinement:
             outputs = conv(outputs, training=training)
-        return outputs
+        return outputs + detail if self._settings["sum_merge"] else outputs
 
     def get_config(self):
         return super().get_config() | self._settings
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
-class Classifier(tf.keras.layers.Layer):
+class Classifier(Foldable, tf.keras.layers.Layer):
     """Channel dropout and a 1x1 convolution with bias: [B, h, w, C] -> logits, float32."""
 
     def __init__(
@@ -112,7 +164,6 @@ class Classifier(tf.keras.layers.Layer):
             data_format="channels_last",
             name="conv",
         )
-        self.folded: tuple | None = None
 
     def build(self, input_shape):
         # Here and not in __init__, since the bias starts within a bound that depends on the inputs.
@@ -122,7 +173,7 @@ class Classifier(tf.keras.layers.Layer):
 
     def fold(self, map_size: tuple[int, ...] = ()):
         """Fixes the weights for inference; a 1x1 convolution has only one form for every size."""
-        self.folded = (self.conv.kernel, self.conv.bias)
+        self.use_in_inference(self.conv.kernel, self.conv.bias)
 
     def call(self, inputs, training=False, seed=None, part=(0, 1)):
         """Returns the logits; `seed` and `part` as in `ChannelDropout`."""

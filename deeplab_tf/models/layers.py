@@ -6,6 +6,10 @@ less at the front, which shifts every feature map (docs/ancestors.md, Network). 
 both rules agree.
 """
 
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -101,6 +105,27 @@ class SyncBatchNormalization(BatchNormalization):
         return tf.cast(outputs, inputs.dtype)
 
 
+class Foldable:
+    """A layer whose weights can be fixed for inference.
+
+    Attributes:
+      folded: variables that inference uses instead of the layer's own; None outside
+        `DeepLab.folded`.
+    """
+
+    folded: tuple[tf.Variable, ...] | None = None
+
+    def use_in_inference(self, *weights: tf.Variable) -> None:
+        """Makes inference use these variables."""
+        # Not by an attribute, since Keras would take them for weights of the layer from then on,
+        # and a model that is saved later could not be loaded.
+        self.__dict__["folded"] = weights
+
+    def use_own_weights(self) -> None:
+        """Makes inference use the layer's own variables again."""
+        self.__dict__.pop("folded", None)
+
+
 def folded_weights(
     kernel: tf.Variable, norm: tf.keras.layers.BatchNormalization
 ) -> tuple[tf.Variable, tf.Variable]:
@@ -133,24 +158,48 @@ def fixed(values: np.ndarray) -> tf.Variable:
     return tf.Variable(values, trainable=False, dtype=tf.float32)
 
 
-def batch_norm(decay: float, *, name: str) -> BatchNormalization:
+def batch_norm(decay: float, *, epsilon: float = 1e-5, name: str) -> BatchNormalization:
     """Returns batch normalisation over all replicas of the strategy in force."""
     has_several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
     layer = SyncBatchNormalization if has_several_replicas else BatchNormalization
-    return layer(momentum=decay, epsilon=1e-5, name=name)
+    return layer(momentum=decay, epsilon=epsilon, name=name)
+
+
+def _hard_swish(inputs):
+    """x * ReLU6(x + 3) / 6 (Howard et al. 2019, arXiv:1905.02244, sec. 5.2)."""
+    return inputs * (tf.nn.relu6(inputs + 3) * tf.cast(1 / 6, inputs.dtype))
+
+
+def hard_sigmoid(inputs: tf.Tensor) -> tf.Tensor:
+    """ReLU6(x + 3) / 6, with the sixth as official DeepLab and slim round it.
+
+    (core/utils.py, q_sigmoid, and mobilenet_v3.py.) What the weights learned depends on it.
+    """
+    return tf.nn.relu6(inputs + 3) * tf.cast(0.16667, inputs.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "": tf.identity,
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+    "clip6": lambda inputs: tf.clip_by_value(inputs, -6, 6),
+    "hard_swish": _hard_swish,
+}
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
-class ConvNorm(tf.keras.layers.Layer):
-    """A convolution without bias, batch normalisation and, by default, ReLU.
+class ConvNorm(Foldable, tf.keras.layers.Layer):
+    """A convolution without bias, batch normalisation and an activation.
 
     [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters].
 
     Args:
       rate: dilation of the kernel; without effect if there is a stride.
+      activation: a key of ACTIVATIONS; "" for none.
       symmetric: whether a stride pads both sides equally; false pads by TensorFlow's SAME.
       batch_norm_decay: momentum of the moving averages. The statistics of a batch are taken over
         all replicas of the tf.distribute strategy in which the layer is made.
+      epsilon: added to the variance by batch normalisation.
       initializer, part: as in `initializers.kernel_initializer`.
     """
 
@@ -161,9 +210,10 @@ class ConvNorm(tf.keras.layers.Layer):
         *,
         strides: int = 1,
         rate: int = 1,
-        relu: bool = True,
+        activation: str = "relu",
         symmetric: bool = True,
         batch_norm_decay: float = 0.9,
+        epsilon: float = 1e-5,
         initializer: str = "pytorch",
         part: str = "head",
         **kwargs,
@@ -174,14 +224,15 @@ class ConvNorm(tf.keras.layers.Layer):
             "kernel_size": kernel_size,
             "strides": strides,
             "rate": rate,
-            "relu": relu,
+            "activation": activation,
             "symmetric": symmetric,
             "batch_norm_decay": batch_norm_decay,
+            "epsilon": epsilon,
             "initializer": initializer,
             "part": part,
         }
 
-        self.relu = relu
+        self.activation = ACTIVATIONS[activation]
         layer = AtrousConv2D if symmetric else tf.keras.layers.Conv2D
         self.conv = layer(
             filters,
@@ -194,8 +245,7 @@ class ConvNorm(tf.keras.layers.Layer):
             kernel_initializer=initializers.kernel_initializer(initializer, part),
             name="conv",
         )
-        self.norm = batch_norm(batch_norm_decay, name="norm")
-        self.folded: tuple[tf.Variable, ...] | None = None  # if set, used instead of the variables
+        self.norm = batch_norm(batch_norm_decay, epsilon=epsilon, name="norm")
 
     def fold(self, map_size: tuple[int, ...] = ()):
         """Fixes the weights for inference.
@@ -210,9 +260,9 @@ class ConvNorm(tf.keras.layers.Layer):
         can_tile = map_size and max(self.conv.strides) == 1 and self.compute_dtype == "float32"
         if can_tile and winograd.pays(kernel.shape, rate=rate, map_size=map_size):
             matrices = winograd.kernel_matrices(kernel.numpy().astype(np.float64))
-            self.folded = (*map(fixed, matrices), bias)
+            self.use_in_inference(*map(fixed, matrices), bias)
         else:
-            self.folded = (kernel, bias)
+            self.use_in_inference(kernel, bias)
 
     def call(self, inputs, training=False, update_averages=True):
         """Returns the features; `training` and `update_averages` as in `BatchNormalization`."""
@@ -230,74 +280,185 @@ class ConvNorm(tf.keras.layers.Layer):
             outputs = self.norm(
                 self.conv(inputs), training=training, update_averages=update_averages
             )
-        return tf.nn.relu(outputs) if self.relu else outputs
+        return self.activation(outputs)
 
     def get_config(self):
         return super().get_config() | self._settings
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
-class SeparableConvNorm(tf.keras.layers.Layer):
-    """A depthwise 3x3 and a pointwise convolution, each with batch normalisation and ReLU.
+class BiasedConv2D(Foldable, tf.keras.layers.Conv2D):
+    """A convolution with bias and without normalisation: [B, H, W, C] -> [B, H, W, filters].
+
+    Args:
+      initializer: as in `initializers.kernel_initializer`, for a kernel of the heads.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, *, initializer: str = "pytorch", **kwargs):
+        super().__init__(
+            filters,
+            kernel_size,
+            padding="same",
+            data_format="channels_last",
+            kernel_initializer=initializers.kernel_initializer(initializer, "head"),
+            **kwargs,
+        )
+        self._settings: dict[str, Any] = {
+            "filters": filters,
+            "kernel_size": kernel_size,
+            "initializer": initializer,
+        }
+
+    def build(self, input_shape):
+        # Here and not in __init__, since the bias starts within a bound that depends on the inputs.
+        inputs = math.prod(self.kernel_size) * input_shape[-1]
+        initializer = self._settings["initializer"]
+        self.bias_initializer = initializers.bias_initializer(initializer, inputs)
+        super().build(input_shape)
+
+    def fold(self, map_size: tuple[int, ...] = ()):
+        """Fixes the weights for inference; they have only one form for every size."""
+        self.use_in_inference(fixed(self.kernel.numpy()), fixed(self.bias.numpy()))
+
+    def call(self, inputs, training=False):
+        if not self.folded or training:
+            return super().call(inputs)
+        kernel, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
+        return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
+
+    def get_config(self):
+        common = ("name", "trainable", "dtype")
+        return {name: super().get_config()[name] for name in common} | self._settings
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class DepthwiseConvNorm(Foldable, tf.keras.layers.Layer):
+    """A depthwise convolution without bias, batch normalisation and an activation.
+
+    [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C].
+
+    Args:
+      rate: dilation of the kernel, one number or (down, across); without effect with a stride.
+      strides, activation, symmetric, batch_norm_decay, epsilon, initializer, part: as in
+        `ConvNorm`.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 3,
+        *,
+        strides: int = 1,
+        rate: int | Sequence[int] = 1,
+        activation: str = "relu",
+        symmetric: bool = True,
+        batch_norm_decay: float = 0.9,
+        epsilon: float = 1e-5,
+        initializer: str = "pytorch",
+        part: str = "depthwise",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        rates = [rate, rate] if isinstance(rate, int) else list(rate)
+        self._settings: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "rate": rates if strides == 1 else [1, 1],
+            "activation": activation,
+            "symmetric": symmetric,
+            "batch_norm_decay": batch_norm_decay,
+            "epsilon": epsilon,
+            "initializer": initializer,
+            "part": part,
+        }
+
+        self.activation = ACTIVATIONS[activation]
+        # Only holds the kernel: `_convolve` reads it, since Keras cannot pad symmetrically, and
+        # refuses rates that differ.
+        self.depthwise = tf.keras.layers.DepthwiseConv2D(
+            kernel_size,
+            data_format="channels_last",
+            use_bias=False,
+            depthwise_initializer=initializers.kernel_initializer(initializer, part),
+            name="depthwise",
+        )
+        self.norm = batch_norm(batch_norm_decay, epsilon=epsilon, name="depthwise_norm")
+
+    def build(self, input_shape):
+        with tf.name_scope("depthwise"):
+            self.depthwise.build(input_shape)
+        super().build(input_shape)
+
+    def fold(self, map_size: tuple[int, ...] = ()):
+        """Fixes the depthwise weights for inference; they have only one form for every size."""
+        self.use_in_inference(*folded_weights(self.depthwise.depthwise_kernel, self.norm))
+
+    def _convolve(self, inputs, kernel):
+        strides, rates = self._settings["strides"], self._settings["rate"]
+        padding = "SAME"
+        if strides > 1 and self._settings["symmetric"]:
+            cells = (self._settings["kernel_size"] - 1) // 2
+            inputs, padding = pad_symmetric(inputs, [cells, cells]), "VALID"
+        steps = [1, strides, strides, 1]
+        return tf.nn.depthwise_conv2d(inputs, kernel, steps, padding, dilations=rates)
+
+    def convolve(self, inputs, training=False, update_averages=True):
+        """Returns the result of the depthwise convolution, with normalisation and activation."""
+        if self.folded and not training:
+            kernel, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
+            outputs = tf.nn.bias_add(self._convolve(inputs, kernel), bias)
+        else:
+            kernel = tf.cast(self.depthwise.depthwise_kernel, inputs.dtype)
+            outputs = self.norm(
+                self._convolve(inputs, kernel), training=training, update_averages=update_averages
+            )
+        return self.activation(outputs)
+
+    def call(self, inputs, training=False, update_averages=True):
+        """Returns the features; `training` and `update_averages` as in `BatchNormalization`."""
+        return self.convolve(inputs, training=training, update_averages=update_averages)
+
+    def get_config(self):
+        return super().get_config() | self._settings
+
+
+@tf.keras.utils.register_keras_serializable(NAMESPACE)
+class SeparableConvNorm(DepthwiseConvNorm):
+    """A depthwise and a pointwise convolution, each with batch normalisation and activation.
 
     (Chen et al. 2018, arXiv:1802.02611, sec. 3.1; official model.py, split_separable_conv2d.)
-    [B, H, W, C] -> [B, H, W, filters]. The arguments are as in `ConvNorm`.
+    [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters].
+
+    Args:
+      filters: channels of the result.
+      pointwise_part: the `part` of the pointwise convolution.
+      others: as in `DepthwiseConvNorm`, for both convolutions; `part` for the depthwise one.
     """
 
     def __init__(
         self,
         filters: int,
         *,
-        rate: int = 1,
-        batch_norm_decay: float = 0.9,
-        initializer: str = "pytorch",
-        **kwargs,
+        activation: str = "relu",
+        pointwise_part: str = "pointwise",
+        **others,
     ):
-        super().__init__(**kwargs)
-        self._settings = {
-            "filters": filters,
-            "rate": rate,
-            "batch_norm_decay": batch_norm_decay,
-            "initializer": initializer,
-        }
-
-        self.depthwise = tf.keras.layers.DepthwiseConv2D(
-            3,
-            dilation_rate=rate,
-            padding="same",
-            data_format="channels_last",
-            use_bias=False,
-            depthwise_initializer=initializers.kernel_initializer(initializer, "depthwise"),
-            name="depthwise",
-        )
-        self.norm = batch_norm(batch_norm_decay, name="depthwise_norm")
-
+        super().__init__(activation=activation, **others)
+        self._settings["filters"] = filters
+        self._settings["pointwise_part"] = pointwise_part
+        shared = ("batch_norm_decay", "epsilon", "initializer")
         self.pointwise = ConvNorm(
             filters,
             1,
-            batch_norm_decay=batch_norm_decay,
-            initializer=initializer,
-            part="pointwise",
+            activation=activation,
+            part=pointwise_part,
             name="pointwise",
+            **{name: self._settings[name] for name in shared},
         )
-        self.folded: tuple[tf.Variable, tf.Variable] | None = None
 
-    def fold(self, map_size: tuple[int, ...] = ()):
-        """Fixes the depthwise weights for inference; they have only one form for every size."""
-        self.folded = folded_weights(self.depthwise.depthwise_kernel, self.norm)
-
-    def call(self, inputs, training=False):
-        if self.folded and not training:
-            kernel, bias = (tf.cast(weights, inputs.dtype) for weights in self.folded)
-            rates = self.depthwise.dilation_rate
-            hidden = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME", dilations=rates)
-            hidden = tf.nn.bias_add(hidden, bias)
-        else:
-            hidden = self.norm(self.depthwise(inputs), training=training)
-        return self.pointwise(tf.nn.relu(hidden), training=training)
-
-    def get_config(self):
-        return super().get_config() | self._settings
+    def call(self, inputs, training=False, update_averages=True):
+        """Returns the features; `training` and `update_averages` as in `BatchNormalization`."""
+        norm = {"training": training, "update_averages": update_averages}
+        return self.pointwise(self.convolve(inputs, **norm), **norm)
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)

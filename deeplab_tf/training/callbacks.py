@@ -63,8 +63,8 @@ class StopOnNonFiniteLoss(StepCallback):
         if not math.isfinite(logs["loss"]):
             raise UserError(
                 f"The loss became {logs['loss']} at step {step}; "
-                f"{self._run.checkpoints.last_good()}. Lower --base_learning_rate, or look at "
-                "the data with deeplab_tf.inspect_data."
+                f"{self._run.checkpoints.last_good()}. Lower --base_learning_rate (with adam: "
+                "--adam_learning_rate), or look at the data with deeplab_tf.inspect_data."
             )
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config.backbones import BACKBONES
 from deeplab_tf.config.flags import text_of
 from deeplab_tf.messages import UserError
-from deeplab_tf.models import heads
-from deeplab_tf.models.backbones import layer_settings
+from deeplab_tf.models import assembly, heads
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.runs import loaded_run, run_dir
 from deeplab_tf.weights import mapping, sources
 from deeplab_tf.weights.mapping import Source
+from deeplab_tf.weights.untold import Untold
 
 # Settings that the network of the weights may have had otherwise; the weights keep their meaning.
 _MAY_DIFFER = (
@@ -25,11 +26,32 @@ _MAY_DIFFER = (
     "atrous_rates",
     "multi_grid",
     "dropout_rate",
+    "aspp_dropout_rate",
     "batch_norm_decay",
+    "head_batch_norm_decay",
     "image_pooling_crop_size",
+    "image_pooling_stride",
+    "image_pyramid",
+    "merge_method",
     "initializer",
 )
-_OF_BACKBONE = ("model_variant", "stride_placement", "stem_padding", "image_mean", "image_std")
+_OF_ASPP = (
+    "add_image_level_feature",
+    "aspp_with_concat_projection",
+    "aspp_with_separable_conv",
+    "aspp_with_squeeze_and_excitation",
+    "image_se_uses_qsigmoid",
+)
+_OF_BACKBONE = (
+    "model_variant",
+    "depth_multiplier",
+    "divisible_by",
+    "stride_placement",
+    "stem_padding",
+    "use_bounded_activation",
+    "image_mean",
+    "image_std",
+)
 
 
 def initialize(
@@ -51,28 +73,23 @@ def initialize(
     """
     backbone_only = not (last_layers or logits_only)
     source, standing = _read_run(checkpoint) or (
-        sources.read(
-            checkpoint,
-            output_stride=model.config.output_stride,
-            atrous_rates=model.config.aspp_rates(),
-            multi_grid=model.config.multi_grid,
-            backbone_only=backbone_only,
-        ),
+        sources.read(checkpoint, Untold.of(model.config), backbone_only=backbone_only),
         "",
     )
     backbone_only = backbone_only or not source.num_classes
     _require_same_network(source, model.config, checkpoint, backbone_only)
 
+    is_logits = assembly.has_logits_decoder(model.config)
     kept: tuple[str, ...] = ()  # prefixes of the variables that stay new
     reasons = []
     if not last_layers:
-        kept = heads.last_layers(logits_only=not backbone_only)
+        kept = heads.last_layers(logits_only=not backbone_only, decoder_output_is_logits=is_logits)
         reasons.append("initialize_last_layer is false")
     elif not source.num_classes:
         kept = heads.HEADS
         reasons.append("the file holds only a backbone")
     elif source.num_classes != model.num_classes:
-        kept = heads.CLASSIFIERS
+        kept = heads.classifiers(decoder_output_is_logits=is_logits)
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
     mapping.assign(model, source.arrays, kept=kept)
 
@@ -121,23 +138,26 @@ def _require_same_network(
     source: Source, config: ModelConfig, checkpoint: str, backbone_only: bool
 ) -> None:
     """Raises UserError, naming the settings to change, if the weights need another network."""
-
-    def value_of(settings: ModelConfig, name: str):
-        # What is left open in the settings is compared by what it becomes.
-        return layer_settings(settings).get(name, getattr(settings, name))
-
     names = [
         field.name for field in dataclasses.fields(ModelConfig) if field.name not in _MAY_DIFFER
     ]
     if not source.config.multi_grid:
         names.remove("multi_grid_replaces_rates")  # it has no effect without multi_grid
+    if assembly.has_logits_decoder(source.config) and assembly.has_logits_decoder(config):
+        names.remove("decoder_filters")  # it is the number of classes, which may differ
+    if config.dense_prediction_cell_json:
+        names = [name for name in names if name not in _OF_ASPP]  # there is none beside a cell
     if backbone_only:
         names = list(_OF_BACKBONE)
+    if BACKBONES[config.model_variant].family != "xception" and backbone_only:
+        names.remove("use_bounded_activation")  # other backbones do not heed it
 
     different = []
     for name in names:
-        theirs, ours = value_of(source.config, name), value_of(config, name)
-        is_same = np.allclose(theirs, ours) if isinstance(theirs, tuple) else theirs == ours
+        theirs, ours = getattr(source.config, name), getattr(config, name)
+        is_same = theirs == ours
+        if isinstance(theirs, tuple):
+            is_same = len(theirs) == len(ours) and np.allclose(theirs, ours)
         if not is_same:
             different.append(f"--{name}={text_of(theirs)}")
 

@@ -81,7 +81,7 @@ def ignored_share(split: dict) -> float | None:
 
 def learning_rate(train: TrainConfig) -> str:
     """Returns in words how the learning rate changes over the run."""
-    base, end = train.base_learning_rate, train.end_learning_rate
+    base, end = train.learning_rate(), train.end_learning_rate
     if train.learning_policy == "step":
         factor, every = train.learning_rate_decay_factor, train.learning_rate_decay_step
         text = f"learning rate {base:g}, times {factor:g} every {every} steps (step)"
@@ -96,11 +96,14 @@ def learning_rate(train: TrainConfig) -> str:
 
 
 def _network(model: ModelConfig) -> str:
-    rates = text_of(model.aspp_rates())
     text = f"{model.model_variant}, output stride {model.output_stride}, "
-    text += f"ASPP of {model.aspp_convs_filters} channels at rates {rates}"
+    if model.dense_prediction_cell_json:
+        text += f"dense prediction cell of {model.aspp_convs_filters} channels"
+    else:
+        rates = f"at rates {text_of(model.atrous_rates)}" if model.atrous_rates else "without rates"
+        text += f"ASPP of {model.aspp_convs_filters} channels {rates}"
     if model.decoder_output_stride:
-        text += f", decoder at stride {model.decoder_output_stride}"
+        text += f", decoder at stride {text_of(model.decoder_output_stride)}"
     return text
 
 

@@ -125,7 +125,7 @@ class Multiple(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 def build_schedule(config: TrainConfig) -> tf.keras.optimizers.schedules.LearningRateSchedule:
     """Returns the schedule of --learning_policy and --slow_start_step."""
-    slow, base, end = config.slow_start_step, config.base_learning_rate, config.end_learning_rate
+    slow, base, end = config.slow_start_step, config.learning_rate(), config.end_learning_rate
     steps = config.decay_steps or config.training_number_of_steps - slow
 
     schedule: tf.keras.optimizers.schedules.LearningRateSchedule

@@ -1,11 +1,14 @@
 """Whether a training step can be computed: limits on settings that only together are too much."""
 
+import math
+
 from deeplab_tf.config import Experiment, as_flag
 from deeplab_tf.config.setting import MOST_COUNT
 from deeplab_tf.messages import UserError
 
-# The largest maps of the networks, for each pixel of an image: 128 channels at half the height and
-# width. On CPUs no larger map of the classes is held (`ops.cross_entropy`).
+# The largest maps of ResNet and Xception, for each pixel of an image: 128 channels at half the
+# height and width. Those of MobileNets are not larger up to a depth multiplier of 1.3. On CPUs no
+# larger map of the classes is held (`ops.cross_entropy`).
 _NUMBERS_PER_PIXEL = 32
 
 
@@ -22,7 +25,10 @@ def require_possible(
     images = train.train_batch_size / (replicas * train.gradient_accumulation_steps)
 
     pixels = max(int(images * size[0] * size[1]), 1)
-    numbers = pixels * (max(_NUMBERS_PER_PIXEL, num_classes) if on_gpus else _NUMBERS_PER_PIXEL)
+    seen = math.ceil(pixels * max(experiment.model.image_pyramid, default=1.0) ** 2)
+    numbers = max(pixels, seen) * (
+        max(_NUMBERS_PER_PIXEL, num_classes) if on_gpus else _NUMBERS_PER_PIXEL
+    )
     crops = as_flag("train_crop_size", size)
     if numbers > MOST_COUNT:
         raise UserError(
@@ -47,7 +53,14 @@ def require_batch_statistics(experiment: Experiment) -> None:
     """
     size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
     single_images = size == parts and experiment.train.fine_tune_batch_norm
-    if single_images and experiment.model.add_image_level_feature:
+    model = experiment.model
+    # A gate has no batch normalisation, and beside a dense prediction cell there is no ASPP.
+    has_branch = (
+        model.add_image_level_feature
+        and not model.aspp_with_squeeze_and_excitation
+        and not model.dense_prediction_cell_json
+    )
+    if single_images and has_branch:
         given = f" with --gradient_accumulation_steps={parts}" if parts > 1 else ""
         raise UserError(
             f"--train_batch_size={size}{given} leaves batch normalisation in the image pooling "

@@ -104,7 +104,7 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
         data = experiment.data
-        self.info = catalog.load(data.dataset, data.dataset_dir)
+        self.info = catalog.load_described(data)
 
         self.train_table = records.open_split(
             data.dataset_dir,
@@ -431,6 +431,12 @@ class Trainer:
             images = np.round(batch_images[: config.summary_images].numpy()).astype(np.uint8)
             labels = batch_labels[: config.summary_images].numpy()[..., 0]
 
+        evaluation = self.experiment.eval
+        if evaluation.inference_mode == "whole" and evaluation.eval_crop_size:
+            # Training crops may be larger than the size that images are padded to for scoring.
+            evaluation = dataclasses.replace(evaluation, eval_crop_size=())
+            predictor = build_predictor(self.model, self.experiment.data, evaluation)
+
         @tf.function(autograph=False)
         def predict_in_replica(images):
             # Called outside a replica, this would gather each moving average from all hosts, of
@@ -465,7 +471,7 @@ class Trainer:
                 raise UserError(
                     f"The weights {variable.name} are no longer finite at step {step}, which was "
                     f"not saved; {self.run_dir.checkpoints.last_good()}. Lower "
-                    "--base_learning_rate."
+                    "--base_learning_rate (with adam: --adam_learning_rate)."
                 )
 
     def _validating(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):

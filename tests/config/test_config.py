@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import tensorflow as tf
@@ -13,7 +14,7 @@ from deeplab_tf.training import schedules
 
 def test_settings_survive_a_flagfile(tmp_path):
     experiment = Experiment(
-        model=ModelConfig(model_variant="resnet_v1_18", atrous_rates=(3, 6), multi_grid=(1, 2)),
+        model=ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(3, 6), multi_grid=(1, 2)),
         data=DataConfig(dataset="a b", train_crop_size=(33, 65), photometric_distortion=True),
         train=TrainConfig(weight_decay=1e-7, train_logdir="x=y"),
         eval=EvalConfig(eval_scales=(0.5, 1.25)),
@@ -34,8 +35,25 @@ def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
     ("kind", "values", "message"),
     [
         (ModelConfig, {"output_stride": 12}, "--output_stride=12 .*8, 16, 32"),
-        (ModelConfig, {"model_variant": "vgg"}, "--model_variant=vgg .*resnet_v1_18"),
-        (ModelConfig, {"multi_grid": (1, 2)}, "--multi_grid=1,2 .*3 factors"),
+        (ModelConfig, {"model_variant": "vgg"}, "--model_variant=vgg .*resnet_v1b_18"),
+        (
+            ModelConfig,
+            {"model_variant": "xception_65", "multi_grid": (1, 2)},
+            "--multi_grid=1,2 .*3 factors",
+        ),
+        (ModelConfig, {"multi_grid": (1, 2)}, "--multi_grid=1,2 .*empty for mobilenet_v2"),
+        (
+            ModelConfig,
+            {"output_stride": 8, "decoder_output_stride": (8,)},
+            "--decoder_output_stride=8 .*less than output_stride",
+        ),
+        (ModelConfig, {"decoder_output_stride": (4, 8)}, "=4,8 .*in falling order"),
+        (ModelConfig, {"stem_padding": "same"}, "--stem_padding=same .*empty for mobilenet_v2"),
+        (
+            ModelConfig,
+            {"model_variant": "resnet_v1_50", "stride_placement": "first_3x3"},
+            "--stride_placement=first_3x3 .*last_3x3 for resnet_v1_50",
+        ),
         (ModelConfig, {"dropout_rate": 1.0}, "--dropout_rate"),
         (DataConfig, {"train_crop_size": (513,)}, "--train_crop_size=513 .*height,width"),
         (DataConfig, {"min_scale_factor": 3.0}, "--min_scale_factor=3.0 .*max_scale_factor"),
@@ -68,10 +86,12 @@ def test_values_of_the_wrong_type_are_refused(name, text):
 
 
 def test_rates_follow_the_output_stride():
-    assert ModelConfig().aspp_rates() == (6, 12, 18)
-    assert ModelConfig(output_stride=8).aspp_rates() == (12, 24, 36)
-    assert ModelConfig(output_stride=32).aspp_rates() == (3, 6, 9)
-    assert ModelConfig(atrous_rates=(1, 2)).at_output_stride(8).aspp_rates() == (2, 4)
+    def rates(output_stride):
+        return ModelConfig(model_variant="resnet_v1c_50", output_stride=output_stride).atrous_rates
+
+    assert (rates(16), rates(8), rates(32)) == ((6, 12, 18), (12, 24, 36), (3, 6, 9))
+    assert ModelConfig(atrous_rates=(1, 2)).at_output_stride(8).atrous_rates == (2, 4)
+    assert ModelConfig().at_output_stride(8).atrous_rates == ()
     with pytest.raises(UserError, match="--output_stride=32"):
         ModelConfig(atrous_rates=(1, 2)).at_output_stride(32)
 
@@ -185,3 +205,115 @@ def test_what_experiment_flags_cannot_hold_is_refused(group):
     """Such as the name b"r\\xe9" on disk, as Python gives it."""
     with pytest.raises(UserError, match=r"=.*r\\udce9.* is not possible; allowed: UTF-8 text"):
         Experiment(**group)
+
+
+def test_a_network_of_google_follows_google():
+    # research/deeplab: common.py and train.py (defaults of the flags), feature_extractor.py (mean,
+    # decay of the backbone), model.py (decay of the head, dropout, align_corners).
+    for variant, mean, decay in [
+        ("resnet_v1_101", (123.15, 115.90, 103.06), 0.95),
+        ("resnet_v1_50_beta", (127.5, 127.5, 127.5), 0.95),
+        ("xception_65", (127.5, 127.5, 127.5), 0.9997),
+        ("mobilenet_v2", (127.5, 127.5, 127.5), 0.997),
+    ]:
+        config = ModelConfig(model_variant=variant)
+        assert config.image_mean == mean
+        assert config.image_std == ((1.0,) * 3 if mean[0] == 123.15 else (127.5,) * 3)
+        assert (config.batch_norm_decay, config.head_batch_norm_decay) == (decay, 0.9997)
+        assert config.atrous_rates == () and config.aspp_with_separable_conv
+        assert config.align_corners and (config.aspp_dropout_rate, config.dropout_rate) == (0.1, 0)
+
+
+def test_one_decay_is_for_the_whole_network_unless_the_head_has_its_own():
+    config = ModelConfig(batch_norm_decay=0.5)
+    assert (config.batch_norm_decay, config.head_batch_norm_decay) == (0.5, 0.5)
+    config = ModelConfig(batch_norm_decay=0.5, head_batch_norm_decay=0.25)
+    assert (config.batch_norm_decay, config.head_batch_norm_decay) == (0.5, 0.25)
+
+
+EARLIER = {  # what runs of an earlier version stored, and the network that it meant then
+    "--model_variant=resnet_v1_50\n--stride_placement=\n--stem_padding=\n--initializer=\n"
+    "--atrous_rates=\n--output_stride=8\n--batch_norm_decay=0.8\n--dropout_rate=0.2": {
+        "model_variant": "resnet_v1b_50",
+        "stride_placement": "first_3x3",
+        "stem_padding": "symmetric",
+        "initializer": "pytorch",
+        "atrous_rates": (12, 24, 36),
+        "head_batch_norm_decay": 0.8,
+        "aspp_dropout_rate": 0,
+        "dropout_rate": 0.2,
+        "align_corners": False,
+        "aspp_with_separable_conv": False,
+        "image_mean": (123.675, 116.28, 103.53),
+    },
+    "--model_variant=resnet_v1_50_beta\n--decoder_output_stride=4\n--image_std=1,1,1": {
+        "model_variant": "resnet_v1_50_beta",
+        "stem_padding": "same_pool",
+        "initializer": "official",
+        "atrous_rates": (6, 12, 18),
+        "decoder_output_stride": (4,),
+        "align_corners": False,
+        "batch_norm_decay": 0.9,
+        "image_std": (1.0, 1.0, 1.0),
+        "dropout_rate": 0.1,
+    },
+    "--model_variant=resnet_v1_101\n--stride_placement=last_3x3\n--decoder_output_stride=0": {
+        "model_variant": "resnet_v1_101",
+        "stem_padding": "same_pool",
+        "decoder_output_stride": (),
+        "initializer": "pytorch",
+    },
+}
+
+
+@pytest.mark.parametrize("text", EARLIER)
+def test_a_run_of_an_earlier_version_keeps_its_network(text, tmp_path):
+    path = tmp_path / "experiment.flags"
+    heading = "# Written by deeplab_tf: the settings of this run."
+    path.write_text(f"{heading}\n{text}\n--optimizer=adam\n--base_learning_rate=0.01\n")
+    found = flags.parse_flagfile(path)
+    for name, value in EARLIER[text].items():
+        assert getattr(found.model, name) == value, name
+    assert found.train.learning_rate() == 0.01
+
+    # What this version writes is read as it is.
+    path.write_text(flags.flagfile_text(found))
+    assert flags.parse_flagfile(path) == found
+
+
+CELL = json.dumps([{"op": "conv", "kernel": 3, "rate": [1, 6], "input": -1}])
+
+
+def test_a_dense_prediction_cell_is_kept_as_text(tmp_path):
+    path = tmp_path / "cell.json"
+    path.write_text(json.dumps(json.loads(CELL), indent=2))
+    config = ModelConfig(dense_prediction_cell_json=str(path))
+    assert json.loads(config.dense_prediction_cell_json) == json.loads(CELL)
+    assert "\n" not in config.dense_prediction_cell_json
+    path.unlink()
+    assert dataclasses.replace(config) == config == ModelConfig(dense_prediction_cell_json=CELL)
+
+
+def test_the_published_cell_goes_by_its_name(shared):
+    name = "deeplab/core/dense_prediction_cell_branch5_top1_cityscapes.json"
+    by_name = ModelConfig(dense_prediction_cell_json=name)
+    file = shared / "golden/dpc_cityscapes.json"
+    assert by_name == ModelConfig(dense_prediction_cell_json=str(file))
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("no/such.json", "no/such.json does not exist"),
+        ("[", "the text is not the JSON"),
+        ("[]", "1 to 64 branches"),
+        ('[{"op": "pool", "input": -1}]', "branch 0 must have op"),
+        ('[{"op": "conv", "kernel": 3, "rate": [1, 6], "input": 0}]', "from -1 to -1"),
+        ('[{"op": "conv", "kernel": 3, "rate": [0, 6], "input": -1}]', "rate: two whole numbers"),
+        ('[{"op": "conv", "kernel": 5, "rate": [1, 6], "input": -1}]', "kernel: 1 or 3"),
+        ('[{"op": "pyramid_pooling", "input": -1}]', "grid_size: two whole numbers"),
+    ],
+)
+def test_what_is_no_cell_is_refused(cell, message):
+    with pytest.raises(UserError, match=message):
+        ModelConfig(dense_prediction_cell_json=cell)

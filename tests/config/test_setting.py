@@ -24,6 +24,7 @@ from deeplab_tf.config.setting import (
     part_type,
     require_utf8,
     setting,
+    type_of,
 )
 from deeplab_tf.messages import UserError
 
@@ -53,7 +54,7 @@ NUMBERS = {
     name: field
     for name, field in FIELDS.items()
     if not field.metadata["choices"]
-    and (part_type(field) if is_list(field) else type(field.default)) in (int, float)
+    and (part_type(field) if is_list(field) else type_of(field)) in (int, float)
 }
 
 
@@ -74,7 +75,7 @@ def test_a_number_has_finite_limits_that_hold(name):
     assert math.isfinite(limits.least) and math.isfinite(limits.most)
     assert checked(field, field.default) == field.default
 
-    kind = part_type(field) if is_list(field) else type(field.default)
+    kind = part_type(field) if is_list(field) else type_of(field)
     for end, is_excluded in ((limits.least, limits.above), (limits.most, limits.below)):
         if is_excluded:
             with pytest.raises(UserError, match=f"^--{field.name}="):
@@ -87,7 +88,8 @@ def test_a_number_has_finite_limits_that_hold(name):
 def test_no_number_takes_what_is_none_or_far_too_large(name):
     field = NUMBERS[name]
     numbers = [math.nan, math.inf, -math.inf, 10**20, -(10**20), 10**400, 10**5000, 1e300, -1e300]
-    for given in (*numbers, True, "1", None, [1], b"1", 1j):
+    nothing = [] if field.default is None else [None]  # what may be left open
+    for given in (*numbers, True, "1", *nothing, [1], b"1", 1j):
         with pytest.raises(UserError, match=f"^(--)?{field.name}=.*is not possible; a") as told:
             checked(field, with_number(field, given))
         assert len(str(told.value)) < 400 and "\n" not in str(told.value)
@@ -96,7 +98,8 @@ def test_no_number_takes_what_is_none_or_far_too_large(name):
 @pytest.mark.parametrize("name", sorted(FIELDS.keys() - NUMBERS.keys()))
 def test_no_other_setting_takes_another_type(name):
     field = FIELDS[name]
-    for value in (None, 2.5, b"a", {}, [None], "a\nb", "a\0", object()):
+    nothing = [] if field.default is None else [None]  # what may be left open
+    for value in (*nothing, 2.5, b"a", {}, [None], "a\nb", "a\0", object()):
         with pytest.raises(UserError, match=f"^(--)?{field.name}="):
             checked(field, value)
 

@@ -10,7 +10,7 @@ from deeplab_tf.models.deeplab import build_model
 from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(
-    model_variant="resnet_v1_18",
+    model_variant="resnet_v1b_18",
     output_stride=8,
     atrous_rates=(1, 2),
     aspp_convs_filters=8,
@@ -28,7 +28,7 @@ def model():
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_logits_have_one_cell_for_each_output_stride(output_stride):
     config = ModelConfig(
-        model_variant="resnet_v1_18", output_stride=output_stride, aspp_convs_filters=8
+        model_variant="resnet_v1b_18", output_stride=output_stride, aspp_convs_filters=8
     )
     shape = build_model(config, num_classes=3)(IMAGES)["logits"].shape
     assert shape == (4, -(-37 // output_stride), -(-50 // output_stride), 3)
@@ -37,19 +37,19 @@ def test_logits_have_one_cell_for_each_output_stride(output_stride):
 def test_only_a_model_with_an_auxiliary_head_returns_auxiliary_logits(model):
     assert set(model(IMAGES)) == {"logits", "aux_logits"}
     plain = build_model(
-        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3
+        ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8), num_classes=3
     )
     assert set(plain(IMAGES)) == {"logits"}
 
 
 def test_normalisation_is_inside_the_model():
     shifted = ModelConfig(
-        model_variant="resnet_v1_18",
+        model_variant="resnet_v1b_18",
         aspp_convs_filters=8,
         image_mean=(0.0, 0.0, 0.0),
         image_std=(1.0, 1.0, 1.0),
     )
-    usual = ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8)
+    usual = ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8)
     first, second = build_model(usual, num_classes=3), build_model(shifted, num_classes=3)
     second.set_weights(first.get_weights())
     normalized = (IMAGES - np.float32(usual.image_mean)) / np.float32(usual.image_std)
@@ -166,16 +166,44 @@ def test_moving_averages_are_updated_once_per_part_of_a_batch():
     np.testing.assert_allclose(first.norm.moving_mean.numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_folded_weights_give_the_same_logits():
-    config = ModelConfig(
-        model_variant="resnet_v1c_18",
-        atrous_rates=(1, 2),
-        aspp_convs_filters=8,
-        aspp_with_separable_conv=True,
-        decoder_output_stride=4,
-        decoder_filters=8,
-        decoder_reduction_filters=4,
-    )
+CELL = (
+    '[{"op": "conv", "kernel": 3, "rate": [1, 2], "input": -1}, '
+    '{"op": "pyramid_pooling", "grid_size": [2, 2], "input": 0}]'
+)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {
+            "atrous_rates": (1, 2),
+            "aspp_with_separable_conv": True,
+            "decoder_output_stride": (4,),
+            "decoder_filters": 8,
+            "decoder_reduction_filters": 4,
+        },
+        {
+            "atrous_rates": (),
+            "aspp_with_squeeze_and_excitation": True,
+            "aspp_with_concat_projection": False,
+            "image_pooling_crop_size": (33, 33),
+            "image_pooling_stride": (1, 2),
+            "decoder_output_stride": (8,),
+            "decoder_use_sum_merge": True,
+            "decoder_output_is_logits": True,
+            "decoder_filters": 3,
+        },
+        {
+            "dense_prediction_cell_json": CELL,
+            "decoder_output_stride": (8, 4),
+            "decoder_filters": 8,
+            "image_pyramid": (0.5, 1.0),
+        },
+    ],
+    ids=["decoder", "gate", "cell"],
+)
+def test_folded_weights_give_the_same_logits(head):
+    config = ModelConfig(model_variant="resnet_v1c_18", aspp_convs_filters=8, **head)
     model = build_model(config, num_classes=3)
     rng = np.random.default_rng(0)
     for variable in model.variables:  # so that batch normalisation changes its inputs
@@ -198,7 +226,7 @@ def test_folded_weights_give_the_same_logits():
 
 def test_convolutions_folded_for_cpus_give_the_same_logits():
     config = ModelConfig(
-        model_variant="resnet_v1_18",
+        model_variant="resnet_v1b_18",
         output_stride=8,
         atrous_rates=(2, 12),
         aspp_convs_filters=256,
@@ -216,3 +244,23 @@ def test_convolutions_folded_for_cpus_give_the_same_logits():
     assert aspp == [2, 17, 2, 17]
     assert np.abs(folded - expected).max() < 1e-4 * expected.std()
     assert sum(variable.shape.rank == 2 for variable in variables) % 16 == 0
+
+
+def test_a_model_can_be_saved_and_loaded_after_folding(tmp_path):
+    config = ModelConfig(
+        model_variant="mobilenet_v3_small_seg",
+        depth_multiplier=0.25,
+        aspp_convs_filters=8,
+        aspp_with_concat_projection=False,
+        aspp_with_squeeze_and_excitation=True,
+    )
+    model = build_model(config, num_classes=3)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 65, 65, 3)).astype(np.float32)
+    expected, number = model.infer(images).numpy(), len(model.weights)
+    with model.folded():
+        model.infer(images)
+
+    assert len(model.weights) == number
+    model.save(tmp_path / "m.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.infer(images), expected)

@@ -17,7 +17,7 @@ from deeplab_tf.weights.mapping import variables_of
 def start(style, **settings):
     config = ModelConfig(
         **{
-            "model_variant": "resnet_v1_18",
+            "model_variant": "resnet_v1b_18",
             "aspp_convs_filters": 64,
             "auxiliary_filters": 64,
             "initializer": style,
@@ -81,7 +81,7 @@ def test_biases_start_uniform_in_pytorch_and_at_zero_elsewhere():
 
 @pytest.mark.parametrize("style", ["pytorch", "official", "he_normal"])
 def test_no_two_kernels_start_equal(style):
-    values = start(style, decoder_output_stride=4, decoder_filters=64)
+    values = start(style, decoder_output_stride=(4,), decoder_filters=64)
     kernels = {name: value for name, value in values.items() if name.endswith("kernel")}
     compared = 0
     for (one, a), (other, b) in itertools.combinations(kernels.items(), 2):
@@ -94,7 +94,6 @@ def test_no_two_kernels_start_equal(style):
 
 
 def test_each_network_starts_as_in_the_program_it_comes_from():
-    assert ModelConfig().initializer_style() == "pytorch"
-    beta = ModelConfig(model_variant="resnet_v1_50_beta")
-    assert beta.initializer_style() == "official"
-    assert ModelConfig(initializer="he_normal").initializer_style() == "he_normal"
+    assert ModelConfig(model_variant="resnet_v1c_50").initializer == "pytorch"
+    assert ModelConfig(model_variant="resnet_v1_50_beta").initializer == "official"
+    assert ModelConfig(initializer="he_normal").initializer == "he_normal"

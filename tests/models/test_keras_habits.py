@@ -15,7 +15,7 @@ from deeplab_tf.startup.process_state import keras_settings
 from tests.conftest import two_replicas
 
 CONFIG = ModelConfig(
-    model_variant="resnet_v1_18",
+    model_variant="resnet_v1b_18",
     atrous_rates=(1, 2),
     aspp_convs_filters=8,
     auxiliary_filters=4,

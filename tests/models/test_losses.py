@@ -150,7 +150,7 @@ def test_replicas_select_their_own_pixels_and_divide_by_all_selected():
     strategy = two_replicas()
     with strategy.scope():
         model = build_model(
-            ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=3
+            ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8), num_classes=3
         )
         model.compile(MomentumSGD(0.1), top_k_percent_pixels=0.5)
 

@@ -13,7 +13,7 @@ SETTINGS = {  # every kind of layer that a recipe can have, but no dropout, whic
     "model_variant": "resnet_v1c_18",
     "aspp_convs_filters": 16,
     "aspp_with_separable_conv": True,
-    "decoder_output_stride": 4,
+    "decoder_output_stride": (4,),
     "decoder_filters": 16,
     "auxiliary_filters": 8,
     "dropout_rate": 0.0,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS, ResNet, stage_plans
+from deeplab_tf.config.backbones import BACKBONES
+from deeplab_tf.models.backbones.resnet import STEMS, ResNet, stage_plans
 
 # Number of learned parameters without the classifier. v1: torchvision's published counts, minus the
 # last layer (11,689,512 - 513,000; 21,797,672 - 513,000; 25,557,032 - 2,049,000;
@@ -23,12 +24,16 @@ PARAMETERS = {
     # beta: 103,296 more in the stem, and 128 channels into the first block: 64 * 64 + 64 * 256.
     ("beta", 50): 23_508_032 + 103_296 + 20_480,
     ("beta", 101): 42_500_160 + 103_296 + 20_480,
+    # narrow_beta: a stem of 464 + 2,336 + 4,672 = 7,472 instead of 9,536; 32 channels less into the
+    # first 3x3, 9 * 32 * 64; and a shortcut of 32 * 64 + 128, since 32 channels become 64.
+    ("narrow_beta", 18): 11_176_512 + 7_472 - 9_536 - 18_432 + 2_176,
 }
 
 
 def test_every_backbone_has_a_parameter_count():
-    known = {(stem, depth) for stem in STEMS for depth in DEPTHS}
-    assert set(PARAMETERS) == known - {("beta", depth) for depth in (18, 34, 152)}
+    variants = [variant.layer for variant in BACKBONES.values() if variant.family == "resnet"]
+    assert set(PARAMETERS) == {(layer["stem"], layer["depth"]) for layer in variants}
+    assert {stem for stem, _ in PARAMETERS} == set(STEMS)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +65,27 @@ def test_stages_past_the_output_stride_are_dilated(output_stride, multi_grid, st
     assert plans[2:] == [stage3, stage4]
 
 
-@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (65, 97)])
-def test_a_finer_output_stride_computes_the_same_features_more_densely(size):
+V1C = {"depth": 50, "stem": "v1c"}
+GOOGLES_18 = {
+    "depth": 18,
+    "stem": "narrow_beta",
+    "stride_placement": "last_3x3",
+    "stem_padding": "same_pool",
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        pytest.param(V1C, (64, 64), marks=pytest.mark.slow),
+        (V1C, (65, 97)),
+        (GOOGLES_18, (65, 97)),
+    ],
+)
+def test_a_finer_output_stride_computes_the_same_features_more_densely(network, size):
     """The identity that atrous convolution rests on (Chen et al. 2017, sec. 3.1)."""
     images = np.random.default_rng(0).standard_normal([1, *size, 3]).astype(np.float32)
-    coarse, *finer = [ResNet(50, stem="v1c", output_stride=stride) for stride in (32, 16, 8)]
+    coarse, *finer = [ResNet(**network, output_stride=stride) for stride in (32, 16, 8)]
     expected = coarse(images)["stage4"].numpy()
     for model, step in zip(finer, (2, 4), strict=True):
         model.build(images.shape)

@@ -30,11 +30,12 @@ def batch():
 def untrained(replicas, dropout, precision):
     """Returns a model, built once for all steps that share it, and its weights."""
     config = ModelConfig(
-        model_variant="resnet_v1_18",
+        model_variant="resnet_v1b_18",
         atrous_rates=(1,),
         aspp_convs_filters=8,
         auxiliary_filters=8,
         dropout_rate=dropout,
+        aspp_dropout_rate=dropout,
         initializer="he_normal",
     )
     tf.keras.utils.set_random_seed(0)

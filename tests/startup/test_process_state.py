@@ -24,7 +24,7 @@ if {computed_before}:
     tf.nn.conv2d(tf.ones([1, 8, 8, 8]), tf.ones([3, 3, 8, 8]), 1, "SAME")
 try:
     config = ModelConfig(
-        model_variant="resnet_v1_18", aspp_convs_filters=8, initializer="he_normal"
+        model_variant="resnet_v1b_18", aspp_convs_filters=8, initializer="he_normal"
     )
     model = build_model(config, num_classes=3)
 except UserError as error:

@@ -21,6 +21,7 @@ from deeplab_tf.models import layers  # noqa: E402
 from deeplab_tf.models.backbones import resnet  # noqa: E402
 from deeplab_tf.training import trainer  # noqa: E402
 from deeplab_tf.weights import mapping, ssseg  # noqa: E402
+from deeplab_tf.weights.untold import Untold  # noqa: E402
 
 
 def arrays_of(model) -> dict[str, np.ndarray]:
@@ -40,7 +41,9 @@ def main(folder: Path) -> None:
     tf.keras.backend.set_floatx = lambda _: set_floatx("float64")
 
     source = ssseg.read(
-        dict(np.load(folder / "peers_0.npz")), "peers_0.npz", output_stride=job["output_stride"]
+        dict(np.load(folder / "peers_0.npz")),
+        "peers_0.npz",
+        Untold(output_stride=job["output_stride"]),
     )
     names = ("base_learning_rate", "end_learning_rate", "momentum", "weight_decay")
     config = TrainConfig(

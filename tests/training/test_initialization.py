@@ -11,11 +11,12 @@ from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.training import initialization
 from deeplab_tf.training.trainer import Trainer
 from deeplab_tf.weights import mapping
+from deeplab_tf.weights.mapping import Source
 from tests.weights import writers
 from tests.weights.test_ssseg import IMAGES, Oracle, to_ssseg
 
 SETTINGS = {
-    "model_variant": "resnet_v1_18",
+    "model_variant": "resnet_v1b_18",
     "atrous_rates": (6, 12),
     "aspp_convs_filters": 24,
     "aspp_projection_kernel_size": 3,
@@ -100,7 +101,7 @@ def test_a_file_with_only_a_backbone_leaves_the_heads_new(tmp_path):
         ({"auxiliary_filters": 0}, "--auxiliary_filters=16"),
         ({"image_std": (1.0, 1.0, 1.0)}, "--image_std=58.395,57.12,57.375"),
         ({"align_corners": True}, "--align_corners=false"),
-        ({"model_variant": "resnet_v1c_18"}, "--model_variant=resnet_v1_18"),
+        ({"model_variant": "resnet_v1c_18"}, "--model_variant=resnet_v1b_18"),
     ],
 )
 def test_weights_of_another_network_are_refused(pth, settings, needed):
@@ -174,3 +175,48 @@ def test_training_starts_from_a_file_an_import_or_a_run(pth, tiny_experiment, tm
     assert capsys.readouterr().out.count("Initialised from") == 2
     Trainer(first).run()  # a resumed run does not load them again
     assert "Initialised" not in capsys.readouterr().out
+
+
+LOGITS = {
+    "model_variant": "resnet_v1b_18",
+    "atrous_rates": (),
+    "aspp_convs_filters": 8,
+    "decoder_output_stride": (8, 4),
+    "decoder_output_is_logits": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "kept"),
+    [
+        (5, {}, set()),
+        (3, {}, {"decoder", "decoder_1"}),  # their filters are the number of classes
+        (5, {"last_layers": False, "logits_only": True}, {"decoder", "decoder_1"}),
+        (5, {"last_layers": False}, {"aspp", "decoder", "decoder_1"}),
+    ],
+)
+def test_a_decoder_of_logits_stays_new_where_a_classifier_would(
+    monkeypatch, classes, options, kept
+):
+    theirs, model = (
+        build_model(ModelConfig(**LOGITS, decoder_filters=number), num_classes=number)
+        for number in (5, classes)
+    )
+    source = Source("a run", theirs.config, 5, values(theirs), {})
+    monkeypatch.setattr(initialization, "_read_run", lambda _: (source, ""))
+
+    before = values(model)
+    said = initialization.initialize(model, "run", **options)
+    assert changed(before, model) == {"backbone", "aspp", "decoder", "decoder_1"} - kept
+    assert all(name in said.split("new: ")[-1] for name in kept)
+
+
+def test_a_decoder_of_other_steps_is_another_network(monkeypatch):
+    theirs = build_model(ModelConfig(**LOGITS, decoder_filters=3), num_classes=3)
+    source = Source("a run", theirs.config, 3, values(theirs), {})
+    monkeypatch.setattr(initialization, "_read_run", lambda _: (source, ""))
+    settings = LOGITS | {"decoder_filters": 3}
+    for strides in ((4,), ()):
+        config = ModelConfig(**(settings | {"decoder_output_stride": strides}))
+        with pytest.raises(UserError, match="need: .*--decoder_output_stride=8,4"):
+            initialization.initialize(build_model(config, num_classes=3), "run")

@@ -125,7 +125,9 @@ def test_a_step_writes_each_weight_once(name):
 
 
 def settings(**values):
-    return TrainConfig(base_learning_rate=0.5, training_number_of_steps=10, **values)
+    return TrainConfig(
+        base_learning_rate=0.5, adam_learning_rate=0.5, training_number_of_steps=10, **values
+    )
 
 
 def rates(*steps, **values):

@@ -11,7 +11,7 @@ CLASSES = tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("wall", "floor"
 
 def lines(*, train=None, ignored=None, continues=False, **settings):
     experiment = Experiment(
-        model=ModelConfig(model_variant="resnet_v1_18", atrous_rates=(2, 4, 6)),
+        model=ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(2, 4, 6)),
         data=DataConfig(dataset_dir="home/records", train_crop_size=(65, 97)),
         train=TrainConfig(train_logdir="runs/one", **(train or {})),
         eval=EvalConfig(eval_split="held_out"),
@@ -47,9 +47,9 @@ def test_the_lines_hold_the_runs_numbers():
         "ignored pixels 3.1 %"
     )
     assert printed["length"] == "300 steps of 4 crops of 65x97: 24 epochs"  # 300 * 4 / 50
-    assert "sgd, learning rate 0.02 to 0.0002 (poly)" in printed["optimizer"]
+    assert "momentum, learning rate 0.02 to 0.0002 (poly)" in printed["optimizer"]
     assert (
-        printed["network"].startswith("resnet_v1_18, output stride 16")
+        printed["network"].startswith("resnet_v1b_18, output stride 16")
         and "2,4,6" in printed["network"]
     )
     assert printed["weights"] == "weights.pth"

@@ -26,12 +26,13 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 # (filters, kernel, stride) of each convolution before the max pool. v1 is the paper's. v1c replaces
-# its 7x7 by three 3x3 (He et al. 2019, arXiv:1812.01187, "ResNet-C"), and so does beta, with more
-# filters (official resnet_v1_beta.py).
+# its 7x7 by three 3x3 (He et al. 2019, arXiv:1812.01187, "ResNet-C"). So do Google's, with other
+# filters (official resnet_v1_beta.py; there, depth 18 has a quarter of the others').
 STEMS = {
     "v1": ((64, 7, 2),),
     "v1c": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
     "beta": ((64, 3, 2), (64, 3, 1), (128, 3, 1)),
+    "narrow_beta": ((16, 3, 2), (16, 3, 1), (32, 3, 1)),
 }
 
 
@@ -46,11 +47,13 @@ class ResidualBlock(tf.keras.layers.Layer):
     Args:
       filters: channels of the block, without the last 1x1 of a bottleneck.
       bottleneck: whether it is one.
-      strides, rate: of the first 3x3. The second 3x3 of a basic block is never dilated: the weights
-        of SSSegmentation and mmsegmentation expect it so (BasicBlock).
+      strides, rate: of the block's 3x3.
       project: whether the shortcut is a 1x1 convolution. Otherwise it is every `strides`-th cell of
         the input.
-      stride_in_1x1: whether the first 1x1 of a bottleneck has the stride instead.
+      stride_placement: as in `ResNet`. With first_1x1, the first 1x1 of a bottleneck has the stride
+        instead. Of the two 3x3 of a basic block, the first one has stride and rate, and the second
+        one has neither (BasicBlock of SSSegmentation and mmsegmentation); with last_3x3 both have
+        the rate, and the second one has the stride (lite_bottleneck of official DeepLab).
       batch_norm_decay, initializer: as in `ConvNorm`.
     """
 
@@ -62,7 +65,7 @@ class ResidualBlock(tf.keras.layers.Layer):
         strides: int,
         rate: int,
         project: bool,
-        stride_in_1x1: bool = False,
+        stride_placement: str = "first_3x3",
         batch_norm_decay: float = 0.9,
         initializer: str = "pytorch",
         **kwargs,
@@ -74,7 +77,7 @@ class ResidualBlock(tf.keras.layers.Layer):
             "strides": strides,
             "rate": rate,
             "project": project,
-            "stride_in_1x1": stride_in_1x1,
+            "stride_placement": stride_placement,
             "batch_norm_decay": batch_norm_decay,
             "initializer": initializer,
         }
@@ -86,6 +89,8 @@ class ResidualBlock(tf.keras.layers.Layer):
             "part": "backbone",
         }
 
+        stride_in_1x1 = stride_placement == "first_1x1"
+        in_last = stride_placement == "last_3x3"
         if bottleneck:
             self.convs = [
                 ConvNorm(
@@ -99,19 +104,29 @@ class ResidualBlock(tf.keras.layers.Layer):
                     name="conv2",
                     **common,
                 ),
-                ConvNorm(4 * filters, 1, relu=False, name="conv3", **common),
+                ConvNorm(4 * filters, 1, activation="", name="conv3", **common),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, strides=strides, rate=rate, name="conv1", **common),
-                ConvNorm(filters, 3, relu=False, name="conv2", **common),
+                ConvNorm(
+                    filters, 3, strides=1 if in_last else strides, rate=rate, name="conv1", **common
+                ),
+                ConvNorm(
+                    filters,
+                    3,
+                    strides=strides if in_last else 1,
+                    rate=rate if in_last else 1,
+                    activation="",
+                    name="conv2",
+                    **common,
+                ),
             ]
 
         self.shortcut = None
         if project:
             width = 4 * filters if bottleneck else filters
             self.shortcut = ConvNorm(
-                width, 1, strides=strides, relu=False, name="shortcut", **common
+                width, 1, strides=strides, activation="", name="shortcut", **common
             )
 
     def call(self, inputs, training=False, update_averages=True):
@@ -198,6 +213,7 @@ class ResNet(tf.keras.layers.Layer):
         plan_stages = last_stride_plans if stride_placement == "last_3x3" else stage_plans
         plans = plan_stages(num_blocks, output_stride, multi_grid)
 
+        stem_filters = STEMS[stem][-1][0]
         if multi_grid and multi_grid_replaces_rates:
             plans[-1] = [
                 (strides, rate) for (strides, _), rate in zip(plans[-1], multi_grid, strict=True)
@@ -209,8 +225,9 @@ class ResNet(tf.keras.layers.Layer):
                 bottleneck=bottleneck,
                 strides=strides,
                 rate=rate,
-                project=block == 0 and (bottleneck or stage > 1),
-                stride_in_1x1=stride_placement == "first_1x1",
+                # The shortcut is a convolution where the number of channels changes.
+                project=block == 0 and (bottleneck or stage > 1 or stem_filters != 64),
+                stride_placement=stride_placement,
                 batch_norm_decay=batch_norm_decay,
                 initializer=initializer,
                 name=f"stage{stage}_block{block + 1}",
@@ -269,24 +286,19 @@ class ResNet(tf.keras.layers.Layer):
         return super().get_config() | self._settings
 
 
-def layer_settings(config: ModelConfig) -> dict[str, Any]:
-    """Returns the arguments of the ResNet that the settings name.
-
-    What the settings leave open is as in the program that the variant comes from.
-    """
-    variant = BACKBONES[config.model_variant]
-
-    # Official DeepLab strides in the last block and pads the max pool as TensorFlow does.
-    placement = config.stride_placement or variant.stride_placements[0]
-    padding = "same_pool" if placement == "last_3x3" else "symmetric"
-    return {
-        **variant.layer,
-        "output_stride": config.output_stride,
-        "multi_grid": config.multi_grid,
-        "multi_grid_replaces_rates": config.multi_grid_replaces_rates,
-        "stride_placement": placement,
-        "stem_padding": config.stem_padding or padding,
-    }
+def build(config: ModelConfig, *, name: str) -> ResNet:
+    """Builds the ResNet that the settings name."""
+    return ResNet(
+        **BACKBONES[config.model_variant].layer,
+        output_stride=config.output_stride,
+        multi_grid=config.multi_grid,
+        multi_grid_replaces_rates=config.multi_grid_replaces_rates,
+        stride_placement=config.stride_placement,
+        stem_padding=config.stem_padding,
+        batch_norm_decay=config.batch_norm_decay,
+        initializer=config.initializer,
+        name=name,
+    )
 
 
 def stage_plans(
