@@ -13,11 +13,13 @@ from deeplab_tf.config import DataConfig, EvalConfig, Experiment, flags
 from deeplab_tf.config.programs import ImportConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
-from deeplab_tf.models.backbones import layer_settings
+from deeplab_tf.models import heads
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.runs import checkpoints, run_dir
 from deeplab_tf.startup.process_state import keras_settings
 from deeplab_tf.weights import mapping, sources
+from deeplab_tf.weights.official import reader
+from deeplab_tf.weights.untold import Untold
 
 # (min_resize_value, max_resize_value) with which SSSegmentation scores each data set;
 # docs/ancestors.md, SSSegmentation, Recipes.
@@ -37,6 +39,14 @@ _DATASETS = {
     150: "ade20k",
     151: "ade20k_151",
 }
+# Settings that networks of the other programs do not have.
+_ONLY_OFFICIAL = (
+    "image_pooling_crop_size",
+    "image_pooling_stride",
+    "image_se_uses_qsigmoid",
+    "use_bounded_activation",
+    "dense_prediction_cell_json",
+)
 
 
 def main(job: ImportConfig) -> None:
@@ -44,23 +54,20 @@ def main(job: ImportConfig) -> None:
     _require_free(job.output)
     source = sources.read(
         job.source,
-        output_stride=job.output_stride,
-        atrous_rates=job.atrous_rates,
-        multi_grid=job.multi_grid,
+        Untold.of(job),
         flag="source",
     )
 
-    if job.image_pooling_crop_size:
-        source = _with_pooling_window(source, job)
-    if job.align_corners:
-        config = dataclasses.replace(source.config, align_corners=True)
+    _require_only_settings_that_matter(source, job)
+    if job.align_corners is not None:
+        config = dataclasses.replace(source.config, align_corners=job.align_corners)
         source = dataclasses.replace(source, config=config)
 
     info = _classes(job, source.num_classes)
     with keras_settings():
         model = build_model(source.config, num_classes=info.num_classes)
     # If the file holds only a backbone, the head keeps its random weights.
-    kept = () if source.num_classes else ("aspp/", "classifier/")
+    kept = () if source.num_classes else heads.HEADS
     mapping.assign(model, source.arrays, kept=kept)
     _write(job.output, tf.train.Checkpoint(model=model), _experiment(source, info.name), info)
 
@@ -68,14 +75,14 @@ def main(job: ImportConfig) -> None:
     config = source.config
     corners = "aligned" if config.align_corners else "not aligned"
     print(
-        f"dilated for output stride {config.output_stride}, ASPP rates {config.aspp_rates()}, "
+        f"dilated for output stride {config.output_stride}, ASPP rates {config.atrous_rates}, "
         f"multi-grid {config.multi_grid or 'none'}, corners {corners}"
     )
     print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes")
     print(f"class names: {_origin_of_names(job, info, source.num_classes)}")
     print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")
     if kept:
-        print("new: ASPP and classifier; the file holds only a backbone, so train before use")
+        print("new: the whole head; the file holds only a backbone, so train before use")
     print(f"unused: {', '.join(source.unused) or 'none'}")
     print("missing: none")
     print(f"{Path(job.output)} is ready for eval, predict, export_model and train.")
@@ -116,20 +123,24 @@ def _write(output: str, checkpoint, experiment: Experiment, info) -> None:
         ) from None
 
 
-def _with_pooling_window(source, job: ImportConfig):
-    """Returns the source with --image_pooling_crop_size, which only official DeepLab has."""
-    if not _is_official(source):
-        raise UserError(
-            f"--image_pooling_crop_size={flags.text_of(job.image_pooling_crop_size)} is for "
-            f"checkpoints of official DeepLab; leave it out for {job.source} ({source.kind})."
-        )
-    config = dataclasses.replace(source.config, image_pooling_crop_size=job.image_pooling_crop_size)
-    return dataclasses.replace(source, config=config)
+def _require_only_settings_that_matter(source, job: ImportConfig) -> None:
+    """Raises UserError if a setting was given that only official DeepLab's networks have."""
+    if _is_official(source):
+        return
+
+    defaults = {field.name: field.default for field in dataclasses.fields(job)}
+    for name in _ONLY_OFFICIAL:
+        value = getattr(job, name)
+        if value and value != defaults[name]:
+            raise UserError(
+                f"--{name}={flags.text_of(value)} is for weights of official DeepLab; leave it out "
+                f"for {job.source} ({source.kind})."
+            )
 
 
 def _is_official(source) -> bool:
-    """Returns whether the weights are official DeepLab's: no other source has this placement."""
-    return layer_settings(source.config)["stride_placement"] == "last_3x3"
+    """Returns whether the weights are official DeepLab's."""
+    return source.kind == reader.KIND
 
 
 def _classes(job: ImportConfig, num_classes: int):

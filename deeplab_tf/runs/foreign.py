@@ -12,7 +12,7 @@ from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 
 _OURS = "_CHECKPOINTABLE_OBJECT_GRAPH"  # only checkpoints of TensorFlow 2 have it
-_WEIGHTS = (".pth", ".pt", ".tar.gz", ".tgz", ".tar")
+_WEIGHTS = (".pth", ".pt", ".tar.gz", ".tgz", ".tar", "frozen_inference_graph.pb")
 _SHOWN = 6  # largest number of names in an error
 
 

@@ -8,16 +8,18 @@ are BGR minus a mean, and ours RGB, so the input channels of its first kernel ar
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config.backbones import BACKBONES
 from deeplab_tf.messages import UserError
-from deeplab_tf.models.backbones import layer_settings
 from deeplab_tf.models.backbones.resnet import DEPTHS
 from deeplab_tf.startup.process_state import environment_variable, keras_settings
 from deeplab_tf.weights.mapping import Source
+from deeplab_tf.weights.untold import Untold
 
 APPLICATIONS = "keras.applications:"
 KERAS_CV = "keras_cv:"
@@ -27,22 +29,19 @@ _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 @keras_settings()
-def read(
-    source: str,
-    *,
-    output_stride: int = 16,
-    atrous_rates: tuple[int, ...] = (),
-    multi_grid: tuple[int, ...] = (),
-) -> Source:
+def read(source: str, untold: Untold | None = None) -> Source:
     """Loads a published model and maps its weights.
 
     Args:
       source: keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET such as
         keras_cv:resnet50_imagenet; downloaded and kept by Keras.
+      untold: how the network is dilated.
     Raises:
       UserError: if there is no such model, or it cannot be downloaded.
     """
     name = source.split(":", 1)[1]
+    untold = untold or Untold()
+    output_stride = untold.output_stride or 16
     try:
         if source.startswith(KERAS_CV):
             # Without it, keras-cv would use the backend that the user chose for another project.
@@ -53,7 +52,7 @@ def read(
             if name not in trained:
                 raise UserError(f"{source} has no weights; allowed: {', '.join(trained)}.")
             mapped = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
-            return _dilated(mapped, atrous_rates, multi_grid)
+            return _dilated(mapped, untold)
 
         if name not in ("ResNet50", "ResNet101", "ResNet152"):
             raise UserError(f"{source} is unknown; allowed: ResNet50, ResNet101 and ResNet152.")
@@ -64,19 +63,20 @@ def read(
         raise UserError(f"{source} could not be loaded: {str(error).splitlines()[0]}.") from None
 
     mapped = from_application(model, output_stride=output_stride)
-    return _dilated(mapped, atrous_rates, multi_grid)
+    return _dilated(mapped, untold)
 
 
-def _dilated(source: Source, atrous_rates: tuple[int, ...], multi_grid: tuple[int, ...]) -> Source:
-    """Returns the source with these settings, which the published models do not have."""
-    config = dataclasses.replace(source.config, atrous_rates=atrous_rates, multi_grid=multi_grid)
+def _dilated(source: Source, untold: Untold) -> Source:
+    """Returns the source with rates, which the published models do not have."""
+    rates: Any = untold.atrous_rates  # None leaves them open
+    config = dataclasses.replace(source.config, atrous_rates=rates, multi_grid=untold.multi_grid)
     return dataclasses.replace(source, config=config)
 
 
 def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
     """Maps a keras.applications ResNet50, 101 or 152, with or without its classifier."""
     config = ModelConfig(
-        model_variant=f"resnet_v1_{_depth_of(model, 'conv4_block')}",
+        model_variant=f"resnet_v1b_{_depth_of(model, 'conv4_block')}",
         stride_placement="first_1x1",
         output_stride=output_stride,
         image_mean=_CAFFE_MEAN,
@@ -92,7 +92,7 @@ def from_application(model: tf.keras.Model, *, output_stride: int = 16) -> Sourc
 def from_keras_cv(model: tf.keras.Model, *, output_stride: int = 16) -> Source:
     """Maps a keras-cv ResNetBackbone (version 1) with bottlenecks; its images are RGB in 0..1."""
     config = ModelConfig(
-        model_variant=f"resnet_v1_{_depth_of(model, 'v2_stack_2_block')}",
+        model_variant=f"resnet_v1b_{_depth_of(model, 'v2_stack_2_block')}",
         stride_placement="first_1x1",
         stem_padding="same",
         output_stride=output_stride,
@@ -142,7 +142,7 @@ def _collect(
         theirs = f"{stack.format(int(stage) + first_stack)}_block{number}_{index}"
         return f"{theirs}_conv", f"{theirs}_bn"
 
-    arrays, origins, depth = {}, {}, layer_settings(config)["depth"]
+    arrays, origins, depth = {}, {}, BACKBONES[config.model_variant].layer["depth"]
     converted = set()
     parts = ["stem1"]
     for stage, num_blocks in enumerate(DEPTHS[depth][0], start=1):

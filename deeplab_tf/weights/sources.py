@@ -11,17 +11,18 @@ import shutil
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from deeplab_tf import archives, unpacking
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import imagenet, mapping, official, ssseg, torch_file
+from deeplab_tf.weights import imagenet, mapping, ssseg, torch_file
 from deeplab_tf.weights.mapping import Source
+from deeplab_tf.weights.official import reader
+from deeplab_tf.weights.untold import Untold
 
 KINDS = (
     "a .pth or .pt file (SSSegmentation, mmsegmentation, torchvision, openmmlab), an official "
-    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz), keras.applications:ResNet50, "
-    "ResNet101 or ResNet152, or keras_cv:PRESET"
+    "TensorFlow 1 checkpoint (model.ckpt-N, its folder or .tar.gz) or frozen graph (.pb), "
+    "keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET"
 )
 # Servers whose file names end in the first digits of the file's SHA-256.
 _HASH_IN_NAME = ("download.openmmlab.com", "download.pytorch.org")
@@ -34,10 +35,8 @@ log = logging.getLogger("deeplab_tf")
 
 def read(
     source: str,
+    untold: Untold | None = None,
     *,
-    output_stride: int = 16,
-    atrous_rates: tuple[int, ...] = (),
-    multi_grid: tuple[int, ...] = (),
     backbone_only: bool = False,
     flag: str = "tf_initial_checkpoint",
 ) -> Source:
@@ -45,19 +44,14 @@ def read(
 
     Args:
       source: a path, an http(s) address, or the name of a published Keras model.
-      output_stride, atrous_rates, multi_grid: how the network is dilated, which files do not say.
+      untold: what files do not tell about the network.
       backbone_only: whether to leave out all heads.
       flag: the flag that gave `source`, for messages.
     Raises:
       UserError: if the source is unknown or damaged, or belongs to another network.
     """
-    settings: dict[str, Any] = {
-        "output_stride": output_stride,
-        "atrous_rates": atrous_rates,
-        "multi_grid": multi_grid,
-    }
     if is_named(source):
-        return mapping.sound(imagenet.read(source, **settings), source)
+        return mapping.sound(imagenet.read(source, untold), source)
 
     path = fetch(source, flag=flag) if "://" in source else Path(source)
     if "://" not in source:
@@ -66,15 +60,16 @@ def read(
     with _deleted_if_unreadable(path, source):
         if path.name.endswith(_TARS):
             path = _unpacked(path)
-        prefix = _checkpoint_at(path, source)
-        if not prefix and not path.is_file():
+        place = _official_at(path, source)
+        if not place and not path.is_file():
             raise UserError(f"{source} does not exist; allowed: {KINDS}.")
-        arrays = {} if prefix else ssseg.state_dict(torch_file.load(path), str(path))
+        arrays = {} if place else ssseg.state_dict(torch_file.load(path), str(path))
 
-    settings["backbone_only"] = backbone_only
-    if prefix:
-        return mapping.sound(official.read(prefix, **settings), prefix)
-    return mapping.sound(ssseg.read(arrays, str(path), **settings), str(path))
+    if place:
+        found = reader.read(place, untold, backbone_only=backbone_only)
+        return mapping.sound(found, place)
+    found = ssseg.read(arrays, str(path), untold, backbone_only=backbone_only)
+    return mapping.sound(found, str(path))
 
 
 def is_named(source: str) -> bool:
@@ -94,28 +89,32 @@ def _deleted_if_unreadable(path: Path, source: str) -> Iterator[None]:
         raise UserError(f"What {source} sent was deleted: {error}") from None
 
 
-def _checkpoint_at(path: Path, source: str) -> str:
-    """Returns the prefix of the TensorFlow checkpoint at a path, "" if there is none.
+def _official_at(path: Path, source: str) -> str:
+    """Returns the TensorFlow checkpoint (its prefix) or frozen graph at a path, "" if none is.
 
     Args:
-      path: the prefix itself, one of the checkpoint's files, or its folder.
+      path: the prefix, one of the checkpoint's files, a .pb file, or the folder of either. A frozen
+        graph counts only in a folder without a checkpoint.
       source: what the user gave, for errors.
     Raises:
-      UserError: if there is not exactly one checkpoint in the folder, or its .index is missing.
+      UserError: if there is not exactly one checkpoint or graph in the folder, or if the .index of
+        the checkpoint is missing.
     """
     if path.is_dir():
-        candidates = sorted(path.glob("**/*.index"))
-        candidates = candidates or sorted(filter(_is_first_format, _files(path)))
+        candidates = [file for file in _files(path) if file.suffix == ".index"]
+        candidates = candidates or list(filter(_is_first_format, _files(path)))
+        candidates = candidates or [file for file in _files(path) if file.suffix == ".pb"]
         if len(candidates) != 1:
             names = [file.stem for file in candidates]
             names = names or [file.name for file in _files(path)[:3]]
             raise UserError(
-                f"{source} must hold one TensorFlow checkpoint with its .index file; it holds: "
+                f"{source} must hold one TensorFlow checkpoint with its .index file, or else one "
+                f"frozen graph (.pb); it holds: "
                 f"{', '.join(names) or 'nothing'}."
             )
         path = candidates[0]
 
-    if _is_first_format(path):
+    if _is_first_format(path) or (path.suffix == ".pb" and path.is_file()):
         return str(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     if Path(f"{name}.index").is_file():
@@ -126,7 +125,9 @@ def _checkpoint_at(path: Path, source: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """Returns the files in a folder, without those that macOS adds to archives."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not path.name.startswith("._"))
 
 
 def _is_first_format(path: Path) -> bool:

@@ -17,6 +17,7 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.backbones.resnet import DEPTHS, STEMS
 from deeplab_tf.weights.mapping import Collector, Source
+from deeplab_tf.weights.untold import Untold
 
 _NORM = {
     "gamma": "weight",
@@ -26,6 +27,8 @@ _NORM = {
 }
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which files have the weights
 _IGNORED = r".*num_batches_tracked|(backbone\.|backbone_net\.|head\.)?fc\.(weight|bias)"
+# How the variants with these stems are called.
+_VARIANTS = {"v1": "v1b", "v1c": "v1c"}
 # What each program calls the backbone (a prefix) and the parts of the heads; {} is the number of a
 # branch. A pair is a convolution and its normalisation. heads: pattern for the beginning of the
 # names of all weights of the heads.
@@ -86,31 +89,30 @@ def state_dict(content: Any, path: str) -> dict[str, np.ndarray]:
 def read(
     file: Mapping[str, np.ndarray],
     path: str,
+    untold: Untold | None = None,
     *,
-    output_stride: int = 16,
-    atrous_rates: tuple[int, ...] = (),
-    multi_grid: tuple[int, ...] = (),
     backbone_only: bool = False,
 ) -> Source:
     """Maps a state dict to a model.
 
     Args:
       path: what messages call the file.
-      output_stride, atrous_rates, multi_grid: how the network is dilated, which the file does not
-        say; empty rates mean 6, 12, 18, scaled to the output stride.
+      untold: how the network is dilated; rates that are None mean 6, 12, 18, scaled to the output
+        stride, which is 16 if it is None.
       backbone_only: whether to leave out all heads.
     Raises:
       UserError: if the file belongs to another network, or a weight is missing.
     """
+    untold = untold or Untold()
     names = _names_in(file, path, backbone_only)
     collector = Collector(file, path)
     depth, stem = _backbone_of(file, collector, names["backbone"], path)
     settings: dict[str, Any] = {
-        "model_variant": f"resnet_{stem}_{depth}",
-        "output_stride": output_stride,
-        "atrous_rates": atrous_rates,
-        "multi_grid": multi_grid,
-        "multi_grid_replaces_rates": bool(multi_grid) and names is _MMSEG,
+        "model_variant": f"resnet_{_VARIANTS[stem]}_{depth}",
+        "output_stride": untold.output_stride or 16,
+        "atrous_rates": untold.atrous_rates,
+        "multi_grid": untold.multi_grid,
+        "multi_grid_replaces_rates": bool(untold.multi_grid) and names is _MMSEG,
     }
 
     num_classes = 0
@@ -120,8 +122,8 @@ def read(
         settings |= _head_of(file, collector, names)
 
     config = ModelConfig(**settings)
-    if has_head and len(config.aspp_rates()) != _count_branches(file, names) - 1:
-        rates = ",".join(map(str, config.aspp_rates()))
+    if has_head and len(config.atrous_rates) != _count_branches(file, names) - 1:
+        rates = ",".join(map(str, config.atrous_rates))
         raise UserError(
             f"{path} has {_count_branches(file, names) - 1} atrous branches; give as many "
             f"--atrous_rates, not {rates}."
@@ -207,7 +209,7 @@ def _count_branches(file: Mapping[str, np.ndarray], names: dict) -> int:
 def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) -> dict[str, Any]:
     """Returns the settings of the heads that follow from their weights."""
     projection = f"{names['projection'][0]}.weight"
-    settings = {
+    settings: dict[str, Any] = {
         "aspp_convs_filters": collector.channels(projection, 0),
         "aspp_projection_kernel_size": collector.shape(projection, 4)[2],
         "add_image_level_feature": f"{names['pooling'][0]}.weight" in file,
@@ -219,7 +221,7 @@ def _head_of(file: Mapping[str, np.ndarray], collector: Collector, names: dict) 
         settings["auxiliary_filters"] = collector.channels(auxiliary, 0)
     if reduction in file:  # DeepLabV3+
         last = "decode_head.sep_bottleneck.0.pointwise_conv.conv.weight"
-        settings["decoder_output_stride"] = 4
+        settings["decoder_output_stride"] = (4,)
         settings["decoder_reduction_filters"] = collector.channels(reduction, 0)
         settings["decoder_filters"] = collector.channels(last, 0)
     return settings
@@ -274,7 +276,7 @@ def _take_backbone(collector: Collector, prefix: str, depth: int, stem: str) -> 
 
 
 def _take_heads(collector: Collector, names: dict, config: ModelConfig) -> None:
-    for index in range(len(config.aspp_rates()) + 1):
+    for index in range(len(config.atrous_rates) + 1):
         ours = f"aspp/branch{index + 1}"
         conv, norm = (name.format(index) for name in names["branch"])
         if index and config.aspp_with_separable_conv:

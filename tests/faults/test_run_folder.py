@@ -112,7 +112,7 @@ def replace(path, old, new):
     ("name", "old", "new", "what", "sentence"),
     [
         ("experiment.flags", "rate=0.007\n", "rate=0.07\n", "settings", "its checksum is another"),
-        ("experiment.flags", "# 8", "! 8", "settings", "its first line is not one that"),
+        ("experiment.flags", "# 1", "! 1", "settings", "its first line is not one that"),
         ("experiment.flags", "--ema_decay=0.9998\n", "", "settings", r"has \d+ of its \d+ set"),
         ("dataset.json", '"b"', '"B"', "classes", "names the model's classes: restore it from"),
         ("metrics.jsonl", "0.3,", "0.9,", "best", "Line 2 of .*metrics.jsonl is damaged; restore"),

@@ -10,7 +10,8 @@ import numpy as np
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import checkpoint_index, mapping, official, torch_file
+from deeplab_tf.weights import checkpoint_index, mapping, torch_file
+from deeplab_tf.weights.official import variables
 from tests.faults.mutations import mutated
 from tests.weights import writers
 
@@ -238,9 +239,39 @@ def test_damaged_checkpoints_of_tensorflow_1(fuzz, tmp_path_factory):
             writers.write_index(folder / "a.index", entries)
 
         prefix = str(folder / "a")
-        checkpoint = read(lambda: official.Checkpoint(prefix), 1000)
+        checkpoint = read(lambda: variables.Checkpoint(prefix), 1000)
         for name in checkpoint or ():
             array = read(lambda name=name: checkpoint[name], 1000)
             assert array is None or array.nbytes <= sum(map(len, contents.values()))
+
+    fuzz(attempt, tries=150)
+
+
+def test_damaged_frozen_graphs(fuzz, tmp_path_factory):
+    """Some with damage inside the description of a constant, which may then claim any size."""
+    path = tmp_path_factory.mktemp("graph") / "a.pb"
+    names = ("MobilenetV2/Conv/weights", "MobilenetV2/Conv/BatchNorm/gamma", "logits/biases")
+    writers.write_frozen_graph(path, {name: np.ones((2, 3), "f") for name in names})
+    content = path.read_bytes()
+
+    def attempt(rng, folder):
+        damaged = mutated(content, rng)
+        if rng.random() < 0.7:
+            graph = variables.tf.compat.v1.GraphDef.FromString(content)
+            tensor = rng.choice([node for node in graph.node if node.op == "Const"])
+            tensor = tensor.attr["value"].tensor
+            if rng.random() < 0.5:
+                tensor.ClearField("tensor_content")
+                tensor.float_val.extend([1.0] * rng.randrange(3))
+            for axis in tensor.tensor_shape.dim:
+                axis.size = rng.choice((axis.size, -1, 0, 1, 2**31, 2**62))
+            tensor.dtype = rng.choice((tensor.dtype, 0, 2, 3, 7, 19, 99, 101))
+            damaged = graph.SerializeToString()
+        (folder / "a.pb").write_bytes(damaged)
+
+        graph = read(lambda: variables.FrozenGraph(str(folder / "a.pb")), len(content))
+        for name in graph or ():
+            array = read(lambda name=name: graph[name], len(content))
+            assert array is None or array.nbytes <= 8 * len(damaged)
 
     fuzz(attempt, tries=150)

@@ -8,7 +8,8 @@ import pytest
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import checkpoint_index, official
+from deeplab_tf.weights import checkpoint_index
+from deeplab_tf.weights.official import variables
 from tests.weights import writers
 
 NAME = "resnet_v1_50/block1/unit_1/x"
@@ -37,7 +38,7 @@ def written(folder, *values, head=None):
 
 
 def test_a_proper_index_is_read(tmp_path):
-    checkpoint = official.Checkpoint(written(tmp_path, entry(3)))
+    checkpoint = variables.Checkpoint(written(tmp_path, entry(3)))
     np.testing.assert_array_equal(checkpoint[f"{NAME}0"], [0, 1, 2])
 
 
@@ -65,13 +66,13 @@ def test_what_no_checkpoint_describes_is_refused(tmp_path, values, said):
     prefix = written(tmp_path, *values)
     message = f"^{prefix} is damaged at '{NAME}.': its .index gives it .*{said}.*; fetch all files"
     with pytest.raises(UserError, match=message):
-        official.Checkpoint(prefix)
+        variables.Checkpoint(prefix)
 
 
 @pytest.mark.parametrize("head", [b"\xff", header(0), header(2**30), header(-1)])
 def test_an_index_needs_a_header(tmp_path, head):
     with pytest.raises(UserError, match=r"cannot be read .*: its \.index has no header"):
-        official.Checkpoint(written(tmp_path, entry(3), head=head))
+        variables.Checkpoint(written(tmp_path, entry(3), head=head))
 
 
 def test_every_cut_and_every_changed_byte_of_an_index_is_noticed(tmp_path):
@@ -90,7 +91,7 @@ def test_every_cut_and_every_changed_byte_of_an_index_is_noticed(tmp_path):
         damaged[position] ^= 0x55
         path.write_bytes(damaged)
         try:
-            found = official.Checkpoint(prefix)
+            found = variables.Checkpoint(prefix)
             read = {name: found[name].tolist() for name in found}
         except UserError as error:
             assert len(str(error)) < 600

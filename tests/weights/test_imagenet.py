@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.models.forward_pass import ForwardPass
 from deeplab_tf.weights import imagenet, mapping, sources
 
 RNG = np.random.default_rng(0)
@@ -29,7 +30,7 @@ def draw_weights(model):
 def backbone_of(source):
     model = build_model(source.config, num_classes=2)
     mapping.assign(model, source.arrays, kept=("aspp/", "classifier/"))
-    return lambda images: model._features(images, False)["stage4"].numpy()
+    return lambda images: model._features(images, ForwardPass())["stage4"].numpy()
 
 
 @pytest.mark.parametrize("size", [(96, 65)])
@@ -64,7 +65,7 @@ def test_keras_cv(size):
 def test_the_depth_is_read_off_the_model(depth):
     deep = getattr(tf.keras.applications, f"ResNet{depth}")(include_top=False, weights=None)
     source = imagenet.from_application(deep)
-    assert source.config.model_variant == f"resnet_v1_{depth}" and source.num_classes == 0
+    assert source.config.model_variant == f"resnet_v1b_{depth}" and source.num_classes == 0
     # Without the moving statistics, which are not trained, and into which Keras' biases have gone.
     ours = [array for name, array in source.arrays.items() if "moving" not in name]
     theirs = [w for w in deep.trainable_weights if "conv/bias" not in w.name]

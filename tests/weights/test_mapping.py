@@ -5,7 +5,8 @@ import pytest
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import imagenet, mapping, official, sources, ssseg
+from deeplab_tf.weights import imagenet, mapping, sources, ssseg
+from deeplab_tf.weights.official import reader as official
 from tests.weights import writers
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from deeplab_tf.messages import UserError
 from deeplab_tf.weights import sources
+from deeplab_tf.weights.untold import Untold
 from tests.test_archives import server  # noqa: F401  (a fixture)
 from tests.weights import writers
 from tests.weights.test_ssseg import IMAGES, Oracle
@@ -38,9 +39,9 @@ def test_a_web_page_instead_of_a_file_is_not_kept(server, tmp_path, cache):  # n
         sources.read(f"{server.url}/r.pth")
     assert files_in(cache) == []
     server.files["r.pth"] = (tmp_path / "r.pth").read_bytes()
-    assert sources.read(f"{server.url}/r.pth").config.model_variant == "resnet_v1_18"
+    assert sources.read(f"{server.url}/r.pth").config.model_variant == "resnet_v1b_18"
     with pytest.raises(UserError, match="--multi_grid=1,2,4"):  # the file is good, so it stays
-        sources.read(f"{server.url}/r.pth", multi_grid=(1, 2, 4))
+        sources.read(f"{server.url}/r.pth", Untold(multi_grid=(1, 2, 4)))
     assert files_in(cache) == ["r.pth"]
 
 
@@ -105,7 +106,7 @@ def test_a_file_whose_name_holds_another_hash_causes_a_warning(tmp_path, caplog)
     path = tmp_path / "resnet18-0123abcd.pth"
     writers.write_pth(path, oracle.arrays)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    assert sources.read(str(path)).config.model_variant == "resnet_v1_18"
+    assert sources.read(str(path)).config.model_variant == "resnet_v1b_18"
     assert f"{path} is not the file that was published" in caplog.text and digest in caplog.text
     caplog.clear()
     sources.read(str(path.rename(tmp_path / f"resnet18-{digest}.pth")))

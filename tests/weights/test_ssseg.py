@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
+from deeplab_tf.models.forward_pass import ForwardPass
 from deeplab_tf.weights import mapping, sources, ssseg
+from deeplab_tf.weights.untold import Untold
 from tests.weights import writers
 
 BLOCKS = {
@@ -144,7 +146,7 @@ def test_multi_grid_of_mmsegmentation_replaces_the_rates(tmp_path):
     expected, _ = oracle.mmseg(IMAGES, 50, "v1c", 16, (6, 12), 5, False, grid=(1, 2, 4))
     writers.write_pth(tmp_path / "m.pth", {"state_dict": oracle.arrays})
     settings = {"atrous_rates": (6, 12), "multi_grid": (1, 2, 4)}
-    source = sources.read(str(tmp_path / "m.pth"), **settings)
+    source = sources.read(str(tmp_path / "m.pth"), Untold(**settings))
     model = build_model(source.config, num_classes=5)
     mapping.assign(model, source.arrays)
     assert error_of(model(IMAGES)["logits"].numpy(), expected.numpy()) < 5e-4
@@ -170,7 +172,9 @@ def test_mmsegmentation_from_file_to_logits(tmp_path, variant):
     logits, aux_logits = oracle.mmseg(IMAGES, depth, stem, output_stride, rates, classes, plus)
     content = {"meta": {"CLASSES": ("a", "b")}, "state_dict": oracle.arrays}
     writers.write_pth(tmp_path / "m.pth", content)
-    source = sources.read(str(tmp_path / "m.pth"), output_stride=output_stride, atrous_rates=rates)
+    source = sources.read(
+        str(tmp_path / "m.pth"), Untold(output_stride=output_stride, atrous_rates=rates)
+    )
     assert (source.kind, source.num_classes, source.unused) == ("mmsegmentation", classes, [])
     model = build_model(source.config, num_classes=classes)
     mapping.assign(model, source.arrays)
@@ -247,10 +251,10 @@ def test_imagenet_backbones_of_pytorch(tmp_path, depth, stem):
     writers.write_pth(tmp_path / "r.pth", oracle.arrays)
     source = sources.read(str(tmp_path / "r.pth"))
     assert source.num_classes == 0 and source.unused == []
-    assert source.config.model_variant == f"resnet_{stem}_{depth}"
+    assert source.config.model_variant == f"resnet_{stem}_{depth}".replace("v1_", "v1b_")
     model = build_model(source.config, num_classes=2)
     mapping.assign(model, source.arrays, kept=("aspp/", "classifier/"))
-    ours = model._features(IMAGES, False)
+    ours = model._features(IMAGES, ForwardPass())
     for stage, expected in enumerate(features, start=1):
         assert error_of(ours[f"stage{stage}"].numpy(), expected.numpy()) < 5e-4
 
@@ -262,11 +266,11 @@ def test_a_missing_or_misshapen_weight_is_named(tmp_path):
     del arrays["backbone.layer2.1.bn2.running_var"]
     writers.write_pth(tmp_path / "m.pth", {"state_dict": arrays})
     with pytest.raises(UserError, match=r"lacks 'backbone\.layer2\.1\.bn2\.running_var'"):
-        sources.read(str(tmp_path / "m.pth"), atrous_rates=(6,))
+        sources.read(str(tmp_path / "m.pth"), Untold(atrous_rates=(6,)))
     arrays = dict(oracle.arrays)
     arrays["backbone.layer2.1.conv2.weight"] = arrays["backbone.layer2.1.conv2.weight"][:-1]
     writers.write_pth(tmp_path / "m.pth", {"state_dict": arrays})
-    source = sources.read(str(tmp_path / "m.pth"), atrous_rates=(6,))
+    source = sources.read(str(tmp_path / "m.pth"), Untold(atrous_rates=(6,)))
     model = build_model(source.config, num_classes=3)
     before = [v.numpy() for v in model.variables]
     message = r"backbone/stage2_block2/conv2/conv/kernel is \(3, 3, 128, 127\) and not"

@@ -154,3 +154,18 @@ def write_tf1_checkpoint(prefix: Path, arrays: dict[str, np.ndarray]) -> None:
             feed[value] = array
         session.run(tf.compat.v1.global_variables_initializer(), feed)
         tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
+
+
+def write_frozen_graph(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the graph that freezing makes: constants in place of variables, and what reads them.
+
+    There are some constants in between that were no variables, as in every graph.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.Graph().as_default() as graph:
+        tf.compat.v1.placeholder(tf.uint8, [1, None, None, 3], name="ImageTensor")
+        tf.constant([[0, 0], [1, 1], [1, 1], [0, 0]], name="MobilenetV2/Pad/paddings")
+        tf.constant(0.5, name="MobilenetV2/Conv/Relu6/y")
+        for name, array in arrays.items():
+            tf.identity(tf.constant(array, name=name), name=f"{name}/read")
+    path.write_bytes(graph.as_graph_def().SerializeToString())
