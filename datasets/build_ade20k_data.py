@@ -4,7 +4,8 @@
 
 The archive is ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark. In its annotations 0
 means "other" and becomes the ignored label; k becomes class k - 1. --official_classes keeps the
-annotations as they are, like Google's package: 151 classes, with the ignored label 0.
+annotations as they are, like Google's package: 151 classes, with the ignored label 0. Command lines
+of that package, which name the folders one by one, mean its classes.
 """
 
 from dataclasses import dataclass
@@ -35,9 +36,35 @@ class ADE20KConfig(building.DownloadConfig):
         "./ADE20K/ADEChallengeData2016",
         "Unpacked archive: the folder with images/ and annotations/.",
     )
-    official_classes: bool = setting(
-        False, "Whether to keep 151 classes, of which class 0 is ignored (data set ade20k_151)."
+    train_image_folder: str = setting(
+        "", "Training images; if empty, those in <ade20k_root>/images/training."
     )
+    train_image_label_folder: str = setting(
+        "", "Their annotations; if empty, those in <ade20k_root>/annotations/training."
+    )
+    val_image_folder: str = setting(
+        "", "Validation images; if empty, those in <ade20k_root>/images/validation."
+    )
+    val_image_label_folder: str = setting(
+        "", "Their annotations; if empty, those in <ade20k_root>/annotations/validation."
+    )
+    official_classes: bool = setting(
+        None,
+        "Whether to keep 151 classes, of which class 0 is ignored (data set ade20k_151).",
+        open="true with train_image_folder and its like, as in the official package; else false",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.official_classes is None:
+            given = [path for split in FOLDERS for path in self.given_folders(split)]
+            object.__setattr__(self, "official_classes", any(given))
+
+    def given_folders(self, split: str) -> tuple[str, str]:
+        """Returns the folders of a split's images and annotations; "" for those in the archive."""
+        if split == "train":
+            return self.train_image_folder, self.train_image_label_folder
+        return self.val_image_folder, self.val_image_label_folder
 
 
 def main(config: ADE20KConfig) -> None:
@@ -52,16 +79,25 @@ def main(config: ADE20KConfig) -> None:
         ignore_label=info.ignore_label,
         index_map=catalog.index_map(info, size=151, others=info.ignore_label),
     )
-    building.build(config, info, {split: find_pairs(root, split) for split in FOLDERS}, coding)
+    building.build(config, info, {split: find_pairs(config, split) for split in FOLDERS}, coding)
+    print(
+        f"labels: {info.num_classes} classes, {info.ignore_label} is ignored (data set {info.name})"
+    )
 
 
-def find_pairs(root: Path, split: str) -> list[FilePair]:
+def find_pairs(config: ADE20KConfig, split: str) -> list[FilePair]:
     """Returns the images and annotations of a split, in the order of their names.
 
     Raises:
       UserError: if a folder or an annotation is missing.
     """
-    images, masks = (root / part / FOLDERS[split] for part in ("images", "annotations"))
+    in_archive = (
+        Path(config.ade20k_root, part, FOLDERS[split]) for part in ("images", "annotations")
+    )
+    images, masks = (
+        Path(given or folder)
+        for given, folder in zip(config.given_folders(split), in_archive, strict=True)
+    )
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {HELP}")
@@ -77,7 +113,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
 
 
 def run() -> None:
-    flags.run(main, [ADE20KConfig], (__doc__ or "").strip())
+    flags.run(main, [ADE20KConfig], (__doc__ or "").strip(), instead=building.OFFICIAL_FORMATS)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
     python -m datasets.build_cityscapes_data --cityscapes_root=cityscapes --output_dir=records
 
 The label ids in gtFine and gtCoarse are mapped to the 19 train ids here, so the files
-..._labelTrainIds.png of other programs are not needed. Cityscapes needs a login, so there is no
+..._labelTrainIds.png of createTrainIdLabelImgs.py are not needed; they are read where the others
+are missing. Cityscapes needs a login, so there is no
 --download: fetch leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from
 https://www.cityscapes-dataset.com and unpack both into one folder. The split test_fine has no
 labels; to make predictions for the benchmark's server, run
 `deeplab_tf.vis --vis_split=test_fine --also_save_raw_predictions --raw_label_ids`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from deeplab_tf.config import flags, setting
 from deeplab_tf.conversion import building, masks
 from deeplab_tf.conversion.encoding import FilePair
 from deeplab_tf.data import catalog
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
 
 # The kind of labels (None if there are none) and the folders of each split. Which split has which
 # folders, and the sizes: docs/ancestors.md, official DeepLab, Records.
@@ -29,6 +31,7 @@ SPLITS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "train_coarse": ("gtCoarse", ("train", "train_extra")),
     "trainval_coarse": ("gtCoarse", ("train", "train_extra", "val")),
 }
+DEFAULT_SPLITS = ("train_fine", "val_fine", "test_fine")
 NUM_LABEL_IDS = 34  # cityscapesScripts, helpers/labels.py; -1, the licence plate, is stored as 255
 SUFFIX = "_leftImg8bit.png"
 
@@ -41,33 +44,63 @@ class CityscapesConfig(building.BuilderConfig):
         "./cityscapes", "Folder with leftImg8bit/ and gtFine/ (and gtCoarse/)."
     )
     splits: tuple[str, ...] = setting(
-        ("train_fine", "val_fine", "test_fine"), f"Splits to convert, out of {', '.join(SPLITS)}."
+        (),
+        f"Splits to convert, out of {', '.join(SPLITS)}; if empty, {', '.join(DEFAULT_SPLITS)}, "
+        "the latter if its images are there.",
     )
 
     def __post_init__(self):
         super().__post_init__()
-        building.require_splits(self.splits, tuple(SPLITS))
+        if self.splits:
+            building.require_splits(self.splits, tuple(SPLITS))
 
 
 def main(config: CityscapesConfig) -> None:
     """Converts the splits; skips those already converted from the same files."""
     info = catalog.load("cityscapes", "")
-    ids = catalog.index_map(info, size=NUM_LABEL_IDS, others=info.ignore_label)
+    root = Path(config.cityscapes_root)
+    splits = config.splits or _splits_in(root)
+    ids = _ids_in(root, splits)
+
+    # Beyond the label ids only 255 is allowed. Train ids stay as they are.
+    index_map: tuple[int, ...] = ()
+    if ids == "labelIds":
+        train_ids = catalog.index_map(info, size=NUM_LABEL_IDS, others=info.ignore_label)
+        index_map = (*train_ids, *[-1] * (255 - NUM_LABEL_IDS), info.ignore_label)
     coding = masks.MaskCoding(
-        num_classes=info.num_classes,
-        ignore_label=info.ignore_label,
-        # Beyond the label ids only 255 is allowed.
-        index_map=(*ids, *[-1] * (255 - NUM_LABEL_IDS), info.ignore_label),
+        num_classes=info.num_classes, ignore_label=info.ignore_label, index_map=index_map
     )
 
-    root = Path(config.cityscapes_root)
-    pairs = {split: find_pairs(root, split) for split in config.splits}
+    pairs = {split: find_pairs(root, split, ids=ids) for split in splits}
     building.build(config, info, pairs, coding)
 
 
-def find_pairs(root: Path, split: str) -> list[FilePair]:
-    """Returns the images of a split and their masks of label ids, in the order of cities and names.
+def _splits_in(root: Path) -> tuple[str, ...]:
+    """Returns the splits to convert by default; without the test images, not that of the tests."""
+    folder = root / "leftImg8bit" / "test"
+    if folder.is_dir() or not folder.parent.is_dir():
+        return DEFAULT_SPLITS
+    warn(f"There is no {folder}, so the split test_fine is left out.")
+    return DEFAULT_SPLITS[:-1]
 
+
+def _ids_in(root: Path, splits: Sequence[str]) -> str:
+    """Returns "labelTrainIds" if the masks are there only in that form, otherwise "labelIds"."""
+    kinds = [SPLITS[split] for split in splits]
+    folders = {root / kind / part for kind, parts in kinds if kind for part in parts}
+
+    def is_there(ids: str) -> bool:
+        return any(True for folder in folders for _ in folder.glob(f"*/*_{ids}.png"))
+
+    only_train_ids = not is_there("labelIds") and is_there("labelTrainIds")
+    return "labelTrainIds" if only_train_ids else "labelIds"
+
+
+def find_pairs(root: Path, split: str, *, ids: str = "labelIds") -> list[FilePair]:
+    """Returns the images of a split and their masks, in the order of cities and names.
+
+    Args:
+      ids: what the masks hold, as their names say: "labelIds" or "labelTrainIds".
     Raises:
       UserError: if a folder or a mask is missing.
     """
@@ -84,7 +117,7 @@ def find_pairs(root: Path, split: str) -> list[FilePair]:
             name = path.name.removesuffix(SUFFIX)
             mask = None
             if kind:
-                mask = root / kind / folder / path.parent.name / f"{name}_{kind}_labelIds.png"
+                mask = root / kind / folder / path.parent.name / f"{name}_{kind}_{ids}.png"
             pairs.append(FilePair(name, path, mask))
 
         building.require_files(pairs, help)
@@ -108,7 +141,7 @@ def _help(kind: str | None, folder: str) -> str:
 
 def run() -> None:
     no_login = f"no program can log in for you; {_help('gtFine', 'train')}"
-    instead = {"download": no_login, "download_mirror": no_login}
+    instead = {"download": no_login, "download_mirror": no_login} | building.OFFICIAL_FORMATS
     flags.run(main, [CityscapesConfig], (__doc__ or "").strip(), instead=instead)
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, MOST_SCALE, Config, require, setting
 
+MOST_CLASSES = 256  # labels are bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
@@ -12,11 +14,36 @@ class DataConfig(Config):
     dataset: str = setting(
         "",
         "Name of the data set; if empty, the one in <dataset_dir>/dataset.json. If the name is a "
-        "known one, the records must have that data set's classes.",
+        "known one, the records must have that data set's classes. ade20k has them in two ways: "
+        "dataset.json says in which, and records without one are read as the official package "
+        "writes them, with 151 classes, of which 0 is ignored (ade20k_151).",
         may_change=True,
     )
     dataset_dir: str = setting(
         "", "Folder with the TFRecord shards and dataset.json.", may_change=True
+    )
+    class_list: str = setting(
+        "",
+        "For records of your own without dataset.json: file with the names of the classes, in the "
+        "order of their values in the labels.",
+        may_change=True,
+    )
+    num_classes: int = setting(
+        0,
+        "For records of your own without dataset.json: number of classes, with the background; "
+        "without class_list they are called class_0, class_1, ... 0 leaves it to dataset.json, "
+        "class_list or dataset.",
+        least=0,
+        most=MOST_CLASSES,
+        may_change=True,
+    )
+    ignore_label: int = setting(
+        -1,
+        "For records of your own without dataset.json: value of pixels that do not count. -1 takes "
+        "that of dataset.json or dataset; it is 255 where neither says it.",
+        least=-1,
+        most=255,
+        may_change=True,
     )
     max_bad_records: int = setting(
         0,
@@ -44,6 +71,14 @@ class DataConfig(Config):
         least=0,
         most=MOST_PIXELS_OF_A_SIDE,
     )
+    resize_factor: int = setting(
+        0,
+        "With min_resize_value: resizes by official DeepLab's rule, by which both sides become a "
+        "multiple of this number plus one; 0 takes SSSegmentation's rule.",
+        least=0,
+        most=1024,
+        only_with={"min_resize_value": ()},
+    )
     min_scale_factor: float = setting(
         0.5, "Smallest random scale in training.", least=0.01, most=MOST_SCALE
     )
@@ -70,6 +105,7 @@ class DataConfig(Config):
     def __post_init__(self):
         super().__post_init__()
 
+        require(self.num_classes != 1, "num_classes", self.num_classes, "0, or 2 or more")
         size = self.train_crop_size
         require(len(size) == 2, "train_crop_size", size, "two numbers, height,width")
         step = self.scale_factor_step_size

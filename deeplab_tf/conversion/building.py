@@ -27,6 +27,12 @@ from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.files import warn_of_left_out
 from deeplab_tf.messages import UserError, counted, warn
 
+# Flags of the official builders that have no meaning where file names are fixed.
+OFFICIAL_FORMATS = {
+    "image_format": "records say what each image is, as its first bytes tell; leave it out.",
+    "label_format": "labels are always stored as PNGs; leave it out.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuilderConfig(Config):
@@ -148,7 +154,7 @@ def build(
 ) -> None:
     """Converts all splits; skips those already converted from the same files."""
     for split, pairs in splits.items():
-        published = info.splits.get(split)
+        published = catalog.published_images(info, split)
         if published not in (None, len(pairs)):
             warn(f"{split} has {counted(len(pairs), 'image')}, the published set {published}.")
 
@@ -412,7 +418,7 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
     ]
     return {
         "images": len(digests),
-        "published_images": info.splits.get(plan.split),
+        "published_images": catalog.published_images(info, plan.split),
         "labelled": not any(state["unlabelled"] for state in states),
         "builder": f"{info.builder} {__version__}",
         "source": plan.source,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deeplab_tf import json_files
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config.programs import InspectConfig
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import LabelClass
 from deeplab_tf.json_files import (
@@ -257,6 +259,43 @@ KNOWN = {
         {"train": 1464, "trainaug": 10582, "trainval": 2913, "val": 1449},
     ),
 }
+# Splits of known data sets that have two names: that of our builders, and another. The official
+# package says train_aug, and its first builders of Cityscapes have names without _fine.
+_TWO_NAMES = {
+    "pascal_voc_seg": (("trainaug", "train_aug"),),
+    "cityscapes": tuple((f"{part}_fine", part) for part in ("train", "val", "test")),
+}
+# Data sets that have several conventions under one name: the one that our builders write, then the
+# official package's. Ours always come with a dataset.json, so records without one are official.
+_CONVENTIONS = {"ade20k": ("ade20k", "ade20k_151")}
+
+
+def conventions_of(name: str) -> list[DatasetInfo]:
+    """Returns what a known data set's name may stand for; nothing if no data set is known by it."""
+    return [KNOWN[known]() for known in _CONVENTIONS.get(name, (name,)) if known in KNOWN]
+
+
+def other_name(info: DatasetInfo, split: str) -> str:
+    """Returns the other name of a split of a known data set; "" if it has none."""
+    for names in _TWO_NAMES.get(info.name, ()):
+        if split in names:
+            return names[1 - names.index(split)]
+    return ""
+
+
+def published_images(info: DatasetInfo, split: str) -> int | None:
+    """Returns how many images a split has as published; None if nobody published it.
+
+    Args:
+      info: the data set as published, not as its dataset.json describes the records that are there.
+    """
+    return info.splits.get(split, info.splits.get(other_name(info, split)))
+
+
+def as_published(info: DatasetInfo) -> DatasetInfo | None:
+    """Returns the known data set of this name; None for other data, even if called the same."""
+    known = KNOWN[info.name]() if info.name in KNOWN else None
+    return known if known and not first_difference(known, info) else None
 
 
 def known_as(info: DatasetInfo) -> DatasetInfo | None:
@@ -265,49 +304,152 @@ def known_as(info: DatasetInfo) -> DatasetInfo | None:
     return next((dataset for dataset in known if not first_difference(dataset, info)), None)
 
 
-def load(name: str, dataset_dir: str | Path) -> DatasetInfo:
-    """Returns the facts of a data set: from its dataset.json, or else from `KNOWN`.
+def load(
+    name: str,
+    dataset_dir: str | Path,
+    *,
+    class_list: str = "",
+    num_classes: int = 0,
+    ignore_label: int = -1,
+) -> DatasetInfo:
+    """Returns the facts of a data set: from its dataset.json, from `KNOWN`, or as they are given.
 
     If there is a dataset.json, it decides. A known name must then have the same classes; any other
-    name is not checked, since users call their records what they like.
+    name is not checked, since users call their records what they like. What is given besides must
+    agree with what is found.
 
     Args:
       name: value of --dataset; may be empty if there is a dataset.json.
-      dataset_dir: folder of the shards; may lack a dataset.json if the name is known.
+      dataset_dir: folder of the shards; may lack a dataset.json if the name is known, or the
+        classes are given.
+      class_list: file with the classes; "" for none.
+      num_classes: number of classes; 0 for no matter.
+      ignore_label: the ignored label; -1 for no matter.
     Raises:
-      UserError: if neither describes the data set, or the two have different classes.
+      UserError: if nothing describes the data set, or what does contradicts itself.
     """
     manifest = Path(dataset_dir) / MANIFEST
     if dataset_dir and manifest.is_file():
         info = from_json(read_manifest(dataset_dir), manifest)
-        expected = KNOWN[name]() if name in KNOWN else info
-        difference = first_difference(expected, info, places=(f"in {name}", "in the records"))
+        _require_classes_of(name, info, manifest)
+        origin = str(manifest)
+    elif name in KNOWN:
+        info = _by_name(
+            name,
+            has_records=bool(dataset_dir),
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+        )
+        origin = f"--dataset={name}"
+    elif class_list or num_classes:
+        return _as_given(name, class_list, num_classes, ignore_label)
+    else:
+        if not dataset_dir:
+            raise UserError(
+                "--dataset_dir is empty; give the folder that a builder wrote (docs/data.md)."
+            )
+        if not Path(dataset_dir).is_dir():
+            raise UserError(
+                f"--dataset_dir={dataset_dir} is not a folder; give the one that a builder wrote "
+                "(docs/data.md)."
+            )
+        raise UserError(
+            f"--dataset_dir={dataset_dir} has no {MANIFEST}, which names the classes; give the "
+            "folder that a builder wrote (docs/data.md), or name what the shards hold: --dataset, "
+            f"one of {', '.join(sorted(KNOWN))}, or for your own classes --class_list=FILE or "
+            "--num_classes=N, with --ignore_label."
+        )
+
+    _require_agreement(info, origin, class_list, num_classes, ignore_label)
+    return info
+
+
+def load_described(settings: DataConfig | InspectConfig) -> DatasetInfo:
+    """Returns what `load` does, as the settings of a program say."""
+    return load(
+        settings.dataset,
+        settings.dataset_dir,
+        class_list=settings.class_list,
+        num_classes=settings.num_classes,
+        ignore_label=settings.ignore_label,
+    )
+
+
+def _require_classes_of(name: str, info: DatasetInfo, manifest: Path) -> None:
+    """Raises UserError if a known data set has other classes than the records.
+
+    If the name has several conventions, the records may follow any of them.
+    """
+    if name not in KNOWN:
+        return
+    differences = [
+        first_difference(KNOWN[known](), info, places=(f"in {name}", "in the records"))
+        for known in _CONVENTIONS.get(name, (name,))
+    ]
+    if all(differences):
+        raise UserError(
+            f"--dataset={name} has other classes than {manifest}: {differences[0]}; give the "
+            f"folder with the records of {name}, or --dataset= (empty) to use the classes of "
+            "these records."
+        )
+
+
+def _by_name(name: str, *, has_records: bool, num_classes: int, ignore_label: int) -> DatasetInfo:
+    """Returns a known data set.
+
+    Args:
+      has_records: whether there are records, which then have no dataset.json. Under a name of
+        several conventions they are taken for the official package's, unless `num_classes` or
+        `ignore_label` is that of another one.
+    """
+    conventions = [KNOWN[known]() for known in _CONVENTIONS.get(name, (name,))]
+    fitting = [info for info in conventions if info.num_classes == num_classes]
+    fitting = fitting or [info for info in conventions if info.ignore_label == ignore_label]
+    return (fitting or conventions)[-1 if has_records else 0]
+
+
+def _as_given(name: str, class_list: str, num_classes: int, ignore_label: int) -> DatasetInfo:
+    """Returns a data set of the user's own, which only the settings describe."""
+    classes = read_class_table(Path(class_list)) if class_list else numbered_classes(num_classes)
+    info = DatasetInfo(
+        name=name or f"classes_{len(classes)}",
+        classes=classes,
+        ignore_label=255 if ignore_label < 0 else ignore_label,
+    )
+    _require_agreement(info, f"--class_list={class_list}", "", num_classes, -1)
+    return info
+
+
+def numbered_classes(num_classes: int) -> tuple[LabelClass, ...]:
+    """Returns classes that are called class_0, class_1, ... for want of names."""
+    return tuple(
+        LabelClass(f"class_{index}", class_lists.default_color(index))
+        for index in range(num_classes)
+    )
+
+
+def _require_agreement(
+    info: DatasetInfo, origin: str, class_list: str, num_classes: int, ignore_label: int
+) -> None:
+    """Raises UserError if a setting contradicts what `origin` says of the data set."""
+    if class_list:
+        listed = dataclasses.replace(info, classes=read_class_table(Path(class_list)))
+        difference = first_difference(listed, info, places=(f"in {class_list}", f"in {origin}"))
         if difference:
             raise UserError(
-                f"--dataset={name} has other classes than {manifest}: {difference}; give the "
-                f"folder with the records of {name}, or --dataset= (empty) to use the classes of "
-                "these records."
+                f"--class_list={class_list} has other classes than {origin}: {difference}; leave "
+                "--class_list out, or give other records."
             )
-        return info
-
-    if name in KNOWN:
-        return KNOWN[name]()
-
-    known = ", ".join(sorted(KNOWN))
-    if not dataset_dir:
+    if num_classes not in (0, info.num_classes):
         raise UserError(
-            "--dataset_dir is empty; give the folder that a builder wrote (docs/data.md)."
+            f"--num_classes={num_classes} is not that of {origin}, which has {info.num_classes} "
+            "classes; leave --num_classes out, or give other records."
         )
-    if not Path(dataset_dir).is_dir():
+    if ignore_label not in (-1, info.ignore_label):
         raise UserError(
-            f"--dataset_dir={dataset_dir} is not a folder; give the one that a builder wrote "
-            "(docs/data.md)."
+            f"--ignore_label={ignore_label} is not that of {origin}, which is "
+            f"{info.ignore_label}; leave --ignore_label out, or give other records."
         )
-    raise UserError(
-        f"--dataset_dir={dataset_dir} has no {MANIFEST}; give the folder that a builder wrote "
-        f"(docs/data.md), or, if the shards have none, name the data set too, as --dataset: "
-        f"{known}."
-    )
 
 
 def read_manifest(dataset_dir: str | Path, *, advice: str = "") -> dict:

@@ -138,6 +138,7 @@ def augment(
         crop_size=crop_size,
         min_resize_value=config.min_resize_value,
         max_resize_value=config.max_resize_value,
+        resize_factor=config.resize_factor,
         min_scale_factor=config.min_scale_factor,
         max_scale_factor=config.max_scale_factor,
         scale_factor_step_size=config.scale_factor_step_size,
@@ -175,11 +176,13 @@ class EvalBatch(NamedTuple):
     """Images of one size, uint8 [B, H, W, 3], and their labels, uint8 [B, H, W, 1].
 
     names: as in the records; a record without one is called record_12 if 12 come before it.
+    numbers: of the records in the table, int64 [B]. Names may occur twice.
     """
 
     names: list[str]
     images: np.ndarray
     labels: np.ndarray
+    numbers: np.ndarray
 
 
 def eval_batches(
@@ -208,7 +211,8 @@ def eval_batches(
         record = checks.parse(serialized)
         name = record["name"]
         numbered_name = tf.strings.join(["record_", tf.strings.as_string(number)])
-        return tf.where(tf.equal(name, ""), numbered_name, name), record["image"], record["label"]
+        name = tf.where(tf.equal(name, ""), numbered_name, name)
+        return name, record["image"], record["label"], number
 
     numbers = tf.data.Dataset.range(len(table))
     read = _plain_python(lambda number: (number, table.read(number)))
@@ -223,15 +227,15 @@ def eval_batches(
         )
     else:
         grouped = numbered.batch(1)
-    types = (tf.string, tf.uint8, tf.uint8)
+    types = (tf.string, tf.uint8, tf.uint8, tf.int64)
     batches = grouped.map(
         _plain_python(lambda *group: tf.map_fn(example, group, fn_output_signature=types)),
         num_parallel_calls=_CORES,
     )
     with naming_bad_records(table, checks):
-        for names, images, labels in _untuned(batches.prefetch(2)).as_numpy_iterator():
+        for names, *arrays in _untuned(batches.prefetch(2)).as_numpy_iterator():
             shown = [name.decode("utf-8", "backslashreplace") for name in names]
-            yield EvalBatch(shown, images, labels)
+            yield EvalBatch(shown, *arrays)
 
 
 def _size_key(serialized):

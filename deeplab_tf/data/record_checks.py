@@ -292,9 +292,27 @@ def _require_label(content: bytes, named: str, checks: RecordChecks) -> np.ndarr
     if wrong.size:
         raise UserError(
             f"The label of {named} holds the value {wrong.max()}, which is not in the class list; "
-            f"correct the mask and {_AGAIN}."
+            f"correct the mask and {_AGAIN}{_other_meaning(int(wrong.max()), checks)}."
         )
     return values
+
+
+def _other_meaning(value: int, checks: RecordChecks) -> str:
+    """Returns what a label may mean that is not in the class list, and the settings for that."""
+    meant = (checks.num_classes, checks.ignore_label)
+    if (*meant, value) == (151, 0, 255):
+        return (
+            ", or, if these are ADE20K's labels with 150 classes and 255 ignored, train with "
+            "--dataset=ade20k --num_classes=150"
+        )
+    if (*meant, value) == (150, 255, 150):
+        return (
+            ", or, if these are ADE20K's labels as the official package writes them, train with "
+            "--dataset=ade20k_151"
+        )
+    if value == 255:
+        return ", or, if 255 marks pixels that do not count, train with --ignore_label=255"
+    return ""
 
 
 def _kind(content: bytes, *, detailed: bool = False) -> str:

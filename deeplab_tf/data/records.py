@@ -11,6 +11,7 @@ import glob
 import hashlib
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,8 +222,7 @@ def open_split(
                 "folder that a builder wrote."
             )
         if split not in splits:
-            known = ", ".join(sorted(splits)) or "none"
-            raise UserError(f"{folder} has no split {split!r}; it has: {known}; {advice}.")
+            split = _other_name(info, split, splits, f"{folder} has no split", advice)
         if labelled and not splits[split].get("labelled", True):
             raise UserError(
                 f"The split {split!r} in {folder} has no labels; only vis can be run on it."
@@ -231,7 +231,7 @@ def open_split(
         expected = splits[split]["images"]
     else:
         paths = _found_shards(folder, split, info)
-        expected = info.splits.get(split)
+        expected = None  # subsets of a known data set are welcome
 
     indexes = [index_of(path) for path in paths]
     counts = [len(offsets) for offsets, _ in indexes]
@@ -263,19 +263,49 @@ def _listed_shards(folder: Path, split: str, entry: dict) -> list[Path]:
     return paths
 
 
+def _other_name(
+    info: catalog.DatasetInfo, split: str, found: Collection[str], problem: str, advice: str
+) -> str:
+    """Returns the name under which a split is there, if known data sets call it by two names.
+
+    Raises:
+      UserError: if it is not there, with `problem`, the splits that are there, and `advice`.
+    """
+    known = catalog.known_as(info)
+    other = catalog.other_name(known, split) if known else ""
+    if other in found:
+        return other
+    raise UserError(f"{problem} {split!r}; it has: {', '.join(sorted(found)) or 'none'}; {advice}.")
+
+
+def splits_in(folder: Path) -> list[str]:
+    """Returns the splits of the shards in a folder, by the names of the files."""
+    matches = (_SHARD_NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted({match["split"] for match in matches if match})
+
+
 def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[Path]:
     """Returns the shards of a split by their names, if no dataset.json lists them."""
+    if not folder.is_dir():
+        raise UserError(
+            f"--dataset_dir={folder} is not a folder; build the records with "
+            f"`{info.build_command} --output_dir={folder}`, or give the folder that holds them."
+        )
+
+    found = splits_in(folder)
+    if split not in found:
+        if paths := _shards_of_other_names(folder, split):
+            return paths
+        advice = f"name one of them, or build it with `{info.build_command} --output_dir={folder}`"
+        problem = f"--dataset_dir={folder} has no records of the split"
+        split = _other_name(info, split, found, problem, advice)
+
     shards_by_count: dict[int, list[Path]] = {}
     for path in sorted(folder.glob(f"{glob.escape(split)}-*.tfrecord")):
         match = _SHARD_NAME.fullmatch(path.name)
         if match and match["split"] == split:
             shards_by_count.setdefault(int(match["count"]), []).append(path)
 
-    if not shards_by_count:
-        raise UserError(
-            f"There are no records of the split {split!r} in --dataset_dir={folder}; build them "
-            f"with `{info.build_command} --output_dir={folder}`."
-        )
     for count, paths in shards_by_count.items():
         if len(shards_by_count) > 1 or len(paths) != count:
             counts = ", ".join(map(str, sorted(shards_by_count)))
@@ -284,6 +314,15 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
                 f"(sets of {counts} shards found); build it again."
             )
     return next(iter(shards_by_count.values()))
+
+
+def _shards_of_other_names(folder: Path, split: str) -> list[Path]:
+    """Returns files such as train-0.tfrecord, which the official reader takes for shards too.
+
+    Their names do not say how many there were, so a missing one is not noticed.
+    """
+    numbered = folder.glob(f"{glob.escape(split)}-[0-9]*")
+    return sorted(path for path in numbered if path.is_file())
 
 
 def index_of(path: Path) -> tuple[np.ndarray, np.ndarray]:

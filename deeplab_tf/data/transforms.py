@@ -30,25 +30,38 @@ class Window(NamedTuple):
 
 
 def resized_size(
-    size: tf.Tensor, *, min_resize_value: int, max_resize_value: int, scale: tf.Tensor | float = 1.0
+    size: tf.Tensor,
+    *,
+    min_resize_value: int,
+    max_resize_value: int,
+    resize_factor: int = 0,
+    scale: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
     """Returns the size to resize an image to; the aspect ratio is kept.
 
     The shorter side becomes int(min_resize_value * scale). If the longer side would then exceed
     int(max_resize_value * scale), the longer side gets that length instead. Sizes are rounded half
-    up.
+    up. With `resize_factor`, the size follows from official DeepLab's rule instead (core/
+    preprocess_utils.py, resize_to_range), and `scale` multiplies what comes out of it.
 
     Args:
       size: int [2], height and width.
       min_resize_value: 0 multiplies the image's own size by `scale`.
       max_resize_value: 0 sets no limit.
+      resize_factor: both sides become a multiple of it plus one; 0 takes the rule above.
       scale: the random scale in training.
     Returns:
       int32 [2].
     """
-    height_width = tf.cast(size, tf.float64)
     scale = tf.cast(scale, tf.float64)
+    height_width = tf.cast(size, tf.float64)
     ratio = scale
+    if min_resize_value and resize_factor:
+        resized = _officially_resized(
+            height_width, min_resize_value, max_resize_value, resize_factor
+        )
+        return tf.maximum(tf.cast(tf.floor(resized * scale), tf.int32), 1)
+
     if min_resize_value:
         ratio = tf.floor(min_resize_value * scale) / tf.reduce_min(height_width)
     if max_resize_value:
@@ -56,6 +69,19 @@ def resized_size(
         ratio = tf.minimum(longest / tf.reduce_max(height_width), ratio)
     resized = tf.minimum(tf.floor(height_width * ratio + 0.5), tf.int32.max)
     return tf.maximum(tf.cast(resized, tf.int32), 1)
+
+
+def _officially_resized(height_width, least, most, factor):
+    """Returns height and width by official DeepLab's rule, float64; see `resized_size`."""
+    slack = 1e-6  # a side that is a whole number must not be rounded to the one below
+    ratio = least / tf.reduce_min(height_width)
+    if most:
+        most -= (most - 1) % factor
+        is_too_long = tf.floor(tf.reduce_max(height_width) * ratio + slack) > most
+        ratio = tf.where(is_too_long, most / tf.reduce_max(height_width), ratio)
+
+    sides = tf.floor(height_width * ratio + slack)
+    return sides + (-(sides - 1)) % factor
 
 
 def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -165,6 +191,7 @@ def random_crop(
     crop_size: tuple[int, ...],
     min_resize_value: int,
     max_resize_value: int,
+    resize_factor: int = 0,
     min_scale_factor: float,
     max_scale_factor: float,
     scale_factor_step_size: float,
@@ -194,6 +221,7 @@ def random_crop(
         tf.shape(label)[:2],
         min_resize_value=min_resize_value,
         max_resize_value=max_resize_value,
+        resize_factor=resize_factor,
         scale=scale,
     )
 

@@ -23,6 +23,7 @@ from deeplab_tf.files.listing import (
 from deeplab_tf.files.names import (
     path_below,
     require_plain,
+    safe_name,
     same_place,
     shown,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "read_text",
     "require_plain",
     "require_writable",
+    "safe_name",
     "same_place",
     "shown",
     "sole_writer",

@@ -8,6 +8,7 @@ from pathlib import Path
 from deeplab_tf.messages import UserError
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; limits.h of Linux
+_LONGEST_SAFE_NAME = 200  # leaves room for a number and an ending
 # TensorFlow adds to a folder's path what it writes there, such as
 # variables/variables_temp/part-00000-of-00001.data-00000-of-00001.tempstate1234567890123456789.
 _LONGEST_FOLDER = _LONGEST_PATH - 255
@@ -63,6 +64,24 @@ def path_below(
             f"{advice}."
         )
     return folder.joinpath(*parts)
+
+
+def safe_name(name: str, *, otherwise: str) -> str:
+    """Returns the last part of a name that comes from data, if a file can have it.
+
+    Folders in the name count for nothing, so that the file lies where the program wants it.
+
+    Args:
+      otherwise: what is returned if no file can have the name: if it is empty or ends in "..", or
+        has control characters or more than 200 bytes.
+    """
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    is_possible = (
+        last not in ("", ".", "..")
+        and not re.search("[\0-\x1f\x7f\ud800-\udfff]", last)
+        and len(last.encode()) <= _LONGEST_SAFE_NAME
+    )
+    return last if is_possible else otherwise
 
 
 def require_plain(folder: Path, what: str) -> None:

@@ -11,15 +11,13 @@ from deeplab_tf.config.programs import InspectConfig
 from deeplab_tf.data import catalog, pipeline, records, statistics
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import report
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted, warn
 
 
 def main(job: InspectConfig) -> None:
     """Prints a report on each split and writes <split>.png and statistics.json."""
-    info = catalog.load(job.dataset, job.dataset_dir)
-    # Without a manifest, info.splits are the published ones, which may not be in this folder.
-    has_manifest = (Path(job.dataset_dir) / catalog.MANIFEST).is_file()
-    splits = job.splits or (tuple(info.splits) if has_manifest else ())
+    info = catalog.load_described(job)
+    splits = job.splits or _splits_of(info, Path(job.dataset_dir))
     if not splits:
         raise UserError(f"{job.dataset_dir} lists no splits; name those to inspect with --splits.")
     tables = {
@@ -27,6 +25,10 @@ def main(job: InspectConfig) -> None:
     }
     checks = pipeline.checks_of(info, labelled=False)
     for split, table in tables.items():
+        known = catalog.as_published(info)
+        published = catalog.published_images(known, split) if known else None
+        if published not in (None, len(table)):
+            warn(f"{split} has {counted(len(table), 'image')}, the published set {published}.")
         bad = find_bad(table, checks, most=job.max_bad_records, split=split)
         tables[split] = table.without(bad)
 
@@ -43,6 +45,14 @@ def main(job: InspectConfig) -> None:
     }
     files.write(folder / "statistics.json", json.dumps(content, indent=1) + "\n")
     print(f"Look at the samples: {', '.join(map(str, pages.values()))}")
+
+
+def _splits_of(info: catalog.DatasetInfo, folder: Path) -> tuple[str, ...]:
+    """Returns the splits in a folder, by its dataset.json or else by the names of the shards."""
+    # Without a manifest, info.splits are the published ones, which may not be in this folder.
+    if (folder / catalog.MANIFEST).is_file():
+        return tuple(info.splits)
+    return tuple(records.splits_in(folder)) if folder.is_dir() else ()
 
 
 def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dict:

@@ -149,7 +149,7 @@ def test_size_fields_and_names_of_records_are_not_needed(tmp_path, batch_size):
     seen = {
         name: (image, label)
         for batch in read_all(table, batch_size=batch_size)
-        for name, image, label in zip(*batch, strict=True)
+        for name, image, label, _ in zip(*batch, strict=True)
     }
     assert set(seen) == {"first", "record_1", "record_2", "last"}
     np.testing.assert_array_equal(seen["record_1"][0], PIXELS)

@@ -31,6 +31,30 @@ def test_resized_size_equals_the_ancestors(size, least, most, expected):
     assert tuple(result.numpy()) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"),
+    [
+        # 513 is 32 * 16 + 1. 375 x 500: times 513 / 500 is 384.75 x 513, up to 24 * 16 + 1.
+        ((375, 500), 1.0, (385, 513)),
+        ((500, 375), 1.0, (513, 385)),
+        # 300 x 1000: times 0.513 is 153.9 x 513; 153 up to 10 * 16 + 1.
+        ((300, 1000), 1.0, (161, 513)),
+        # The scale multiplies the result and drops fractions: 385 * 0.75 = 288.75.
+        ((375, 500), 0.75, (288, 384)),
+    ],
+)
+def test_resize_factor_gives_the_official_sizes(size, scale, expected):
+    result = transforms.resized_size(
+        size, min_resize_value=513, max_resize_value=513, resize_factor=16, scale=scale
+    )
+    assert tuple(result.numpy()) == expected
+    # A limit that is no multiple plus 1 is lowered to one: 520 to 513.
+    wider = transforms.resized_size(
+        size, min_resize_value=513, max_resize_value=520, resize_factor=16, scale=scale
+    )
+    assert tuple(wider.numpy()) == expected
+
+
 def test_resized_size_scales_the_limits_before_rounding():
     # int(512 * 0.777) = 397, int(2048 * 0.777) = 1591; 397 / 375 = 1.058667; 500 * that = 529.33
     result = transforms.resized_size(

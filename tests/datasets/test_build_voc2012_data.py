@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from datasets import build_voc2012_data
+from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from tests import trees
 
@@ -79,7 +80,31 @@ def test_a_damaged_mat_file_is_named(raw):
     assert list(labels(raw, "trainaug")) == ["a_0", "a_1", "c_1", "c_2"]
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train"), ()])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train")])
 def test_unknown_splits_are_refused(raw, splits):
     with pytest.raises(UserError, match="--splits=.*allowed: one or more of train, trainaug"):
         build(raw, splits=splits)
+
+
+def test_images_and_masks_may_lie_in_other_folders(raw):
+    """Lists of any name are splits; the images may be JPEGs and PNGs."""
+    lists = raw / "lists"
+    trees.write_lists(lists, {"half": ["a_0", "x_1"], "rest": ["b_2"]})
+    voc = raw / "VOCdevkit/VOC2012"
+    trees.write_image(voc / "JPEGImages/x_1.png", 1)
+    trees.write_mask(raw / "grey/x_1.png", trees.label_of(trees.VOC_VALUES, 1))
+    for name in ("a_0", "b_2"):
+        trees.write_mask(raw / f"grey/{name}.png", trees.label_of([3], int(name[-1])))
+    build(raw, list_folder=lists, semantic_segmentation_folder=raw / "grey")
+    assert set(catalog.load("pascal_voc_seg", raw / "out").splits) == {"half", "rest"}
+    found = labels(raw, "half")
+    assert list(found) == ["a_0", "x_1"] and set(np.unique(found["a_0"])) == {3}
+    np.testing.assert_array_equal(found["x_1"], trees.label_of(trees.VOC_VALUES, 1))
+    with pytest.raises(UserError, match=r"x_1\.jpg does not exist"):
+        build(raw, list_folder=lists, semantic_segmentation_folder=raw / "grey", image_format="jpg")
+
+
+def test_a_folder_without_lists_is_refused(raw):
+    (raw / "lists").mkdir()
+    with pytest.raises(UserError, match=r"--list_folder=.*lists holds no list"):
+        build(raw, list_folder=raw / "lists")

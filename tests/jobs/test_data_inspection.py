@@ -13,6 +13,7 @@ from deeplab_tf.evaluation import report
 from deeplab_tf.jobs import data_inspection
 from deeplab_tf.messages import UserError
 from tests import trees
+from tests.data import test_official_records as official_records
 
 
 def test_the_report_counts_what_the_masks_hold(shapes_dir, records_dir, tmp_path, capsys):
@@ -48,8 +49,8 @@ def test_splits_without_labels_are_shown_too(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "cityscapes: 19 classes" in printed and "no labels" in printed
     assert (tmp_path / "out/inspection/test_fine.png").is_file()
-    with pytest.raises(UserError, match="no split 'val'; it has: test_fine, train_fine, val_fine"):
-        data_inspection.main(InspectConfig(dataset_dir=str(tmp_path / "out"), splits=("val",)))
+    with pytest.raises(UserError, match="no split 'all'; it has: test_fine, train_fine, val_fine"):
+        data_inspection.main(InspectConfig(dataset_dir=str(tmp_path / "out"), splits=("all",)))
 
 
 def test_a_folder_without_splits_is_refused(records_dir, tmp_path):
@@ -92,3 +93,28 @@ def test_crops_fit_the_median_image(sizes, crop):
     counts = Statistics.none(2)
     counts.sizes.update(sizes)
     assert counts.crop_size() == crop
+
+
+def test_records_without_description_are_inspected_by_their_name(tmp_path, capsys):
+    """A subset of a known data set is reported with a warning, and nothing is refused."""
+    label = np.array([[0, 20, 255]], np.uint8)
+    official_records.write_split(tmp_path, "train_aug", label, label)
+    official_records.write_split(tmp_path, "val", label)
+    data_inspection.main(InspectConfig(dataset_dir=str(tmp_path), dataset="pascal_voc_seg"))
+    written = capsys.readouterr()
+    for split, count, published in (("train_aug", "2 images", 10582), ("val", "1 image", 1449)):
+        assert f"Warning: {split} has {count}, the published set {published}." in written.err
+    assert "pascal_voc_seg: 21 classes, ignored label 255" in written.out
+    found = json.loads((tmp_path / "inspection/statistics.json").read_text())
+    assert found["train_aug"]["ignored_pixels"] == 2 and found["val"]["images"] == 1
+    assert (tmp_path / "inspection/train_aug.png").is_file()
+
+
+def test_own_records_without_description_are_inspected_by_their_classes(tmp_path, capsys):
+    official_records.write_split(tmp_path / "own", "train", np.array([[0, 1, 2]], np.uint8))
+    job = InspectConfig(dataset_dir=str(tmp_path / "own"), num_classes=3, ignore_label=2)
+    data_inspection.main(job)
+    written = capsys.readouterr()
+    assert "classes_3: 3 classes, ignored label 2" in written.out and not written.err
+    found = json.loads((tmp_path / "own/inspection/statistics.json").read_text())
+    assert found["train"]["ignored_pixels"] == 1
