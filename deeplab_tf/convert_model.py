@@ -17,7 +17,7 @@ def main(job: ConvertConfig) -> None:
 
 def run() -> None:
     description = "Converts an exported SavedModel to ONNX or TensorFlow Lite."
-    flags.run(main, [ConvertConfig], description)
+    flags.run(main, [ConvertConfig], description, official="convert_to_tflite")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def run() -> None:
             "eval_split",
             "eval_batch_size",
         ),
+        repeated=(*flags.REPEATED, "num_classes"),
+        official="eval",
     )
 
 

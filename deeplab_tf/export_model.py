@@ -1,4 +1,7 @@
-"""Exports a SavedModel: python -m deeplab_tf.export_model --train_logdir=RUN --export_dir=DIR."""
+"""Exports a checkpoint as a SavedModel, or as a frozen graph of TensorFlow 1.
+
+python -m deeplab_tf.export_model --train_logdir=RUN --export_dir=DIR
+"""
 
 from deeplab_tf import jobs
 from deeplab_tf.config import ServingConfig, flags
@@ -10,9 +13,14 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
 
 
 def run() -> None:
-    description = "Exports a checkpoint as a SavedModel for TensorFlow Serving."
-    settings = [ExportConfig, ServingConfig]
-    flags.run(main, settings, description, overrides=flags.INFERENCE)
+    flags.run(
+        main,
+        [ExportConfig, ServingConfig],
+        "Exports a checkpoint as a SavedModel for TensorFlow Serving, or as a frozen graph.",
+        overrides=flags.INFERENCE,
+        repeated=flags.REPEATED,
+        official="export_model",
+    )
 
 
 if __name__ == "__main__":

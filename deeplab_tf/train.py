@@ -11,7 +11,8 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: E
 
 def run() -> None:
     settings = [ModelConfig, DataConfig, TrainConfig, EvalConfig]
-    flags.run(main, settings, "Trains DeepLab, or continues the run in --train_logdir.")
+    description = "Trains DeepLab, or continues the run in --train_logdir."
+    flags.run(main, settings, description, official="train")
 
 
 if __name__ == "__main__":

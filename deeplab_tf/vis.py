@@ -15,6 +15,8 @@ def run() -> None:
         [VisConfig],
         "Paints a checkpoint's predictions for a split.",
         overrides=(*flags.INFERENCE, "dataset_dir", "max_bad_records"),
+        repeated=(*flags.REPEATED, "num_classes"),
+        official="vis",
     )
 
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import files
+from deeplab_tf.config.official_flags import ACCEPTED, INSTEAD, OfficialFlag
 from deeplab_tf.messages import UserError, shortened
 
 # Where the recipes are: next to the package in a clone, inside the package in a wheel.
 _RECIPES = (Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs")
+_OFFICIAL = "official"  # the folder there with the recipes of Google's published networks
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # limits of file names, in bytes; limits.h of Linux
 _DEEPEST, _MOST_FLAGFILES = 20, 200
 _NUMBER = re.compile(r"-\.?\d")
@@ -55,6 +57,7 @@ def read(
     switches: Mapping[str, bool],
     *,
     instead: Mapping[str, str] | None = None,
+    official: Mapping[str, OfficialFlag] | None = None,
 ) -> list[list[Given]]:
     """Returns the flags of a command line and its flagfiles, in layers; later layers win.
 
@@ -63,12 +66,15 @@ def read(
       switches: all known flags by name; true for a switch, which may be given as --name and
         --noname.
       instead: as in `config.flags.run`.
+      official: flags of the official program, by name; `official_flags` says what each means.
     Returns:
       Layers of known flags, each with a text; one layer may hold a flag several times.
     Raises:
       UserError: if a flag is unknown, a value is missing, or a flagfile cannot be read.
     """
-    given, others = _split(arguments, switches)
+    official = {name: flag for name, flag in (official or {}).items() if name not in switches}
+    switches_there = {name: flag.is_switch for name, flag in official.items()}
+    given, others = _split(arguments, {**switches, **switches_there})
     layers = list(_layers(given, (), itertools.count(1)))
 
     # --undefok=a,b allows --a and --b (and --noa, --nob) although no program here has them.
@@ -80,9 +86,10 @@ def read(
 
     layers = [
         [
-            _resolve(flag, switches, instead or {})
+            resolved
             for flag in layer
             if flag.name in switches or flag.name not in undefok
+            if (resolved := _resolve(_ours(flag, official), switches, instead or {})) is not None
         ]
         for layer in layers
     ]
@@ -167,8 +174,11 @@ def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
     if existing.is_file():
         return existing
 
-    recipe = recipes().get(path.stem)
-    is_name = path == Path(path.name)
+    # A recipe goes by its name below configs/, such as official/voc_xception65_os16.
+    is_of_google = path.parent.name == _OFFICIAL
+    name = f"{_OFFICIAL}/{path.stem}" if is_of_google else path.stem
+    recipe = recipes().get(name)
+    is_name = path.parent in (Path(), Path(_OFFICIAL))
     # Even if the path exists: it may be a folder of that name, such as a run of the recipe.
     if is_name and recipe:
         return recipe
@@ -179,8 +189,7 @@ def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
         )
     if recipe and not path.exists():
         raise flag.error(
-            f"The flagfile {path} does not exist; the recipe of that name is "
-            f"--flagfile={path.stem}."
+            f"The flagfile {path} does not exist; the recipe of that name is --flagfile={name}."
         )
     return path
 
@@ -188,7 +197,8 @@ def _find(path: Path, flag: Given, opened: tuple[Path, ...]) -> Path:
 def recipes() -> dict[str, Path]:
     """Returns the flagfiles that come with the package, by name."""
     folder = next(folder for folder in _RECIPES if list(folder.glob("*.flags")))
-    return {path.stem: path for path in sorted(folder.glob("*.flags"))}
+    paths = [*sorted(folder.glob("*.flags")), *sorted(folder.glob(f"{_OFFICIAL}/*.flags"))]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def _read_flagfile(path: Path, named_by: Given) -> list[Given]:
@@ -236,8 +246,41 @@ def flag_of(line: str, place: str) -> Given:
     return Given(name, text if equals else None, place)
 
 
-def _resolve(flag: Given, switches: Mapping[str, bool], instead: Mapping[str, str]) -> Given:
+def _ours(flag: Given, official: Mapping[str, OfficialFlag]) -> Given | None:
+    """Returns what a flag of the official program is here; None if it changes nothing.
+
+    Raises:
+      UserError: if there is no such thing here.
+    """
+    positive = flag.name.removeprefix("no")
+    if positive in official and positive != flag.name and official[positive].is_switch:
+        flag = Given(positive, "false", flag.place)
+    known = official.get(flag.name)
+    if known is None:
+        return flag
+    if known.verdict == INSTEAD:
+        if known.is_default(flag.text):
+            return None
+        raise flag.error(f"There is no --{flag.name}: {known.reason}.")
+
+    if known.is_switch and flag.text is None:
+        flag = Given(flag.name, "true", flag.place)
+    if known.verdict != ACCEPTED:
+        return Given(known.setting, flag.value(), flag.place)
+    if known.accepts(flag.value()):
+        return None
+    raise flag.error(
+        f"--{flag.name}={shortened(flag.value())} is not possible here, only "
+        f"{known.shown_default()}: {known.reason}."
+    )
+
+
+def _resolve(
+    flag: Given | None, switches: Mapping[str, bool], instead: Mapping[str, str]
+) -> Given | None:
     """Returns the flag under the name of its setting, with a text: --noname becomes name=false."""
+    if flag is None:
+        return None
     if flag.name in switches:
         if flag.text is None and switches[flag.name]:
             return Given(flag.name, "true", flag.place)

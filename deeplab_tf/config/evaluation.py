@@ -34,12 +34,12 @@ class EvalConfig(Config):
     )
     eval_crop_size: tuple[int, ...] = setting(
         (),
-        "For inference_mode=slide: height and width of a window, in pixels. Nothing is padded: in "
-        "a smaller image the window is as large as the image.",
+        "Height and width, in pixels. whole: each image is padded to it, below and on the right, "
+        "with the mean colour, as official DeepLab does; empty pads nothing. slide: the size of a "
+        "window; in a smaller image the window is as large as the image.",
         least=1,
         most=MOST_PIXELS_OF_A_SIDE,
         may_change=True,
-        only_with={"inference_mode": ("slide",)},
     )
     eval_crop_stride: tuple[int, ...] = setting(
         (),

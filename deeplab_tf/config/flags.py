@@ -23,13 +23,27 @@ from typing import Any
 from absl import app, flags, logging
 
 from deeplab_tf import files
-from deeplab_tf.config import command_line
+from deeplab_tf.config import (
+    backbones,
+    cells,
+    command_line,
+    earlier_versions,
+    official_flags,
+)
 from deeplab_tf.config.command_line import Given
 from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.evaluation import EvalConfig
 from deeplab_tf.config.experiment import Experiment, groups
 from deeplab_tf.config.model import ModelConfig
-from deeplab_tf.config.setting import Config, is_list, part_type, require, without_effect
+from deeplab_tf.config.setting import (
+    Config,
+    is_list,
+    part_type,
+    require,
+    type_of,
+    without_effect,
+)
+from deeplab_tf.config.step import LossConfig
 from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.startup import legacy_keras, quiet_start
 
@@ -40,7 +54,8 @@ _OUTSIDE_FAULTS = ("DataLossError", "PermissionDeniedError", "ResourceExhaustedE
 _MEMORY = ("train_batch_size", "gradient_accumulation_steps", "recompute_stages")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
-_SWITCH_TEXTS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_WRITTEN = "# Written by deeplab_tf: the settings of this run."
+_WHOLE_FLOAT = re.compile(r"-?\d+\.0*")
 _CLOSED_PIPE = 141  # exit status that shells report for a program ended by SIGPIPE: 128 + 13
 
 # Settings of a run that may be overridden when predicting with it; all others stay as trained.
@@ -48,11 +63,20 @@ INFERENCE = (
     "output_stride",
     "min_resize_value",
     "max_resize_value",
+    "resize_factor",
     "eval_scales",
     "add_flipped_images",
     "inference_mode",
     "eval_crop_size",
     "eval_crop_stride",
+)
+
+# Settings of a run that may be given once more when predicting with it, as the official programs
+# need them; they must be the run's.
+REPEATED = (
+    *(field.name for field in fields(ModelConfig) if field.name not in INFERENCE),
+    "label_weights",
+    "dataset",
 )
 
 
@@ -64,11 +88,13 @@ class Flags:
       values: every setting's value by name, given or default.
       given: names of the settings given on the command line or in a flagfile.
       typed: names of the settings given on the command line itself.
+      overrides: names of the stored settings of a run that may be replaced.
     """
 
     values: dict[str, Any]
     given: frozenset[str]
     typed: frozenset[str]
+    overrides: frozenset[str] = frozenset()
 
     def read(self, kind: type) -> Any:
         """Builds a settings group."""
@@ -85,6 +111,8 @@ def run(
     description: str,
     *,
     overrides: Sequence[str] = (),
+    repeated: Sequence[str] = (),
+    official: str = "",
     instead: Mapping[str, str] | None = None,
 ) -> None:
     """Parses the command line into `settings` and calls `main` with one object for each of them.
@@ -94,6 +122,10 @@ def run(
     Args:
       overrides: names of a run's stored settings that become flags too; `main` reads them with
         `with_overrides` and `given`.
+      repeated: names of a run's stored settings that may be given too, but must be the run's; see
+        `require_equal`.
+      official: the official program whose flags are answered too, a key of
+        `official_flags.PROGRAMS`.
       instead: for flags that people expect but this program does not have: the flag's name -> a
         sentence on what to do instead.
     """
@@ -131,9 +163,18 @@ def run(
         try:
             if any(argument in _HELP for argument in argv[1:]):
                 with contextlib.suppress(BrokenPipeError):  # as in `--help | head`
-                    print(_help(program, settings, overrides, description))
+                    print(_help(program, settings, overrides, repeated, description))
                 sys.exit(0)
-            _current.set(parse(argv[1:], settings, overrides=overrides, instead=instead))
+            _current.set(
+                parse(
+                    argv[1:],
+                    settings,
+                    overrides=overrides,
+                    repeated=repeated,
+                    official=official,
+                    instead=instead,
+                )
+            )
         except (flags.Error, UserError) as error:
             sys.exit(f"{program}: {str(error).strip()} See {program} --help.")
         except OSError as error:  # the disk that the help is written to is full
@@ -236,18 +277,20 @@ def parse(
     settings: Iterable[type],
     *,
     overrides: Sequence[str] = (),
+    repeated: Sequence[str] = (),
+    official: str = "",
     instead: Mapping[str, str] | None = None,
 ) -> Flags:
-    """Parses a command line: flags of the settings groups and of `overrides`, and absl's own flags.
+    """Parses a command line: flags of the settings groups and of a run, and absl's own flags.
 
     Args:
       arguments: the command line without the program's name.
-      overrides, instead: as in `run`.
+      overrides, repeated, official, instead: as in `run`.
     Raises:
       UserError: if a flag is unknown, a value has the wrong type, or a flag that takes one value
         is given twice in the same place.
     """
-    known = {field.name: field for field in _fields_of(settings, overrides)}
+    known = {field.name: field for field in _fields_of(settings, (*overrides, *repeated))}
     of_absl = {
         name: flags.FLAGS[name].boolean
         for name in flags.FLAGS
@@ -258,29 +301,27 @@ def parse(
     values = {name: field.default for name, field in known.items()}
     given: set[str] = set()
     typed: set[str] = set()
-    for layer in command_line.read(arguments, switches, instead=instead):
+    answers = official_flags.of_program(official) if official else {}
+    for layer in command_line.read(arguments, switches, instead=instead, official=answers):
         flags_of_settings = [flag for flag in layer if flag.name in known]
         values_of_layer = _values_of_layer(flags_of_settings, known, _given_value)
         values |= values_of_layer
         given |= set(values_of_layer)
         typed = set(values_of_layer)  # the last layer is the command line itself
         flags.FLAGS(["", *(f"--{flag.name}={flag.text}" for flag in layer if flag.name in of_absl)])
-    return Flags(values, frozenset(given), frozenset(typed))
+    return Flags(values, frozenset(given), frozenset(typed), frozenset(overrides))
 
 
-def _require_effect(job: Sequence[Config], *, used: Sequence[str] = ()) -> None:
+def _require_effect(job: Sequence[Config]) -> None:
     """Raises UserError if the command line gives a setting that has no effect.
 
     In a flagfile, settings of a run may be without effect: recipes are made to be varied, and
     `overview` says at the start of training which settings have no effect then.
-
-    Args:
-      used: names of settings that the program has another use for.
     """
     stored = settings_of(Experiment())
     for name, lacking in without_effect(job).items():
         is_refused = name in _current.get().typed if name in stored else True
-        if is_refused and name not in used:
+        if is_refused:
             value = next(getattr(group, name) for group in job if hasattr(group, name))
             raise UserError(
                 f"--{name}={text_of(value)} has no effect without {lacking}; give that too, or "
@@ -319,12 +360,13 @@ def _fields_of(settings: Iterable[type], overrides: Sequence[str]) -> list[datac
 
 def _of_a_run(overrides: Sequence[str]) -> list[dataclasses.Field]:
     """Returns the stored settings of a run that have these names."""
-    stored = (field for kind in (ModelConfig, DataConfig, EvalConfig) for field in fields(kind))
+    kinds = (ModelConfig, DataConfig, EvalConfig, LossConfig)
+    stored = (field for kind in kinds for field in fields(kind))
     return [field for field in stored if field.name in overrides]
 
 
 def _is_switch(field: dataclasses.Field) -> bool:
-    return isinstance(field.default, bool)
+    return type_of(field) is bool
 
 
 def _values_of_layer(
@@ -382,23 +424,78 @@ def given(name: str) -> Any:
     return job.values[name] if name in job.given else None
 
 
-def with_overrides(experiment: Experiment, *, used: Sequence[str] = ()) -> Experiment:
+def with_overrides(experiment: Experiment) -> Experiment:
     """Returns a run's settings with the data and evaluation settings that were given as flags.
 
-    Args:
-      used: names of the settings that always have an effect in this program.
     Raises:
       UserError: if the command line gave a setting that has no effect.
     """
     changed = {}
     for section in ("data", "eval"):
         group = getattr(experiment, section)
-        values = {field.name: given(field.name) for field in fields(group)}
+        names = {field.name for field in fields(group)} & _current.get().overrides
+        values = {name: given(name) for name in names}
         values = {name: value for name, value in values.items() if value is not None}
         changed[section] = dataclasses.replace(group, **values)
 
-    _require_effect(list(changed.values()), used=used)
+    _require_effect(list(changed.values()))
     return dataclasses.replace(experiment, **changed)
+
+
+def require_equal(experiment: Experiment, model: ModelConfig, *, where: str) -> None:
+    """Checks the settings of a run that were given once more.
+
+    Args:
+      experiment: the run's settings.
+      model: the settings of the network as it was built, possibly at another output stride.
+      where: the run's folder, for the error.
+    Raises:
+      UserError: if one of them is not the run's.
+    """
+    at = f" at output stride {model.output_stride}"
+    for group in (model, experiment.train):
+        for field in fields(group):
+            name = field.name
+            asked = given(name) if name in REPEATED else None
+            if asked in (None, ""):  # left open, as the run's is filled in
+                continue
+            trained = getattr(group, name)
+            if not _is_equal(name, asked, trained):
+                raise UserError(
+                    f"--{name}={shortened(text_of(asked))} is not how {files.shown(where)} was "
+                    f"trained: it has --{name}={shortened(text_of(trained))}"
+                    f"{at if name == 'atrous_rates' else ''}; give that, or leave --{name} out."
+                )
+
+
+def _is_equal(name: str, asked: Any, trained: Any) -> bool:
+    """Whether two values of a setting of the network mean the same."""
+    if name == "dense_prediction_cell_json":
+        return cells.canonical(asked) == trained
+    if name == "multi_grid":  # empty means that all are 1
+        length = max(len(asked), len(trained))
+        return (asked or (1,) * length) == (trained or (1,) * length)
+    return asked == trained
+
+
+def tell_departures(program: str, variant: str, *groups: Any, **values: Any) -> None:
+    """Prints where a program works with other values than the official one would by default.
+
+    Prints nothing for networks that follow other conventions than Google's.
+
+    Args:
+      program: a key of `official_flags.PROGRAMS`.
+      variant: the model variant.
+      groups, values: the settings that the program uses; later ones replace earlier ones.
+    """
+    if not backbones.is_official(variant):
+        return
+    used: dict[str, Any] = {}
+    for group in groups:
+        used |= {field.name: getattr(group, field.name) for field in fields(group)}
+    phrases = official_flags.departures(program, used | values, _current.get().given)
+    if phrases:
+        print(f"Other than in research/deeplab: {'; '.join(phrases)}.", flush=True)
 
 
 def text_of(value: Any) -> str:
@@ -416,12 +513,14 @@ def value_of(field: dataclasses.Field, text: str) -> Any:
     Raises:
       UserError: if the text is not a value of the setting's type.
     """
-    kind: Any = type(field.default)
+    kind: Any = type_of(field)
     with contextlib.suppress(KeyError, ValueError):
         if kind is bool:
-            return _SWITCH_TEXTS[text.strip().lower()]
+            return official_flags.SWITCH_TEXTS[text.strip().lower()]
         if kind is tuple:
             return tuple(map(part_type(field), command_line.split_parts(text)))
+        if kind is int and _WHOLE_FLOAT.fullmatch(text.strip()):
+            return int(float(text))  # such as official DeepLab's --decay_steps=0.0
         return kind(text)
 
     kinds = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -443,7 +542,7 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
 
 def flagfile_text(experiment: Experiment) -> str:
     """Returns the experiment as the text of a flagfile, one setting per line."""
-    lines = ["# Written by deeplab_tf: the settings of this run."]
+    lines = [_WRITTEN]
     lines += [f"--{name}={text}" for name, text in settings_of(experiment).items()]
     return "\n".join(lines) + "\n"
 
@@ -466,9 +565,15 @@ def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, 
     """
     values = settings_of(dataclasses.replace(experiment, model=model))
     deciding = {name: values[name] for name in INFERENCE}
-    deciding["atrous_rates"] = text_of(model.aspp_rates())
-    if experiment.eval.inference_mode == "whole":  # it has no windows
-        del deciding["eval_crop_size"], deciding["eval_crop_stride"]
+    deciding["atrous_rates"] = values["atrous_rates"]
+
+    # Settings without effect are left out, as in files of earlier versions.
+    if experiment.eval.inference_mode == "whole":
+        del deciding["eval_crop_stride"]
+        if not experiment.eval.eval_crop_size:
+            del deciding["eval_crop_size"]
+    if not experiment.data.resize_factor:
+        del deciding["resize_factor"]
     return deciding
 
 
@@ -482,7 +587,8 @@ def parse_flagfile(path: Path) -> Experiment:
     known = {field.name: field for kind in sections.values() for field in fields(kind)}
 
     layer = []
-    for number, line in enumerate(command_line.lines_of(path), start=1):
+    lines = command_line.lines_of(path)
+    for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             layer.append(command_line.flag_of(line.lstrip(), f"{path}, line {number}"))
 
@@ -494,12 +600,20 @@ def parse_flagfile(path: Path) -> Experiment:
         )
 
     values = _values_of_layer(layer, known, value_of)
-    return Experiment(
-        **{
-            name: kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
-            for name, kind in sections.items()
-        }
-    )
+    given_to = {
+        name: {field.name: values[field.name] for field in fields(kind) if field.name in values}
+        for name, kind in sections.items()
+    }
+    if _WRITTEN in lines:  # else a person has written it, who means what the settings mean now
+        given_to["eval"] = earlier_versions.upgraded_evaluation(given_to["eval"], given_to["model"])
+        given_to["model"] = earlier_versions.upgraded(given_to["model"])
+        given_to["train"] = earlier_versions.upgraded_training(given_to["train"])
+    return Experiment(**{name: kind(**given_to[name]) for name, kind in sections.items()})
+
+
+def _default_of(field: dataclasses.Field) -> str:
+    """Returns the default of a setting as --help shows it."""
+    return field.metadata["open"] if field.default is None else text_of(field.default)
 
 
 def _by_group(kind: type) -> Iterator[tuple[type, list[dataclasses.Field]]]:
@@ -511,7 +625,13 @@ def _by_group(kind: type) -> Iterator[tuple[type, list[dataclasses.Field]]]:
             yield group, added
 
 
-def _help(program: str, settings: list[type], overrides: Sequence[str], description: str) -> str:
+def _help(
+    program: str,
+    settings: list[type],
+    overrides: Sequence[str],
+    repeated: Sequence[str],
+    description: str,
+) -> str:
     """Returns the text of --help: each group with the first line of its docstring as heading."""
 
     def describe(field, default):
@@ -528,9 +648,12 @@ def _help(program: str, settings: list[type], overrides: Sequence[str], descript
     for kind in settings:
         for group, added in _by_group(kind):
             lines += ["", (group.__doc__ or group.__name__).strip().splitlines()[0]]
-            lines += [describe(field, text_of(field.default)) for field in added]
+            lines += [describe(field, _default_of(field)) for field in added]
 
     if overrides:
         lines += ["", "These replace the settings stored in the run:"]
         lines += [describe(field, "as in the run") for field in _of_a_run(overrides)]
+    if repeated:
+        lines += ["", "These may be given too, but must be as in the run:"]
+        lines += [f"  --{field.name}" for field in _of_a_run(repeated)]
     return "\n".join(lines)

@@ -9,8 +9,9 @@ from pathlib import Path
 from deeplab_tf.config import checkpoint_choice
 from deeplab_tf.config.checkpoint_choice import checkpoint_setting, require_one_choice
 from deeplab_tf.config.data import DataConfig
-from deeplab_tf.config.model import ModelConfig
+from deeplab_tf.config.model import OUTPUT_STRIDES, ModelConfig
 from deeplab_tf.config.setting import (
+    MOST_COUNT,
     MOST_PIXELS_OF_A_SIDE,
     MOST_SECONDS,
     Config,
@@ -23,6 +24,7 @@ from deeplab_tf.config.setting import (
 )
 from deeplab_tf.messages import UserError
 
+COLORMAPS = ("pascal", "cityscapes", "ade20k")  # as official DeepLab names them
 _MOST_VERSION = 2**63 - 1  # TensorFlow Serving reads int64; versions may be dates and times
 
 
@@ -40,13 +42,12 @@ class EvalJobConfig(Config):
         "Seconds to wait before looking for a new checkpoint again.",
         least=0,
         most=MOST_SECONDS,
-        only_with={"max_number_of_evaluations": ()},
     )
     max_number_of_evaluations: int = setting(
         1,
         "Number of checkpoints to score. 1 scores the chosen one; with more, eval waits for new "
-        "checkpoints of a run in training; 0 means until the end of the run.",
-        least=0,
+        "checkpoints of a run in training; 0 or less means until the end of the run.",
+        least=-MOST_COUNT,
     )
     num_gpus: int = setting(
         -1, "Number of GPUs that share the images; -1 uses all, 0 uses the CPU.", least=-1
@@ -58,14 +59,23 @@ class EvalJobConfig(Config):
         require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
         require_given("eval_logdir", self.eval_logdir, "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
-        if self.max_number_of_evaluations != 1:
-            folder, step = checkpoint_choice.split(self.checkpoint_dir)
-            flag = f"--max_number_of_evaluations={self.max_number_of_evaluations}"
-            if self.checkpoint not in ("", checkpoint_choice.NEWEST) or step is not None:
-                raise UserError(
-                    f"{flag} scores each new checkpoint of a run; give --checkpoint_dir={folder} "
-                    "without --checkpoint, or leave --max_number_of_evaluations out to score one."
-                )
+        _require_a_run_to_follow(self, "max_number_of_evaluations")
+
+
+def _require_a_run_to_follow(job: "EvalJobConfig | VisConfig", name: str) -> None:
+    """Raises UserError if new checkpoints are wanted, but a certain one was chosen.
+
+    Args:
+      name: the setting that says how many checkpoints are wanted.
+    """
+    number = getattr(job, name)
+    folder, step = checkpoint_choice.split(job.checkpoint_dir)
+    is_chosen = job.checkpoint not in ("", checkpoint_choice.NEWEST) or step is not None
+    if number != 1 and is_chosen:
+        raise UserError(
+            f"--{name}={number} takes each new checkpoint of a run; give --checkpoint_dir={folder} "
+            f"without --checkpoint, or leave --{name} out to take one."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +100,32 @@ class VisConfig(Config):
         "servers want them (16-bit PNGs if an id is above 255), and not train ids.",
         only_with={"also_save_raw_predictions": ()},
     )
+    colormap_type: str = setting(
+        "",
+        "Colours of the predictions, by the data set they belong to. They are those of the data "
+        "set in any case; one whose colours are others is refused.",
+        choices=("", *COLORMAPS),
+    )
+    eval_interval_secs: int = setting(
+        300,
+        "Seconds to wait before looking for a new checkpoint again.",
+        least=0,
+        most=MOST_SECONDS,
+    )
+    max_number_of_iterations: int = setting(
+        1,
+        "Number of checkpoints to paint. 1 paints the chosen one; with more, vis waits for new "
+        "checkpoints of a run in training, whose pictures replace the earlier ones; 0 or less "
+        "means until the end of the run.",
+        least=-MOST_COUNT,
+    )
 
     def __post_init__(self):
         super().__post_init__()
         require_given("checkpoint_dir", self.checkpoint_dir, "the folder of a run")
         require_given("vis_logdir", self.vis_logdir, "a path")
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+        _require_a_run_to_follow(self, "max_number_of_iterations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,23 +200,38 @@ class ExportConfig(Config):
     export_dir: str = setting(
         "", "Folder of the model; its versions go into the folders 1, 2, ... in it."
     )
+    export_path: str = setting(
+        "",
+        "File for a frozen graph of TensorFlow 1, as official DeepLab writes it, with the tensors "
+        "ImageTensor:0 and SemanticPredictions:0; give it in place of export_dir.",
+    )
+    num_classes: int = setting(
+        0, "Number of classes that the run must have; 0 takes any number.", least=0
+    )
     export_version: int = setting(
-        0, "Version to write; 0 takes the next free one.", least=0, most=_MOST_VERSION
+        0,
+        "Version to write; 0 takes the next free one.",
+        least=0,
+        most=_MOST_VERSION,
+        only_with={"export_dir": ()},
     )
     model_name: str = setting(
-        "", "Name of the model on a server; if empty, the name of the folder export_dir."
+        "",
+        "Name of the model on a server; if empty, the name of the folder export_dir.",
+        only_with={"export_dir": ()},
     )
     model_base_path: str = setting(
         "",
         "Path at which the server sees export_dir, for model.config; if empty, "
         "/models/<model_name>.",
+        only_with={"export_dir": ()},
     )
 
     def __post_init__(self):
         super().__post_init__()
         require_utf8(model_name=self.model_name, model_base_path=self.model_base_path)
         require_exactly_one(train_logdir=self.train_logdir, checkpoint_path=self.checkpoint_path)
-        require_given("export_dir", self.export_dir, "a path")
+        require_exactly_one(export_dir=self.export_dir, export_path=self.export_path)
         flag = "train_logdir" if self.train_logdir else "checkpoint_path"
         require_one_choice(self.checkpoint, getattr(self, flag), flag)
 
@@ -249,8 +294,8 @@ class ImportConfig(Config):
     source: str = setting(
         "",
         "Weights to read: a .pth file, a checkpoint of official DeepLab (model.ckpt-N or its "
-        ".tar.gz), the address of either, keras.applications:ResNet50, ResNet101 or ResNet152, or "
-        "keras_cv:PRESET.",
+        ".tar.gz) or its frozen graph (.pb), the address of one of these, "
+        "keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET.",
     )
     output: str = setting("", "Folder to write; it must be new or empty.")
     dataset: str = setting(
@@ -266,8 +311,18 @@ class ImportConfig(Config):
     ignore_label: int = setting(
         255, "With class_list: the label of ignored pixels in the records.", least=0, most=255
     )
-    output_stride: int = setting_of(ModelConfig, "output_stride")
-    atrous_rates: tuple[int, ...] = setting_of(ModelConfig, "atrous_rates")
+    output_stride: int = setting(
+        None,
+        "Input pixels, along each side, per cell of the encoder's output. If left out: 16, and 32 "
+        "for MobileNetV3, as published.",
+        choices=OUTPUT_STRIDES,
+    )
+    atrous_rates: tuple[int, ...] = setting_of(
+        ModelConfig,
+        "atrous_rates",
+        help="Rates of ASPP's atrous branches, as many as the file has. If left out: 6,12,18 at "
+        "output stride 16, scaled for other strides; but official DeepLab's must be given.",
+    )
     multi_grid: tuple[int, ...] = setting_of(ModelConfig, "multi_grid")
     align_corners: bool = setting_of(
         ModelConfig,
@@ -278,8 +333,37 @@ class ImportConfig(Config):
     image_pooling_crop_size: tuple[int, ...] = setting_of(
         ModelConfig,
         "image_pooling_crop_size",
-        help="For checkpoints of official DeepLab: window of the image pooling, height,width in "
-        "pixels; empty pools the whole image.",
+        default=None,
+        help="For weights of official DeepLab: window of the image pooling, height,width in "
+        "pixels; empty pools the whole image. Needed for a squeeze-and-excite gate, and otherwise "
+        "empty if left out.",
+    )
+    image_pooling_stride: tuple[int, ...] = setting_of(
+        ModelConfig,
+        "image_pooling_stride",
+        default=None,
+        help="For weights of official DeepLab: stride of that window, down,across in cells of the "
+        "encoder's output. Needed for a squeeze-and-excite gate with a window, and otherwise 1,1 "
+        "if left out.",
+    )
+    image_se_uses_qsigmoid: bool = setting_of(
+        ModelConfig,
+        "image_se_uses_qsigmoid",
+        default=None,
+        help="For weights of official DeepLab with a squeeze-and-excite gate, which need it: "
+        "whether the gate is the piecewise linear ReLU6(x + 3) / 6, and not a sigmoid.",
+    )
+    use_bounded_activation: bool = setting_of(
+        ModelConfig,
+        "use_bounded_activation",
+        help="For weights of official DeepLab: whether they were trained with activations limited "
+        "to 6.",
+    )
+    dense_prediction_cell_json: str = setting_of(
+        ModelConfig,
+        "dense_prediction_cell_json",
+        help="For weights of official DeepLab with a dense prediction cell, which need it: its "
+        "JSON, or the path of a file with it.",
     )
 
     def __post_init__(self):
@@ -309,6 +393,9 @@ class InspectConfig(Config):
     dataset: str = setting(
         "", "Name of the data set; if empty, the one in <dataset_dir>/dataset.json."
     )
+    class_list: str = setting_of(DataConfig, "class_list")
+    num_classes: int = setting_of(DataConfig, "num_classes")
+    ignore_label: int = setting_of(DataConfig, "ignore_label")
     splits: tuple[str, ...] = setting((), "Splits to inspect; empty means all.")
     max_bad_records: int = setting_of(
         DataConfig,
@@ -327,7 +414,8 @@ class InspectConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require_given("dataset_dir", self.dataset_dir, "the folder that a builder wrote")
+        require_given("dataset_dir", self.dataset_dir, "the folder of the records")
+        require(self.num_classes != 1, "num_classes", self.num_classes, "0, or 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,10 +106,11 @@ def evaluate(
     count = _counter(predictor, workers, num_classes=classes, ignore_label=ignore_label)
 
     matrix = np.zeros([classes, classes], np.int64)
-    times_seen: collections.Counter[str] = collections.Counter()
+    times_seen: collections.Counter[tuple] = collections.Counter()
+    share = table.share(workers.index, workers.count)
     batches = memory.trimmed(
         pipeline.eval_batches(
-            table.share(workers.index, workers.count),
+            share,
             batch_size=batch_size,
             num_classes=classes,
             ignore_label=ignore_label,
@@ -126,7 +127,7 @@ def evaluate(
             if group:
                 matrix += count(group)
             for batch in group:
-                times_seen.update(batch.names)
+                times_seen.update(_records_of(batch, share))
                 progress(len(batch.names))
 
     matrix = workers.total(matrix)
@@ -164,6 +165,8 @@ def _counter(
 
     def count(group):
         images = [batch.images for batch in group]
+        for batch in images:
+            predictor.require_fitting(batch)
         labels = [batch.labels for batch in group]
         # Every replica needs an image, since on CPUs a convolution of no images gives a wrong
         # shape. Replicas without a batch get the first one again, with all pixels ignored.
@@ -192,16 +195,23 @@ def _counted(num_classes, ignore_label):
     return counted
 
 
+def _records_of(batch: pipeline.EvalBatch, table: records.RecordTable) -> list[tuple]:
+    """Returns the name, shard and offset of each image: two records may have the same name."""
+    numbers = batch.numbers
+    places = (table.file_index[numbers].tolist(), table.offsets[numbers].tolist())
+    return list(zip(batch.names, *places, strict=True))
+
+
 def _require_each_once(
     times_seen: collections.Counter, total: int, expected: int, split: str
 ) -> None:
     """Raises UserError if this worker saw an image twice, or all workers not `expected` images.
 
     Args:
-      times_seen: how often this worker saw each image.
+      times_seen: how often this worker saw each of the `_records_of` its batches.
       total: number of images that all workers saw.
     """
-    twice = [name for name, times in times_seen.items() if times > 1]
+    twice = [name for (name, *_), times in times_seen.items() if times > 1]
     if twice or total != expected:
         problem = f"{twice[0]!r} more than once" if twice else f"{total} of {expected} images"
         raise UserError(

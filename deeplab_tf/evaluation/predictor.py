@@ -3,10 +3,13 @@
 Shared by evaluation, pictures, prediction and export: what was scored is what is served.
 """
 
+import math
+
 import tensorflow as tf
 
 from deeplab_tf.config import DataConfig, EvalConfig
 from deeplab_tf.data import transforms
+from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.ops.resize import resize_bilinear
 
@@ -20,6 +23,10 @@ class Predictor(tf.Module):
     window, the probabilities of overlapping windows are averaged, and the result is resized to the
     image's size. The probabilities of several views are averaged (docs/ancestors.md,
     SSSegmentation, Scoring).
+
+    With a padded size, the views are those of official DeepLab (eval.py, model.py): the image,
+    resized by the recipe's rule, is padded with the mean colour below and on the right; then it is
+    scaled and mirrored as one image, and what belongs to the padding is cut off the scores.
     """
 
     def __init__(
@@ -28,15 +35,19 @@ class Predictor(tf.Module):
         *,
         min_resize_value: int = 0,
         max_resize_value: int = 0,
+        resize_factor: int = 0,
         scales: tuple[float, ...] = (1.0,),
         add_flipped_images: bool = False,
         window_size: tuple[int, ...] = (),
         window_stride: tuple[int, ...] = (),
+        padded_size: tuple[int, ...] = (),
     ):
         """Takes the settings of EvalConfig and DataConfig.
 
         Args:
           window_size, window_stride: height and width in pixels; empty to predict at once.
+          padded_size: height and width that images are padded to; empty pads nothing. Not together
+            with windows.
         """
         super().__init__()
         self.model = model
@@ -44,15 +55,51 @@ class Predictor(tf.Module):
         self._resizing = {
             "min_resize_value": min_resize_value,
             "max_resize_value": max_resize_value,
+            "resize_factor": resize_factor,
         }
+        self._padded_size = padded_size
         self._window_size, self._window_stride = window_size, window_stride
+        # As in official DeepLab (model.py): other scales of evaluation take the place of those that
+        # the network was trained to look at.
+        pyramid = model.config.image_pyramid if tuple(scales) == (1.0,) else ()
+        self._passes_over_pyramid = len(pyramid) < len(model.config.image_pyramid)
+        largest = max(pyramid, default=1.0)
+        self._pixels_per_pixel = math.ceil(max(largest, 1.0) ** 2)
         flips = (False, True) if add_flipped_images else (False,)
         self._views = [(scale, flip) for scale in scales for flip in flips]
 
         # Traced once for images of any size, so that a new size does not cost a new trace.
         signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
-        self.labels = tf.function(lambda images: self.predict(images)[0], signature)
-        self.probabilities = tf.function(lambda images: self.predict(images)[1], signature)
+        self._labels = tf.function(lambda images: self.predict(images)[0], signature)
+        self._probabilities = tf.function(lambda images: self.predict(images)[1], signature)
+
+    def labels(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns only the labels of `predict`, compiled.
+
+        Raises:
+          UserError: if the images are larger than the padded size.
+        """
+        self.require_fitting(images)
+        return self._labels(images)
+
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns only the probabilities of `predict`, compiled; raises what `labels` does."""
+        self.require_fitting(images)
+        return self._probabilities(images)
+
+    def require_fitting(self, images: tf.Tensor) -> None:
+        """Raises UserError if images, [B, H, W, 3], are larger than the padded size."""
+        if not self._padded_size:
+            return
+        size = self._prepared_size(tuple(images.shape[1:3]))
+        if any(side > most for side, most in zip(size, self._padded_size, strict=True)):
+            height, width = (int(side) for side in size)
+            resized = " when resized" if self._has_rule else ""
+            raise UserError(
+                f"An image has {height}x{width} pixels{resized}, more than --eval_crop_size="
+                f"{','.join(map(str, self._padded_size))}; give an --eval_crop_size of at least "
+                "the largest image's height and width, or --eval_crop_size= to pad nothing."
+            )
 
     def predict(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Predicts images of one size, both labels and probabilities.
@@ -107,22 +154,44 @@ class Predictor(tf.Module):
         """
         sizes = [tf.cast(size, tf.int64)]
         for scale in sorted({scale for scale, _ in self._views}):
-            if self._resizes(scale):
+            if self._padded_size:
+                view = tf.constant(scaled_size(self._padded_size, scale), tf.int64)
+                sizes += [view, tf.constant(self._padded_size, tf.int64)]
+            elif self._resizes(scale):
                 resized = transforms.resized_size(size, scale=scale, **self._resizing)
                 sizes.append(tf.cast(resized, tf.int64))
-        return tf.reduce_max([tf.reduce_prod(size) for size in sizes])
+        most = tf.reduce_max([tf.reduce_prod(size) for size in sizes])
+        return most * self._pixels_per_pixel
+
+    def _infer(self, images):
+        """Returns the logits of images as they are, float32 [B, h, w, classes]."""
+        if self._passes_over_pyramid:
+            return self.model.infer(images, with_pyramid=False)
+        return self.model.infer(images)
 
     def _to_average(self, scores):
         """Returns one view's probabilities, which are averaged; windows give them already."""
         return scores if self._window_size else tf.nn.softmax(scores)
 
+    @property
+    def _has_rule(self):
+        """Whether images are resized before anything else."""
+        return any(self._resizing.values())
+
     def _resizes(self, scale):
-        return any(self._resizing.values()) or scale != 1.0
+        return self._has_rule or scale != 1.0
+
+    def _prepared_size(self, size):
+        """Returns height and width of an image that the recipe's rule has resized."""
+        return transforms.resized_size(size, **self._resizing) if self._has_rule else size
 
     def _view(self, images, scale, flip):
         """Returns one view's scores at the images' size: logits, or probabilities from windows."""
         size = tf.shape(images)[1:3]
         images = tf.cast(images, tf.float32)  # ONNX and TensorFlow Lite do not resize uint8
+        if self._padded_size:
+            return self._padded_view(images, scale, flip)
+
         if self._resizes(scale):
             resized = transforms.resized_size(size, scale=scale, **self._resizing)
             images = transforms.resize_image(images, resized)
@@ -130,11 +199,45 @@ class Predictor(tf.Module):
         if flip:
             images = tf.reverse(images, [2])
 
-        scores = self._slide(images) if self._window_size else self.model.infer(images)
+        scores = self._slide(images) if self._window_size else self._infer(images)
 
         if flip:
             scores = tf.reverse(scores, [2])
         return self._resize(scores, size)
+
+    def _padded_view(self, images, scale, flip):
+        """Returns the logits of one view of padded images: float32 [B, H, W, 3] -> [B, H, W, C]."""
+        size = tf.shape(images)[1:3]
+        if self._has_rule:
+            images = transforms.resize_image(images, self._prepared_size(size))
+            images = tf.cast(images, tf.float32)
+
+        inner = tf.shape(images)[1:3]
+        fits = tf.debugging.Assert(
+            tf.reduce_all(inner <= self._padded_size),
+            ["an image is larger than", list(self._padded_size), "; height, width:", inner],
+        )
+        with tf.control_dependencies([fits]):
+            below, right = tf.unstack(self._padded_size - inner)
+        around = [[0, 0], [0, below], [0, right], [0, 0]]
+        images = _pad_with_color(images, around, self.model.config.image_mean)
+        images = tf.ensure_shape(images, [None, *self._padded_size, 3])
+
+        if scale != 1.0:
+            images = self._resize(images, scaled_size(self._padded_size, scale))
+        if flip:
+            images = tf.reverse(images, [2])
+        scores = self._infer(images)
+        if flip:
+            scores = tf.reverse(scores, [2])
+
+        if scale < 1:
+            # Official DeepLab enlarges the logits of small views in two steps, of which the first
+            # leads to the size that they have at scale 1 (model.py, multi_scale_logits).
+            stride = self.model.config.logits_stride()
+            scores = self._resize(scores, [(side - 1) // stride + 1 for side in self._padded_size])
+        scores = self._resize(scores, self._padded_size)[:, : inner[0], : inner[1]]
+        return self._resize(scores, size) if self._has_rule else scores
 
     def _slide(self, images):
         """Averages the probabilities of windows: float32 [B, H, W, 3] -> [B, H, W, classes].
@@ -158,7 +261,7 @@ class Predictor(tf.Module):
             first = tf.minimum(place, size - window)
             last = first + window
             part = images[:, first[0] : last[0], first[1] : last[1]]
-            probabilities = tf.nn.softmax(self._resize(self.model.infer(part), window))
+            probabilities = tf.nn.softmax(self._resize(self._infer(part), window))
             counted = tf.concat([probabilities, tf.ones_like(probabilities[..., :1])], axis=-1)
             around = tf.pad(tf.stack([first, size - last], axis=1), [[1, 1], [0, 0]])
             return number + 1, tf.ensure_shape(sums + tf.pad(counted, around), shape)
@@ -175,6 +278,30 @@ class Predictor(tf.Module):
 
     def _resize(self, scores, size):
         return resize_bilinear(scores, size, align_corners=self.model.config.align_corners)
+
+
+def _pad_with_color(images, around, color):
+    """Pads images, [B, H, W, 3], with a colour, RGB; `around` as `tf.pad` takes it.
+
+    No map of the padding is added or multiplied: for images of one size it would be a constant as
+    large as the image, and in a converted model of a narrow network larger than all weights.
+    """
+    if len(set(color)) == 1:
+        return tf.pad(images, around, constant_values=color[0])
+    channels = tf.split(images, 3, axis=-1)
+    padded = [
+        tf.pad(channel, around, constant_values=value)
+        for channel, value in zip(channels, color, strict=True)
+    ]
+    return tf.concat(padded, axis=-1)
+
+
+def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, ...]:
+    """Returns the size of a padded image at a scale (official DeepLab, `scale_dimension`).
+
+    A multiple of the output stride plus 1 stays one at scales such as 0.5 and 1.25.
+    """
+    return tuple(int((side - 1) * scale + 1) for side in size)
 
 
 def label_dtype(num_classes: int) -> tf.DType:
@@ -194,8 +321,10 @@ def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) ->
         model,
         min_resize_value=data.min_resize_value,
         max_resize_value=data.max_resize_value,
+        resize_factor=data.resize_factor,
         scales=evaluation.eval_scales,
         add_flipped_images=evaluation.add_flipped_images,
         window_size=evaluation.eval_crop_size if slide else (),
         window_stride=evaluation.eval_crop_stride if slide else (),
+        padded_size=() if slide else evaluation.eval_crop_size,
     )

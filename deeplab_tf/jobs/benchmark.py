@@ -63,7 +63,7 @@ def main(
     require(is_usable, "data_service", train.data_service, allowed)
 
     strategy = choose_strategy(train)
-    info = catalog.load(data.dataset, data.dataset_dir)
+    info = catalog.load_described(data)
     train = train.for_images(1)  # the schedule's length does not change a step's time
     with seeded(train.seed), strategy.scope():
         step_checks.require_possible(

@@ -1,7 +1,6 @@
 """Scores checkpoints of a run."""
 
 import json
-import time
 from pathlib import Path
 
 import tensorflow as tf
@@ -15,8 +14,8 @@ from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.distribution import Workers, on_this_host
 from deeplab_tf.evaluation import evaluator, report
 from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.jobs import new_checkpoints
 from deeplab_tf.runs import loaded_run
-from deeplab_tf.runs.checkpoints import UnreadableCheckpointError
 from deeplab_tf.runs.run_dir import RunDir
 
 
@@ -24,27 +23,12 @@ def main(job: EvalJobConfig) -> None:
     """Scores the chosen checkpoint, or each new one until the end of the run."""
     files.require_writable(Path(job.eval_logdir), flag="eval_logdir")
     strategy = on_this_host(job.num_gpus)
-    if job.max_number_of_evaluations == 1:
-        score(job, job.checkpoint_dir, strategy)
-        return
-
-    run = RunDir(job.checkpoint_dir)
-    last_step = run.experiment().train.training_number_of_steps
-    last_tried, evaluations = 0, 0
-    while True:
-        newest = max(run.checkpoints.steps(), default=0)
-        if newest > last_tried:
-            last_tried = newest
-            try:
-                score(job, run.checkpoints.prefix(newest), strategy)
-                evaluations += 1
-            except UnreadableCheckpointError as error:  # the trainer may just have deleted it
-                print(f"{error} Waiting for the next one.", flush=True)
-
-        if evaluations == job.max_number_of_evaluations or last_tried >= last_step:
-            return
-        print(f"Waiting for a checkpoint after step {last_tried} in {run.path}.", flush=True)
-        time.sleep(job.eval_interval_secs)
+    new_checkpoints.follow(
+        job.checkpoint_dir,
+        lambda path: score(job, path, strategy),
+        at_most=job.max_number_of_evaluations,
+        interval_secs=job.eval_interval_secs,
+    )
 
 
 def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> evaluator.Evaluation:
@@ -55,6 +39,7 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     with strategy.scope():
         choice = job.checkpoint if path == job.checkpoint_dir else ""
         loaded, experiment = loaded_run.load_asked(path, choice)
+    loaded_run.tell_departures("eval", loaded, experiment, job)
 
     split = experiment.eval.eval_split
     info = loaded.dataset_at(experiment.data.dataset_dir)

@@ -1,25 +1,54 @@
-"""Paints a split's predictions."""
+"""Paints a split's predictions.
 
+Pictures are called by their number in the split, as the official package calls them. A record's own
+name decides nothing but the last part of the name of its raw prediction.
+"""
+
+import csv
+import io
 import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
+from deeplab_tf.config import Experiment
 from deeplab_tf.config.programs import VisConfig
-from deeplab_tf.data import pipeline, records
+from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import memory, report
 from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.jobs import new_checkpoints
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run
 
+# Official DeepLab's names of colour tables, each with a known data set that has these colours.
+_COLORMAPS = {"pascal": "pascal_voc_seg", "cityscapes": "cityscapes", "ade20k": "ade20k"}
+
 
 def main(job: VisConfig) -> None:
-    """Writes the image, prediction, overlay and label of each record as pictures."""
+    """Paints the chosen checkpoint's predictions, or those of each new one until the run's end."""
     files.require_writable(Path(job.vis_logdir), flag="vis_logdir")
-    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
+    new_checkpoints.follow(
+        job.checkpoint_dir,
+        lambda path: paint(job, path),
+        at_most=job.max_number_of_iterations,
+        interval_secs=job.eval_interval_secs,
+    )
+
+
+def paint(job: VisConfig, path: str) -> None:
+    """Writes the image, prediction, overlay and label of each record as pictures, and names.csv.
+
+    Args:
+      path: a checkpoint, or the folder of the run whose chosen checkpoint is taken.
+    """
+    choice = job.checkpoint if path == job.checkpoint_dir else ""
+    loaded, experiment = loaded_run.load_asked(path, choice)
+    _tell_departures(job, loaded, experiment)
+
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
     table = table.without(
@@ -46,18 +75,12 @@ def main(job: VisConfig) -> None:
         labelled=False,
     )
 
-    painted: set[Path] = set()
+    names = _RawNames()
     for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
         image, label = batch.images[0], batch.labels[0, ..., 0]
         predicted = predictor.labels(batch.images).numpy()[0]
-        name = batch.names[0]
-        if (painting := files.path_below(folder, name)) in painted:
-            raise UserError(
-                f"Two records of {job.vis_split} have the name '{files.shown(name)}', so the "
-                "second picture would replace the first; rename one of the images and build the "
-                "data set again."
-            )
-        painted.add(painting)
+        number = f"{len(names.rows):06d}"
+        raw_name = names.add(batch.names[0], number)
 
         pictures = {
             "image": image,
@@ -67,10 +90,73 @@ def main(job: VisConfig) -> None:
         if label.size:  # a test split may have no labels
             pictures["label"] = report.colorize(label, info.colors)
         for kind, picture in pictures.items():
-            path = files.path_below(folder, name, f"_{kind}.png")
-            report.write_picture(path, Image.fromarray(picture))
+            report.write_picture(folder / f"{number}_{kind}.png", Image.fromarray(picture))
 
         if job.also_save_raw_predictions:
-            path = files.path_below(raw_folder, name, ".png")
-            report.write_picture(path, Image.fromarray(stored_ids[predicted]))
-    print(f"{folder}: {len(painted)} images of {job.vis_split} at step {loaded.step}.")
+            report.write_picture(raw_folder / raw_name, Image.fromarray(stored_ids[predicted]))
+
+    files.write(Path(job.vis_logdir) / "names.csv", names.table())
+    count = len(names.rows)
+    print(f"{folder}: {count} images of {job.vis_split} at step {loaded.step}; names in names.csv.")
+
+
+class _RawNames:
+    """Names of the raw predictions: those of the records, as far as files can have them.
+
+    Records may come from anybody: their names may be paths, may lead out of the folder, and may
+    occur twice.
+
+    rows: number, name in the record and name of the file of each image so far.
+    """
+
+    def __init__(self):
+        self.rows: list[tuple[str, str, str]] = []
+        self._taken: set[str] = set()
+
+    def add(self, name: str, number: str) -> str:
+        """Returns the file's name, with the number in it if the name is taken, or is none."""
+        stem = files.safe_name(name, otherwise=number)
+        chosen, times = stem, 0
+        while _folded(chosen) in self._taken:
+            chosen = f"{stem}_{number}" + (f"_{times}" if times else "")
+            times += 1
+
+        self._taken.add(_folded(chosen))
+        self.rows.append((number, files.shown(name), f"{chosen}.png"))
+        return f"{chosen}.png"
+
+    def table(self) -> str:
+        """Returns the rows as the text of a CSV file."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("number", "name", "raw_prediction"))
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def _folded(name: str) -> str:
+    """Returns a name as file systems compare it that ignore case and Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _tell_departures(job: VisConfig, loaded: loaded_run.LoadedRun, experiment: Experiment) -> None:
+    """Prints where vis works otherwise than official DeepLab's.
+
+    Raises:
+      UserError: if --colormap_type has other colours than the data set.
+    """
+    colors = tuple(loaded.info.colors)
+    fitting = []
+    for name, dataset in _COLORMAPS.items():
+        known = tuple(catalog.KNOWN[dataset]().colors)
+        # ADE20K has, or has not, a class 0 for ignored pixels; a map may have more colours.
+        if colors[1:] == known or any(colors == known[i : i + len(colors)] for i in (0, 1)):
+            fitting.append(name)
+    if job.colormap_type and job.colormap_type not in fitting:
+        raise UserError(
+            f"--colormap_type={job.colormap_type} has other colours than the data set "
+            f"{loaded.info.name}; leave it out, for the data set's own colours"
+            + (f", or give --colormap_type={fitting[0]}." if fitting else ".")
+        )
+    shown = job.colormap_type or next(iter(fitting), "")
+    loaded_run.tell_departures("vis", loaded, experiment, job, colormap_type=shown)

@@ -1,5 +1,6 @@
 """Loads a trained model from a run's folder, and says which checkpoint it comes from."""
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,10 @@ class LoadedRun:
         """
         if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
             # Shards of the official package have no description. If the classes are those of a
-            # known data set, its entry in the catalog has the sizes of the splits.
-            return catalog.known_as(self.info) or self.info
+            # known data set, its entry in the catalog says how to build it.
+            info = catalog.known_as(self.info) or self.info
+            self._require_convention(info, dataset_dir)
+            return info
 
         info = catalog.load("", dataset_dir)
         difference = catalog.first_difference(
@@ -59,6 +62,31 @@ class LoadedRun:
                 f"{self._way_to_same_classes(info)}."
             )
         return info
+
+    def _require_convention(self, info: catalog.DatasetInfo, dataset_dir: str) -> None:
+        """Raises UserError if records without description would be read as other classes.
+
+        Their labels would be valid under either convention, so that the scores would be wrong
+        without a word.
+        """
+        if not (dataset_dir and Path(dataset_dir).is_dir() and info.name in catalog.KNOWN):
+            return
+        data = self.experiment.data
+        is_same_folder = os.path.realpath(data.dataset_dir) == os.path.realpath(dataset_dir)
+        if is_same_folder and data.num_classes == info.num_classes:  # the run was told what it is
+            return
+        if flags.given("num_classes") == info.num_classes:
+            return
+
+        meant = catalog.load(info.name, dataset_dir)
+        if catalog.first_difference(info, meant):
+            raise UserError(
+                f"--dataset_dir={dataset_dir} has no {catalog.MANIFEST}, so it is taken for "
+                f"{meant.name} of the official package, with {meant.num_classes} classes, and the "
+                f"model has the {info.num_classes} of {info.name}; if the records have those too, "
+                f"give --num_classes={info.num_classes}, else build them again with "
+                f"`{info.build_command} --output_dir=DIR`."
+            )
 
     def _way_to_same_classes(self, info: catalog.DatasetInfo) -> str:
         """Returns what to do when the classes of the records, `info`, are not the model's."""
@@ -128,16 +156,15 @@ def load(
     return LoadedRun(experiment, info, model, restored, title, others)
 
 
-def load_asked(
-    path: str, checkpoint: str, *, used: Sequence[str] = ()
-) -> tuple[LoadedRun, Experiment]:
+def load_asked(path: str, checkpoint: str) -> tuple[LoadedRun, Experiment]:
     """Loads the checkpoint that a command line asks for, and prints which one it is.
 
     Args:
       path, checkpoint: values of the program's settings.
-      used: see `flags.with_overrides`.
     Returns:
       The run as it is stored, and its settings with the changes of the command line.
+    Raises:
+      UserError: if the command line gives a setting of the network that is not the run's.
     """
     loaded = load(
         path,
@@ -146,7 +173,48 @@ def load_asked(
         written=as_flag,
     )
     print(f"{path}: {loaded.standing}", flush=True)
-    return loaded, flags.with_overrides(loaded.experiment, used=used)
+    flags.require_equal(loaded.experiment, loaded.model.config, where=path)
+    _require_dataset(flags.given("dataset"), loaded)
+    _require_num_classes(flags.given("num_classes"), loaded.info)
+    return loaded, flags.with_overrides(loaded.experiment)
+
+
+def _require_num_classes(asked: int | None, info: catalog.DatasetInfo) -> None:
+    """Raises UserError if --num_classes is given, and is not the run's."""
+    if asked not in (None, 0, info.num_classes):
+        raise UserError(
+            f"--num_classes={asked} is not the run's: it was trained for {info.num_classes} "
+            f"classes; give --num_classes={info.num_classes}, or leave it out."
+        )
+
+
+def _require_dataset(asked: str | None, loaded: LoadedRun) -> None:
+    """Raises UserError if --dataset is given, and names other classes than the run's."""
+    info = loaded.info
+    if asked in (None, "", info.name, loaded.experiment.data.dataset):
+        return
+    if all(catalog.first_difference(known, info) for known in catalog.conventions_of(asked)):
+        raise UserError(
+            f"--dataset={asked} is not what the run was trained on: its classes are those of "
+            f"{info.name}; give --dataset={info.name}, or leave --dataset out."
+        )
+
+
+def tell_departures(
+    program: str, loaded: LoadedRun, experiment: Experiment, job: Any, **values: Any
+) -> None:
+    """Prints where a program that reads a run works otherwise than official DeepLab's.
+
+    Args:
+      program: a key of `official_flags.PROGRAMS`.
+      experiment: the run's settings with the changes of the command line.
+      job: the program's own settings.
+      values: settings that have other values than in these groups.
+    """
+    built = loaded.model.config
+    own = [experiment.data, experiment.train, experiment.eval, built, job]
+    values = {"dataset": loaded.info.name, "num_classes": loaded.info.num_classes, **values}
+    flags.tell_departures(program, built.model_variant, *own, **values)
 
 
 def _restore(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def _save(
     """Writes the SavedModel to `model` and returns the module that was saved."""
     # TensorFlow copies an asset into the SavedModel from a file outside of it.
     class_table = model.with_name(LABELS)
-    _write_class_table(class_table, info)
+    class_table.write_bytes(class_table_text(info).encode())
 
     # The size that convolutions are chosen for; empty: the same convolutions for any size.
     fastest = config.serving_size or image_size if config.serving_device == "cpu" else ()
@@ -120,12 +121,14 @@ def _save(
     return module
 
 
-def _write_class_table(path: Path, info: DatasetInfo) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "name", "r", "g", "b"])
-        for index, label_class in enumerate(info.classes):
-            writer.writerow([index, label_class.name, *label_class.color])
+def class_table_text(info: DatasetInfo) -> str:
+    """Returns the classes as the content of labels.csv."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["index", "name", "r", "g", "b"])
+    for index, label_class in enumerate(info.classes):
+        writer.writerow([index, label_class.name, *label_class.color])
+    return text.getvalue()
 
 
 def _allowed_size(

@@ -154,6 +154,10 @@ def test_a_recipe_is_found_by_its_name(folder, name):
     write(folder, name, "--train_batch_size=3")
     assert run_of(name)["train_batch_size"] == 3
 
+    of_google = run_of("official/voc_xception65_os16")
+    assert of_google["model_variant"] == "xception_65"
+    assert of_google == run_of(command_line.recipes()["official/voc_xception65_os16"])
+
 
 def test_a_name_of_no_recipe_lists_them(folder):
     with pytest.raises(UserError, match="no recipe has that name.* are ade20k_r101_os16, .*voc_"):

@@ -21,7 +21,7 @@ from deeplab_tf.config import (
     groups,
     setting,
 )
-from deeplab_tf.config.setting import is_list, part_type
+from deeplab_tf.config.setting import is_list, part_type, type_of
 from deeplab_tf.messages import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +53,8 @@ def programs():
     """Returns what each program gives to `flags.run`, which is not run."""
     calls = []
 
-    def run(main, settings, description, *, overrides=(), instead=None):
-        calls.append({"settings": settings, "overrides": overrides, "instead": instead})
+    def run(main, settings, description, **others):
+        calls.append({"settings": settings, "overrides": (), **others})
 
     found = {}
     # A program may prepare its own process.
@@ -74,7 +74,9 @@ PROGRAMS = programs()
 
 def fields_of(name):
     program = PROGRAMS[name]
-    return flags._fields_of(program["settings"], program["overrides"])
+    return flags._fields_of(
+        program["settings"], (*program["overrides"], *program.get("repeated", ()))
+    )
 
 
 def parse(name, *arguments):
@@ -134,12 +136,12 @@ def test_a_repeat_of_each_single_setting_is_refused(program, tmp_path):
         if is_list(field):
             continue
         name = field.name
-        (a, b, _), (one, two, _) = samples(type(field.default))
+        (a, b, _), (one, two, _) = samples(type_of(field))
         repeats = [
             [f"--{name}={one}", f"--{name}={two}"],
             [f"--{name}={one}", f"--{name}={one}"],
         ]
-        if isinstance(field.default, bool):
+        if type_of(field) is bool:
             repeats += [[f"--{name}", f"--no{name}"], [f"--no{name}", f"--{name}={one}"]]
         for repeated in repeats:
             with pytest.raises(UserError, match=f"^--{name} is given twice, as '.*' and as '.*', "):
@@ -163,7 +165,7 @@ def test_no_two_settings_of_a_program_share_a_flag(program):
     names = [field.name for field in fields_of(program)]
     assert len(set(names)) == len(names)
     switches = {f"no{field.name}" for field in fields_of(program) if field.default in (True, False)}
-    reserved = {"flagfile", "undefok", "help"} | set(PROGRAMS[program]["instead"] or ())
+    reserved = {"flagfile", "undefok", "help"} | set(PROGRAMS[program].get("instead", ()))
     assert not set(names) & (switches | reserved)
 
 
@@ -202,25 +204,25 @@ def test_a_flag_without_effect_is_refused_unless_a_recipe_gives_it(monkeypatch, 
 
 
 def test_windows_need_a_run_or_a_flag_that_slides(monkeypatch):
-    """`eval --eval_crop_size=...` alone would score whole images without a word."""
+    """`eval --eval_crop_stride=...` alone would score whole images without a word."""
     slides = Experiment(
         eval=EvalConfig(inference_mode="slide", eval_crop_size=(9, 9), eval_crop_stride=(9, 9))
     )
 
-    def status(experiment, *arguments, used=()):
+    def status(experiment, *arguments):
         monkeypatch.setattr(sys, "argv", ["job", *arguments])
         with pytest.raises(SystemExit) as end:
             flags.run(
-                lambda job: flags.with_overrides(experiment, used=used),
+                lambda job: flags.with_overrides(experiment),
                 [JobConfig],
                 "A job.",
                 overrides=flags.INFERENCE,
             )
         return end.value.code
 
-    sentence = "--eval_crop_size=33,33 has no effect without --inference_mode=slide"
-    assert sentence in status(Experiment(), "--eval_crop_size=33,33")
-    assert status(Experiment(), "--eval_crop_size=33,33", used=("eval_crop_size",)) is None
+    sentence = "--eval_crop_stride=33,33 has no effect without --inference_mode=slide"
+    assert sentence in status(Experiment(), "--eval_crop_stride=33,33")
+    assert status(Experiment(), "--eval_crop_size=33,33") is None  # which pads images to it
     assert status(slides, "--eval_crop_size=33,33") is None
     assert status(slides, "--inference_mode=whole") is None  # the windows are the run's
 

@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 45, 60, 3), dtype=np.uint
 def model():
     tf.keras.utils.set_random_seed(0)
     model = build_model(
-        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8), num_classes=7
+        ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8), num_classes=7
     )
     model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 10)  # decided scores
     return model
@@ -174,3 +174,70 @@ def test_slide_resizes_probabilities_back_to_the_image(model):
         resized = np.rint(resized).astype(np.uint8)
         views.append(tf.image.resize(slide_in_numpy(model, resized, (48, 48), (32, 32)), (45, 60)))
     np.testing.assert_allclose(predictor.probabilities(IMAGES), np.mean(views, axis=0), atol=1e-5)
+
+
+class TestPaddedSize:
+    """Images are padded to --eval_crop_size as official DeepLab pads them (input_preprocess.py)."""
+
+    @pytest.fixture(scope="class")
+    def network(self):
+        tf.keras.utils.set_random_seed(0)
+        config = ModelConfig(
+            model_variant="resnet_v1_18", aspp_convs_filters=8, image_mean=(10.0, 120.0, 200.0)
+        )
+        model = build_model(config, num_classes=7)
+        model.classifier.conv.kernel.assign(model.classifier.conv.kernel * 10)
+        return model
+
+    def by_hand(self, network, scale, flip):
+        """Probabilities of one view, from images that numpy has padded."""
+        padded = np.empty([2, 65, 81, 3], np.float32)
+        padded[:] = (10.0, 120.0, 200.0)
+        padded[:, :45, :60] = IMAGES
+        # scale_dimension of 65 and 81: (side - 1) * scale + 1
+        size = [int(64 * scale) + 1, int(80 * scale) + 1]
+        view = tf.raw_ops.ResizeBilinear(images=padded, size=size, align_corners=True).numpy()
+        if flip:
+            view = view[:, :, ::-1]
+        logits = network(view)["logits"].numpy()
+        if flip:
+            logits = logits[:, :, ::-1]
+        if scale < 1:  # official multi_scale_logits: first to the size of logits at scale 1
+            stride = network.config.output_stride
+            first = [64 // stride + 1, 80 // stride + 1]
+            logits = tf.raw_ops.ResizeBilinear(images=logits, size=first, align_corners=True)
+        logits = tf.raw_ops.ResizeBilinear(images=logits, size=[65, 81], align_corners=True)
+        return tf.nn.softmax(logits).numpy()[:, :45, :60]
+
+    @pytest.mark.parametrize("scales", [(1.0,), (0.5, 0.75, 1.0, 1.25)])
+    @pytest.mark.parametrize("flips", [False, True])
+    def test_views_equal_those_of_images_padded_by_hand(self, network, scales, flips):
+        views = [
+            self.by_hand(network, scale, flip)
+            for scale in scales
+            for flip in ((False, True) if flips else (False,))
+        ]
+        predictor = Predictor(
+            network, scales=scales, add_flipped_images=flips, padded_size=(65, 81)
+        )
+        labels, probabilities = predictor.predict(IMAGES)
+        np.testing.assert_allclose(probabilities, np.mean(views, axis=0), atol=2e-5)
+        assert labels.shape == (2, 45, 60)
+        plain = Predictor(network, scales=scales, add_flipped_images=flips)
+        assert np.abs(plain.probabilities(IMAGES) - probabilities).max() > 1e-3
+
+    def test_a_larger_image_is_one_sentence(self, network):
+        predictor = Predictor(network, padded_size=(65, 59))
+        with pytest.raises(UserError, match="45x60 pixels, more than --eval_crop_size=65,59; give"):
+            predictor.labels(IMAGES)
+        fitting = Predictor(network, padded_size=(65, 59), min_resize_value=33)
+        assert fitting.labels(IMAGES).shape == (2, 45, 60)
+        with pytest.raises(UserError, match="66x88 pixels when resized, more than"):
+            Predictor(network, padded_size=(65, 59), min_resize_value=66).labels(IMAGES)
+        any_size = tf.function(predictor.predict, [tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        with pytest.raises(tf.errors.InvalidArgumentError, match="larger than"):
+            any_size(IMAGES)  # as a server calls it
+
+    def test_the_largest_view_counts(self, network):
+        predictor = Predictor(network, scales=(0.5, 1.5), padded_size=(65, 81))
+        assert predictor.most_pixels([45, 60]) == 97 * 121

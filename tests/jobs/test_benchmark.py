@@ -16,7 +16,7 @@ PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 
 def test_operations_are_those_counted_by_hand():
     config = ModelConfig(
-        model_variant="resnet_v1_18",
+        model_variant="resnet_v1b_18",
         aspp_convs_filters=8,
         atrous_rates=(2,),
         add_image_level_feature=False,
@@ -68,7 +68,7 @@ def test_it_prints_the_figures_of_a_run(records_dir, capsys, monkeypatch, settin
     )
     benchmark.main(
         BenchmarkConfig(benchmark_steps=2, warmup_steps=1),
-        ModelConfig(model_variant="resnet_v1_18", aspp_convs_filters=8),
+        ModelConfig(model_variant="resnet_v1b_18", aspp_convs_filters=8),
         DataConfig(dataset_dir=str(records_dir), train_crop_size=(33, 33)),
         TrainConfig(train_batch_size=2, recompute_stages=0, **settings),
         EvalConfig(),

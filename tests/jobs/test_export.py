@@ -83,7 +83,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
     assert "max_batch_size { value: 2 }" in (folder / "batching_parameters.txt").read_text()
     card = json.loads((folder / "2" / "model_card.json").read_text())
     assert card["version"] == 2 and card["step"] == 2
-    assert card["training"]["model_variant"] == "resnet_v1_18"
+    assert card["training"]["model_variant"] == "resnet_v1b_18"
     assert card["inference"] == {}
     assert card["serving"]["max_batch_size"] == 2
     assert card["dataset"]["name"] == "shapes" and len(card["dataset"]["classes"]) == 7

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from PIL import Image
 from datasets import build_cityscapes_data
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config.programs import VisConfig
+from deeplab_tf.data import catalog
 from deeplab_tf.jobs import visualization
 from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
@@ -41,7 +43,9 @@ def test_predictions_for_a_benchmark_server_hold_label_ids(tiny_experiment, tmp_
     painted = {path.name for path in (tmp_path / "vis0/segmentation_results").iterdir()}
     names = ("berlin_000000_000019", "berlin_000002_000019")
     kinds = ("image", "prediction", "overlay")
-    assert painted == {f"{name}_{kind}.png" for name in names for kind in kinds}
+    assert painted == {f"{number:06d}_{kind}.png" for number in range(2) for kind in kinds}
+    rows = list(csv.reader((tmp_path / "vis0/names.csv").open()))
+    assert rows[1:] == [[f"{i:06d}", names[i], f"{names[i]}.png"] for i in range(2)]
     label_ids = np.array([7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33])
     for name in names:
         train_ids, ids = (
@@ -52,17 +56,24 @@ def test_predictions_for_a_benchmark_server_hold_label_ids(tiny_experiment, tmp_
         assert ids.dtype == np.uint8 and ids.shape == trees.SIZES[int(name[12])]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ((b"/data/a.jpg", b"", b"sub/b"), ""),
-        ((b"../../a",), r"can have the name '\.\./\.\./a': it leads out of the folder"),
-        ((b"a", b"/a"), "Two records of train have the name '/a'"),
-    ],
-)
-def test_pictures_stay_in_their_folder_whatever_records_are_called(
-    tmp_path, monkeypatch, names, message
-):
+NAMES_AND_FILES = [
+    (b"/data/a.jpg", "a.jpg"),
+    (b"", "record_2"),
+    (b"sub/b", "b"),
+    (b"../../a", "a"),
+    (b"../..", "000005"),
+    (b"a", "a_000006"),
+    (b"other/A", "A_000007"),  # some file systems ignore case
+    (b"a_000006", "a_000006_000008"),
+    (b"line\nend", "000009"),
+    (b"\xff\xfe", r"\xff\xfe"),
+    ("Straße/é".encode(), "é"),
+    (b"x" * 300, "000012"),
+]
+
+
+def test_pictures_stay_in_their_folder_whatever_records_are_called(tmp_path, monkeypatch):
+    names, files = zip(*NAMES_AND_FILES, strict=True)
     odd_records.split(tmp_path, *(odd_records.record(name=name) for name in names))
     experiment = SimpleNamespace(data=DataConfig(dataset_dir=str(tmp_path)), eval=None)
     loaded = SimpleNamespace(model=None, step=0, dataset_at=lambda folder: odd_records.INFO)
@@ -72,22 +83,53 @@ def test_pictures_stay_in_their_folder_whatever_records_are_called(
     labels = SimpleNamespace(numpy=lambda: [odd_records.IDS])
     nothing = SimpleNamespace(labels=lambda images: labels)
     monkeypatch.setattr(visualization, "build_predictor", lambda *settings: nothing)
-    job = VisConfig(
-        checkpoint_dir="run",
-        vis_logdir=str(tmp_path / "x/y/vis"),
-        vis_split="train",
-        also_save_raw_predictions=True,
+    monkeypatch.setattr(visualization, "_tell_departures", lambda *settings: None)
+    visualization.main(
+        VisConfig(
+            checkpoint_dir="run",
+            vis_logdir=str(tmp_path / "x/y/vis"),
+            vis_split="train",
+            also_save_raw_predictions=True,
+        )
     )
+    vis = tmp_path / "x/y/vis"
+    written = {path.relative_to(vis).as_posix() for path in vis.rglob("*.png")}
+    assert written == {path.relative_to(vis).as_posix() for path in tmp_path.rglob("*.png")}
+    expected = ["first", *files, "last"]
+    raw = {path for path in written if path.startswith("raw_")}
+    assert raw == {f"raw_segmentation_results/{name}.png" for name in expected}
+    assert written - raw == {
+        f"segmentation_results/{number:06d}_{kind}.png"
+        for number in range(len(expected))
+        for kind in ("image", "prediction", "overlay", "label")
+    }
+    rows = list(csv.reader((vis / "names.csv").open()))
+    assert [row[2] for row in rows[1:]] == [f"{name}.png" for name in expected]
+    assert [row[1] for row in rows[2:4]] == ["/data/a.jpg", "record_2"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "colormap", "message"),
+    [
+        ("pascal_voc_seg", "pascal", ""),
+        ("cityscapes", "cityscapes", ""),
+        ("ade20k", "ade20k", ""),
+        ("ade20k_151", "ade20k", ""),
+        ("camvid", "", ""),
+        ("camvid", "pascal", "colormap_type=pascal has other colours than .*camvid; leave it out"),
+        ("cityscapes", "pascal", "or give --colormap_type=cityscapes"),
+    ],
+)
+def test_the_colour_table_must_be_that_of_the_data_set(monkeypatch, dataset, colormap, message):
+    told = []
+    monkeypatch.setattr(
+        visualization.loaded_run, "tell_departures", lambda *_, **values: told.append(values)
+    )
+    loaded = SimpleNamespace(info=catalog.KNOWN[dataset]())
+    job = VisConfig(checkpoint_dir="run", vis_logdir="vis", colormap_type=colormap)
     if message:
         with pytest.raises(UserError, match=message):
-            visualization.main(job)
+            visualization._tell_departures(job, loaded, None)
     else:
-        visualization.main(job)
-
-    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
-    assert all(path.startswith("x/y/vis/") for path in written)
-    if not message:
-        raw = {path for path in written if "/raw_" in path}
-        expected = ("first", "data/a.jpg", "record_2", "sub/b", "last")
-        assert raw == {f"x/y/vis/raw_segmentation_results/{name}.png" for name in expected}
-        assert len(written) == 5 * 5
+        visualization._tell_departures(job, loaded, None)
+        assert told == [{"colormap_type": colormap}]

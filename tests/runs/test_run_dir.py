@@ -22,7 +22,7 @@ INFO = catalog.DatasetInfo(
     name="own", classes=tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("a", "b", "c"))
 )
 MODEL = ModelConfig(
-    model_variant="resnet_v1_18", atrous_rates=(1,), aspp_convs_filters=2, dropout_rate=0
+    model_variant="resnet_v1b_18", atrous_rates=(1,), aspp_convs_filters=2, dropout_rate=0
 )
 
 
@@ -204,7 +204,7 @@ def test_following_a_run_takes_no_choice(run):
         {"checkpoint": "best", "checkpoint_dir": str(run.path)},
         {"checkpoint_dir": run.checkpoints.prefix(500)},
     ):
-        with pytest.raises(UserError, match="=0 scores each new checkpoint of a run"):
+        with pytest.raises(UserError, match="=0 takes each new checkpoint of a run"):
             EvalJobConfig(eval_logdir="x", max_number_of_evaluations=0, **settings)
 
 
