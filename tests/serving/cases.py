@@ -27,7 +27,7 @@ def model() -> DeepLab:
     tf.keras.utils.set_random_seed(0)
     model = build_model(
         ModelConfig(
-            model_variant="resnet_v1_18",
+            model_variant="resnet_v1b_18",
             atrous_rates=(1, 2, 3),
             aspp_convs_filters=8,
             auxiliary_filters=8,

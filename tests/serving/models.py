@@ -21,10 +21,9 @@ def tiny_export(folder, *, config=None, serving=None, warmup_size=(65, 81), **in
     The warm-up's images are smaller than usual: each signature predicts one.
     """
     tf.keras.utils.set_random_seed(0)
-    config = config or ModelConfig()
+    config = config or ModelConfig(model_variant="resnet_v1b_18")
     config = dataclasses.replace(
         config,
-        model_variant="resnet_v1_18",
         aspp_convs_filters=8,
         atrous_rates=(1, 2, 3),
         initializer="he_normal",  # whose scores differ from pixel to pixel

@@ -148,7 +148,11 @@ def test_onnx_holds_several_scales(several_scales, tmp_path):
 
 SLIDE = {"window_size": (49, 49), "window_stride": (33, 33)}
 SEPARABLE = ModelConfig(
-    aspp_with_separable_conv=True, decoder_output_stride=4, decoder_filters=16, align_corners=True
+    model_variant="resnet_v1b_18",
+    aspp_with_separable_conv=True,
+    decoder_output_stride=(4,),
+    decoder_filters=16,
+    align_corners=True,
 )
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CLASSES = ROOT / "deeplab_tf/data/labels/camvid.csv"
 TRAINING = {  # about a minute; enough for most classes to be told apart
-    "model_variant": "resnet_v1_18",
+    "model_variant": "resnet_v1b_18",
     "aspp_convs_filters": 64,
     "train_crop_size": "128,128",
     "train_batch_size": 8,
