@@ -11,6 +11,7 @@ import shlex
 import pytest
 
 from deeplab_tf.config import flags as config_flags
+from deeplab_tf.config import official_flags
 from deeplab_tf.distribution import _cluster
 from tests.test_architecture import ORDER, ROOT
 
@@ -52,24 +53,23 @@ def prose(text):
 
 @functools.cache
 def settings_of(program):
-    """Returns the settings groups of a program, and the overrides that it takes."""
+    """Returns the settings groups of a program, and what else it gives to `parse`, by name."""
     given = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             config_flags,
             "run",
-            lambda main, settings, *_, overrides=(), **__: given.update(
-                settings=settings, overrides=overrides
-            ),
+            lambda main, settings, *_, **others: given.update(settings=settings, **others),
         )
         importlib.import_module(program).run()
-    return given["settings"], given["overrides"]
+    return given.pop("settings"), given
 
 
 @functools.cache
 def flags_of(program):
-    settings, overrides = settings_of(program)
-    names = set(config_flags.parse([], settings, overrides=overrides).values)
+    settings, others = settings_of(program)
+    names = set(config_flags.parse([], settings, **others).values)
+    names |= set(official_flags.of_program(others.get("official", "")))
     return names | {f"no{name}" for name in names} | {"flagfile", "help"}
 
 
@@ -91,9 +91,9 @@ ALL_COMMANDS = [
 @pytest.mark.parametrize(("program", "words"), ALL_COMMANDS)
 def test_every_command_is_taken_by_its_program(program, words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings, overrides = settings_of(program)
+    settings, others = settings_of(program)
     assert all(word.startswith("--") for word in words), words
-    parsed = config_flags.parse(words, settings, overrides=overrides)
+    parsed = config_flags.parse(words, settings, **others)
     if words != ["--help"]:
         for kind in settings:
             parsed.read(kind)
@@ -151,7 +151,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_every_page_that_the_code_names_exists():
-    files = [ROOT / "Makefile", *ROOT.glob(".ci/*"), *ROOT.glob("configs/*.flags")]
+    files = [ROOT / "Makefile", *ROOT.glob(".ci/*"), *ROOT.glob("configs/**/*.flags")]
     for folder in ("benchmarks", "datasets", "deeplab_tf", "tests"):
         files += (path for path in ROOT.glob(f"{folder}/**/*.py") if ".venv" not in path.parts)
     for path in files:

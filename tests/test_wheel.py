@@ -51,7 +51,7 @@ def test_it_holds_the_package_alone_with_its_recipes_and_class_lists(wheel):
     assert described.endswith(".dist-info")  # no `datasets`, which is Hugging Face's package
 
     recipes = {Path(name).name for name in names if name.endswith(".flags")}
-    assert recipes == {path.name for path in ROOT.glob("configs/*.flags")} != set()
+    assert recipes == {path.name for path in ROOT.glob("configs/**/*.flags")} != set()
     labels = {Path(name).name for name in names if name.endswith(".csv")}
     assert labels == {path.name for path in ROOT.glob("deeplab_tf/data/labels/*.csv")} != set()
     modules = {name for name in names if name.endswith(".py") and "/datasets/" not in name}
