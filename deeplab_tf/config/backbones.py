@@ -1,8 +1,8 @@
 """The values of --model_variant, and what each of them means for other settings.
 
 A variant decides how a network is built where its owners differ: a name of Google's DeepLab stands
-for Google's strides, padding, normalisation, dropout and first weights, and one of our own names
-for those of the PyTorch programs. So each name builds the network that its owner's users know.
+for Google's strides, padding, normalisation, dropout and first weights. Our own names stand for the
+conventions of the PyTorch programs. So each name builds the network that its users expect.
 
 A new backbone needs an entry here, and a module `models.backbones.<family>`, which builds it.
 """

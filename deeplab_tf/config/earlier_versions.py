@@ -37,7 +37,7 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a stored network, by name, as `ModelConfig` takes them now.
 
     Args:
-      settings: as they were stored; those of this version are returned as they are.
+      settings: as they were stored; settings that this version stored come back unchanged.
     """
     if _MARK in settings:
         return dict(settings)
