@@ -460,7 +460,7 @@ def require_equal(experiment: Experiment, model: ModelConfig, *, where: str) -> 
             if asked in (None, ""):  # left open, as the run's is filled in
                 continue
             trained = getattr(group, name)
-            if not _is_equal(name, asked, trained):
+            if not _is_equal(name, asked, trained, model):
                 raise UserError(
                     f"--{name}={shortened(text_of(asked))} is not how {files.shown(where)} was "
                     f"trained: it has --{name}={shortened(text_of(trained))}"
@@ -468,13 +468,16 @@ def require_equal(experiment: Experiment, model: ModelConfig, *, where: str) -> 
                 )
 
 
-def _is_equal(name: str, asked: Any, trained: Any) -> bool:
-    """Whether two values of a setting of the network mean the same."""
+def _is_equal(name: str, asked: Any, trained: Any, model: ModelConfig) -> bool:
+    """Whether two values of a setting mean the same in the network `model`."""
     if name == "dense_prediction_cell_json":
         return cells.canonical(asked) == trained
     if name == "multi_grid":  # empty means that all are 1
         length = max(len(asked), len(trained))
         return (asked or (1,) * length) == (trained or (1,) * length)
+    if name == "divisible_by":
+        own = 8 if model.depth_multiplier == 1 else 1
+        return (asked or own) == (trained or own)
     return asked == trained
 
 

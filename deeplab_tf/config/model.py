@@ -248,6 +248,7 @@ class ModelConfig(Config):
     )
 
     def __post_init__(self):
+        self._refuse_former_names()
         super().__post_init__()
         self._fill_in()
 
@@ -289,6 +290,13 @@ class ModelConfig(Config):
             "the gate has the channels of one branch",
         )
         self._check_decoder()
+
+    def _refuse_former_names(self) -> None:
+        """Raises UserError for torchvision's depths under the name that Google's networks have."""
+        variant = str(self.model_variant)
+        present = variant.replace("resnet_v1_", "resnet_v1b_")
+        is_former = variant not in BACKBONES and present in BACKBONES
+        require(not is_former, "model_variant", variant, f"{present}, torchvision's ResNet")
 
     def _fill_in(self) -> None:
         """Gives the settings that were left open the values that the model variant has."""

@@ -12,6 +12,8 @@ def follow(
 ) -> None:
     """Calls `take` with the chosen checkpoint, or with each new one until the end of the run.
 
+    Like the official eval and vis, it may be started before the training.
+
     Args:
       checkpoint_dir: the run's folder, or one checkpoint in it.
       take: gets `checkpoint_dir` itself if only one is to be taken, else a checkpoint's path.
@@ -24,6 +26,10 @@ def follow(
         return
 
     run = RunDir(checkpoint_dir)
+    while run.may_begin():
+        print(f"Waiting for a run in {run.path}, where nothing is yet.", flush=True)
+        time.sleep(interval_secs)
+
     if not run.experiment().train.train_logdir:  # imported weights, which nothing trains
         take(checkpoint_dir)
         return

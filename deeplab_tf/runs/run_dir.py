@@ -82,6 +82,17 @@ class RunDir:
         """Raises UserError if the path is one that TensorFlow cannot write checkpoints to."""
         files.require_plain(self.path, "The run's folder")
 
+    def may_begin(self) -> bool:
+        """Whether the folder is missing, or holds nothing that a training does not write first.
+
+        Other programs may already have made folders for their results in it.
+        """
+        if not self.path.is_dir():
+            is_checkpoint = checkpoint_choice.split(self.path)[1] is not None
+            return not is_checkpoint and not os.path.lexists(self.path)
+        names = {entry.name for entry in self.path.iterdir() if entry.is_file()}
+        return all(name == catalog.MANIFEST or name.startswith(".") for name in names)
+
     def experiment(self) -> Experiment:
         """Reads the run's settings.
 

@@ -55,12 +55,9 @@ def describe(
         "run": f"{train.train_logdir}, {'continued' if continues else 'new'}",
     }
 
-    unused = without_effect(groups(experiment))
+    unused = _unused(experiment)
     if unused:
-        values = settings_of(experiment)
-        parts["unused"] = "; ".join(
-            f"--{name}={values[name]}, which needs {lacking}" for name, lacking in unused.items()
-        )
+        parts["unused"] = "; ".join(unused)
 
     width = max(map(len, parts))
     return "\n".join(f"{title:{width}}  {text}" for title, text in parts.items())
@@ -105,6 +102,37 @@ def _network(model: ModelConfig) -> str:
     if model.decoder_output_stride:
         text += f", decoder at stride {text_of(model.decoder_output_stride)}"
     return text
+
+
+# What describes only ASPP, which a dense prediction cell replaces.
+_ASPP = (
+    "atrous_rates",
+    "aspp_with_concat_projection",
+    "aspp_projection_kernel_size",
+    "aspp_with_separable_conv",
+    "aspp_with_squeeze_and_excitation",
+    "image_se_uses_qsigmoid",
+    "add_image_level_feature",
+    "image_pooling_stride",
+)
+
+
+def _unused(experiment: Experiment) -> list[str]:
+    """Returns the settings that are not the defaults but have no effect, each with the reason."""
+    values, model = settings_of(experiment), experiment.model
+    unused = [
+        f"--{name}={values[name]}, which needs {lacking}"
+        for name, lacking in without_effect(groups(experiment)).items()
+    ]
+    if model.dense_prediction_cell_json:
+        default = ModelConfig(model_variant=model.model_variant, output_stride=model.output_stride)
+        unused += [
+            f"--{name}={text_of(getattr(model, name))}, since the dense prediction cell replaces "
+            "ASPP"
+            for name in _ASPP
+            if getattr(model, name) != getattr(default, name)
+        ]
+    return unused
 
 
 def _weights(train: TrainConfig, continues: bool) -> str:

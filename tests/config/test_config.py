@@ -38,6 +38,11 @@ def test_an_unknown_setting_in_a_flagfile_is_refused(tmp_path):
         (ModelConfig, {"model_variant": "vgg"}, "--model_variant=vgg .*resnet_v1b_18"),
         (
             ModelConfig,
+            {"model_variant": "resnet_v1_34"},
+            "--model_variant=resnet_v1_34 is not possible; allowed: resnet_v1b_34, torchvision's",
+        ),
+        (
+            ModelConfig,
             {"model_variant": "xception_65", "multi_grid": (1, 2)},
             "--multi_grid=1,2 .*3 factors",
         ),

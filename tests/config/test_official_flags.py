@@ -1,5 +1,6 @@
 """Every flag of the official programs is here, and none keeps its name and loses its meaning."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -265,10 +266,11 @@ def test_another_default_is_said(flag):
         given = frozenset({flag.setting})
         said = official_flags.departures(program, values, given if flag.when_given else frozenset())
         assert sum(phrase.startswith(f"--{flag.name}=another ") for phrase in said) == 1
-        silent = official_flags.departures(
+        others = official_flags.departures(
             program, values, frozenset() if flag.when_given else given
         )
-        assert not any(phrase.startswith(f"--{flag.name}=") for phrase in silent)
+        is_stored = flag.name == "add_flipped_images"  # by a run, so that nobody types it
+        assert any(phrase.startswith(f"--{flag.name}=") for phrase in others) is is_stored
 
 
 def test_settings_of_the_run_are_said_where_the_official_defaults_differ():
@@ -278,10 +280,12 @@ def test_settings_of_the_run_are_said_where_the_official_defaults_differ():
         "output_stride": 16,
         "decoder_output_stride": (8, 4),
         "eval_crop_size": (513, 513),
+        "add_flipped_images": True,
     }
     said = official_flags.departures("eval", values, frozenset({"model_variant"}))
     assert [phrase.split(" ")[0] for phrase in said] == [
         "--decoder_output_stride=8,4",
+        "--add_flipped_images=true",
         "--max_number_of_evaluations=1",
     ]
 
@@ -297,6 +301,16 @@ def test_a_value_may_follow_a_blank_and_a_flagfile_may_hold_official_flags(tmp_p
 def test_the_page_prints_the_table():
     page = (ROOT / "docs" / "research-deeplab.md").read_text()
     assert "\n".join(official_flags.table()) in page
+
+
+@contextlib.contextmanager
+def asked(arguments):
+    """The command line of eval, inside the context."""
+    token = flags._current.set(flags.parse(arguments.split(), **PROGRAMS["deeplab_tf.eval"]))
+    try:
+        yield
+    finally:
+        flags._current.reset(token)
 
 
 RUN = Experiment(
@@ -325,17 +339,26 @@ RUN = Experiment(
     ],
 )
 def test_settings_of_the_network_may_be_repeated_but_not_changed(arguments, message):
-    parsed = flags.parse(arguments.split(), **PROGRAMS["deeplab_tf.eval"])
-    token = flags._current.set(parsed)
-    try:
+    with asked(arguments):
         model = RUN.model.at_output_stride(flags.given("output_stride") or 16)
         if not message:
             flags.require_equal(RUN, model, where="RUN")
             return
         with pytest.raises(UserError, match=message):
             flags.require_equal(RUN, model, where="RUN")
-    finally:
-        flags._current.reset(token)
+
+
+def test_the_width_divisor_may_be_written_out():
+    """0 stands for 8 at the full width, and for 1 at any other."""
+    for multiplier, equal in ((1.0, 8), (0.5, 1)):
+        model = ModelConfig(depth_multiplier=multiplier)
+        for divisor in (0, 1, 8):
+            with asked(f"--divisible_by={divisor}"):
+                if divisor in (0, equal):
+                    flags.require_equal(Experiment(model=model), model, where="RUN")
+                    continue
+                with pytest.raises(UserError, match=f"--divisible_by={divisor} is not how"):
+                    flags.require_equal(Experiment(model=model), model, where="RUN")
 
 
 def test_runs_of_earlier_versions_are_not_padded(tmp_path):

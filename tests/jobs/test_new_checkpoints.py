@@ -21,7 +21,12 @@ def follow(monkeypatch, *, at_most, kept, unreadable=(), train_logdir="run"):
     checkpoints = SimpleNamespace(
         steps=lambda: kept[min(len(seconds), len(kept) - 1)], prefix=lambda step: step
     )
-    run = SimpleNamespace(checkpoints=checkpoints, experiment=lambda: experiment, path="run")
+    run = SimpleNamespace(
+        checkpoints=checkpoints,
+        experiment=lambda: experiment,
+        may_begin=lambda: not kept[min(len(seconds), len(kept) - 1)],
+        path="run",
+    )
     monkeypatch.setattr(new_checkpoints, "RunDir", lambda folder: run)
     monkeypatch.setattr(new_checkpoints.time, "sleep", seconds.append)
     new_checkpoints.follow("run", take, at_most=at_most, interval_secs=7)

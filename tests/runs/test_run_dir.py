@@ -26,6 +26,27 @@ MODEL = ModelConfig(
 )
 
 
+def test_a_run_may_begin_where_nothing_is_yet(tmp_path):
+    assert RunDir(tmp_path / "later").may_begin()
+    assert not RunDir(tmp_path / "model.ckpt-0").may_begin()  # nothing begins in a checkpoint
+    assert RunDir(tmp_path).may_begin()
+
+    # What eval and a training that starts write first.
+    (tmp_path / "eval").mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / "dataset.json").touch()
+    assert RunDir(tmp_path).may_begin()
+
+    # A run, or somebody else's folder.
+    for name in ("experiment.flags", "photo.jpg"):
+        (tmp_path / name).touch()
+        assert not RunDir(tmp_path).may_begin()
+        (tmp_path / name).unlink()
+
+    (tmp_path / "file").touch()
+    assert not RunDir(tmp_path / "file").may_begin()
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """A run with steps 0, 500, 800 and 1000; the first bias of the classifier is the step."""

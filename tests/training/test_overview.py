@@ -7,11 +7,12 @@ from deeplab_tf.data import catalog
 from deeplab_tf.training import overview
 
 CLASSES = tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("wall", "floor", "door"))
+CELL = '[{"kernel": 1, "rate": [1, 1], "op": "conv", "input": -1}]'
 
 
-def lines(*, train=None, ignored=None, continues=False, **settings):
+def lines(*, model=None, train=None, ignored=None, continues=False):
     experiment = Experiment(
-        model=ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(2, 4, 6)),
+        model=model or ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(2, 4, 6)),
         data=DataConfig(dataset_dir="home/records", train_crop_size=(65, 97)),
         train=TrainConfig(train_logdir="runs/one", **(train or {})),
         eval=EvalConfig(eval_split="held_out"),
@@ -69,6 +70,15 @@ def test_settings_without_effect_are_named():
     printed = lines(train={"learning_policy": "step", "learning_power": 2.0})
     assert printed["unused"] == "--learning_power=2.0, which needs --learning_policy=poly"
     assert "unused" not in lines(train={"learning_power": 2.0})
+
+
+def test_settings_of_aspp_beside_a_dense_prediction_cell_are_named():
+    cell = {"model_variant": "xception_65", "dense_prediction_cell_json": CELL}
+    model = ModelConfig(atrous_rates=(6, 12), aspp_convs_filters=128, **cell)
+    assert lines(model=model)["unused"] == (
+        "--atrous_rates=6,12, since the dense prediction cell replaces ASPP"
+    )
+    assert "unused" not in lines(model=ModelConfig(**cell))
 
 
 def test_a_continued_run_has_its_own_weights():

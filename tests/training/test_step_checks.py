@@ -4,7 +4,7 @@ import re
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.config import DataConfig, Experiment, TrainConfig
+from deeplab_tf.config import DataConfig, Experiment, ModelConfig, TrainConfig
 from deeplab_tf.messages import UserError
 from deeplab_tf.models import losses
 from deeplab_tf.training import step_checks
@@ -26,6 +26,21 @@ def test_a_step_of_too_many_numbers_is_refused_and_the_ways_out_work():
     require(dataclasses.replace(large, train=TrainConfig(train_batch_size=2)))
     accumulated = TrainConfig(train_batch_size=8, gradient_accumulation_steps=8)
     require(dataclasses.replace(large, train=accumulated))
+
+
+def test_a_wide_mobilenet_has_larger_maps():
+    # At a multiplier of 4 there are 96 numbers for each pixel: 2^31 / 96 = 4729.6^2.
+    def experiment(multiplier, side):
+        return Experiment(
+            model=ModelConfig(model_variant="mobilenet_v2", depth_multiplier=multiplier),
+            data=DataConfig(train_crop_size=(side, side)),
+            train=TrainConfig(train_batch_size=1),
+        )
+
+    require(experiment(4.0, 4729))
+    require(experiment(1.0, 8191))  # 32, as in other networks: 2^31 / 32 = 8192^2
+    with pytest.raises(UserError, match="--train_batch_size=1 and --train_crop_size=4731,4731"):
+        require(experiment(4.0, 4731))
 
 
 def test_the_map_of_all_classes_counts_where_it_is_held():
