@@ -334,7 +334,13 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     tensor = re.search(r"OOM when allocating tensor with shape(\[[\d,]*\])", text)
     if not tensor:
-        return text.splitlines()[0]
+        # TensorFlow's file system reports an error of the system as "PATH; its text".
+        line = text.splitlines()[0]
+        place, _, reason = line.rpartition("; ")
+        numbers = {os.strerror(number): number for number in errno.errorcode}
+        if place and reason in numbers:
+            return _sentence_of(OSError(numbers[reason], reason, place))
+        return line
 
     deciding = ", ".join(f"--{name}" for name in _MEMORY if name in _current.get().values)
     return f"out of memory at a tensor of shape {tensor[1]}" + (

@@ -108,10 +108,10 @@ class Checkpoints:
             if isinstance(error, lost):
                 raise
             whole = [f"model.ckpt-{old}" for old in self.steps() if old != step]
-            last = whole[-1] if whole else "none"
+            last = f"the last whole one is {whole[-1]}" if whole else "there is no whole one"
             raise UserError(
                 f"The checkpoint of step {step} could not be written to {self.folder} "
-                f"({reason_of(error)}); the last whole one is {last}."
+                f"({reason_of(error)}); {last}."
             ) from None
         self.prune(keep=keep, also={step})
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 import tensorflow as tf
@@ -150,6 +151,17 @@ def test_out_of_memory_is_told_in_one_sentence():
     sentence = flags._sentence(caught.value)
     assert sentence.startswith("out of memory at a tensor of shape [1000000,100000000]")
     assert "\n" not in sentence
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_disk_that_is_full_for_tensorflow_is_told_with_what_to_do():
+    writer = tf.io.TFRecordWriter("/dev/full")
+    with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
+        writer.write(b"x" * 10**6)
+        writer.flush()
+    assert flags._sentence(caught.value) == (
+        "/dev/full could not be written: No space left on device; make room, or write elsewhere."
+    )
 
 
 RATES = {
