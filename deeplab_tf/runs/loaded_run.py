@@ -300,8 +300,11 @@ def standing(
     if not is_newest:
         sentences += [f"step {max(others)} is newer", way_to(NEWEST, max(others))]
     if best and best["step"] != step and not (scores and scores[-1] == best["miou"]):
-        against = f"against {100 * scores[-1]:.2f}" if scores else "where this has no score"
-        sentences.append(f"step {best['step']} scored better: {100 * best['miou']:.2f} {against}")
+        other, score = f"step {best['step']}", f"{100 * best['miou']:.2f}"
+        if scores:
+            sentences.append(f"{other} scored better: {score} against {100 * scores[-1]:.2f}")
+        else:
+            sentences.append(f"{other} is the best that has a score, {score}; this one has none")
         is_kept = best["step"] in others
         sentences.append(way_to(BEST, best["step"]) if is_kept else "it is not kept")
     return f"step {step} ({', '.join(titles)})" if titles else f"step {step}", sentences

@@ -9,24 +9,27 @@ from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.startup.process_state import keras_settings
 from deeplab_tf.training.optimizers import MomentumSGD
 
+NETWORKS = ("resnet_v1c_18", "mobilenet_v2", "mobilenet_v3_small_seg", "xception_41")
 SETTINGS = {  # every kind of layer that a recipe can have, but no dropout, which is random
-    "model_variant": "resnet_v1c_18",
+    "atrous_rates": (1, 2),
     "aspp_convs_filters": 16,
     "aspp_with_separable_conv": True,
     "decoder_output_stride": (4,),
     "decoder_filters": 16,
     "auxiliary_filters": 8,
+    "aspp_dropout_rate": 0.0,
     "dropout_rate": 0.0,
+    "initializer": "he_normal",
 }
 
 
-def trained(weights, *, steps=1, precision="float32", **settings):
+def trained(weights, variant=NETWORKS[0], *, steps=1, precision="float32", **settings):
     """Returns the initial weights, the mean loss, how far training moved weights, and the model."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (8, 49, 65, 3)).astype(np.float32)
     labels = rng.integers(0, 5, (8, 49, 65, 1)).astype(np.int32)
     with keras_settings(precision):
-        model = build_model(ModelConfig(**SETTINGS), num_classes=5)
+        model = build_model(ModelConfig(model_variant=variant, **SETTINGS), num_classes=5)
         if weights:
             model.set_weights(weights)
         before = [variable.numpy() for variable in model.trainable_variables]
@@ -42,9 +45,9 @@ def trained(weights, *, steps=1, precision="float32", **settings):
     return weights, loss, np.concatenate([part.ravel() for part in moved]), model
 
 
-@pytest.fixture(scope="module")
-def plain():
-    return trained(None)
+@pytest.fixture(scope="module", params=NETWORKS)
+def plain(request):
+    return request.param, *trained(None, request.param)
 
 
 @pytest.mark.slow
@@ -58,9 +61,9 @@ def plain():
     ],
 )
 def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bound):
-    weights, loss, moved, _ = plain
+    variant, weights, loss, moved, _ = plain
     _, other_loss, other_moved, model = trained(
-        weights, precision=precision, jit_compile=jit_compile
+        weights, variant, precision=precision, jit_compile=jit_compile
     )
     assert other_loss == pytest.approx(loss, rel=bound / 50)
     error = np.linalg.norm(other_moved - moved) / np.linalg.norm(moved)

@@ -1,9 +1,12 @@
 """Several settings in one run, against the run without one of them, or a plain calculation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.runs.run_dir import RunDir
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import two_replicas
@@ -42,6 +45,25 @@ def train(tiny_experiment, tmp_path):
 def test_how_the_steps_are_run_changes_no_result(train, added):
     plain = train("plain", **MANY, **OFTEN)
     assert_alike(train("other", **MANY, **OFTEN, **added), plain, 4)
+
+
+@pytest.mark.parametrize("variant", ["mobilenet_v2", "mobilenet_v3_small_seg", "xception_41"])
+def test_googles_networks_train_alike_in_other_ways(tiny_experiment, tmp_path, variant):
+    """By XLA, and on two replicas."""
+    tiny = change(tiny_experiment, "train", train_batch_size=8)
+    network = {"aspp_convs_filters": 8, "atrous_rates": (1, 2), "initializer": "he_normal"}
+    network |= {"dropout_rate": 0.0, "aspp_dropout_rate": 0.0}  # XLA would draw other numbers
+    model = ModelConfig(model_variant=variant, **network)
+
+    def train(name, *, strategy=None, **settings):
+        experiment = dataclasses.replace(tiny, model=model)
+        experiment = change(experiment, "train", train_logdir=str(tmp_path / name), **settings)
+        assert Trainer(experiment, strategy).run() == 4
+        return tmp_path / name
+
+    plain = train("plain")
+    assert_alike(train("compiled", jit_compile=True), plain, 4)
+    assert_alike(train("two", strategy=two_replicas()), plain, 4)
 
 
 def test_two_replicas_clip_and_average_like_one(train):
