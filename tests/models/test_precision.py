@@ -1,5 +1,7 @@
 """Training in half precision and by XLA equals plain float32, within their rounding."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -45,23 +47,22 @@ def trained(weights, variant=NETWORKS[0], *, steps=1, precision="float32", **set
     return weights, loss, np.concatenate([part.ravel() for part in moved]), model
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
-def plain(request):
-    return request.param, *trained(None, request.param)
+@functools.cache
+def plain(variant):
+    return trained(None, variant)
+
+
+BOUNDS = {"float32": 0.01, "mixed_bfloat16": 0.5, "mixed_float16": 0.1}
+HALF = [(variant, policy, False) for variant in NETWORKS for policy in tuple(BOUNDS)[1:]]
+# XLA takes long; tests/training/test_combinations.py has it for the other networks.
+COMPILED = [(NETWORKS[0], policy, True) for policy in ("float32", "mixed_bfloat16")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("precision", "jit_compile", "bound"),
-    [
-        ("float32", True, 0.01),
-        ("mixed_bfloat16", False, 0.5),
-        ("mixed_bfloat16", True, 0.5),
-        ("mixed_float16", False, 0.1),
-    ],
-)
-def test_training_is_the_same_within_rounding(plain, precision, jit_compile, bound):
-    variant, weights, loss, moved, _ = plain
+@pytest.mark.parametrize(("variant", "precision", "jit_compile"), HALF + COMPILED)
+def test_training_is_the_same_within_rounding(variant, precision, jit_compile):
+    bound = BOUNDS[precision]
+    weights, loss, moved, _ = plain(variant)
     _, other_loss, other_moved, model = trained(
         weights, variant, precision=precision, jit_compile=jit_compile
     )
