@@ -20,6 +20,7 @@ def run() -> None:
         overrides=flags.INFERENCE,
         repeated=flags.REPEATED,
         official="export_model",
+        instead={"checkpoint_dir": "the run's folder, or one checkpoint in it, is --train_logdir."},
     )
 
 
