@@ -7,6 +7,7 @@ Flag names are those of Google's official DeepLab wherever it has one for the sa
 from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.evaluation import EvalConfig
 from deeplab_tf.config.experiment import Experiment, groups
+from deeplab_tf.config.loss import LossConfig
 from deeplab_tf.config.model import ModelConfig
 from deeplab_tf.config.serving import ServingConfig
 from deeplab_tf.config.setting import (
@@ -19,7 +20,7 @@ from deeplab_tf.config.setting import (
     setting,
     setting_of,
 )
-from deeplab_tf.config.step import LossConfig, StepConfig
+from deeplab_tf.config.step import StepConfig
 from deeplab_tf.config.training import TrainConfig
 from deeplab_tf.messages import UserError
 

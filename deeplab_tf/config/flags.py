@@ -34,6 +34,7 @@ from deeplab_tf.config.command_line import Given
 from deeplab_tf.config.data import DataConfig
 from deeplab_tf.config.evaluation import EvalConfig
 from deeplab_tf.config.experiment import Experiment, groups
+from deeplab_tf.config.loss import LossConfig
 from deeplab_tf.config.model import ModelConfig
 from deeplab_tf.config.setting import (
     Config,
@@ -43,7 +44,6 @@ from deeplab_tf.config.setting import (
     type_of,
     without_effect,
 )
-from deeplab_tf.config.step import LossConfig
 from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.startup import legacy_keras, quiet_start
 

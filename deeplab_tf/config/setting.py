@@ -48,7 +48,7 @@ def setting(
         value that follows from another setting. The annotation is the type of finished values. A
         tuple, such as tuple[int, ...], makes a list setting, whose flag may be repeated.
       help: one sentence for `--help`.
-      choices: allowed values; empty allows all.
+      choices: allowed values, in a list setting of each part; empty allows all.
       least, most: smallest and largest allowed number. Without them, the limits above hold, and
         a whole number is not negative.
       above, below: limits that are not allowed themselves, in place of `least` and `most`.
@@ -56,8 +56,9 @@ def setting(
         neither the model nor the sequence of its weights.
       names: for a list of names on disk, which may contain commas themselves: "paths" (files,
         folders and globs) or "named_files" (NAME=FILE); empty for all other lists.
-      only_with: the settings that give this one an effect, by name, each with the values that do;
-        () means any value but the default. One of them is enough. None: it always has an effect.
+      only_with: the settings that give this one an effect, by name, each with the values that do,
+        or parts of a list that do; () means any value but the default. One of them is enough.
+        None: it always has an effect.
       open: what `--help` shows as the default, if it is None.
     """
     metadata = {
@@ -142,7 +143,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         parts = (value,)
 
     choices = field.metadata["choices"]
-    if choices and value not in choices:
+    if choices and not set(parts) <= set(choices):
         require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
     for part in parts:
         if isinstance(part, str):
@@ -247,7 +248,10 @@ def without_effect(groups: Iterable[Config]) -> dict[str, str]:
             values[field.name] = getattr(group, field.name)
 
     def is_met(name: str, wanted: tuple) -> bool:
-        return values[name] in wanted if wanted else values[name] != fields[name].default
+        value = values[name]
+        if not wanted:
+            return value != fields[name].default
+        return not {*value}.isdisjoint(wanted) if is_list(fields[name]) else value in wanted
 
     def described(name: str, wanted: tuple) -> str:
         if wanted:

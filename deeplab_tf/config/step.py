@@ -1,36 +1,8 @@
-"""Settings of one training step: the loss, and what happens to its gradients."""
+"""Settings of one training step: how its gradients are computed, and what happens to them."""
 
 from dataclasses import dataclass
 
 from deeplab_tf.config.setting import MOST_SEED, Config, setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig(Config):
-    """How the losses of all pixels become one number."""
-
-    label_weights: tuple[float, ...] = setting(
-        (),
-        "Factors on the loss of a pixel, one for each class; empty means 1. The sum is divided by "
-        "the number of pixels, not by the sum of their weights.",
-        least=0,
-    )
-    top_k_percent_pixels: float = setting(
-        1.0,
-        "Share of each replica's pixels to train on, those with the highest loss; 1 means all. "
-        "With gradient accumulation, they are chosen in each part, and part losses are averaged.",
-        above=0,
-        most=1,
-    )
-    hard_example_mining_step: int = setting(
-        0,
-        "Number of steps in which the share falls from 1 to top_k_percent_pixels.",
-        least=0,
-        only_with={"top_k_percent_pixels": ()},
-    )
-    auxiliary_loss_weight: float = setting(
-        0.4, "Weight of the auxiliary head's loss.", least=0, only_with={"auxiliary_filters": ()}
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from deeplab_tf.config.loss import LossConfig
 from deeplab_tf.config.setting import MOST_SECONDS, require, setting
-from deeplab_tf.config.step import LossConfig, StepConfig
+from deeplab_tf.config.step import StepConfig
 from deeplab_tf.messages import UserError
 
 _ADDONS = ("adamw", "sgdw", "lamb")

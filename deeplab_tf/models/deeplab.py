@@ -229,8 +229,9 @@ class DeepLab(tf.keras.Model):
         Args:
           optimizer: a Keras optimizer, or the name of one.
           loss: None for cross-entropy, a `SegmentationLoss`, or anything that `SegmentationLoss`
-            takes as `pixel_loss`. It is applied to `logits` and, times `auxiliary_loss_weight`, to
-            `aux_logits`.
+            takes as `pixel_loss`, such as "dice" or ["cross_entropy", DiceLoss()]. It is applied to
+            `logits` and, times `auxiliary_loss_weight`, to `aux_logits`.
+          loss_weights: factors on several losses, one for each.
           metrics, weighted_metrics: as in `keras_metrics`; they score `logits`.
           recompute_stages: as in `ResNet.call`.
           check_values: whether each step checks its labels and the scale of its images. This costs
@@ -242,17 +243,13 @@ class DeepLab(tf.keras.Model):
           InputError: if a value is not possible.
         """
         inputs.require_full_precision(self.dtype_policy)
-        if loss_weights is not None:
-            raise InputError(
-                "loss_weights is not possible here; give auxiliary_loss_weight, the factor on the "
-                "auxiliary head's loss, or label_weights, one factor for each class."
-            )
-
         if not from_serialized:  # a loaded model keeps the settings that it was saved with
             self._step = inputs.make_settings(StepConfig, _pop_settings(StepConfig, kwargs))
             self._check_values = check_values
             self._recompute_stages = recompute_stages
 
+        if loss_weights is not None:
+            kwargs["loss_weights"] = loss_weights
         self._loss = self._build_loss(loss, kwargs)
         metrics, weighted_metrics = map(keras_metrics.checked, (metrics, weighted_metrics))
         self._metric_functions = keras_metrics.functions([metrics, weighted_metrics])
@@ -374,8 +371,8 @@ class DeepLab(tf.keras.Model):
             loss, grads = compute(batch, part=0)
         else:
             # Replicas cannot wait for each other inside a loop of the graph. They have to if they
-            # exchange batch statistics, or the number of pixels that each has selected.
-            exchanges = self._step.fine_tune_batch_norm or self._loss.selects_pixels
+            # exchange batch statistics, or numbers of the loss.
+            exchanges = self._step.fine_tune_batch_norm or self._loss.exchanges_in_parts
             loss, grads = gradients.in_parts(
                 lambda part: compute(
                     [gradients.slice_of(values, part, parts) for values in batch], part=part
@@ -534,37 +531,25 @@ class DeepLab(tf.keras.Model):
             num_pixels = self._pixels_of_global_batch(labels)
         how = {"weights": weights, "num_pixels": num_pixels, "parts": parts}
 
-        loss, averaged = self._mean_loss_and_pixels(outputs["logits"], labels, **how)
+        def share_of(head):
+            return self._loss.share(
+                outputs[head],
+                labels,
+                **how,
+                step=self.optimizer.iterations,
+                align_corners=self.config.align_corners,
+                for_xla=self.jit_compile,
+            )
+
+        loss, averaged = share_of("logits")
         if "aux_logits" in outputs:
-            auxiliary, _ = self._mean_loss_and_pixels(outputs["aux_logits"], labels, **how)
+            auxiliary, _ = share_of("aux_logits")
             loss += self._loss.settings.auxiliary_loss_weight * auxiliary
 
         # Each scale of an image pyramid is trained as if it were alone, and the merged logits too.
         for scale in outputs.get("scales", ()):
             loss += self._loss_and_pixels(scale, labels, **how)[0]
         return loss, averaged
-
-    def _mean_loss_and_pixels(self, logits, labels, *, weights, num_pixels, parts):
-        """Returns what `_loss_and_pixels` does, for the logits of one head."""
-        total, counted = self._loss.sums(
-            logits,
-            labels,
-            weights=weights,
-            step=self.optimizer.iterations,
-            align_corners=self.config.align_corners,
-            for_xla=self.jit_compile,
-        )
-
-        if counted is None:  # `total` is a mean already; all replicas and parts weigh the same
-            images = tf.cast(tf.shape(labels)[0] * replicas.number(), tf.float32)
-            return total / (replicas.number() * parts), images
-
-        if num_pixels is not None:
-            return tf.math.divide_no_nan(total, num_pixels), num_pixels
-
-        # Each part selects its own hardest pixels, so the means of the parts are averaged.
-        selected = replicas.total(counted)
-        return tf.math.divide_no_nan(total, selected) / parts, selected
 
     def get_config(self):
         """Returns all that `from_config` needs to make this model again, ready for its weights."""

@@ -1,17 +1,17 @@
-"""The loss of a batch: the loss of each pixel, which pixels count, and with what factor.
+"""The loss of a batch: which losses are summed, which pixels count, and with what factor.
 
 Logits are enlarged to the labels' size. Labels reduced to the logits' size would lose their fine
 detail (Chen et al. 2017, sec. 4.1).
 """
 
 import dataclasses
-import inspect
-from collections.abc import Hashable
+import functools
 from typing import Any
 
 import tensorflow as tf
 
 from deeplab_tf.config import LossConfig
+from deeplab_tf.config.loss import LossWeights, all_losses
 from deeplab_tf.models.inputs import (
     InputError,
     after,
@@ -23,47 +23,43 @@ from deeplab_tf.models.inputs import (
     require_in_step,
 )
 from deeplab_tf.models.layers import NAMESPACE
+from deeplab_tf.models.pixel_losses import (
+    GIVEN_AS,
+    FocalLoss,
+    averages_pixels,
+    given_loss,
+    losses_of_pixels,
+    name_of,
+)
+from deeplab_tf.models.region_losses import DiceLoss, LovaszSoftmaxLoss, RegionLoss
+from deeplab_tf.ops import replicas
 from deeplab_tf.ops.cross_entropy import enlarge, pixel_losses
-
-# Keras' losses that are defined on logits, by the name of the function that computes the same.
-_KERAS_LOSSES = {
-    "sparse_categorical_crossentropy": tf.keras.losses.SparseCategoricalCrossentropy,
-    "categorical_crossentropy": tf.keras.losses.CategoricalCrossentropy,
-    "categorical_focal_crossentropy": tf.keras.losses.CategoricalFocalCrossentropy,
-    "binary_crossentropy": tf.keras.losses.BinaryCrossentropy,
-    "binary_focal_crossentropy": tf.keras.losses.BinaryFocalCrossentropy,
-}
-_ONE_HOT_LOSSES = tuple(
-    kind for name, kind in _KERAS_LOSSES.items() if not name.startswith("sparse")
-)
-# The same classes by every way to name them: the function's name, the class's, and the function.
-_GIVEN_AS = (
-    _KERAS_LOSSES
-    | {kind.__name__: kind for kind in _KERAS_LOSSES.values()}
-    | {getattr(tf.keras.losses, name): kind for name, kind in _KERAS_LOSSES.items()}
-)
+from deeplab_tf.ops.hard_pixels import hardest, hardest_share
 
 
 @tf.keras.utils.register_keras_serializable(NAMESPACE)
 class SegmentationLoss(tf.keras.losses.Loss):
-    """The mean loss over the pixels that count: cross-entropy, or any other loss of a pixel.
+    """The mean loss over the pixels that count: cross-entropy, any other loss, or several summed.
 
     Logits are enlarged to the labels' size. Pixels with the label `ignore_label` have no influence:
     the loss sees class 0 there, and the sum and the number of pixels leave them out.
     `sample_weight` and `label_weights` are factors on a pixel's loss; the sum is still divided by
-    the number of pixels that count.
+    the number of pixels that count. `DiceLoss` and `LovaszSoftmaxLoss` say what the two are there.
 
     `DeepLab.compile` makes one of its `loss`. In any other Keras model, use it like one of Keras'
     losses, on labels [B, H, W, 1] or [B, H, W] and logits [B, h, w, classes]. With several replicas
     Keras then averages the means of the replicas.
 
     Args:
-      pixel_loss: None for cross-entropy; one of Keras' cross-entropies, as name, class or instance
-        (with from_logits=True); or your own function or tf.keras.losses.Loss. Yours takes int32
-        labels [B, H, W, 1] and float32 logits [B, H, W, classes], and returns a number for each
-        pixel, [B, H, W]. If it returns one number for the batch or for each image, pixels cannot be
-        masked afterwards. So it needs labels without ignored pixels, or a third parameter
-        `sample_weight`, float32 [B, H, W], which is 0 for pixels that do not count.
+      pixel_loss: None for the setting `loss`, which is cross-entropy by default; one of its names;
+        a `FocalLoss`, `DiceLoss` or `LovaszSoftmaxLoss`; one of Keras' cross-entropies, as name,
+        class or instance (with from_logits=True); your own function or tf.keras.losses.Loss; or a
+        list of several of these, which are added up. Yours takes int32 labels [B, H, W, 1] and
+        float32 logits [B, H, W, classes], and returns a number for each pixel, [B, H, W]. If it
+        returns one number for the batch or for each image, pixels cannot be masked afterwards. So
+        it needs labels without ignored pixels, or a third parameter `sample_weight`, float32
+        [B, H, W], which is 0 for pixels that do not count.
+      loss_weights: factors on the losses, one for each; empty means 1.
       ignore_label: label of pixels that do not count; None if all pixels count.
       align_corners: as in `resize_bilinear`. DeepLab uses the one of its configuration instead.
       **settings: the settings of `LossConfig`.
@@ -75,6 +71,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
         self,
         pixel_loss: Any = None,
         *,
+        loss_weights: Any = (),
         ignore_label: int | None = 255,
         align_corners: bool = False,
         name: str = "segmentation_loss",
@@ -82,17 +79,30 @@ class SegmentationLoss(tf.keras.losses.Loss):
     ):
         super().__init__(name=name)
 
-        # Keras restores a saved loss with lists, and settings hold tuples.
-        if "label_weights" in settings:
-            settings["label_weights"] = tuple(settings["label_weights"])
-        self.settings = make_settings(LossConfig, settings)
+        given = pixel_loss if isinstance(pixel_loss, list | tuple) else (pixel_loss,)
+        if all(isinstance(loss, str) and loss in all_losses() for loss in given):
+            settings["loss"], pixel_loss = given, None
+        if pixel_loss is None:
+            settings["loss_weights"] = loss_weights
 
+        # Keras restores a saved loss with lists, and settings hold tuples.
+        self.settings = make_settings(LossConfig, settings)
+        if pixel_loss is None:
+            given = self.settings.loss
+
+        self.losses = tuple(_built(loss, self.settings) for loss in given)
+        self.loss_weights = _checked_weights(loss_weights, number=len(self.losses))
         self.ignore_label = ignore_label
-        self.pixel_loss = _pixel_loss(pixel_loss)
         self.align_corners = align_corners
 
-        if self.averages_pixels and self.selects_pixels:
+        of_many = [isinstance(x, RegionLoss) or averages_pixels(x) for x in self.losses]
+        if self.selects_pixels and any(of_many):
             raise InputError("top_k_percent_pixels needs a loss that returns a number per pixel.")
+
+    @property
+    def pixel_loss(self) -> Any:
+        """The loss, or the tuple of several; None is cross-entropy."""
+        return self.losses[0] if len(self.losses) == 1 else self.losses
 
     @property
     def selects_pixels(self) -> bool:
@@ -100,12 +110,9 @@ class SegmentationLoss(tf.keras.losses.Loss):
         return self.settings.top_k_percent_pixels != 1.0
 
     @property
-    def averages_pixels(self) -> bool:
-        """Whether the pixel loss takes sample_weight, and so averages the pixels itself."""
-        loss = self.pixel_loss
-        if loss is None or isinstance(loss, tf.keras.losses.Loss):
-            return False
-        return "sample_weight" in inspect.signature(loss).parameters
+    def exchanges_in_parts(self) -> bool:
+        """Whether the replicas add up numbers for each part of a batch."""
+        return self.selects_pixels or any(isinstance(loss, DiceLoss) for loss in self.losses)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """Returns the mean loss, scalar float32."""
@@ -120,8 +127,8 @@ class SegmentationLoss(tf.keras.losses.Loss):
             num_classes=y_pred.shape[-1],
             ignore_label=self.ignore_label,
         )
-        total, count = self.sums(y_pred, labels, weights=weights)
-        return total if count is None else tf.math.divide_no_nan(total, count)
+        share, _ = self.share(y_pred, labels, weights=weights, across_replicas=False)
+        return share
 
     def call(self, y_true, y_pred):
         return self(y_true, y_pred)
@@ -130,17 +137,61 @@ class SegmentationLoss(tf.keras.losses.Loss):
         """Returns the number of pixels that count, float32."""
         return tf.reduce_sum(tf.cast(is_valid(labels, self.ignore_label), tf.float32))
 
+    def share(
+        self,
+        logits: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        weights: tf.Tensor | None = None,
+        num_pixels: tf.Tensor | None = None,
+        parts: int = 1,
+        across_replicas: bool = True,
+        **how: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns this replica's share of the loss; the shares of all replicas add up to it.
+
+        Args:
+          logits, labels, weights: as in `sums`.
+          num_pixels: number of pixels that count in the global batch; None counts them here.
+          parts: number of equal parts that the batch is computed in; `labels` are one of them.
+          across_replicas: false takes this replica for the only one.
+          **how: the other arguments of `sums`.
+        Returns:
+          The share, and the number of pixels on all replicas that the loss averages over; if no
+          loss has a number for each pixel, that is the number of images. Both scalar float32.
+        """
+        number = replicas.number() if across_replicas else 1
+        total_of = replicas.total if across_replicas else tf.identity
+        shares: list[tf.Tensor] = []
+        averaged = None
+
+        for place, (total, counted) in enumerate(self._sums(logits, labels, weights, **how)):
+            if counted is None:  # `total` is a mean already; all replicas and parts weigh the same
+                share = total / (number * parts)
+            elif num_pixels is not None:
+                averaged = num_pixels
+                share = tf.math.divide_no_nan(total, num_pixels)
+            else:
+                # Each part selects its own hardest pixels, so the means of the parts are averaged.
+                averaged = total_of(counted)
+                share = tf.math.divide_no_nan(total, averaged) / parts
+            shares.append(share * self.loss_weights[place] if self.loss_weights else share)
+
+        if averaged is None:
+            averaged = tf.cast(tf.shape(labels)[0] * number, tf.float32)
+        return functools.reduce(tf.add, shares), averaged
+
     def sums(
         self,
         logits: tf.Tensor,
         labels: tf.Tensor,
         *,
         weights: tf.Tensor | None = None,
-        step: tf.Tensor | int = 0,
-        align_corners: bool | None = None,
-        for_xla: bool = False,
+        **how: Any,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns the sum of the pixels' losses and the number of pixels that count.
+
+        It is for a single loss, and does not multiply it by `loss_weights`.
 
         Args:
           logits: [B, h, w, classes].
@@ -152,7 +203,20 @@ class SegmentationLoss(tf.keras.losses.Loss):
         Returns:
           Two scalars, float32. If the loss averages pixels itself: its mean, and None.
         """
-        settings = self.settings
+        (sums,) = self._sums(logits, labels, weights, **how)
+        return sums
+
+    def _sums(
+        self,
+        logits,
+        labels,
+        weights,
+        *,
+        step: tf.Tensor | int = 0,
+        align_corners: bool | None = None,
+        for_xla: bool = False,
+    ) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
+        """Returns what `sums` does, for each loss."""
         corners = self.align_corners if align_corners is None else align_corners
         labels = labels[..., 0]
 
@@ -160,66 +224,69 @@ class SegmentationLoss(tf.keras.losses.Loss):
         valid = is_valid(labels, self.ignore_label)
         classes = tf.cast(tf.where(valid, labels, tf.zeros_like(labels)), tf.int32)
 
+        @functools.cache  # once for all losses
+        def enlarged():
+            size = tf.shape(classes)[1:3]
+            return enlarge(logits, size, align_corners=corners, for_xla=for_xla)
+
+        factors = self._factors(classes, weights)
+        results: list[tuple[tf.Tensor, tf.Tensor | None]] = []
+        for loss in self.losses:
+            if isinstance(loss, RegionLoss):
+                counts = tf.where(valid, 1.0 if weights is None else weights, 0.0)
+                label_weights = self.settings.label_weights
+                results.append((loss.of_batch(enlarged(), classes, counts, label_weights), None))
+            elif averages_pixels(loss):
+                masked = tf.where(valid, factors, 0.0)
+                result = loss(classes[..., tf.newaxis], enlarged(), sample_weight=masked)
+                results.append((tf.reduce_mean(tf.cast(result, tf.float32)), None))
+            else:
+                if loss is None:
+                    losses = pixel_losses(
+                        logits,
+                        classes,
+                        label_smoothing=self.settings.label_smoothing,
+                        align_corners=corners,
+                        for_xla=for_xla,
+                    )
+                else:
+                    losses = losses_of_pixels(loss, enlarged(), classes)
+                if losses.shape.rank < 3:
+                    results.append((self._plain_mean(loss, losses, valid, weights), None))
+                else:
+                    results.append(self._selected(losses, factors, valid, step))
+        return results
+
+    def _factors(self, classes, weights):
+        """Returns the factors on the losses of the pixels: [B, H, W], or one number."""
         factors: tf.Tensor | float = 1.0
-        if settings.label_weights:
-            factors = tf.gather(tf.constant(settings.label_weights, tf.float32), classes)
+        if self.settings.label_weights:
+            factors = tf.gather(tf.constant(self.settings.label_weights, tf.float32), classes)
         if weights is not None:
             factors *= weights
+        return factors
 
-        if self.pixel_loss is None:
-            losses = pixel_losses(logits, classes, align_corners=corners, for_xla=for_xla)
-        else:
-            size = tf.shape(classes)[1:3]
-            enlarged = enlarge(logits, size, align_corners=corners, for_xla=for_xla)
-
-            if self.averages_pixels:
-                factors = tf.where(valid, factors, 0.0)
-                result = self.pixel_loss(classes[..., tf.newaxis], enlarged, sample_weight=factors)
-                return tf.reduce_mean(tf.cast(result, tf.float32)), None
-
-            losses = self._given_losses(enlarged, classes)
-            if losses.shape.rank < 3:
-                return self._plain_mean(losses, valid, weights), None
-
+    def _selected(self, losses, factors, valid, step):
+        """Returns the sum of the losses of the pixels that count, and their number."""
         losses = tf.where(valid, losses * factors, 0.0)
         if self.selects_pixels:
             share = hardest_share(
-                settings.top_k_percent_pixels,
+                self.settings.top_k_percent_pixels,
                 step=step,
-                ramp_steps=settings.hard_example_mining_step,
+                ramp_steps=self.settings.hard_example_mining_step,
             )
-            losses = _hardest(losses, share)
+            losses = hardest(losses, share)
             valid = tf.not_equal(losses, 0.0)
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(valid, tf.float32))
 
-    def _given_losses(self, logits, classes):
-        """Returns what the pixel loss returns for enlarged logits: [B, H, W], [B] or a scalar."""
-        loss, labels = self.pixel_loss, classes[..., tf.newaxis]
-        if isinstance(loss, _ONE_HOT_LOSSES):
-            labels = tf.one_hot(classes, logits.shape[-1])
-
-        # `call` returns the losses of the pixels; calling the object itself would reduce them.
-        function = loss.call if isinstance(loss, tf.keras.losses.Loss) else loss
-        losses = tf.cast(function(labels, logits), tf.float32)
-
-        if losses.shape.rank == 4 and losses.shape[-1] == 1:
-            losses = losses[..., 0]
-        per_pixel = losses.shape.rank == 3 and losses.shape.is_compatible_with(classes.shape)
-        if not per_pixel and losses.shape.rank not in (0, 1):
-            raise InputError(
-                f"The loss {_name_of(loss)} returned the shape {losses.shape} for labels "
-                f"{labels.shape}; return a number for each pixel, [B, H, W]."
-            )
-        return losses
-
-    def _plain_mean(self, losses, valid, weights):
+    def _plain_mean(self, loss, losses, valid, weights):
         """Returns the mean of a loss that returned one number for each image, or for the batch.
 
         Raises:
           InputError: if pixels must be weighted or selected; a step with ignored pixels is stopped
             by `require_in_step`.
         """
-        name = _name_of(self.pixel_loss)
+        name = name_of(loss)
         way_out = (
             "return a number for each pixel, [B, H, W], or take a third parameter sample_weight, "
             "which is 0 where pixels do not count"
@@ -237,88 +304,60 @@ class SegmentationLoss(tf.keras.losses.Loss):
             return tf.where(tf.equal(ignored, 0), tf.reduce_mean(losses), float("nan"))
 
     def get_config(self):
-        loss = self.pixel_loss
+        serialize = tf.keras.saving.serialize_keras_object
+        stored = [loss and serialize(loss) for loss in self.losses]
         return dataclasses.asdict(self.settings) | {
             "ignore_label": self.ignore_label,
-            "pixel_loss": loss and tf.keras.saving.serialize_keras_object(loss),
+            "pixel_loss": stored[0] if len(stored) == 1 else stored,
+            "loss_weights": self.loss_weights,
             "align_corners": self.align_corners,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
-        loss = config.get("pixel_loss")
-        if isinstance(loss, dict):
-            # When a SavedModel is loaded, the general function does not find Keras' own losses.
-            of_keras = loss.get("class_name") in _GIVEN_AS
-            general = tf.keras.saving.deserialize_keras_object
-            loss = tf.keras.losses.deserialize(loss) if of_keras else general(loss)
-        return cls(**config | {"pixel_loss": loss})
+        stored = config.get("pixel_loss")
+        many = isinstance(stored, list | tuple)
+        losses = [_restored(loss) for loss in stored] if many else _restored(stored)
+        return cls(**config | {"pixel_loss": losses})
 
 
-def _name_of(loss) -> str:
-    return getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
+def _built(loss: Any, settings: LossConfig) -> Any:
+    """Returns a loss as None for cross-entropy, a loss object or a function.
+
+    Args:
+      loss: a name of the setting `loss`, or whatever else `SegmentationLoss` takes.
+    """
+    if not isinstance(loss, str) or loss not in all_losses():
+        return given_loss(loss)
+    return {
+        "cross_entropy": lambda: None,
+        "focal": lambda: FocalLoss(gamma=settings.focal_gamma, alpha=settings.focal_alpha or None),
+        "dice": lambda: DiceLoss(smooth=settings.dice_smooth, log_loss=settings.dice_log_loss),
+        "lovasz_softmax": lambda: LovaszSoftmaxLoss(per_image=settings.lovasz_per_image),
+    }[loss]()
 
 
-def _pixel_loss(loss: Any) -> Any:
-    """Returns `pixel_loss` as None, a loss object or a function, from any way it can be given.
+def _checked_weights(weights: Any, *, number: int) -> tuple[float, ...]:
+    """Returns the factors on the losses.
 
     Raises:
-      InputError: if there is no such loss, or it does not take class numbers and logits.
+      InputError: if they are not `number` numbers, or none.
     """
-    if isinstance(loss, Hashable):
-        loss = _GIVEN_AS.get(loss, loss)
-    if isinstance(loss, type) and issubclass(loss, tf.keras.losses.Loss):
-        loss = loss(from_logits=True) if loss in _KERAS_LOSSES.values() else loss()
-
-    if loss is not None and not callable(loss):
+    weights = make_settings(LossWeights, {"loss_weights": weights}).loss_weights
+    if len(weights) not in (0, number):
         raise InputError(
-            f"loss={loss!r} is not possible; allowed: None (cross-entropy), "
-            f"{', '.join(_KERAS_LOSSES)}, or one function or tf.keras.losses.Loss of labels "
-            "and logits."
+            f"loss_weights has {len(weights)} numbers; allowed: none, or {number}, one for each "
+            "loss."
         )
+    return weights
 
-    all_of_keras = vars(tf.keras.losses).values()
-    is_of_keras = loss in all_of_keras or type(loss) in all_of_keras
-    if is_of_keras and type(loss) not in _KERAS_LOSSES.values():
-        raise InputError(
-            f"The loss {_name_of(loss)} is not defined on class numbers and logits; allowed of "
-            f"Keras' losses: {', '.join(_KERAS_LOSSES)}."
-        )
 
-    if not isinstance(loss, tf.keras.losses.Loss):
+def _restored(loss: Any) -> Any:
+    """Returns a loss from its entry in a saved configuration."""
+    if not isinstance(loss, dict):
         return loss
-    if not loss.get_config().get("from_logits", True):
-        raise InputError(
-            f"The loss {_name_of(loss)} takes probabilities, but the model returns logits; write "
-            f"{type(loss).__name__}(from_logits=True)."
-        )
-    if loss.reduction not in ("auto", "sum_over_batch_size"):
-        raise InputError(
-            f"The loss {_name_of(loss)} has reduction={loss.reduction!r}, but only the mean over "
-            "the pixels that count is possible; leave reduction out."
-        )
-    return loss
-
-
-def hardest_share(share: float, *, step: tf.Tensor, ramp_steps: int) -> float | tf.Tensor:
-    """Returns the share of the pixels that counts at a step.
-
-    It falls linearly from 1 to `share` in `ramp_steps` steps, and then stays.
-    (Official DeepLab, utils/train_utils.py, hard_example_mining_step.)
-    """
-    if not ramp_steps:
-        return share
-    done = tf.minimum(tf.cast(step, tf.float64) / ramp_steps, 1.0)
-    return done * share + (1.0 - done)
-
-
-def _hardest(losses: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
-    """Returns all losses in descending order, with 0 after the first int(share * number), or 1."""
-    ordered = tf.sort(tf.reshape(losses, [-1]), direction="DESCENDING")
-    pixels = tf.size(ordered)
-    kept = tf.cast(tf.cast(share, tf.float64) * tf.cast(pixels, tf.float64), tf.int32)
-    kept = tf.maximum(kept, 1)  # without any, the loss would be 0 and nothing would be learnt
-
-    # Not tf.math.top_k: under XLA its k must be known when the graph is made.
-    return tf.where(tf.range(pixels) < kept, ordered, 0.0)
+    # When a SavedModel is loaded, the general function does not find Keras' own losses.
+    of_keras = loss.get("class_name") in GIVEN_AS
+    general = tf.keras.saving.deserialize_keras_object
+    return tf.keras.losses.deserialize(loss) if of_keras else general(loss)

@@ -8,7 +8,12 @@ _BAND_BYTES = 32 << 20  # of enlarged scores held at once on a CPU
 
 
 def pixel_losses(
-    logits: tf.Tensor, labels: tf.Tensor, *, align_corners: bool = False, for_xla: bool = False
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    align_corners: bool = False,
+    for_xla: bool = False,
 ) -> tf.Tensor:
     """Returns each pixel's cross-entropy in nats, float32 [B, H, W].
 
@@ -16,16 +21,20 @@ def pixel_losses(
     gradient. For 150 classes on 512x512 pixels that saves about a gigabyte per image.
 
     Args:
-      logits: [B, h, w, classes].
+      logits: [B, h, w, classes], of any precision.
       labels: int32 [B, H, W], every one a class.
+      label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al.
+        2016, arXiv:1512.00567, sec. 7).
       align_corners, for_xla: as in `resize_bilinear`.
     """
+    logits = tf.cast(logits, tf.float32)
     known = None not in (*logits.shape[1:], *labels.shape[1:])
     if not known or tf.config.list_logical_devices("GPU"):
         size = tf.shape(labels)[1:3]
         enlarged = enlarge(logits, size, align_corners=align_corners, for_xla=for_xla)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=enlarged)
-    bands = _Bands(logits.shape[1:], labels.shape[1:], align_corners)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=enlarged)
+        return _smoothed(losses, enlarged, label_smoothing) if label_smoothing else losses
+    bands = _Bands(logits.shape[1:], labels.shape[1:], align_corners, label_smoothing)
 
     @tf.custom_gradient
     def losses_of(logits):
@@ -65,6 +74,12 @@ def enlarge(
     return result
 
 
+def _smoothed(losses, logits, share):
+    """Returns the losses of labels that are spread over all classes by `share`."""
+    even = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+    return (1 - share) * losses + share * even
+
+
 def _for_each(function, images, kinds):
     return tf.map_fn(
         lambda image: function(*image), images, fn_output_signature=kinds, parallel_iterations=1
@@ -79,8 +94,15 @@ class _Bands:
     classes adds up whole rows of memory.
     """
 
-    def __init__(self, cells: tf.TensorShape, pixels: tf.TensorShape, align_corners: bool):
+    def __init__(
+        self,
+        cells: tf.TensorShape,
+        pixels: tf.TensorShape,
+        align_corners: bool,
+        label_smoothing: float,
+    ):
         """Takes the shapes [h, w, classes] of logits and [H, W] of labels."""
+        self.smoothing = label_smoothing
         (height, width), (*self.cells, self.classes) = pixels, cells
         self.row_weights, self.column_weights = (
             interpolation_matrix(cells, size, align_corners=align_corners)
@@ -108,9 +130,12 @@ class _Bands:
             log_sum = tf.math.log(tf.reduce_sum(tf.exp(scores - highest), axis=0)) + highest
             pixels = tf.size(log_sum)
             places = tf.reshape(labels[first:last], [-1]) * pixels + tf.range(pixels)
-            own = tf.gather(tf.reshape(scores, [-1]), places)
+            own = tf.reshape(tf.gather(tf.reshape(scores, [-1]), places), tf.shape(log_sum))
+            if self.smoothing:
+                even = tf.reduce_mean(scores, axis=0)
+                own = (1 - self.smoothing) * own + self.smoothing * even
             log_sums.append(log_sum)
-            losses.append(log_sum - tf.reshape(own, tf.shape(log_sum)))
+            losses.append(log_sum - own)
         return tf.concat(log_sums, axis=0), tf.concat(losses, axis=0)
 
     def gradient(self, logits, labels, log_sums, upstream):
@@ -121,7 +146,14 @@ class _Bands:
             with tf.control_dependencies([total]):
                 scores = self._scores(wide, first, last)
             with tf.control_dependencies([scores]):
-                own = tf.one_hot(labels[first:last], self.classes, axis=0, dtype=scores.dtype)
+                own = tf.one_hot(
+                    labels[first:last],
+                    self.classes,
+                    on_value=1 - self.smoothing + self.smoothing / self.classes,
+                    off_value=self.smoothing / self.classes,
+                    axis=0,
+                    dtype=scores.dtype,
+                )
             errors = (tf.exp(scores - log_sums[first:last]) - own) * upstream[first:last]
             total += tf.matmul(self.row_weights[first:last], errors, transpose_a=True)
         return tf.einsum("chW,Ww->hwc", total, self.column_weights)

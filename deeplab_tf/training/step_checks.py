@@ -8,7 +8,8 @@ from deeplab_tf.messages import UserError
 
 # The largest maps of ResNet and Xception, for each pixel of an image: 128 channels at half the
 # height and width. MobileNetV2's have 96 there, times the depth multiplier; those of the other
-# MobileNets are smaller. On CPUs no larger map of the classes is held (`ops.cross_entropy`).
+# MobileNets are smaller. On CPUs cross-entropy holds no larger map of the classes
+# (`ops.cross_entropy`); other losses do.
 _NUMBERS_PER_PIXEL = 32
 _NUMBERS_PER_PIXEL_OF_MOBILENET = 24
 
@@ -27,8 +28,9 @@ def require_possible(
 
     pixels = max(int(images * size[0] * size[1]), 1)
     seen = math.ceil(pixels * max(experiment.model.image_pyramid, default=1.0) ** 2)
-    widest = _NUMBERS_PER_PIXEL_OF_MOBILENET * experiment.model.depth_multiplier
-    per_pixel = max(_NUMBERS_PER_PIXEL, math.ceil(widest), num_classes if on_gpus else 0)
+    holds_classes = on_gpus or train.loss != ("cross_entropy",)
+    widest = math.ceil(_NUMBERS_PER_PIXEL_OF_MOBILENET * experiment.model.depth_multiplier)
+    per_pixel = max(_NUMBERS_PER_PIXEL, widest, num_classes if holds_classes else 0)
     numbers = max(pixels, seen) * per_pixel
     crops = as_flag("train_crop_size", size)
     if numbers > MOST_COUNT:

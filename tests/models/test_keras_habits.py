@@ -11,6 +11,7 @@ from deeplab_tf.evaluation.metrics import MeanIoU, PixelAccuracy
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.models.inputs import InputError, ScaleWarning
 from deeplab_tf.models.losses import SegmentationLoss
+from deeplab_tf.models.region_losses import DiceLoss
 from deeplab_tf.startup.process_state import keras_settings
 from tests.conftest import two_replicas
 
@@ -180,7 +181,10 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
             {"loss": tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum")},
             "leave reduction out",
         ),
-        ({"loss_weights": [1, 2]}, "auxiliary_loss_weight"),
+        ({"loss_weights": [1, 2]}, "loss_weights=1.0,2.0 .* one number for each of --loss=cross"),
+        ({"loss": [None, DiceLoss()], "loss_weights": [1]}, "1 numbers; allowed: none, or 2"),
+        ({"loss": "dice", "top_k_percent_pixels": 0.5}, "dice do not have; give --top_k"),
+        ({"loss": DiceLoss(), "top_k_percent_pixels": 0.5}, "a number per pixel"),
         ({"label_weights": (1.0, 2.0)}, "label_weights has 2 numbers; allowed: none, or 3"),
         (
             {"loss": SegmentationLoss(), "ignore_label": 0},

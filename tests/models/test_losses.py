@@ -3,10 +3,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.models import losses
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.models.losses import SegmentationLoss
-from deeplab_tf.ops import cross_entropy
+from deeplab_tf.ops import cross_entropy, hard_pixels
 from deeplab_tf.training.optimizers import MomentumSGD
 from tests.conftest import two_replicas
 
@@ -53,7 +52,8 @@ def test_logits_are_enlarged_to_the_labels():
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("band_bytes", [1 << 30, 4 * 7 * 19 * 5, 1, None])
-def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes):
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes, smoothing):
     """`band_bytes` is the size of a band; None means the form for GPUs and for unknown sizes."""
     monkeypatch.setattr(cross_entropy, "_BAND_BYTES", band_bytes)
     rng = np.random.default_rng(0)
@@ -64,12 +64,15 @@ def test_all_forms_equal_the_whole_image(monkeypatch, align_corners, band_bytes)
     def whole(logits):
         resize = {False: tf.image.resize, True: tf.compat.v1.image.resize_bilinear}[align_corners]
         settings = {"align_corners": True} if align_corners else {}
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=labels, logits=resize(logits, [23, 19], **settings)
+        return tf.nn.softmax_cross_entropy_with_logits(
+            labels=tf.one_hot(labels, 7) * (1 - smoothing) + smoothing / 7,
+            logits=resize(logits, [23, 19], **settings),
         )
 
     def ours(logits):
-        return cross_entropy.pixel_losses(logits, labels, align_corners=align_corners)
+        return cross_entropy.pixel_losses(
+            logits, labels, align_corners=align_corners, label_smoothing=smoothing
+        )
 
     if band_bytes is None:
         ours = tf.function(ours, input_signature=[tf.TensorSpec([None] * 4)])
@@ -137,11 +140,11 @@ def test_only_the_hardest_pixels_count(share):
 def test_mining_begins_with_all_pixels():
     # Official: ratio = step / ramp; share = ratio * 0.2 + (1 - ratio)
     shares = [
-        float(losses.hardest_share(0.2, step=tf.constant(step), ramp_steps=4))
+        float(hard_pixels.hardest_share(0.2, step=tf.constant(step), ramp_steps=4))
         for step in (0, 1, 2, 4, 9)
     ]
     assert shares == pytest.approx([1.0, 0.8, 0.6, 0.2, 0.2])
-    assert losses.hardest_share(0.2, step=tf.constant(3), ramp_steps=0) == 0.2
+    assert hard_pixels.hardest_share(0.2, step=tf.constant(3), ramp_steps=0) == 0.2
 
 
 def test_replicas_select_their_own_pixels_and_divide_by_all_selected():

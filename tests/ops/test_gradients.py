@@ -233,3 +233,28 @@ def test_slices_are_equal_parts():
     assert found == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(tf.errors.InvalidArgumentError, match="equal parts"):
         gradients.slice_of(values, 0, 4)
+
+
+@pytest.mark.slow
+def test_dice_of_a_batch_is_the_same_on_any_number_of_replicas():
+    settings = {"loss": ("cross_entropy", "dice"), "loss_weights": (1.0, 2.0), "dropout": 0.0}
+    weights, loss, expected = step(None, **settings)
+    _, found, moved = step(weights, replicas=2, **settings)
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert distance(moved, expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_region_losses_of_parts_are_averaged(replicas):
+    settings = {"loss": ("dice", "lovasz_softmax"), "lovasz_per_image": True, "dropout": 0.0}
+    weights, first, moved_first = step(None, order=(0, 1, 0, 1), **settings)
+    _, second, moved_second = step(weights, order=(2, 3, 2, 3), **settings)
+
+    # Of two replicas, each computes one image of a part at a time.
+    order = (0, 1, 2, 3) if replicas == 1 else (0, 2, 1, 3)
+    settings |= {"gradient_accumulation_steps": 2, "order": order}
+    _, found, moved = step(weights, replicas=replicas, **settings)
+    assert found == pytest.approx((first + second) / 2, rel=1e-5)
+    wanted = {name: (value + moved_second[name]) / 2 for name, value in moved_first.items()}
+    assert distance(moved, wanted) < 1e-4

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig, Experiment, ModelConfig, TrainConfig
 from deeplab_tf.messages import UserError
-from deeplab_tf.models import losses
+from deeplab_tf.ops import hard_pixels
 from deeplab_tf.training import step_checks
 
 
@@ -70,5 +70,5 @@ def test_a_share_of_no_pixel_is_refused_with_the_least_that_works(crop, share):
 
 
 def test_the_hardest_pixels_are_never_none():
-    kept = losses._hardest(tf.constant([1.0, 3.0, 2.0]), 1e-30)
+    kept = hard_pixels.hardest(tf.constant([1.0, 3.0, 2.0]), 1e-30)
     assert kept.numpy().tolist() == [3.0, 0.0, 0.0]
