@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, MOST_SCALE, Config, require, setting
+from deeplab_tf.config.augmentation import AugmentationConfig
+from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, MOST_SCALE, require, setting
 
 MOST_CLASSES = 256  # labels are bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Config):
+class DataConfig(AugmentationConfig):
     """Which records are read, and how training examples are augmented."""
 
     dataset: str = setting(

@@ -15,7 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
-from deeplab_tf.data import catalog, photometric, records, service, transforms
+from deeplab_tf.data import (
+    appearance,
+    catalog,
+    geometric,
+    photometric,
+    records,
+    service,
+    transforms,
+)
 from deeplab_tf.data.record_checks import RecordChecks, naming_bad_records
 from deeplab_tf.ops import seeds
 
@@ -70,16 +78,35 @@ def train_batches(
 
     @_plain_python
     def example(position, index):
+        key = tf.stack([tf.constant(seed, tf.int64), position])
+        pair = crop_of(index, key)
+        if config.cutmix_probability:
+            pair = mixed(pair, key)
+        return (position, *pair) if services else (*pair,)
+
+    def crop_of(index, key):
         record = checks.parse(table.read(index))
-        pair = augment(
+        return augment(
             record["image"],
             record["label"],
             config,
-            seed=tf.stack([tf.constant(seed, tf.int64), position]),
+            seed=key,
             ignore_label=info.ignore_label,
             image_mean=image_mean,
         )
-        return (position, *pair) if services else pair
+
+    def mixed(pair, key):
+        # The partner is any record, not another image of the batch: so an example depends on its
+        # position alone, however the batch is divided among replicas and hosts.
+        key = seeds.stream(key, "cutmix")
+        draws = tf.random.stateless_uniform([], key, 0, len(table), tf.int64)
+
+        def with_partner():
+            other = crop_of(draws, seeds.stream(key, "partner"))
+            return geometric.cutmix(geometric.Pair(*pair), geometric.Pair(*other), seed=key)
+
+        is_mixed = geometric.is_mixed(seed=key, probability=config.cutmix_probability)
+        return tf.cond(is_mixed, with_partner, lambda: geometric.Pair(*pair))
 
     def share_of_worker(order):
         size = batch_size // share.workers
@@ -126,6 +153,9 @@ def augment(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales, crops, mirrors, distorts and pads one example, in the ancestor's order.
 
+    Augmentation beyond the recipes comes last: HSV jitter and blur before padding, rotation and
+    GridMask after it.
+
     Args:
       image: uint8 [H, W, 3]; label: uint8 [H, W, 1]; seed: int64 [2].
     Returns:
@@ -151,9 +181,38 @@ def augment(
         colors = seeds.stream(seed, "photometric distortion")
         image = photometric.distort(image, seed=colors, max_size=crop_size)
 
+    if config.hsv_jitter:
+        colors = seeds.stream(seed, "hsv jitter")
+        image = appearance.jitter_hsv(image, seed=colors, shares=config.hsv_jitter)
+    if config.max_blur_sigma:
+        blur = seeds.stream(seed, "blur")
+        image = appearance.random_blur(image, seed=blur, max_sigma=config.max_blur_sigma)
+
     image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
     label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
-    return image, label
+    fill = {"ignore_label": ignore_label, "image_mean": image_mean}
+    return tuple(_turned_and_covered(geometric.Pair(image, label), config, seed=seed, **fill))
+
+
+def _turned_and_covered(pair, config, *, seed, **fill):
+    """Rotates and masks a crop, as far as the settings say so."""
+    if config.max_rotation_degrees:
+        pair = geometric.random_rotation(
+            pair,
+            seed=seeds.stream(seed, "rotation"),
+            max_degrees=config.max_rotation_degrees,
+            **fill,
+        )
+    if config.grid_mask_probability:
+        pair = geometric.random_grid_mask(
+            pair,
+            seed=seeds.stream(seed, "grid mask"),
+            probability=config.grid_mask_probability,
+            ratio=config.grid_mask_ratio,
+            sizes=config.grid_mask_size,
+            **fill,
+        )
+    return pair
 
 
 def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf.data.Dataset:

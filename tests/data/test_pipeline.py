@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,6 +13,15 @@ from deeplab_tf.messages import UserError
 MEAN = (123.675, 116.28, 103.53)
 CONFIG = DataConfig(
     train_crop_size=(24, 40), photometric_distortion=True, one_category_max_ratio=0.75
+)
+BEYOND = dataclasses.replace(
+    CONFIG,
+    hsv_jitter=(0.1, 0.5, 0.4),
+    max_blur_sigma=1.0,
+    max_rotation_degrees=20.0,
+    grid_mask_probability=0.5,
+    grid_mask_size=(8, 16),
+    cutmix_probability=0.6,
 )
 
 
@@ -125,3 +135,23 @@ def test_the_shares_of_workers_make_up_each_batch(table):
         for step in range(3)
     ]
     assert_equal(joined, whole)
+
+
+@pytest.mark.slow
+def test_everything_beyond_the_recipes_is_a_function_of_the_position(table, monkeypatch):
+    """And not of how a batch is divided, where a run was resumed, or which record is beside it."""
+    plain = batches(table, 0, 4, batch_size=4)
+    monkeypatch.setattr(f"{__name__}.CONFIG", BEYOND)
+    whole = batches(table, 0, 4, batch_size=4)
+    assert all((a[0] != b[0]).any() for a, b in zip(plain, whole, strict=True))
+    for images, labels in whole:
+        assert images.min() >= -1e-3 and images.max() <= 255.001
+        assert set(np.unique(labels)) <= {*range(7), 255}
+
+    assert_equal(whole[2:], batches(table, 2, 4, batch_size=4))
+    halves = [batches(table, 0, 4, batch_size=4, replicas=2, workers=2, worker=w) for w in (0, 1)]
+    joined = [
+        tuple(np.concatenate(parts) for parts in zip(*both, strict=True))
+        for both in zip(*halves, strict=True)
+    ]
+    assert_equal(whole, joined)

@@ -17,7 +17,7 @@ from deeplab_tf.config.programs import DataServiceConfig
 from deeplab_tf.data import catalog, records, service
 from deeplab_tf.messages import UserError
 from deeplab_tf.training.trainer import Trainer
-from tests.data.test_pipeline import assert_equal, batches
+from tests.data.test_pipeline import BEYOND, assert_equal, batches
 from tests.training.test_trainer import assert_resumed_exactly, change, start, wait_for
 
 
@@ -58,6 +58,13 @@ def test_served_batches_are_those_made_here(table, two_hosts, count, first, shar
     expected = batches(table, first, 9, batch_size=4, **share)  # 9 images: four epochs
     served = batches(table, first, 9, batch_size=4, services=two_hosts[:count], **share)
     assert_equal(served, expected)
+
+
+@pytest.mark.slow
+def test_served_batches_have_the_augmentation_beyond_the_recipes(table, two_hosts, monkeypatch):
+    monkeypatch.setattr("tests.data.test_pipeline.CONFIG", BEYOND)
+    expected = batches(table, 0, 3, batch_size=4)
+    assert_equal(batches(table, 0, 3, batch_size=4, services=two_hosts), expected)
 
 
 def test_a_served_label_outside_the_class_list_names_its_image(table, two_hosts):
