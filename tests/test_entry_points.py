@@ -1,5 +1,6 @@
 """What a user of the command line sees: help at once, one sentence for a mistake, the whole way."""
 
+import csv
 import importlib
 import json
 import os
@@ -249,6 +250,15 @@ def test_the_whole_way(call, shapes_dir, tmp_path):
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
     assert results["step"] == 2 and results["images"] == 5
     assert set(results) >= {"miou", "pixel_accuracy", "mean_accuracy", "per_class"}
+    # In the order of the data set, though batches hold images of one size.
+    with (tmp_path / "eval" / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"val/val_{number:04d}" for number in range(5)]
+    assert sum(int(row["valid_pixels"]) for row in rows) == sum(
+        results["pixels_per_class"].values()
+    )
+    by_miou = sorted(rows, key=lambda row: (float(row["miou"]), row["name"]))
+    assert results["worst_images"] == [row["name"] for row in by_miou]
     assert set(results["per_class"]) == {
         "background",
         "disc",

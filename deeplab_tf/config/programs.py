@@ -36,7 +36,9 @@ class EvalJobConfig(Config):
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
     checkpoint: str = checkpoint_setting()
-    eval_logdir: str = setting("", "Folder for results.json, the confusion matrix and TensorBoard.")
+    eval_logdir: str = setting(
+        "", "Folder for results.json, per_image.csv, the confusion matrix and TensorBoard."
+    )
     eval_interval_secs: int = setting(
         300,
         "Seconds to wait before looking for a new checkpoint again.",
@@ -51,6 +53,24 @@ class EvalJobConfig(Config):
     )
     num_gpus: int = setting(
         -1, "Number of GPUs that share the images; -1 uses all, 0 uses the CPU.", least=-1
+    )
+    worst_images: int = setting(
+        20,
+        "Number of images with the lowest mIoU to list in worst_images.csv and results.json; 0 "
+        "lists none.",
+        least=0,
+    )
+    boundary_f_score: bool = setting(
+        False,
+        "Whether to score too how well the outlines of predictions follow those of the labels.",
+    )
+    boundary_tolerance: float = setting(
+        0.0075,
+        "Distance at which an outline still counts as right, as a share of the image's diagonal; "
+        "it is rounded up to whole pixels.",
+        above=0,
+        most=1,
+        only_with={"boundary_f_score": (True,)},
     )
 
     def __post_init__(self):

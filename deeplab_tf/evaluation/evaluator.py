@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,28 @@ from deeplab_tf.evaluation import memory, metrics
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
 from deeplab_tf.messages import UserError
 
+# The single numbers in results.json, metrics.jsonl and TensorBoard, as `Scores` calls them.
+MEANS = (
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "mean_f1",
+    "mean_precision",
+    "frequency_weighted_iou",
+)
 _SECONDS_BETWEEN_MEETINGS = 1.0  # of all workers; see `meet` in `evaluate`
+
+
+class CountedBatch(NamedTuple):
+    """A batch with what was counted in it.
+
+    matrices: confusion matrix of each image, int64 [B, classes, classes]. predictions: labels, [B,
+    H, W] of `label_dtype`, where they were computed.
+    """
+
+    batch: pipeline.EvalBatch
+    matrices: np.ndarray
+    predictions: tf.Tensor
 
 
 @dataclass(frozen=True)
@@ -38,19 +60,25 @@ class Evaluation:
 
         A score without a value is null.
         """
+
+        def per_class(values):
+            return dict(zip(info.class_names, map(number, values), strict=True))
+
         return {
             "step": step,
             "split": self.split,
             "images": self.images,
-            "miou": _number(self.scores.miou),
+            "miou": number(self.scores.miou),
             "classes_in_miou": self.scores.num_scored,
             "num_classes": info.num_classes,
-            "pixel_accuracy": _number(self.scores.pixel_accuracy),
-            "mean_accuracy": _number(self.scores.mean_accuracy),
-            "per_class": {
-                name: _number(iou)
-                for name, iou in zip(info.class_names, self.scores.iou, strict=True)
-            },
+            **{name: number(getattr(self.scores, name)) for name in MEANS if name != "miou"},
+            "per_class": per_class(self.scores.iou),
+            "per_class_f1": per_class(self.scores.f1),
+            "per_class_precision": per_class(self.scores.precision),
+            "per_class_recall": per_class(self.scores.recall),
+            "pixels_per_class": dict(
+                zip(info.class_names, self.matrix.sum(axis=1).tolist(), strict=True)
+            ),
         }
 
 
@@ -73,7 +101,8 @@ def nothing_to_score(result: Evaluation, info: DatasetInfo, *, where: str) -> st
     )
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Returns a score as JSON holds it: null if it has no value."""
     return None if np.isnan(value) else float(value)
 
 
@@ -85,6 +114,7 @@ def evaluate(
     split: str,
     batch_size: int = 1,
     progress: Callable[[int], None] = lambda images: None,
+    watch: Callable[[CountedBatch], None] = lambda counted: None,
     workers: Workers | None = None,
     meet: Callable[[bool], bool] = bool,
 ) -> Evaluation:
@@ -93,6 +123,7 @@ def evaluate(
     Args:
       split: the name of the split, for the result and for errors.
       progress: called after each batch with its number of images.
+      watch: called with each batch of this worker, in any order.
       workers: the hosts and replicas that share the images; each host must call this function. By
         default, this process and the strategy in force.
       meet: called about once a second, equally often on every worker; the argument says whether
@@ -124,11 +155,11 @@ def evaluate(
         while has_images and time.monotonic() < until:
             group = list(itertools.islice(batches, workers.local_replicas))
             has_images = bool(group)
-            if group:
-                matrix += count(group)
-            for batch in group:
-                times_seen.update(_records_of(batch, share))
-                progress(len(batch.names))
+            for counted in count(group) if group else ():
+                matrix += counted.matrices.sum(axis=0)
+                times_seen.update(_records_of(counted.batch, share))
+                watch(counted)
+                progress(len(counted.batch.names))
 
     matrix = workers.total(matrix)
     total = int(workers.total(times_seen.total()))
@@ -138,14 +169,20 @@ def evaluate(
 
 def _counter(
     predictor: Predictor, workers: Workers, *, num_classes: int, ignore_label: int
-) -> Callable[[list[pipeline.EvalBatch]], np.ndarray]:
-    """Returns a function that takes up to one batch per replica and returns their confusion matrix.
+) -> Callable[[list[pipeline.EvalBatch]], list[CountedBatch]]:
+    """Returns a function that predicts and counts up to one batch per replica.
 
     It is traced once for images of any size, so that a new size does not cost a new trace.
     """
-    counted = _counted(num_classes, ignore_label)
+    matrices_of = _matrices_of(num_classes, ignore_label)
+
+    def count_here(group):
+        (batch,) = group
+        predictions = predictor.labels(batch.images)
+        return [CountedBatch(batch, matrices_of(batch.labels, predictions).numpy(), predictions)]
+
     if workers.strategy.num_replicas_in_sync == 1:
-        return lambda group: counted(group[0].labels, predictor.labels(group[0].images)).numpy()
+        return count_here
 
     replicas = workers.local_replicas
     signature = [
@@ -157,11 +194,12 @@ def _counter(
         def in_replica():
             context = tf.distribute.get_replica_context()
             index = tf.get_static_value(context.replica_id_in_sync_group) % replicas
-            return counted(labels[index], predictor.predict(images[index])[0])
+            predictions = predictor.predict(images[index])[0]
+            return matrices_of(labels[index], predictions), predictions
 
-        return tf.add_n(
-            workers.strategy.experimental_local_results(workers.strategy.run(in_replica))
-        )
+        matrices, predictions = workers.strategy.run(in_replica)
+        local_results = workers.strategy.experimental_local_results
+        return local_results(matrices), local_results(predictions)
 
     def count(group):
         images = [batch.images for batch in group]
@@ -169,30 +207,31 @@ def _counter(
             predictor.require_fitting(batch)
         labels = [batch.labels for batch in group]
         # Every replica needs an image, since on CPUs a convolution of no images gives a wrong
-        # shape. Replicas without a batch get the first one again, with all pixels ignored.
+        # shape. Replicas without a batch get the first one again, and their counts are left out.
         idle = replicas - len(group)
         images += [images[0]] * idle
-        labels += [np.full_like(labels[0], ignore_label)] * idle
-        return predict_and_count(images, labels).numpy()
+        labels += [labels[0]] * idle
+        counted = zip(group, *predict_and_count(images, labels), strict=False)
+        return [CountedBatch(batch, matrices.numpy(), where) for batch, matrices, where in counted]
 
     return count
 
 
 @functools.cache  # all evaluations during training share one trace
-def _counted(num_classes, ignore_label):
-    """Returns the compiled function from labels and predictions to a confusion matrix."""
+def _matrices_of(num_classes, ignore_label):
+    """Returns the compiled function from labels and predictions to a matrix for each image."""
     signature = [
         tf.TensorSpec([None, None, None, 1], tf.uint8),
         tf.TensorSpec([None, None, None], label_dtype(num_classes)),
     ]
 
     @tf.function(input_signature=signature, autograph=False)
-    def counted(labels, predictions):
-        return metrics.confusion_matrix(
+    def matrices_of(labels, predictions):
+        return metrics.confusion_matrices(
             labels[..., 0], predictions, num_classes=num_classes, ignore_label=ignore_label
         )
 
-    return counted
+    return matrices_of
 
 
 def _records_of(batch: pipeline.EvalBatch, table: records.RecordTable) -> list[tuple]:

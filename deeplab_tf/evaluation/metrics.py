@@ -1,7 +1,17 @@
 """Scores of a whole split from one integer confusion matrix (Long et al. 2015, sec. 5).
 
-A class that occurs neither in labels nor in predictions has no IoU, and the mean leaves it out. A
-class that occurs only in predictions, all of them wrong, counts as 0.
+With the hits, the labelled and the predicted pixels of a class:
+
+    IoU       = hits / (labelled + predicted - hits)
+    F1 (Dice) = 2 hits / (labelled + predicted)
+    precision = hits / predicted
+    recall    = hits / labelled, which is also called the class's accuracy
+
+A class that occurs neither in labels nor in predictions has none of them, and the means leave it
+out. A class that occurs only in predictions, all of them wrong, has IoU and F1 0, but no recall;
+one that is never predicted has no precision. These are the definitions of mmsegmentation's
+its mIoU, mDice, mPrecision, mRecall = mAcc, and aAcc, the pixel accuracy. Only its mFscore is
+another mean of F1: it leaves out the classes without any hit, which mDice counts as 0.
 """
 
 from dataclasses import dataclass
@@ -30,31 +40,75 @@ def confusion_matrix(
       weights: float64 of the same shape; each pixel counts as its weight instead of 1. The result
         is then float64, which is exact for whole numbers up to 2^53.
     """
-    labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
-    predictions = tf.reshape(tf.cast(predictions, tf.int64), [-1])
     size = num_classes * num_classes
-    pairs = labels * num_classes + predictions
-    if ignore_label is not None:
-        # Ignored pixels go into one more bin, which is cut off below: XLA has no boolean_mask.
-        pairs = tf.where(tf.equal(labels, ignore_label), tf.constant(size, tf.int64), pairs)
-
-    # Not tf.math.bincount: the size of its result depends on the values, which XLA cannot compile.
-    counts = tf.raw_ops.DenseBincount(
-        input=tf.cast(pairs, tf.int32),
-        size=tf.constant(size + 1),
-        weights=tf.zeros([0], tf.int64) if weights is None else tf.reshape(weights, [-1]),
+    pairs = _pair_numbers(labels, predictions, num_classes, ignore_label)
+    counts = _counted(
+        tf.reshape(pairs, [-1]),
+        tf.constant(size + 1),
+        tf.zeros([0], tf.int64) if weights is None else tf.reshape(weights, [-1]),
     )
     return tf.reshape(counts[:size], [num_classes, num_classes])
 
 
+def confusion_matrices(
+    labels: tf.Tensor, predictions: tf.Tensor, *, num_classes: int, ignore_label: int | None
+) -> tf.Tensor:
+    """Counts the pixels of each image by (label, prediction): int64 [B, num_classes, num_classes].
+
+    Args:
+      labels, predictions: integers, both of the same shape [B, H, W].
+      ignore_label: as for `confusion_matrix`.
+    """
+    size = num_classes * num_classes
+    images = tf.shape(labels)[0]
+    pairs = _pair_numbers(labels, predictions, num_classes, ignore_label)
+    # Each image has bins of its own, so that all are counted at once.
+    bins = pairs + (size + 1) * tf.range(images)[:, tf.newaxis, tf.newaxis]
+    counts = _counted(tf.reshape(bins, [-1]), images * (size + 1), tf.zeros([0], tf.int64))
+    matrices = tf.reshape(counts, [images, size + 1])[:, :size]
+    return tf.reshape(matrices, [images, num_classes, num_classes])
+
+
+def _pair_numbers(labels, predictions, num_classes, ignore_label):
+    """Returns the number of each pixel's pair (label, prediction), int32 of the labels' shape.
+
+    Ignored pixels have one more number after those of the pairs, which is not counted in the end:
+    XLA has no boolean_mask.
+    """
+    labels, predictions = tf.cast(labels, tf.int64), tf.cast(predictions, tf.int64)
+    pairs = labels * num_classes + predictions
+    if ignore_label is not None:
+        others = tf.constant(num_classes * num_classes, tf.int64)
+        pairs = tf.where(tf.equal(labels, ignore_label), others, pairs)
+    return tf.cast(pairs, tf.int32)
+
+
+def _counted(numbers, size, weights):
+    """Returns how often each of 0..size - 1 is among the numbers, [size]."""
+    # Not tf.math.bincount: the size of its result depends on the values, which XLA cannot compile.
+    return tf.raw_ops.DenseBincount(input=numbers, size=size, weights=weights)
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Scores in 0..1; NaN where there is nothing to score. iou: float64 [classes]."""
+    """Scores in 0..1; NaN where there is nothing to score.
+
+    iou, f1, precision, recall: of each class, float64 [classes].
+    miou, mean_f1, mean_precision, mean_accuracy: their means over the classes that have a value;
+      the mean accuracy is the mean recall.
+    frequency_weighted_iou: mean IoU in which each class weighs as many pixels as are labelled so.
+    """
 
     iou: np.ndarray
+    f1: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
     miou: float
-    pixel_accuracy: float
+    mean_f1: float
+    mean_precision: float
     mean_accuracy: float
+    frequency_weighted_iou: float
+    pixel_accuracy: float
 
     @property
     def num_scored(self) -> int:
@@ -75,12 +129,26 @@ def scores(matrix: np.ndarray) -> Scores:
     labelled, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hits / (labelled + predicted - hits)
-        recall = hits / labelled
-        accuracy = hits.sum() / matrix.sum()
-    return Scores(iou, _mean_of_numbers(iou), float(accuracy), _mean_of_numbers(recall))
+        f1 = 2 * hits / (labelled + predicted)
+        precision, recall = hits / predicted, hits / labelled
+        pixel_accuracy = hits.sum() / matrix.sum()
+        weighted_iou = (labelled * np.nan_to_num(iou)).sum() / matrix.sum()
+    return Scores(
+        iou,
+        f1,
+        precision,
+        recall,
+        miou=mean_of_numbers(iou),
+        mean_f1=mean_of_numbers(f1),
+        mean_precision=mean_of_numbers(precision),
+        mean_accuracy=mean_of_numbers(recall),
+        frequency_weighted_iou=float(weighted_iou),
+        pixel_accuracy=float(pixel_accuracy),
+    )
 
 
-def _mean_of_numbers(values: np.ndarray) -> float:
+def mean_of_numbers(values: np.ndarray) -> float:
+    """Returns the mean of the values that are not NaN; NaN if there are none."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
 

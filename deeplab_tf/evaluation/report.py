@@ -8,30 +8,54 @@ from PIL import Image, ImageDraw
 
 from deeplab_tf import files
 from deeplab_tf.data import decoding
-from deeplab_tf.evaluation.metrics import Scores
+from deeplab_tf.evaluation.metrics import Scores, mean_of_numbers
 
 Color = tuple[int, int, int]
 
 
-def table(scores: Scores, class_names: Sequence[str], matrix: np.ndarray) -> str:
-    """Returns a table of each class's IoU and share of pixels, in percent, and of the means.
+def table(
+    scores: Scores,
+    class_names: Sequence[str],
+    matrix: np.ndarray,
+    *,
+    boundary: np.ndarray | None = None,
+) -> str:
+    """Returns a table of each class's scores and share of pixels, in percent, and of the means.
 
-    A class that occurs neither in labels nor in predictions has n/a in place of its IoU.
+    A score without a value is n/a.
+
+    Args:
+      boundary: boundary F-score of each class, if there is one.
     """
     pixels = matrix.sum(axis=1)
-    width = max(map(len, [*class_names, "pixel accuracy", scores.miou_name]))
-    lines = [f"{'class':<{width}}  {'IoU %':>7}  {'pixels %':>8}"]
-    for name, iou, count in zip(class_names, scores.iou, pixels, strict=True):
-        share = 100 * count / max(pixels.sum(), 1)
-        lines.append(f"{name:<{width}}  {_percent(iou):>7}  {share:8.2f}")
+    columns = {
+        "IoU %": scores.iou,
+        "F1 %": scores.f1,
+        "precision %": scores.precision,
+        "recall %": scores.recall,
+    }
+    means = {
+        scores.miou_name: scores.miou,
+        "pixel accuracy": scores.pixel_accuracy,
+        "mean accuracy": scores.mean_accuracy,
+        "mean F1": scores.mean_f1,
+        "mean precision": scores.mean_precision,
+        "frequency-weighted IoU": scores.frequency_weighted_iou,
+    }
+    if boundary is not None:
+        columns["boundary F %"] = boundary
+        means["mean boundary F"] = mean_of_numbers(boundary)
 
-    lines.append("-" * (width + 19))
-    for name, value in (
-        (scores.miou_name, scores.miou),
-        ("pixel accuracy", scores.pixel_accuracy),
-        ("mean accuracy", scores.mean_accuracy),
-    ):
-        lines.append(f"{name:<{width}}  {_percent(value):>7}")
+    width = max(map(len, [*class_names, *means]))
+    heading = f"{'class':<{width}}" + "".join(f"  {name:>7}" for name in columns) + "  pixels %"
+    lines = [heading]
+    for name, count, *values in zip(class_names, pixels, *columns.values(), strict=True):
+        cells = zip(columns, map(_percent, values), strict=True)
+        scored = "".join(f"  {text:>{max(7, len(column))}}" for column, text in cells)
+        lines.append(f"{name:<{width}}{scored}  {100 * count / max(pixels.sum(), 1):8.2f}")
+
+    lines.append("-" * len(heading))
+    lines += [f"{name:<{width}}  {_percent(value):>7}" for name, value in means.items()]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -10,11 +11,16 @@ from deeplab_tf import files
 from deeplab_tf.config import flags
 from deeplab_tf.config.programs import EvalJobConfig
 from deeplab_tf.data import pipeline, records
+from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.distribution import Workers, on_this_host
-from deeplab_tf.evaluation import evaluator, report
+from deeplab_tf.evaluation import evaluator, per_image, report
+from deeplab_tf.evaluation.boundaries import BoundaryScores
+from deeplab_tf.evaluation.metrics import mean_of_numbers
+from deeplab_tf.evaluation.per_image import ImageScores, WorstImage
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import new_checkpoints
+from deeplab_tf.messages import warn
 from deeplab_tf.runs import loaded_run
 from deeplab_tf.runs.run_dir import RunDir
 
@@ -49,6 +55,16 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     )
     table = table.without(bad)
 
+    images = ImageScores(len(table), info.class_names)
+    boundary = None
+    if job.boundary_f_score:
+        boundary = BoundaryScores(len(table), info, tolerance=job.boundary_tolerance)
+
+    def watch(counted: evaluator.CountedBatch) -> None:
+        images.add(counted)
+        if boundary:
+            boundary.add(counted)
+
     with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
         result = evaluator.evaluate(
             build_predictor(loaded.model, experiment.data, experiment.eval),
@@ -57,28 +73,72 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
             split=split,
             batch_size=experiment.eval.eval_batch_size,
             progress=bar.update,
+            watch=watch,
             workers=Workers.of(strategy),
         )
     evaluator.require_labels(result, info, where=experiment.data.dataset_dir)
 
+    outlines = boundary.of_classes if boundary else None
     print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
-    print(report.table(result.scores, info.class_names, result.matrix))
+    print(report.table(result.scores, info.class_names, result.matrix, boundary=outlines))
+    if boundary and boundary.ignored_share > 0.5:
+        warn(
+            f"{100 * boundary.ignored_share:.0f} % of the outlines in the labels lie beside "
+            "ignored pixels, where they cannot be scored; the boundary F-score says little here."
+        )
 
-    folder = Path(job.eval_logdir)
+    worst = images.worst(job.worst_images)
     content = {
         **result.to_json(info, loaded.step),
+        **_boundary_to_json(job, info, outlines),
+        "worst_images": [image.name for image in worst],
         "bad_records": len(bad),
         "checkpoint": RunDir.of(path).checkpoints.prefix(loaded.step),
         "dataset_dir": experiment.data.dataset_dir,
         "inference": flags.inference_settings(experiment, loaded.model.config),
     }
-    files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    folder = Path(job.eval_logdir)
+    scores = images.table(boundary=boundary.scores if boundary else None)
+    files.write(folder / "per_image.csv", scores)
+    _write_worst(folder, worst)
     picture = report.confusion_picture(result.matrix, info.class_names)
     report.write_picture(folder / "confusion_matrix.png", picture)
+    files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
 
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
-        for name in ("miou", "pixel_accuracy", "mean_accuracy"):
+        for name in evaluator.MEANS:
             tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
         for name, iou in zip(info.class_names, result.scores.iou, strict=True):
             tf.summary.scalar(f"eval/iou/{name}", iou)
     return result
+
+
+def _boundary_to_json(job: EvalJobConfig, info: DatasetInfo, scores: np.ndarray | None) -> dict:
+    """Returns what results.json says about outlines: nothing if they were not scored.
+
+    Args:
+      scores: boundary F-score of each class.
+    """
+    if scores is None:
+        return {}
+    values = map(evaluator.number, scores)
+    return {
+        "boundary_tolerance": job.boundary_tolerance,
+        "mean_boundary_f_score": evaluator.number(mean_of_numbers(scores)),
+        "per_class_boundary_f_score": dict(zip(info.class_names, values, strict=True)),
+    }
+
+
+def _write_worst(folder: Path, worst: list[WorstImage]) -> None:
+    """Writes worst_images.csv, unless it would be empty, and says where it is."""
+    path = folder / "worst_images.csv"
+    if not worst:
+        path.unlink(missing_ok=True)  # an earlier call's
+        return
+
+    rows = [(f"{number:06d}", name, f"{miou:.6f}") for number, name, miou in worst]
+    files.write(path, per_image.as_csv(("number", "name", "miou"), rows))
+    print(
+        f"Lowest mIoU of an image: {100 * worst[0].miou:.2f} % ({worst[0].name}); the worst "
+        f"{len(worst)} are in {files.shown(path)}, all in per_image.csv."
+    )
