@@ -8,13 +8,21 @@ import sys
 
 from deeplab_tf import jobs
 from deeplab_tf.config import flags
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.jobs import paths
+from deeplab_tf.messages import UserError
 
 
-def main(job: PredictConfig) -> None:
-    images = paths.images_to_predict(job)
-    jobs.start("prediction", job, images)
+def main(job: PredictConfig, pictures: PictureConfig = USUAL) -> None:
+    if job.server and pictures.save_probabilities:
+        raise UserError(
+            "--save_probabilities cannot be had from a --server; predict with --export_dir or "
+            "--checkpoint_dir."
+        )
+    more = [kind for kind, ending in pictures.kinds().items() if ending == ".png"]
+    images = paths.images_to_predict(job, (*paths.PICTURES, *more))
+    jobs.start("prediction", job, images, pictures)
 
 
 def run() -> None:
@@ -23,7 +31,7 @@ def run() -> None:
         # This process only predicts, and the weights of an exported model never change, so oneDNN
         # may pack them once. For the network of a checkpoint, `process_state` turns this off again.
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
-    flags.run(main, [PredictConfig], description, overrides=flags.INFERENCE)
+    flags.run(main, [PredictConfig, PictureConfig], description, overrides=flags.INFERENCE)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from deeplab_tf import jobs
 from deeplab_tf.config import flags
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import VisConfig
 
 
-def main(job: VisConfig) -> None:
-    jobs.start("visualization", job)
+def main(job: VisConfig, pictures: PictureConfig = USUAL) -> None:
+    jobs.start("visualization", job, pictures)
 
 
 def run() -> None:
     flags.run(
         main,
-        [VisConfig],
+        [VisConfig, PictureConfig],
         "Paints a checkpoint's predictions for a split.",
         overrides=(*flags.INFERENCE, "dataset_dir", "max_bad_records"),
         repeated=(*flags.REPEATED, "num_classes"),

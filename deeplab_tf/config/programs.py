@@ -120,6 +120,12 @@ class VisConfig(Config):
         "servers want them (16-bit PNGs if an id is above 255), and not train ids.",
         only_with={"also_save_raw_predictions": ()},
     )
+    error_map: str = setting(
+        "",
+        "Writes where predictions are wrong: red paints wrong pixels red, class in the colour of "
+        "their true class; correct pixels are pale, ignored ones grey.",
+        choices=("", "red", "class"),
+    )
     colormap_type: str = setting(
         "",
         "Colours of the predictions, by the data set they belong to. They are those of the data "
@@ -155,7 +161,9 @@ class PredictConfig(Config):
     input: tuple[str, ...] = setting(
         (), "Images to predict: files, folders and globs.", names="paths"
     )
-    output_dir: str = setting("", "Folder to write index/, color/ and overlay/ to.")
+    output_dir: str = setting(
+        "", "Folder to write index/, color/ and overlay/ to, and what else is asked for."
+    )
     checkpoint_dir: str = setting(
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )

@@ -1,7 +1,5 @@
 """Scores of each image of a split, in the order of the data set, and the worst images."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from deeplab_tf import files
 from deeplab_tf.evaluation.evaluator import CountedBatch
+from deeplab_tf.evaluation.tables import as_csv
 
 
 class WorstImage(NamedTuple):
@@ -97,15 +96,6 @@ class ImageScores:
             )
         )
         return as_csv(heading, rows)
-
-
-def as_csv(heading: Sequence[object], rows) -> str:
-    """Returns the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _means(values: np.ndarray) -> np.ndarray:

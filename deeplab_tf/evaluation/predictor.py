@@ -72,6 +72,7 @@ class Predictor(tf.Module):
         signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
         self._labels = tf.function(lambda images: self.predict(images)[0], signature)
         self._probabilities = tf.function(lambda images: self.predict(images)[1], signature)
+        self._both = tf.function(self.predict, signature)
 
     def labels(self, images: tf.Tensor) -> tf.Tensor:
         """Returns only the labels of `predict`, compiled.
@@ -86,6 +87,11 @@ class Predictor(tf.Module):
         """Returns only the probabilities of `predict`, compiled; raises what `labels` does."""
         self.require_fitting(images)
         return self._probabilities(images)
+
+    def labels_and_probabilities(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what `predict` does, compiled; raises what `labels` does."""
+        self.require_fitting(images)
+        return self._both(images)
 
     def require_fitting(self, images: tf.Tensor) -> None:
         """Raises UserError if images, [B, H, W, 3], are larger than the padded size."""

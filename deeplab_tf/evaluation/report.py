@@ -85,10 +85,16 @@ def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
     return table[labels]
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """Blends an image, uint8 [H, W, 3], half and half with the colours of its labels."""
-    painted = colorize(labels, colors).astype(np.uint16)
-    return ((image.astype(np.uint16) + painted) // 2).astype(np.uint8)
+def overlay(
+    image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], *, alpha: float = 0.5
+) -> np.ndarray:
+    """Blends an image, uint8 [H, W, 3], with the colours of its labels; fractions are cut off.
+
+    Args:
+      alpha: share of the colours, 0..1.
+    """
+    painted = colorize(labels, colors).astype(np.float32)
+    return (image + np.float32(alpha) * (painted - image)).astype(np.uint8)
 
 
 def strip(image: np.ndarray, panels: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.distribution import Workers, on_this_host
-from deeplab_tf.evaluation import evaluator, per_image, report
+from deeplab_tf.evaluation import evaluator, report, tables
 from deeplab_tf.evaluation.boundaries import BoundaryScores
 from deeplab_tf.evaluation.metrics import mean_of_numbers
 from deeplab_tf.evaluation.per_image import ImageScores, WorstImage
@@ -137,7 +137,7 @@ def _write_worst(folder: Path, worst: list[WorstImage]) -> None:
         return
 
     rows = [(f"{number:06d}", name, f"{miou:.6f}") for number, name, miou in worst]
-    files.write(path, per_image.as_csv(("number", "name", "miou"), rows))
+    files.write(path, tables.as_csv(("number", "name", "miou"), rows))
     print(
         f"Lowest mIoU of an image: {100 * worst[0].miou:.2f} % ({worst[0].name}); the worst "
         f"{len(worst)} are in {files.shown(path)}, all in per_image.csv."

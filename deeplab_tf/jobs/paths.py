@@ -5,16 +5,21 @@ So a mistake in a path is reported at once.
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.config.programs import ConvertConfig, PredictConfig
 from deeplab_tf.messages import UserError
 
+PICTURES = ("index", "color", "overlay")  # that predict always writes
 
-def images_to_predict(job: PredictConfig) -> dict[str, Path]:
+
+def images_to_predict(job: PredictConfig, kinds: Iterable[str] = PICTURES) -> dict[str, Path]:
     """Returns the images of --input by the names of their outputs.
 
+    Args:
+      kinds: the pictures that will be written for each image.
     Raises:
       UserError: if two images would be written to the same file, an output over an input, or
         nothing can be written to --output_dir.
@@ -36,7 +41,7 @@ def images_to_predict(job: PredictConfig) -> dict[str, Path]:
 
     inputs = {os.path.realpath(path) for path in images.values()}
     for name in images:
-        for target in (prediction_file(job, kind, name) for kind in ("index", "color", "overlay")):
+        for target in (prediction_file(job, kind, name) for kind in kinds):
             if os.path.realpath(target) in inputs:
                 raise UserError(
                     f"{files.shown(target)} is an input that would be replaced; give another "
@@ -55,14 +60,14 @@ def _refuse_twice(one: Path, other: Path, name: str) -> None:
     )
 
 
-def prediction_file(job: PredictConfig, kind: str, name: str) -> Path:
+def prediction_file(job: PredictConfig, kind: str, name: str, ending: str = ".png") -> Path:
     """Returns the file of a prediction.
 
     Args:
-      kind: index, color or overlay.
+      kind: index, color, overlay or another one that is asked for; it has a folder of its own.
       name: a key of `images_to_predict`.
     """
-    return Path(job.output_dir) / kind / f"{name}.png"
+    return Path(job.output_dir) / kind / f"{name}{ending}"
 
 
 def calibration_images(job: ConvertConfig) -> list[Path]:

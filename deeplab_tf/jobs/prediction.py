@@ -1,6 +1,7 @@
 """Predicts users' images with a checkpoint, an exported model or a server."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from tqdm import tqdm
 
 from deeplab_tf import files
 from deeplab_tf.config import flags
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data import image_files
-from deeplab_tf.evaluation import memory, report
+from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.evaluation import memory, outputs, report
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import paths
 from deeplab_tf.messages import UserError, counted
@@ -21,8 +24,8 @@ from deeplab_tf.serving.client import ServerPredictor
 from deeplab_tf.serving.export import ExportedPredictor
 
 
-def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
-    """Writes PNGs to index/, color/ and overlay/.
+def main(job: PredictConfig, images: Mapping[str, Path], pictures: PictureConfig = USUAL) -> None:
+    """Writes PNGs to index/, color/ and overlay/, and what else is wanted to folders of its kind.
 
     An image that cannot be read, or that the model refuses, is listed at the end and does not stop
     the others.
@@ -32,8 +35,8 @@ def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
     Raises:
       UserError: if there was such an image, unless `skip_bad`; or if no image could be predicted.
     """
-    labels_of, classes = _open_model(job)
-    colors = [label_class.color for label_class in classes]
+    predict, classes = _open_model(job, with_probabilities=bool(pictures.save_probabilities))
+    summaries = outputs.Summaries(pictures, classes)
 
     bad: list[str] = []
     with_other_channel: list[Path] = []
@@ -47,23 +50,24 @@ def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
             with_other_channel.append(path)
 
         try:
-            labels = np.asarray(labels_of(image[np.newaxis]))[0]
+            labels, probabilities = predict(image[np.newaxis])
         except signatures.RefusedImage as error:
             bad.append(f"{path}: {error}")
             continue
 
-        pictures = {
-            "index": Image.fromarray(labels),
-            "color": Image.fromarray(report.colorize(labels, colors)),
-            "overlay": Image.fromarray(report.overlay(image, labels, colors)),
-        }
-        for kind, picture in pictures.items():
-            report.write_picture(paths.prediction_file(job, kind, name), picture)
+        predicted = outputs.Predicted(
+            image,
+            np.asarray(labels)[0],
+            probabilities=None if probabilities is None else np.asarray(probabilities)[0],
+        )
+        _write(job, pictures, classes, predicted, name, path)
+        summaries.add(name + path.suffix, predicted.labels)
 
     if bad and len(images) == 1:
         raise UserError(bad[0])
     image_files.warn_of_dropped_channels(with_other_channel)
 
+    summaries.write(Path(job.output_dir))
     done = counted(len(images) - len(bad), "image")
     print(f"{files.shown(job.output_dir)}: {done}.")
     for reason in bad:
@@ -78,8 +82,53 @@ def main(job: PredictConfig, images: Mapping[str, Path]) -> None:
         )
 
 
-def _open_model(job: PredictConfig):
-    """Returns the function from images [B, H, W, 3] to labels [B, H, W], and the classes."""
+def _write(
+    job: PredictConfig,
+    config: PictureConfig,
+    classes: Sequence[LabelClass],
+    predicted: outputs.Predicted,
+    name: str,
+    path: Path,
+) -> None:
+    """Writes the files of one image.
+
+    Args:
+      name: a key of `paths.images_to_predict`; path: of the image.
+    """
+    image, labels, *_ = predicted
+    colors = [label_class.color for label_class in classes]
+    overlay = report.overlay(image, labels, colors, alpha=config.overlay_alpha)
+    pictures = {
+        "index": Image.fromarray(labels),
+        "color": Image.fromarray(report.colorize(labels, colors)),
+        "overlay": Image.fromarray(overlay),
+    }
+    for kind, picture in pictures.items():
+        report.write_picture(paths.prediction_file(job, kind, name), picture)
+
+    labelme = paths.prediction_file(job, "labelme", name)
+    image_path = Path(os.path.relpath(path, labelme.parent)).as_posix()
+    for kind, ending, content in outputs.of_image(
+        predicted, config, classes, image_path=image_path
+    ):
+        target = paths.prediction_file(job, kind, name, ending)
+        files.write(target, content, is_lasting=False)
+
+
+def _open_model(job: PredictConfig, *, with_probabilities: bool):
+    """Returns the function that predicts, and the classes.
+
+    The function takes images [B, H, W, 3] and returns labels [B, H, W] and probabilities [B, H, W,
+    classes], which are None if they are not wanted.
+    """
+    model, classes = _model_of(job)
+    if with_probabilities:
+        return model.labels_and_probabilities, classes
+    return lambda images: (model.labels(images), None), classes
+
+
+def _model_of(job: PredictConfig):
+    """Returns the checkpoint's, export's or server's predictor, and the classes."""
     given = [name for name in flags.INFERENCE if flags.given(name) is not None]
     if given and not job.checkpoint_dir:
         place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
@@ -95,12 +144,12 @@ def _open_model(job: PredictConfig):
             class_list=Path(job.class_list),
             timeout_secs=job.server_timeout_secs,
         )
-        return server.labels, server.classes
+        return server, server.classes
 
     if job.export_dir:
         exported = ExportedPredictor(Path(job.export_dir))
-        return exported.labels, exported.classes
+        return exported, exported.classes
 
     loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
-    return predictor.labels, loaded.info.classes
+    return predictor, loaded.info.classes

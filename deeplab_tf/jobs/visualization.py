@@ -4,8 +4,6 @@ Pictures are called by their number in the split, as the official package calls 
 name decides nothing but the last part of the name of its raw prediction.
 """
 
-import csv
-import io
 import itertools
 import unicodedata
 from pathlib import Path
@@ -15,10 +13,11 @@ from PIL import Image
 
 from deeplab_tf import files
 from deeplab_tf.config import Experiment
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.data.record_checks import find_bad
-from deeplab_tf.evaluation import memory, report
+from deeplab_tf.evaluation import memory, outputs, report, tables
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import new_checkpoints
 from deeplab_tf.messages import UserError
@@ -28,19 +27,21 @@ from deeplab_tf.runs import loaded_run
 _COLORMAPS = {"pascal": "pascal_voc_seg", "cityscapes": "cityscapes", "ade20k": "ade20k"}
 
 
-def main(job: VisConfig) -> None:
+def main(job: VisConfig, pictures: PictureConfig = USUAL) -> None:
     """Paints the chosen checkpoint's predictions, or those of each new one until the run's end."""
     files.require_writable(Path(job.vis_logdir), flag="vis_logdir")
     new_checkpoints.follow(
         job.checkpoint_dir,
-        lambda path: paint(job, path),
+        lambda path: paint(job, path, pictures),
         at_most=job.max_number_of_iterations,
         interval_secs=job.eval_interval_secs,
     )
 
 
-def paint(job: VisConfig, path: str) -> None:
+def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
     """Writes the image, prediction, overlay and label of each record as pictures, and names.csv.
+
+    And what else is asked for.
 
     Args:
       path: a checkpoint, or the folder of the run whose chosen checkpoint is taken.
@@ -75,29 +76,76 @@ def paint(job: VisConfig, path: str) -> None:
         labelled=False,
     )
 
+    predict = predictor.labels_and_probabilities if config.save_probabilities else None
+    summaries = outputs.Summaries(config, info.classes)
     names = _RawNames()
     for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
-        image, label = batch.images[0], batch.labels[0, ..., 0]
-        predicted = predictor.labels(batch.images).numpy()[0]
+        predicted = _predicted(batch, predictor.labels, predict)
         number = f"{len(names.rows):06d}"
         raw_name = names.add(batch.names[0], number)
+        _require_truth(job, predicted, name=batch.names[0])
 
-        pictures = {
-            "image": image,
-            "prediction": report.colorize(predicted, info.colors),
-            "overlay": report.overlay(image, predicted, info.colors),
-        }
-        if label.size:  # a test split may have no labels
-            pictures["label"] = report.colorize(label, info.colors)
-        for kind, picture in pictures.items():
+        for kind, picture in _pictures(predicted, info, config).items():
             report.write_picture(folder / f"{number}_{kind}.png", Image.fromarray(picture))
+        image_name = f"{number}_image.png"
+        for kind, ending, content in outputs.of_image(
+            predicted,
+            config,
+            info.classes,
+            image_path=image_name,
+            ignore_label=info.ignore_label,
+            error_map=job.error_map,
+        ):
+            files.write(folder / f"{number}_{kind}{ending}", content, is_lasting=False)
+        summaries.add(image_name, predicted.labels)
 
         if job.also_save_raw_predictions:
-            report.write_picture(raw_folder / raw_name, Image.fromarray(stored_ids[predicted]))
+            raw = Image.fromarray(stored_ids[predicted.labels])
+            report.write_picture(raw_folder / raw_name, raw)
 
+    summaries.write(Path(job.vis_logdir))
     files.write(Path(job.vis_logdir) / "names.csv", names.table())
     count = len(names.rows)
     print(f"{folder}: {count} images of {job.vis_split} at step {loaded.step}; names in names.csv.")
+
+
+def _predicted(batch: pipeline.EvalBatch, labels_of, both_of) -> outputs.Predicted:
+    """Predicts a batch of one image.
+
+    Args:
+      labels_of: from images to labels. both_of: from images to labels and probabilities, or None if
+        only labels are wanted.
+    """
+    image, label = batch.images[0], batch.labels[0, ..., 0]
+    truth = label if label.size else None  # a test split may have no labels
+    if not both_of:
+        return outputs.Predicted(image, labels_of(batch.images).numpy()[0], truth=truth)
+    labels, probabilities = (values.numpy()[0] for values in both_of(batch.images))
+    return outputs.Predicted(image, labels, probabilities, truth)
+
+
+def _pictures(
+    predicted: outputs.Predicted, info: catalog.DatasetInfo, config: PictureConfig
+) -> dict[str, np.ndarray]:
+    """Returns the pictures that are always written, uint8 [H, W, 3], by their kinds."""
+    image, labels = predicted.image, predicted.labels
+    pictures = {
+        "image": image,
+        "prediction": report.colorize(labels, info.colors),
+        "overlay": report.overlay(image, labels, info.colors, alpha=config.overlay_alpha),
+    }
+    if predicted.truth is not None:
+        pictures["label"] = report.colorize(predicted.truth, info.colors)
+    return pictures
+
+
+def _require_truth(job: VisConfig, predicted: outputs.Predicted, *, name: str) -> None:
+    """Raises UserError if errors shall be painted, but the image has no label."""
+    if job.error_map and predicted.truth is None:
+        raise UserError(
+            f"--error_map={job.error_map} compares with labels, and {files.shown(name)!r} of the "
+            f"split {job.vis_split!r} has none; leave it out, or give another --vis_split."
+        )
 
 
 class _RawNames:
@@ -127,11 +175,7 @@ class _RawNames:
 
     def table(self) -> str:
         """Returns the rows as the text of a CSV file."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("number", "name", "raw_prediction"))
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return tables.as_csv(("number", "name", "raw_prediction"), self.rows)
 
 
 def _folded(name: str) -> str:

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +242,7 @@ def version_folder(export_dir: Path) -> Path:
     return export_dir / str(numbers[-1])
 
 
-def load_signature(folder: Path) -> tuple[Any, Callable]:
+def load_signature(folder: Path) -> tuple[Any, Any]:
     """Loads a version that `export` wrote; returns it and its function from images to labels.
 
     Raises:
@@ -287,16 +286,35 @@ class ExportedPredictor:
           serving.RefusedImage: if the model was exported for smaller images or batches.
           UserError: if it returns labels that the class table does not list.
         """
+        return self._checked(images, self._outputs(images))
+
+    def labels_and_probabilities(self, images) -> tuple[np.ndarray, np.ndarray]:
+        """As `labels`, and probabilities, float32 [B, H, W, classes].
+
+        Raises:
+          UserError: if the model was exported without them, too.
+        """
+        if "probabilities" not in self._serve.structured_outputs:
+            raise UserError(
+                f"The model in {self._path} returns no probabilities; export it again with "
+                "--add_probabilities, or predict with --checkpoint_dir."
+            )
+        outputs = self._outputs(images)
+        return self._checked(images, outputs), outputs["probabilities"].numpy()
+
+    def _outputs(self, images) -> dict[str, tf.Tensor]:
         try:
-            labels = self._serve(images=tf.constant(images))["labels"].numpy()
+            return self._serve(images=tf.constant(images))
         except tf.errors.InvalidArgumentError as error:
             raise serving.RefusedImage(
                 f"The exported model refuses images of shape {tuple(images.shape)} "
                 f"({serving.reason_of(error)}); give export_model a higher "
                 "--max_image_pixels or --max_batch_size."
             ) from None
+
+    def _checked(self, images, outputs) -> np.ndarray:
         return answers.checked_labels(
-            labels,
+            outputs["labels"].numpy(),
             images.shape,
             self.classes,
             who=f"The model in {self._path}",

@@ -37,6 +37,9 @@ def test_labels_and_probabilities_agree_with_predict(model):
     labels, probabilities = predictor.predict(IMAGES)
     assert (predictor.labels(IMAGES).numpy() == labels.numpy()).mean() > 0.999
     np.testing.assert_allclose(predictor.probabilities(IMAGES), probabilities, atol=1e-5)
+    both = predictor.labels_and_probabilities(IMAGES)
+    np.testing.assert_array_equal(both[0], predictor.labels(IMAGES))
+    np.testing.assert_allclose(both[1], probabilities, atol=1e-5)
 
 
 def test_views_are_averaged_as_probabilities(model):

@@ -1,12 +1,16 @@
 """Which images predict takes, and what a bad one does; the model is a threshold."""
 
+import csv
+import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deeplab_tf import files, predict
+from deeplab_tf.config.pictures import PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data.catalog import LabelClass
 from deeplab_tf.jobs import prediction
@@ -22,10 +26,16 @@ def labels_of(images):
     return (images[..., 0] > 127).astype(np.uint8)
 
 
+def both_of(images):
+    light = images[..., 0] / np.float32(255)
+    return labels_of(images), np.stack([1 - light, light], axis=-1)
+
+
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Three images; `b.jpg` is cut."""
-    monkeypatch.setattr(prediction, "_open_model", lambda job: (labels_of, CLASSES))
+    model = SimpleNamespace(labels=labels_of, labels_and_probabilities=both_of)
+    monkeypatch.setattr(prediction, "_model_of", lambda job: (model, CLASSES))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -138,3 +148,49 @@ def test_a_name_that_is_no_utf8_is_predicted_under_it(photos, capsys):
     predict.main(job(skip_bad=True))
     assert written() == ["c.png", f"{name}.png"]
     assert r"skipped: photos/caf\udce92.jpg" in capsys.readouterr().out
+
+
+def test_everything_that_is_asked_for_lies_in_folders_of_its_own(photos):
+    (photos / "b.jpg").unlink()
+    predict.main(
+        job(),
+        PictureConfig(
+            legend=True,
+            side_by_side=True,
+            save_areas=True,
+            save_probabilities=("npz", "png"),
+            save_polygons=("coco", "labelme"),
+        ),
+    )
+    pictures = ("index", "color", "overlay", "legend", "side_by_side", "confidence")
+    expected = {f"{kind}/{name}.png" for kind in pictures for name in "ac"}
+    expected |= {f"probabilities/{name}.npz" for name in "ac"} | {"areas.csv", "coco.json"}
+    expected |= {f"labelme/{name}.json" for name in "ac"}
+    out = photos.parent / "out"
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.*")} == expected
+
+    index = np.asarray(Image.open(out / "index/c.png"))
+    with np.load(out / "probabilities/c.npz") as file:
+        pixels = np.asarray(Image.open(photos / "c.tif"))[..., 0]
+        expected = np.stack([255 - pixels.astype(float), pixels], -1) / 255
+        np.testing.assert_allclose(file["probabilities"], expected, atol=1e-3)
+    rows = list(csv.DictReader((out / "areas.csv").open()))
+    light = [row for row in rows if (row["image"], row["class"]) == ("c.tif", "light")]
+    assert int(light[0]["pixels"]) == index.sum()
+    labelme = json.loads((out / "labelme/c.json").read_text())
+    assert (out / "labelme" / labelme["imagePath"]).resolve() == photos / "c.tif"
+    coco = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "c.tif"]
+
+
+def test_no_picture_that_is_asked_for_replaces_an_input(photos):
+    predict.main(job(skip_bad=True), PictureConfig(legend=True))
+    with pytest.raises(UserError, match="out/legend/a.png is an input that would be replaced"):
+        predict.main(job(input=("out/legend/a.png",)), PictureConfig(legend=True))
+
+
+def test_a_server_gives_no_probabilities(photos):
+    asked = job(server="host:1", checkpoint_dir="", class_list="x")
+    with pytest.raises(UserError, match="cannot be had from a --server; predict with"):
+        predict.main(asked, PictureConfig(save_probabilities=("png",)))
+    assert not (photos.parent / "out").exists()

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from datasets import build_cityscapes_data
 from deeplab_tf.config import DataConfig
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.data import catalog
 from deeplab_tf.jobs import visualization
@@ -133,3 +135,69 @@ def test_the_colour_table_must_be_that_of_the_data_set(monkeypatch, dataset, col
     else:
         visualization._tell_departures(job, loaded, None)
         assert told == [{"colormap_type": colormap}]
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """A split of three labelled images, and a model that predicts the same for all."""
+    odd_records.split(tmp_path, odd_records.record())
+    experiment = SimpleNamespace(data=DataConfig(dataset_dir=str(tmp_path)), eval=None)
+    loaded = SimpleNamespace(model=None, step=0, dataset_at=lambda folder: odd_records.INFO)
+    monkeypatch.setattr(
+        visualization.loaded_run, "load_asked", lambda *choice: (loaded, experiment)
+    )
+    ids = odd_records.IDS
+    probabilities = np.full([*ids.shape, odd_records.INFO.num_classes], 0.25, np.float32)
+    both = [
+        SimpleNamespace(numpy=lambda values=values: [values]) for values in (ids, probabilities)
+    ]
+    model = SimpleNamespace(
+        labels=lambda images: both[0], labels_and_probabilities=lambda images: both
+    )
+    monkeypatch.setattr(visualization, "build_predictor", lambda *settings: model)
+    monkeypatch.setattr(visualization, "_tell_departures", lambda *settings: None)
+    return tmp_path
+
+
+def paint(folder, *, pictures=USUAL, **settings):
+    job = VisConfig(
+        checkpoint_dir="run", vis_logdir=str(folder / "vis"), vis_split="train", **settings
+    )
+    visualization.main(job, pictures)
+    return folder / "vis"
+
+
+def test_more_pictures_lie_beside_the_others(labelled):
+    kinds = {
+        *(f"{kind}.png" for kind in ("image", "prediction", "overlay", "label")),
+        *(f"{kind}.png" for kind in ("legend", "side_by_side", "errors", "confidence")),
+        *("probabilities.npz", "labelme.json"),
+    }
+    vis = paint(
+        labelled,
+        error_map="class",
+        pictures=PictureConfig(
+            legend=True,
+            side_by_side=True,
+            save_areas=True,
+            save_probabilities=("npz", "png"),
+            save_polygons=("coco", "labelme"),
+        ),
+    )
+    written = {path.name for path in (vis / "segmentation_results").iterdir()}
+    numbers = {name[:6] for name in written}
+    assert written == {f"{number}_{kind}" for number in numbers for kind in kinds}
+    rows = list(csv.DictReader((vis / "areas.csv").open()))
+    images = {f"{number}_image.png" for number in numbers}
+    assert {row["image"] for row in rows} == images
+    coco = json.loads((vis / "coco.json").read_text())
+    assert {image["file_name"] for image in coco["images"]} == images
+    labelme = json.loads((vis / "segmentation_results/000000_labelme.json").read_text())
+    assert labelme["imagePath"] == "000000_image.png"
+
+
+def test_errors_cannot_be_painted_without_labels(labelled):
+    unlabelled = odd_records.record(label=b"")
+    odd_records.split(labelled, unlabelled)
+    with pytest.raises(UserError, match="--error_map=red compares with labels, and '.*' of the"):
+        paint(labelled, error_map="red")

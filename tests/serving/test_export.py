@@ -412,6 +412,17 @@ def test_an_exported_predictor_says_what_it_can_not_do(exported):
     assert predictor.classes == cases.INFO.classes
     with pytest.raises(UserError, match="more than 40000 pixels.*a higher --max_image_pixels"):
         predictor.labels(np.zeros([1, 201, 200, 3], np.uint8))
+    with pytest.raises(UserError, match="returns no probabilities; export it again with --add_pro"):
+        predictor.labels_and_probabilities(cases.pictures(1))
+
+
+def test_an_exported_predictor_gives_the_models_probabilities(elaborate, elaborately_exported):
+    images = cases.pictures()
+    predictor = export.ExportedPredictor(elaborately_exported)
+    labels, probabilities = predictor.labels_and_probabilities(images)
+    np.testing.assert_array_equal(labels, predictor.labels(images))
+    np.testing.assert_allclose(probabilities, elaborate.probabilities(images), atol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(-1), labels)
 
 
 @pytest.mark.parametrize(
