@@ -22,7 +22,8 @@ import tensorflow as tf
 from deeplab_tf import json_files
 from deeplab_tf.config import TrainConfig, require
 from deeplab_tf.json_files import keyed, listed, text
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
+from deeplab_tf.startup import gpus as host_gpus
 
 # What a collective operation raises when another worker has gone, at once or after missed
 # heartbeats.
@@ -150,12 +151,44 @@ def require_gpus(flag: str) -> None:
 
 
 def _use_gpus(number: int) -> None:
-    """Hides all GPUs but the first `number` from TensorFlow; -1 hides none."""
+    """Hides all GPUs but the first `number` from TensorFlow; -1 hides none.
+
+    Warns if TensorFlow cannot use the host's GPUs.
+    """
     gpus = tf.config.list_physical_devices("GPU")
+    if number:
+        _warn_of_unusable_gpus()
+
     allowed = f"0 to {len(gpus)}, the GPUs that TensorFlow sees, or -1 for all"
     require(number <= len(gpus), "num_gpus", number, allowed)
     if 0 <= number < len(gpus):
         tf.config.set_visible_devices(gpus[:number], "GPU")
+
+
+@functools.cache  # once in a process
+def _warn_of_unusable_gpus() -> None:
+    """Warns of each GPU that is there but that TensorFlow cannot use, and says why."""
+    build = tf.sysconfig.get_build_info()
+    found = tf.config.list_physical_devices("GPU")
+    if not found:
+        reason = host_gpus.why_unused(
+            host_gpus.on_host(),
+            os.environ,
+            version=tf.__version__,
+            has_cuda=bool(build.get("is_cuda_build")),
+            has_libraries=host_gpus.has_cuda_libraries(),
+        )
+        if reason:
+            warn(reason)
+
+    for gpu in found:
+        details = tf.config.experimental.get_device_details(gpu)
+        reason = host_gpus.why_too_old(
+            details.get("compute_capability", (99, 0)),
+            build.get("cuda_compute_capabilities", ()),
+        )
+        if reason:
+            warn(f"{details.get('device_name', gpu.name)} {reason}")
 
 
 def _cluster() -> tuple[int, int]:
