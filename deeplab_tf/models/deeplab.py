@@ -71,6 +71,7 @@ class DeepLab(tf.keras.Model):
         self._recompute_stages = 0
         self._step = StepConfig()
         self._check_values = True
+        self._detailed_logs = False
         self._loss = SegmentationLoss()
         self._metric_functions: tuple[Callable, ...] = ()
         self._scale_warning = inputs.ScaleWarning()
@@ -221,6 +222,7 @@ class DeepLab(tf.keras.Model):
         *,
         recompute_stages: int = 0,
         check_values: bool = True,
+        detailed_logs: bool = False,
         from_serialized: bool = False,
         **kwargs,
     ):
@@ -236,6 +238,8 @@ class DeepLab(tf.keras.Model):
           recompute_stages: as in `ResNet.call`.
           check_values: whether each step checks its labels and the scale of its images. This costs
             well below 1 % of a step.
+          detailed_logs: whether a training step also returns what `_details` does, of this step
+            alone.
           from_serialized: true if Keras calls this for a model that it loads.
           **kwargs: the settings of `StepConfig` and `LossConfig`, `ignore_label`, and what Keras'
             own `compile` takes.
@@ -247,6 +251,7 @@ class DeepLab(tf.keras.Model):
             self._step = inputs.make_settings(StepConfig, _pop_settings(StepConfig, kwargs))
             self._check_values = check_values
             self._recompute_stages = recompute_stages
+            self._detailed_logs = detailed_logs
 
         if loss_weights is not None:
             kwargs["loss_weights"] = loss_weights
@@ -342,50 +347,72 @@ class DeepLab(tf.keras.Model):
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.constant(self._step.seed, tf.int64), step])
 
-        loss, grads = self._loss_and_gradients(images, labels, weights, seed)
-        self._update(grads)
+        losses, grads = self._losses_and_gradients(images, labels, weights, seed)
+        norm = self._update(grads)
 
         # The tracker averages over replicas, and the loss is the sum of the shares.
-        self.loss_tracker.update_state(loss * replicas.number())
+        self.loss_tracker.update_state(losses[0] * replicas.number())
 
         rate = self.optimizer.learning_rate
         if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)  # TensorFlow Addons' optimizers return the schedule itself
-        return self.get_metrics_result() | {"learning_rate": tf.convert_to_tensor(rate)}
+        logs = self.get_metrics_result() | {"learning_rate": tf.convert_to_tensor(rate)}
+        return logs | self._details(images, losses, norm) if self._detailed_logs else logs
 
-    def _loss_and_gradients(self, images, labels, weights, seed):
-        """Returns this replica's share of the loss, and its gradients."""
+    def _details(self, images, losses, norm):
+        """Returns more about a step, by name.
+
+        `main_loss` and `auxiliary_loss`, which add up to the loss, if there is an auxiliary head.
+        `gradient_norm`, the norm of all gradients before they are clipped, if no replica has to
+        wait for it. `input_ready`, the time at which the step had its images, in seconds since
+        1970, float64, unless XLA compiles the step.
+        """
+        details: dict[str, tf.Tensor] = {}
+        if self.auxiliary_head:
+            total, auxiliary = tf.unstack(replicas.total(losses))
+            details |= {"main_loss": total - auxiliary, "auxiliary_loss": auxiliary}
+        if norm is not None:
+            details["gradient_norm"] = norm
+        if not self.jit_compile:
+            # GPUs have no such operation.
+            with tf.device("CPU:0"), tf.control_dependencies([images]):
+                details["input_ready"] = tf.timestamp()
+        return details
+
+    def _losses_and_gradients(self, images, labels, weights, seed):
+        """Returns this replica's share of the loss and of its auxiliary part [2]; its gradients."""
         variables = self.trainable_variables
         batch = (images, labels) if weights is None else (images, labels, weights)
         parts = self._step.gradient_accumulation_steps
 
         # Counted once for all parts: the loss of each part is divided by the pixels of all.
         compute = functools.partial(
-            self._part_loss_and_gradients,
+            self._part_losses_and_gradients,
             num_pixels=self._pixels_of_global_batch(labels),
             seed=seed,
             parts=parts,
         )
 
         if parts == 1:
-            loss, grads = compute(batch, part=0)
+            losses, grads = compute(batch, part=0)
         else:
             # Replicas cannot wait for each other inside a loop of the graph. They have to if they
             # exchange batch statistics, or numbers of the loss.
             exchanges = self._step.fine_tune_batch_norm or self._loss.exchanges_in_parts
-            loss, grads = gradients.in_parts(
+            losses, grads = gradients.in_parts(
                 lambda part: compute(
                     [gradients.slice_of(values, part, parts) for values in batch], part=part
                 ),
                 variables,
                 parts=parts,
                 looped=not exchanges or replicas.number() == 1,
+                loss_shape=(2,),
             )
 
-        return loss, self.optimizer.get_unscaled_gradients(grads) if self._scales_loss else grads
+        return losses, self.optimizer.get_unscaled_gradients(grads) if self._scales_loss else grads
 
-    def _part_loss_and_gradients(self, batch, *, num_pixels, seed, part, parts):
-        """Returns the share that one part of a replica's batch has in the loss, and its gradients.
+    def _part_losses_and_gradients(self, batch, *, num_pixels, seed, part, parts):
+        """Returns what `_losses_and_gradients` does, for one part of a replica's batch.
 
         The gradients are still multiplied by the loss scale, if the optimizer has one.
         """
@@ -400,7 +427,7 @@ class DeepLab(tf.keras.Model):
                 for_xla=self.jit_compile,
             )
 
-            loss = self.segmentation_loss(
+            loss, auxiliary, _ = self._losses_and_pixels(
                 outputs,
                 labels,
                 weights=weights[0] if weights else None,
@@ -410,7 +437,7 @@ class DeepLab(tf.keras.Model):
             target = self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss
 
         self._update_metrics(outputs, labels, *weights)
-        return loss, tape.gradient(target, self.trainable_variables)
+        return tf.stack([loss, auxiliary]), tape.gradient(target, self.trainable_variables)
 
     @property
     def _scales_loss(self) -> bool:
@@ -418,14 +445,22 @@ class DeepLab(tf.keras.Model):
         return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
     def _update(self, grads):
-        """Clips and multiplies this replica's gradients by the settings, then applies them."""
+        """Clips and multiplies this replica's gradients by the settings, then applies them.
+
+        Returns the norm of the global batch's gradients as they came; None if only the optimizer
+        adds up the replicas' shares.
+        """
         settings, variables = self._step, self.trainable_variables
 
         # Clipping needs the norm of the global batch's gradients, so the replicas' shares are added
         # up here. Otherwise the optimizer does that, for each gradient as soon as it is computed.
         is_clipped = settings.clip_gradient_norm > 0
         if is_clipped:
-            grads = gradients.clip(replicas.total(grads), settings.clip_gradient_norm)
+            grads = replicas.total(grads)
+        is_whole = is_clipped or replicas.number() == 1
+        norm = tf.linalg.global_norm(grads) if is_whole and self._detailed_logs else None
+        if is_clipped:
+            grads = gradients.clip(grads, settings.clip_gradient_norm)
 
         if settings.last_layer_gradient_multiplier != 1.0:
             grads = gradients.multiply(
@@ -443,12 +478,13 @@ class DeepLab(tf.keras.Model):
             zip(grads, variables, strict=True),
             experimental_aggregate_gradients=has_several_replicas and not is_clipped,
         )
+        return norm
 
     def test_step(self, data):
         """Scores one batch: the loss and the metrics of `compile`."""
         images, labels, weights = self._checked(data)
         outputs = self(images, training=False, for_xla=self.jit_compile)
-        loss, num_pixels = self._loss_and_pixels(outputs, labels, weights=weights)
+        loss, _, num_pixels = self._losses_and_pixels(outputs, labels, weights=weights)
         self._update_metrics(outputs, labels, weights)
 
         # Weighted by pixels, so that the mean over a data set does not depend on its batches.
@@ -508,7 +544,7 @@ class DeepLab(tf.keras.Model):
             `labels`.
           parts: number of equal parts that the batch is computed in; `labels` are one of them.
         """
-        loss, _ = self._loss_and_pixels(
+        loss, _, _ = self._losses_and_pixels(
             outputs, labels, weights=weights, num_pixels=num_pixels, parts=parts
         )
         return loss
@@ -522,10 +558,11 @@ class DeepLab(tf.keras.Model):
             return None
         return replicas.total(self._loss.count(labels))
 
-    def _loss_and_pixels(self, outputs, labels, *, weights=None, num_pixels=None, parts=1):
-        """Returns `segmentation_loss`, and the number of pixels on all replicas it averages over.
+    def _losses_and_pixels(self, outputs, labels, *, weights=None, num_pixels=None, parts=1):
+        """Returns `segmentation_loss`, and what the auxiliary head has in it.
 
-        If the loss averages the pixels itself, that is the number of images instead.
+        Also returns the number of pixels on all replicas that it averages over. If the loss
+        averages the pixels itself, that is the number of images instead.
         """
         if num_pixels is None:
             num_pixels = self._pixels_of_global_batch(labels)
@@ -542,14 +579,18 @@ class DeepLab(tf.keras.Model):
             )
 
         loss, averaged = share_of("logits")
+        auxiliary = tf.zeros([])
         if "aux_logits" in outputs:
-            auxiliary, _ = share_of("aux_logits")
-            loss += self._loss.settings.auxiliary_loss_weight * auxiliary
+            mean, _ = share_of("aux_logits")
+            auxiliary = self._loss.settings.auxiliary_loss_weight * mean
+            loss += auxiliary
 
         # Each scale of an image pyramid is trained as if it were alone, and the merged logits too.
         for scale in outputs.get("scales", ()):
-            loss += self._loss_and_pixels(scale, labels, **how)[0]
-        return loss, averaged
+            of_scale, auxiliary_of_scale, _ = self._losses_and_pixels(scale, labels, **how)
+            loss += of_scale
+            auxiliary += auxiliary_of_scale
+        return loss, auxiliary, averaged
 
     def get_config(self):
         """Returns all that `from_config` needs to make this model again, ready for its weights."""

@@ -8,12 +8,18 @@ Variables = Sequence[tf.Variable]
 
 
 def in_parts(
-    gradients_of: Callable, variables: Variables, *, parts: int, looped: bool
+    gradients_of: Callable,
+    variables: Variables,
+    *,
+    parts: int,
+    looped: bool,
+    loss_shape: tuple[int, ...] = (),
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Adds up the losses and gradients of the parts of a batch, in the memory of one part.
 
     Args:
-      gradients_of: takes the index of a part; returns its loss, scalar float32, and its gradients.
+      gradients_of: takes the index of a part; returns its loss, float32 [*loss_shape], and its
+        gradients.
       looped: whether the parts are a loop of the graph, which is traced once. Replicas cannot wait
         for each other in a loop; where they must, false traces one part after the other.
     Returns:
@@ -29,7 +35,7 @@ def in_parts(
             *(total + new for total, new in zip(sums, (loss, *gradients), strict=True)),
         ]
 
-    start = [tf.constant(0), tf.zeros([]), *(tf.zeros(v.shape, v.dtype) for v in variables)]
+    start = [tf.constant(0), tf.zeros(loss_shape), *(tf.zeros(v.shape, v.dtype) for v in variables)]
     if looped:
         _, loss, *gradients = tf.while_loop(
             lambda part, *_: part < parts, add, start, parallel_iterations=1
