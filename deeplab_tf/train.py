@@ -2,10 +2,24 @@
 
 from deeplab_tf import jobs
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, flags
+from deeplab_tf.data import catalog
+from deeplab_tf.training import trackers
 
 
 def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: EvalConfig) -> None:
     experiment = Experiment(model=model, data=data, train=train, eval=evaluation)
+
+    # What can be refused without TensorFlow is refused before one waits for it.
+    trackers.require_installed(train.tracker)
+    info = catalog.load_described(data)
+
+    where = data.dataset_dir or info.name
+    folder = f" in {train.train_logdir}" if train.train_logdir else ""
+    print(
+        f"Training {model.model_variant} on {where} ({info.num_classes} classes){folder}; "
+        "starting TensorFlow, which takes some seconds.",
+        flush=True,
+    )
     jobs.start("training", experiment)
 
 

@@ -106,6 +106,33 @@ def test_a_mistake_in_a_path_is_reported_without_tensorflow(program, arguments):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dataset_dir=none --train_logdir=x", "--dataset_dir=none is not a folder; give"),
+        ("--dataset_dir=. --train_logdir=x", "--dataset_dir=. has no dataset.json, which names"),
+    ],
+)
+def test_training_refuses_without_tensorflow_what_it_can(arguments, message):
+    done = start_and_look("deeplab_tf.train", *arguments.split())
+    assert_one_sentence(done, message)
+    assert done.stdout.splitlines() == ["False"]
+
+
+def test_training_says_something_before_tensorflow_is_imported():
+    code = (
+        "import sys\n"
+        "from deeplab_tf import jobs, train\n"
+        "jobs.start = lambda *_: print('tensorflow' in sys.modules)\n"
+        "sys.argv = ['train', '--num_classes=3', '--dataset_dir=records', '--train_logdir=run']\n"
+        "train.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    first, imported = done.stdout.splitlines()
+    assert first.startswith("Training mobilenet_v2 on records (3 classes) in run; starting Tensor")
+    assert imported == "False"
+
+
+@pytest.mark.parametrize(
     ("program", "arguments", "message"),
     [
         (

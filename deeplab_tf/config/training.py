@@ -226,11 +226,35 @@ class TrainConfig(LossConfig, StepConfig):
         least=-1,
         may_change=True,
     )
+    early_stopping_patience: int = setting(
+        0,
+        "Number of validations in sequence without a better mean IoU after which the run ends; 0 "
+        "trains all steps.",
+        least=0,
+        may_change=True,
+        only_with={"eval_interval_steps": ()},
+    )
+    early_stopping_min_delta: float = setting(
+        0.0,
+        "What the mean IoU, 0..1, must exceed the best so far by to count as better for "
+        "early_stopping_patience.",
+        least=0,
+        most=1,
+        may_change=True,
+        only_with={"early_stopping_patience": ()},
+    )
     summary_images: int = setting(
         2,
-        "Number of example images to write to TensorBoard at each checkpoint; at most the images "
-        "of one replica's batch.",
+        "Number of example images to write to TensorBoard: of the training crops (at most those of "
+        "one replica's batch) at each checkpoint, and of eval_split at each validation.",
         least=0,
+        may_change=True,
+    )
+    tracker: str = setting(
+        "",
+        "Program that collects the values of many runs, besides TensorBoard: wandb (Weights & "
+        "Biases) or mlflow. Install it as deeplab_tf[wandb] or deeplab_tf[mlflow].",
+        choices=("", "wandb", "mlflow"),
         may_change=True,
     )
 

@@ -22,7 +22,7 @@ from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import choose_strategy, on_gpus
 from deeplab_tf.startup.process_state import seeded
 from deeplab_tf.training import step_checks
-from deeplab_tf.training.trainer import compiled_model
+from deeplab_tf.training.compilation import compiled_model
 
 
 def forward_flops(model: tf.keras.Model, height: int, width: int) -> int:

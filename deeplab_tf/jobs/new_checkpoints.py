@@ -17,7 +17,7 @@ def follow(
     Args:
       checkpoint_dir: the run's folder, or one checkpoint in it.
       take: gets `checkpoint_dir` itself if only one is to be taken, else a checkpoint's path.
-      at_most: number of checkpoints to take; 0 or less means all until the run's last step.
+      at_most: number of checkpoints to take; 0 or less means all until the run's end.
       interval_secs: seconds to wait before looking for a new checkpoint again.
     """
     at_most = max(at_most, 0)
@@ -48,6 +48,9 @@ def follow(
                 print(f"{error} Waiting for the next one.", flush=True)
 
         if taken == (at_most or None) or last_tried >= last_step:
+            return
+        # Looked at again, since the last checkpoint may have come while the one before was taken.
+        if run.stopped_early() and max(run.checkpoints.steps()) == last_tried:
             return
         print(f"Waiting for a checkpoint after step {last_tried} in {run.path}.", flush=True)
         time.sleep(interval_secs)

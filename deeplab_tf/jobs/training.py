@@ -6,7 +6,7 @@ from deeplab_tf.training.trainer import Trainer
 
 
 def main(experiment: Experiment) -> None:
-    """Trains until the run's last step and prints where the run is."""
+    """Trains until the run's last step and prints where the run is, and how to score its best."""
     with resting_collector() as start_is_over:
         trainer = Trainer(experiment)
         start_is_over()
@@ -17,5 +17,4 @@ def main(experiment: Experiment) -> None:
         step = trainer.run()
 
     if trainer.workers.is_chief:
-        last_step = trainer.experiment.train.training_number_of_steps
-        print(f"{experiment.train.train_logdir} is at step {step} of {last_step}.")
+        print(trainer.ending(step))

@@ -80,16 +80,33 @@ class MetricsLog:
         Raises:
           UserError: if either file is damaged.
         """
-        scored = [entry for entry in self.entries() if entry.get("miou") is not None]
-        noted = self._noted_best()
-        if noted and noted["step"] not in {entry["step"] for entry in scored}:
-            scored.insert(0, noted)
+        scored = self._scored()
         if not scored:
             return {}
-
-        scored = [entry for entry in scored if entry.get("split") == scored[-1].get("split")]
         best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
         return {"step": best["step"], "miou": best["miou"], "split": best.get("split")}
+
+    def without_improvement(self, min_delta: float) -> int:
+        """Returns how many of the latest validations in sequence did not improve the mean IoU.
+
+        As in Keras' EarlyStopping, a score is an improvement if it exceeds the last one that was
+        an improvement by more than `min_delta`. Scores and splits count as in `best`.
+        """
+        reference, waited = -math.inf, 0
+        for entry in self._scored():
+            is_better = entry["miou"] > reference + min_delta
+            reference = entry["miou"] if is_better else reference
+            waited = 0 if is_better else waited + 1
+        return waited
+
+    def _scored(self) -> list[dict]:
+        """Returns the validations that count for `best`, in the order of their steps."""
+        scored = {entry["step"]: entry for entry in self.entries() if entry.get("miou") is not None}
+        ordered = [scored[step] for step in sorted(scored)]
+        noted = self._noted_best()
+        if noted and noted["step"] not in scored:
+            ordered.insert(0, noted)
+        return [entry for entry in ordered if entry.get("split") == ordered[-1].get("split")]
 
     def steps_to_keep(self) -> set[int]:
         """Returns the steps whose checkpoints are the best according to either file."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab_tf import __version__, files
-from deeplab_tf.config import Experiment, checkpoint_choice, flags
+from deeplab_tf.config import Experiment, TrainConfig, checkpoint_choice, flags
 from deeplab_tf.data import catalog, records
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import foreign, sealed
@@ -117,6 +117,22 @@ class RunDir:
         """Reads the description of the run's data set: its classes and splits."""
         origin = self.path / catalog.MANIFEST
         return catalog.from_json(self.manifest(), origin, advice=self._restore_classes())
+
+    def stopped_early(self, settings: TrainConfig | None = None) -> bool:
+        """Whether --early_stopping_patience has ended the run at its newest checkpoint.
+
+        It follows from the scores, so it holds for a copy of the folder, and after a run was killed
+        before it could tell.
+
+        Args:
+          settings: to use in place of those that the run has stored.
+        """
+        train = settings or self.experiment().train
+        newest = max(self.checkpoints.steps(), default=0)
+        if not train.early_stopping_patience or not self.metrics.scores_at(newest):
+            return False
+        waited = self.metrics.without_improvement(train.early_stopping_min_delta)
+        return waited >= train.early_stopping_patience
 
     def trained_on(self) -> dict:
         """Reads the number of `images` that the run trains on, and the digest of their `contents`.

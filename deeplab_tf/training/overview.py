@@ -1,16 +1,25 @@
-"""What a run prints before it starts: data, length, optimizer, network, weights, devices, folder.
+"""What a run prints before it starts and at its end.
 
-It shows mistakes that would otherwise be noticed only after hours of training: the wrong split, no
-validation, random weights, settings without effect.
+The start says what it trains on, from which weights, on which devices. That shows mistakes which
+would otherwise be noticed only after hours of training: the wrong split, no validation, random
+weights, settings without effect.
 """
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+
+import tensorflow as tf
 
 from deeplab_tf.config import Experiment, ModelConfig, TrainConfig, groups
 from deeplab_tf.config.flags import settings_of, text_of
 from deeplab_tf.config.setting import without_effect
 from deeplab_tf.data import catalog
 from deeplab_tf.data.statistics import LabelCounts
+from deeplab_tf.messages import counted
+from deeplab_tf.models.deeplab import DeepLab
+
+_WIDTH = len("validation")  # of the titles
 
 
 def describe(
@@ -59,8 +68,64 @@ def describe(
     if unused:
         parts["unused"] = "; ".join(unused)
 
-    width = max(map(len, parts))
-    return "\n".join(f"{title:{width}}  {text}" for title, text in parts.items())
+    return "\n".join(f"{title:{_WIDTH}}  {text}" for title, text in parts.items())
+
+
+def trained(model: DeepLab, train: TrainConfig) -> str:
+    """Returns the line about what the steps change: how many weights, and what stays as it is."""
+    total = _count(model.trainable_variables)
+    of_backbone = _count(model.backbone.trainable_variables)
+    text = f"{total:,} weights, {of_backbone:,} of them in the backbone"
+    if not train.fine_tune_batch_norm:
+        text += "; not batch normalisation's moving averages (--fine_tune_batch_norm=false)"
+    return f"{'trained':{_WIDTH}}  {text}"
+
+
+def _count(variables: Sequence[tf.Variable]) -> int:
+    return sum(variable.shape.num_elements() for variable in variables)
+
+
+def continued(path: Path, step: int, last_step: int, best: dict) -> str:
+    """Returns the line about a run that is resumed.
+
+    Args:
+      path: its folder.
+      best: its best validation, as `MetricsLog.best` returns it.
+    """
+    left = counted(max(last_step - step, 0), "step")
+    text = f"Continuing {path} at step {step} of {last_step}, {left} left"
+    if best:
+        text += f"; best so far: {_score(best)} at step {best['step']}"
+    return f"{text}."
+
+
+def stopped_early(path: Path, step: int, train: TrainConfig) -> str:
+    """Returns the sentence about a run that --early_stopping_patience has ended."""
+    delta = train.early_stopping_min_delta
+    by = f" by more than {delta:g}" if delta else ""
+    return (
+        f"{path} stopped early, at step {step} of {train.training_number_of_steps}: "
+        f"{counted(train.early_stopping_patience, 'validation')} in sequence brought no better "
+        f"mIoU{by} (--early_stopping_patience); the same command with a larger patience, or 0, "
+        "trains on."
+    )
+
+
+def ending(path: Path, best: dict) -> str:
+    """Returns the line about the best checkpoint and the command that scores it; "" if none is."""
+    if not best:
+        return ""
+    folder = shlex.quote(str(path))
+    logdir = shlex.quote(str(path / "eval"))
+    return (
+        f"Best: {_score(best)} at step {best['step']}; python -m deeplab_tf.eval "
+        f"--checkpoint_dir={folder} --checkpoint=best --eval_logdir={logdir}"
+    )
+
+
+def _score(best: dict) -> str:
+    split = f"{best['split']} " if best["split"] else ""
+    return f"{split}mIoU {best['miou']:.4f}"
 
 
 def ignored_share(split: dict) -> float | None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,85 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import __version__
-from deeplab_tf.config import (
-    Experiment,
-    LossConfig,
-    ModelConfig,
-    StepConfig,
-    TrainConfig,
-    flags,
-    require,
-)
+from deeplab_tf.config import Experiment, flags
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.data.record_checks import find_bad, naming_bad_records
-from deeplab_tf.distribution import (
-    Workers,
-    choose_strategy,
-    devices_of,
-    on_gpus,
-    require_even_batch,
-    require_gpus,
-)
-from deeplab_tf.evaluation import evaluator, report
-from deeplab_tf.evaluation.predictor import Predictor, build_predictor
-from deeplab_tf.messages import UserError, counted
-from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.distribution import Workers, choose_strategy, devices_of, on_gpus
+from deeplab_tf.messages import UserError
 from deeplab_tf.runs import averaging
 from deeplab_tf.runs.run_dir import FollowersRunDir, RunDir
-from deeplab_tf.startup.process_state import keras_settings, seeded
-from deeplab_tf.training import callbacks, initialization, overview, run_checks, step_checks
-from deeplab_tf.training.optimizers import build_optimizer, build_slots
-from deeplab_tf.training.schedules import build_schedule
-
-
-def compiled_model(
-    model_config: ModelConfig, config: TrainConfig, info: catalog.DatasetInfo
-) -> DeepLab:
-    """Builds the model and compiles it for training; the optimizer's variables exist too.
-
-    Call it in the strategy's scope.
-
-    Raises:
-      UserError: if the replicas cannot share the batch equally, --jit_compile is given for
-        replicas that are not GPUs, or --label_weights is not one number for each class.
-    """
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    require_even_batch(config.train_batch_size, replicas, parts=config.gradient_accumulation_steps)
-    if config.jit_compile and replicas > 1:
-        require_gpus("--jit_compile")
-    require(
-        len(config.label_weights) in (0, info.num_classes),
-        "label_weights",
-        config.label_weights,
-        f"empty, or {info.num_classes} numbers, one for each class",
-    )
-
-    with keras_settings(config.dtype_policy):
-        model = build_model(model_config, num_classes=info.num_classes)
-
-        # A checkpoint is restored into the optimizer's variables, so they must exist before.
-        optimizer = build_optimizer(config, build_schedule(config))
-        build_slots(optimizer, model.trainable_variables)
-
-        fields = [*dataclasses.fields(StepConfig), *dataclasses.fields(LossConfig)]
-        settings = {field.name: getattr(config, field.name) for field in fields}
-        model.compile(
-            optimizer,
-            ignore_label=info.ignore_label,
-            check_values=False,  # the records are checked when they are read
-            recompute_stages=_recompute_stages(config),
-            jit_compile=config.jit_compile,
-            steps_per_execution=config.steps_per_execution,
-            **settings,
-        )
-    return model
-
-
-def _recompute_stages(config: TrainConfig) -> int:
-    """Returns --recompute_stages, or the default for the device: it costs GPUs more speed."""
-    if config.recompute_stages >= 0:
-        return config.recompute_stages
-    return 0 if on_gpus() else 3
+from deeplab_tf.startup.process_state import seeded
+from deeplab_tf.training import initialization, overview, run_checks, step_checks, trackers
+from deeplab_tf.training.between_steps import BetweenSteps
+from deeplab_tf.training.compilation import compiled_model
+from deeplab_tf.training.progress import say
+from deeplab_tf.training.recorder import Recorder
+from deeplab_tf.training.signals import Interrupted, StopOnSignal
 
 
 class Trainer:
@@ -103,6 +39,7 @@ class Trainer:
     """
 
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy | None = None):
+        trackers.require_installed(experiment.train.tracker)
         data = experiment.data
         self.info = catalog.load_described(data)
 
@@ -164,6 +101,7 @@ class Trainer:
                 self._fetch_initial_weights()
             with seeded(config.seed), self.strategy.scope():
                 self.model = compiled_model(experiment.model, config, self.info)
+            self._tell(overview.trained(self.model, config))
             if is_new:
                 self._initialize()
 
@@ -231,11 +169,11 @@ class Trainer:
     def run(self) -> int:
         """Trains up to the last step; returns the number of steps done.
 
-        If a signal arrives, it saves after the step in progress and ends the process.
+        It may end early, as --early_stopping_patience says. If a signal arrives, it saves after the
+        step in progress and ends the process.
         """
-        last_step = self.experiment.train.training_number_of_steps
-        stop = callbacks.StopOnSignal(self.workers)
-        interrupted = contextlib.suppress(callbacks.Interrupted)
+        stop = StopOnSignal(self.workers)
+        interrupted = contextlib.suppress(Interrupted)
         with (
             self.run_dir.sole_training(),
             stop,
@@ -244,14 +182,10 @@ class Trainer:
         ):
             first_step = self._restore()
             self.run_dir.metrics.forget_after(first_step)
-
-            writer = tf.summary.create_noop_writer()
-            if self.workers.is_chief:
-                writer = tf.summary.create_file_writer(str(self.run_dir.path))
-            self._fit(first_step, last_step, writer, stop)
+            with self._recording(first_step) as recorder:
+                self._fit(first_step, recorder, stop)
 
         self.workers.wait_for_all()
-        writer.close()
 
         done = int(self.model.optimizer.iterations.numpy())
         if stop.received:
@@ -264,9 +198,47 @@ class Trainer:
             sys.exit(130 if stop.received == signal.SIGINT else 0)
         return done
 
+    def ending(self, step: int) -> str:
+        """Returns what to say at the end of a run that is at `step`; the chief knows it."""
+        train, path = self.experiment.train, self.run_dir.path
+        text = f"{path} is at step {step} of {train.training_number_of_steps}."
+        if step < train.training_number_of_steps:
+            text = overview.stopped_early(path, step, train)
+        best = overview.ending(path, self.run_dir.metrics.best())
+        return "\n".join(filter(None, [text, best]))
+
+    @contextlib.contextmanager
+    def _recording(self, first_step: int) -> Iterator[Recorder]:
+        """Opens TensorBoard's file and the tracker on the chief, and closes them at the end."""
+        if not self.workers.is_chief:
+            nowhere = trackers.Tracker(self.run_dir.path, {})
+            yield Recorder(self.run_dir, tf.summary.create_noop_writer(), nowhere)
+            return
+
+        settings = flags.settings_of(self.experiment)
+        with contextlib.ExitStack() as open_ones:
+            name = self.experiment.train.tracker if self._has_work(first_step) else ""
+            tracker = trackers.open_tracker(name, self.run_dir.path, settings)
+            open_ones.push(lambda kind, *_: tracker.finish(failed=_is_failure(kind)))
+
+            writer = tf.summary.create_file_writer(str(self.run_dir.path))
+            open_ones.callback(writer.close)
+            recorder = Recorder(self.run_dir, writer, tracker)
+            recorder.recipe(settings, step=first_step)
+            yield recorder
+
+    def _has_work(self, first_step: int) -> bool:
+        """Whether a run at this step has something left to train or to score."""
+        train = self.experiment.train
+        is_unscored = bool(train.eval_interval_steps and first_step) and not (
+            self.run_dir.metrics.scores_at(first_step)
+        )
+        is_at_its_end = first_step >= train.training_number_of_steps
+        return is_unscored or not (is_at_its_end or self.run_dir.stopped_early(train))
+
     def _tell(self, line: str) -> None:
         if self.workers.is_chief:
-            callbacks.say(line)
+            say(line)
 
     def _restore(self) -> int:
         """Restores the newest checkpoint on all workers, or saves the first; returns its step."""
@@ -282,9 +254,10 @@ class Trainer:
         elif not self.workers.is_chief:
             self.run_dir.checkpoints.restore(self.checkpoint, step)
 
-        if step > 0:
-            left = counted(max(self.experiment.train.training_number_of_steps - step, 0), "step")
-            self._tell(f"Continuing {self.run_dir.path} at step {step}, {left} left.")
+        if step > 0 and self.workers.is_chief:
+            last_step = self.experiment.train.training_number_of_steps
+            best = self.run_dir.metrics.best()
+            self._tell(overview.continued(self.run_dir.path, step, last_step, best))
         return max(step, 0)
 
     def _save(self, step: int, *, keep: int) -> None:
@@ -316,17 +289,27 @@ class Trainer:
         # The averages were created from the random weights; restart them from the loaded ones.
         averaging.start(self.model)
 
-    def _fit(self, first_step: int, last_step: int, writer, stop: callbacks.StopOnSignal) -> None:
-        all_callbacks = [*self._callbacks(writer, stop), stop]
+    def _fit(self, first_step: int, recorder: Recorder, stop: StopOnSignal) -> None:
+        between = BetweenSteps(
+            self.experiment,
+            self.info,
+            self.model,
+            workers=self.workers,
+            run=self.run_dir,
+            eval_table=self.eval_table,
+            recorder=recorder,
+            stop=stop,
+            save=self._save,
+            first_batch=self._first_batch,
+        )
 
         # The run may have been killed after a checkpoint was saved and before it was scored.
         has_scores = bool(self.run_dir.metrics.scores_at(first_step))
-        is_scored = self.workers.of_chief(int(has_scores))
-        for callback in all_callbacks:
-            if isinstance(callback, callbacks.Validation) and not is_scored:
-                callback.catch_up(first_step)
+        if not self.workers.of_chief(int(has_scores)):
+            between.catch_up(first_step)
 
-        if first_step >= last_step:
+        last_step = self.experiment.train.training_number_of_steps
+        if first_step >= last_step or between.is_enough():
             return
 
         together = self.experiment.train.steps_per_execution
@@ -338,13 +321,13 @@ class Trainer:
 
         services = self.experiment.train.data_services()
         service.require_examples(services)
-        with service.watched(services), self._naming_bad_records():
+        with service.watched(services), self._naming_bad_records(), between.shown():
             self.model.fit(
                 self.batches(first_step, last_step),
                 epochs=1,
                 steps_per_epoch=last_step - first_step,
                 verbose=0,
-                callbacks=all_callbacks,
+                callbacks=_untimed([*between.callbacks, stop], self.model),
             )
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
@@ -362,6 +345,12 @@ class Trainer:
             lambda _: self._examples(range(first_step, last_step), share=share, services=services)
         )
 
+    def _first_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels of the first step."""
+        with self._naming_bad_records():
+            images, labels = next(iter(self._examples(range(1))))
+        return images.numpy(), labels.numpy()
+
     def _naming_bad_records(self) -> contextlib.AbstractContextManager[None]:
         return naming_bad_records(self._train_records, pipeline.checks_of(self.info))
 
@@ -377,134 +366,14 @@ class Trainer:
             **how,
         )
 
-    def _callbacks(
-        self, writer: tf.summary.SummaryWriter, stop: callbacks.StopOnSignal
-    ) -> list[tf.keras.callbacks.Callback]:
-        config = self.experiment.train
-        last_step = config.training_number_of_steps
-        bars = []
-        if sys.stderr and sys.stderr.isatty() and self.workers.is_chief:
-            bars = [callbacks.ProgressBar(config.train_batch_size, last_step)]
 
-        pauses = {"save": config.save_interval_steps, "validation": config.eval_interval_steps}
-        pace = callbacks.Pace(last_step, pauses=pauses)
-        training_log = callbacks.TrainingLog(
-            self.run_dir,
-            writer,
-            pace=pace,
-            log_steps=config.log_steps,
-            batch_size=config.train_batch_size,
-            last_step=last_step,
-            tell=self._tell,
-            print_lines=not bars,
-        )
+def _is_failure(error: type[BaseException] | None) -> bool:
+    """Whether an error that ended a run is one, and not a signal in the middle of a validation."""
+    return error is not None and not issubclass(error, Interrupted)
 
-        predictor = build_predictor(self.model, self.experiment.data, self.experiment.eval)
-        saver = callbacks.Saver(
-            self._saving(writer, predictor, stop),
-            pace,
-            save_interval_steps=config.save_interval_steps,
-        )
 
-        # Keras calls them in this order. A loss that is not finite ends the run before the step is
-        # logged or saved.
-        chosen = [callbacks.StopOnNonFiniteLoss(self.run_dir), *bars, training_log]
-        if self.eval_table is not None:
-            chosen.append(
-                callbacks.Validation(
-                    self._validating(writer, predictor, stop),
-                    saver,
-                    pace,
-                    eval_interval_steps=config.eval_interval_steps,
-                    last_step=last_step,
-                )
-            )
-        return [*chosen, saver]
-
-    def _saving(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
-        """Returns the function that saves a step and shows TensorBoard some predictions."""
-        config = self.experiment.train
-        images, labels = [], []
-        if config.summary_images and self.workers.is_chief:
-            with self._naming_bad_records():
-                batch_images, batch_labels = next(iter(self._examples(range(1))))
-            images = np.round(batch_images[: config.summary_images].numpy()).astype(np.uint8)
-            labels = batch_labels[: config.summary_images].numpy()[..., 0]
-
-        evaluation = self.experiment.eval
-        if evaluation.inference_mode == "whole" and evaluation.eval_crop_size:
-            # Training crops may be larger than the size that images are padded to for scoring.
-            evaluation = dataclasses.replace(evaluation, eval_crop_size=())
-            predictor = build_predictor(self.model, self.experiment.data, evaluation)
-
-        @tf.function(autograph=False)
-        def predict_in_replica(images):
-            # Called outside a replica, this would gather each moving average from all hosts, of
-            # which only the chief is here.
-            labels = self.strategy.run(lambda: predictor.predict(images)[0])
-            return self.strategy.experimental_local_results(labels)[0]
-
-        has_one_replica = self.strategy.num_replicas_in_sync == 1
-        predict = predictor.labels if has_one_replica else predict_in_replica
-
-        def save(step: int) -> None:
-            self._require_finite_weights(step)
-            self._save(step, keep=config.keep_checkpoints)
-            if len(images) and not stop.received:
-                with averaging.averaged(self.model):
-                    predicted = predict(images).numpy()
-
-                colors = self.info.colors
-                strips = [
-                    report.strip(image, [report.colorize(label, colors) for label in pair])
-                    for image, *pair in zip(images, labels, predicted, strict=True)
-                ]
-
-                with writer.as_default(step=step):
-                    tf.summary.image("train/image_label_prediction", np.stack(strips))
-
-        return save
-
-    def _require_finite_weights(self, step: int) -> None:
-        for variable in self.model.trainable_variables:
-            if not tf.reduce_all(tf.math.is_finite(variable)):
-                raise UserError(
-                    f"The weights {variable.name} are no longer finite at step {step}, which was "
-                    f"not saved; {self.run_dir.checkpoints.last_good()}. Lower "
-                    "--base_learning_rate (with adam: --adam_learning_rate)."
-                )
-
-    def _validating(self, writer, predictor: Predictor, stop: callbacks.StopOnSignal):
-        """Returns the function that scores the model after a step and records the scores."""
-        evaluation = self.experiment.eval
-        table = self.eval_table
-        assert table is not None  # `_callbacks` sets validation up only if there are records for it
-
-        def validate(step: int) -> None:
-            with averaging.averaged(self.model):
-                result = evaluator.evaluate(
-                    predictor,
-                    table,
-                    self.info,
-                    split=evaluation.eval_split,
-                    batch_size=evaluation.eval_batch_size,
-                    workers=self.workers,
-                    meet=stop.meet,
-                )
-
-            self.run_dir.metrics.record(result.to_json(self.info, step))
-            self.run_dir.metrics.note_best()
-            self.run_dir.checkpoints.prune(keep=self.experiment.train.keep_checkpoints)
-
-            with writer.as_default(step=step):
-                for name in ("miou", "pixel_accuracy", "mean_accuracy"):
-                    tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
-
-            if self.workers.is_chief:
-                line = f"{evaluation.eval_split} {result.scores.miou_name} {result.scores.miou:.4f}"
-                if not result.matrix.any():
-                    folder = self.experiment.data.dataset_dir
-                    line = evaluator.nothing_to_score(result, self.info, where=folder)
-                callbacks.say(f"step {step}  {line}")
-
-        return validate
+def _untimed(chosen: list[tf.keras.callbacks.Callback], model: tf.keras.Model) -> Any:
+    """Returns the callbacks as a list that does not warn of slow ones, such as validation."""
+    together = tf.keras.callbacks.CallbackList(chosen, model=model)
+    together._check_timing = False
+    return together

@@ -7,8 +7,11 @@ from deeplab_tf.jobs import new_checkpoints
 from deeplab_tf.runs.checkpoints import UnreadableCheckpointError
 
 
-def follow(monkeypatch, *, at_most, kept, unreadable=(), train_logdir="run"):
-    """Follows a run of 30 steps whose checkpoints appear while eval waits; returns those taken."""
+def follow(monkeypatch, *, at_most, kept, unreadable=(), train_logdir="run", stops_at=None):
+    """Follows a run of 30 steps whose checkpoints appear while eval waits; returns those taken.
+
+    stops_at: the step at which the run stops early, if it does.
+    """
     taken, seconds = [], []
     train = TrainConfig(train_logdir=train_logdir, training_number_of_steps=30)
     experiment = Experiment(train=train)
@@ -26,6 +29,7 @@ def follow(monkeypatch, *, at_most, kept, unreadable=(), train_logdir="run"):
         experiment=lambda: experiment,
         may_begin=lambda: not kept[min(len(seconds), len(kept) - 1)],
         path="run",
+        stopped_early=lambda: checkpoints.steps()[-1:] == [stops_at],
     )
     monkeypatch.setattr(new_checkpoints, "RunDir", lambda folder: run)
     monkeypatch.setattr(new_checkpoints.time, "sleep", seconds.append)
@@ -46,6 +50,11 @@ def follow(monkeypatch, *, at_most, kept, unreadable=(), train_logdir="run"):
 def test_each_new_checkpoint_is_taken_once(monkeypatch, at_most, kept, unreadable, taken, waits):
     found = follow(monkeypatch, at_most=at_most, kept=kept, unreadable=unreadable)
     assert found == (taken, [7] * waits)
+
+
+def test_a_run_that_stops_early_is_followed_to_its_last_checkpoint(monkeypatch):
+    kept = [[], [10], [10, 20]]
+    assert follow(monkeypatch, at_most=0, kept=kept, stops_at=20) == ([10, 20], [7] * 2)
 
 
 @pytest.mark.parametrize("at_most", [0, -1, 3])

@@ -19,7 +19,7 @@ from deeplab_tf.config import ModelConfig, TrainConfig  # noqa: E402
 from deeplab_tf.data import catalog  # noqa: E402
 from deeplab_tf.models import layers  # noqa: E402
 from deeplab_tf.models.backbones import resnet  # noqa: E402
-from deeplab_tf.training import trainer  # noqa: E402
+from deeplab_tf.training import compilation  # noqa: E402
 from deeplab_tf.weights import mapping, ssseg  # noqa: E402
 from deeplab_tf.weights.untold import Untold  # noqa: E402
 
@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
         image_mean=(0.0, 0.0, 0.0),
         image_std=(1.0, 1.0, 1.0),
     )
-    model = trainer.compiled_model(model_config, config, info)
+    model = compilation.compiled_model(model_config, config, info)
     mapping.assign(model, source.arrays)
 
     losses = []

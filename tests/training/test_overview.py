@@ -1,6 +1,11 @@
 """What a run prints at its start agrees with its settings and records."""
 
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+import tensorflow as tf
 
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
 from deeplab_tf.data import catalog
@@ -113,3 +118,30 @@ def test_the_ignored_share_is_the_builders_count():
 )
 def test_the_learning_rate_is_described(settings, text):
     assert overview.learning_rate(TrainConfig(base_learning_rate=0.1, **settings)) == text
+
+
+def test_a_continued_run_tells_where_and_what_was_best():
+    best = {"step": 40, "miou": 0.51239, "split": "val"}
+    line = overview.continued(Path("runs/a"), 60, 100, best)
+    assert line == (
+        "Continuing runs/a at step 60 of 100, 40 steps left; best so far: val mIoU 0.5124 at step "
+        "40."
+    )
+    assert overview.continued(Path("runs/a"), 99, 100, {}).endswith("of 100, 1 step left.")
+
+
+def test_the_last_line_is_a_command_that_a_shell_can_run():
+    best = {"step": 40, "miou": 0.5, "split": "val"}
+    text = overview.ending(Path("my runs/a"), best)
+    words = shlex.split(text.split("; ")[1])
+    assert words[:3] == ["python", "-m", "deeplab_tf.eval"]
+    assert "--checkpoint_dir=my runs/a" in words and "--checkpoint=best" in words
+    assert overview.ending(Path("a"), {}) == ""
+
+
+def test_what_is_trained_is_counted():
+    kernel, norm = tf.Variable(tf.zeros([3, 4])), tf.Variable(tf.zeros([5]))
+    backbone = SimpleNamespace(trainable_variables=[kernel])
+    model = SimpleNamespace(trainable_variables=[kernel, norm], backbone=backbone)
+    line = overview.trained(model, TrainConfig(fine_tune_batch_norm=False))
+    assert line.startswith("trained     17 weights, 12 of them in the backbone; not batch norm")

@@ -16,14 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deeplab_tf import train
 from deeplab_tf.config import Experiment, flags
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.runs import averaging, loaded_run, run_dir
-from deeplab_tf.training import callbacks, trainer
+from deeplab_tf.training import compilation
+from deeplab_tf.training.signals import Interrupted
 from deeplab_tf.training.trainer import Trainer
+from deeplab_tf.training.training_log import TrainingLog
 from tests.conftest import tiny_run, two_replicas, write_shapes
 
 
@@ -194,7 +197,7 @@ def test_a_run_of_epochs_stores_its_steps(whole, shapes_dir, tmp_path, capsys):
 
     assert Trainer(whole.given).run() == 4
     printed = capsys.readouterr().out
-    assert "RANDOM" not in printed and "at step 4, 0 steps left" in printed
+    assert "RANDOM" not in printed and "at step 4 of 4, 0 steps left" in printed
 
     write_shapes(shapes_dir, tmp_path / "more", "train", times=2)
     unvalidated = change(whole.given, "train", eval_interval_steps=0)
@@ -249,7 +252,17 @@ def test_a_run_writes_its_files_and_keeps_the_best(whole):
         reader = tf.train.load_checkpoint(run.checkpoints.prefix(step))
         assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == step
     assert json.loads((run.path / "environment.json").read_text())["tensorflow"] == tf.__version__
-    assert list(run.path.glob("events.out.tfevents.*"))
+
+    losses = [entry for entry in entries if "loss" in entry]
+    for entry in losses:  # the aux head's part is weighted, so it is a part of the loss
+        assert entry["main_loss"] + entry["auxiliary_loss"] == pytest.approx(entry["loss"])
+    assert all(entry["gradient_norm"] > 0 for entry in losses)
+    assert all(0 <= entry["input_wait"] <= 1 for entry in losses[2:])  # two steps are traced
+    events = EventAccumulator(str(run.path), size_guidance={"tensors": 1}).Reload()
+    scalars = {f"train/{name}" for name in losses[-1] if name not in ("step", "checksum")}
+    pictures = {"eval/confusion_matrix", "eval/image_label_prediction"}
+    others = {"eval/miou", "experiment.flags", "train/image_label_prediction"}
+    assert set(events.Tags()["tensors"]) >= scalars | pictures | others
 
 
 @pytest.mark.slow
@@ -293,14 +306,14 @@ def assert_resumed_exactly(whole, parts, monkeypatch):
 
 def interrupt_at(monkeypatch, last):
     """Ends a run at a step, before it saves and validates, as a signal in a validation does."""
-    on_step = callbacks.TrainingLog.on_step
+    on_step = TrainingLog.on_step
 
     def interrupted(self, step, logs):
         if step == last:
-            raise callbacks.Interrupted
+            raise Interrupted
         on_step(self, step, logs)
 
-    monkeypatch.setattr(callbacks.TrainingLog, "on_step", interrupted)
+    monkeypatch.setattr(TrainingLog, "on_step", interrupted)
 
 
 def test_a_resumed_step_must_be_a_multiple_of_steps_per_execution(whole, tmp_path):
@@ -433,7 +446,7 @@ def assert_averages_are_loaded(experiment, model):
 def test_changed_settings_are_refused_with_the_difference(tiny_experiment, monkeypatch):
     """The refusal comes before the model is built, which takes minutes."""
     Trainer(tiny_experiment)
-    monkeypatch.delattr(trainer, "compiled_model")
+    monkeypatch.delattr("deeplab_tf.training.trainer.compiled_model")
     changed = change(tiny_experiment, "model", output_stride=8)
     changed = change(changed, "train", base_learning_rate=0.5, log_steps=3)
     with pytest.raises(UserError) as error:
@@ -483,5 +496,5 @@ def test_jit_compile_is_refused_for_replicas_on_cpus(tiny_experiment):
 def test_gpus_recompute_nothing_unless_told(tiny_experiment, device, stages):
     config = dataclasses.replace(tiny_experiment.train, recompute_stages=-1)
     with tf.distribute.OneDeviceStrategy(device).scope():  # works without such a device
-        assert trainer._recompute_stages(config) == stages
-        assert trainer._recompute_stages(dataclasses.replace(config, recompute_stages=2)) == 2
+        assert compilation._recompute_stages(config) == stages
+        assert compilation._recompute_stages(dataclasses.replace(config, recompute_stages=2)) == 2
