@@ -5,37 +5,65 @@ r"""Converts your own images and masks to TFRecords.
 
 Images are JPEG, PNG, BMP, WebP or TIFF; masks are PNGs (or lossless BMP, TIFF or WebP files) of the
 same name: grey, palette or RGB. The class list says what a mask's values or colours mean.
+In place of masks, --annotations takes what annotation tools draw: labelme's JSON files, COCO's JSON
+files of instances or stuff, and CVAT's XML for images.
 Splits come from sub-folders that both folders share (photos/train, masks/train, ...), from list
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
 
-import itertools
-import random
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_tf import files
-from deeplab_tf.config import flags, require, require_given, setting
-from deeplab_tf.conversion import building, encoding, folder_pairs, masks
+from deeplab_tf.config import flags, require, require_exactly_one, require_given, setting
+from deeplab_tf.conversion import building, encoding, folder_pairs, masks, split_members
+from deeplab_tf.conversion.annotations import sources
 from deeplab_tf.data import catalog, class_lists
-from deeplab_tf.messages import UserError, counted, warn
+from deeplab_tf.messages import UserError
+
+_WITH_MASKS = {"masks_dir": ()}
+_WITH_ANNOTATIONS = {"annotations": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(building.BuilderConfig):
-    """Where images, masks and classes are, and how they are split."""
+    """Where images, labels and classes are, and how they are split."""
 
     images_dir: str = setting("", "Folder with the images, or with one folder for each split.")
     masks_dir: str = setting(
         "", "Folder with the masks, arranged like the images; it may be the same folder."
     )
+    annotations: tuple[str, ...] = setting(
+        (),
+        "In place of masks_dir, what an annotation tool drew: a folder of labelme's .json files, "
+        "which may lie beside the images; COCO's .json of instances or stuff; or CVAT's .xml for "
+        "images. With a file for each split, NAME=FILE, or a folder with files of these names.",
+        names="named_files",
+    )
+    unlabeled: str = setting(
+        "background",
+        "What pixels are that no annotation covers: the class background (or _background_), or "
+        "ignored.",
+        choices=("background", "ignore"),
+        only_with=_WITH_ANNOTATIONS,
+    )
+    unlisted: str = setting(
+        "refuse",
+        "What becomes of annotations whose label the class list lacks: refuse stops, ignore makes "
+        "pixels that do not count, skip does not draw them.",
+        choices=("refuse", "ignore", "skip"),
+        only_with=_WITH_ANNOTATIONS,
+    )
+    crowds: str = setting(
+        "class",
+        "What COCO's crowds are, which are regions of many objects: their class, or ignored.",
+        choices=("class", "ignore"),
+        only_with=_WITH_ANNOTATIONS,
+    )
     class_list: str = setting(
         "",
         "Classes in the order of their train ids: names, one per line; a CSV file with the column "
         "name and optionally r, g, b and label_id (values in masks, such as 7;8); or CVAT's "
-        "labelmap.txt.",
+        "labelmap.txt. Annotations of COCO and CVAT list their classes themselves.",
     )
     dataset: str = setting("", "Name of the data set; by default the name of output_dir.")
     ignore_label: tuple[int, ...] = setting(
@@ -44,12 +72,14 @@ class FolderConfig(building.BuilderConfig):
         "Records keep a single value as it is; several values, or any with label_ids, become 255.",
         least=0,
         most=255,
+        only_with=_WITH_MASKS,
     )
     ignore_colors: tuple[int, ...] = setting(
         (),
         "Colours in RGB masks, r,g,b[,r,g,b...], of pixels that do not count.",
         least=0,
         most=255,
+        only_with=_WITH_MASKS,
     )
     mask_encoding: str = setting(
         "auto",
@@ -57,12 +87,17 @@ class FolderConfig(building.BuilderConfig):
         "palette and grey masks. auto: values of grey and palette masks, colours of RGB masks; "
         "refuses masks whose values and colours mean different classes.",
         choices=("auto", "index", "color"),
+        only_with=_WITH_MASKS,
     )
     image_suffix: str = setting(
-        "", "Ending of image names that mask names lack, such as _sat in 1_sat.jpg."
+        "",
+        "Ending of image names that mask names lack, such as _sat in 1_sat.jpg.",
+        only_with=_WITH_MASKS,
     )
     mask_suffix: str = setting(
-        "", "Ending of mask names that image names lack, such as _mask in 1_mask.png."
+        "",
+        "Ending of mask names that image names lack, such as _mask in 1_mask.png.",
+        only_with=_WITH_MASKS,
     )
     split_lists: tuple[str, ...] = setting(
         (),
@@ -80,8 +115,10 @@ class FolderConfig(building.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("images_dir", "masks_dir", "class_list"):
-            require_given(name, getattr(self, name), "a path")
+        require_given("images_dir", self.images_dir, "a path")
+        require_exactly_one(masks_dir=self.masks_dir, annotations=self.annotations)
+        if self.masks_dir:
+            require_given("class_list", self.class_list, "a path")
 
         only_one = not (self.val_fraction and self.split_lists)
         require(only_one, "val_fraction", self.val_fraction, "0 with --split_lists")
@@ -100,15 +137,22 @@ class FolderConfig(building.BuilderConfig):
 
 def main(config: FolderConfig) -> None:
     """Converts all splits; skips those already converted from the same files."""
-    class_list = class_lists.read_class_list(Path(config.class_list))
-    coding = mask_coding(config, class_list)
+    class_list = None
+    if config.class_list:
+        class_list = class_lists.read_class_list(Path(config.class_list))
+    if config.annotations:
+        class_list, coding, splits = find_drawings(config, class_list)
+    else:
+        assert class_list is not None  # FolderConfig requires it
+        coding, splits = mask_coding(config, class_list), find_splits(config)
+
     output_dir = Path(config.output_dir)
     info = catalog.DatasetInfo(
         name=config.dataset or output_dir.resolve().name,
         classes=class_list.classes,
         ignore_label=coding.ignore_label,
     )
-    building.build(config, info, find_splits(config), coding)
+    building.build(config, info, splits, coding)
 
 
 def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> masks.MaskCoding:
@@ -210,172 +254,51 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
             mask_suffix=config.mask_suffix,
         )
     )
+
+    def is_mask_of(image: Path, text: str) -> bool:
+        masks_dir = Path(config.masks_dir)
+        paths = [masks_dir / name for name in (text, *split_members.paths_inside(text, masks_dir))]
+        mask = images_and_masks.mask_of(image)
+        return any(map(mask.samefile, filter(Path.exists, paths)))
+
     names = images_and_masks.images
-    if config.split_lists:
-        members = _listed_members(config, images_and_masks)
-    elif config.val_fraction:
-        members = _random_members(config, list(names))
-    else:
-        members = _members_by_folder(list(names), Path(config.images_dir))
+    members = split_members.members_of_splits(_split_settings(config), names, is_mask_of)
     splits = {
         split: [
             encoding.FilePair(names[path], path, images_and_masks.mask_of(path)) for path in paths
         ]
         for split, paths in members.items()
     }
-
-    if unlisted := len(names) - len(set().union(*members.values())):
-        warn(
-            f"{config.images_dir}: left out {counted(unlisted, 'image')} of {len(names)}, "
-            "which no split's list names."
-        )
-    _warn_of_shared_images(splits)
+    split_members.warn_of_shared_images(splits)
     return splits
 
 
-def _random_members(config: FolderConfig, images: list[Path]) -> dict[str, list[Path]]:
-    """Draws the images of the split val; the others go to train."""
-    if len(images) == 1:
-        raise UserError(
-            f"--val_fraction={config.val_fraction} needs two images, and {config.images_dir} holds "
-            f"one, {images[0]}; add others, or give --split_lists=train=FILE with its name in FILE."
-        )
-    num_val = max(1, round(config.val_fraction * len(images)))
-    if num_val == len(images):
-        raise UserError(
-            f"--val_fraction={config.val_fraction} puts all {len(images)} images into val and none "
-            "into train; give a smaller share, such as 0.2."
-        )
+def find_drawings(
+    config: FolderConfig, class_list: class_lists.ClassList | None
+) -> tuple[class_lists.ClassList, masks.MaskCoding, dict[str, list[encoding.FilePair]]]:
+    """Returns the classes, what labels mean, and the images of each split with their drawings.
 
-    shuffled = random.Random(config.split_seed).sample(images, len(images))
-    return {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
-
-
-def _listed_members(
-    config: FolderConfig, images_and_masks: folder_pairs.ImagesAndMasks
-) -> dict[str, list[Path]]:
-    """Returns the images of each split that --split_lists names."""
-    members: dict[str, list[Path]] = {}
-    for part in config.split_lists:
-        split, _, list_path = part.partition("=")
-        if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
-            raise UserError(
-                f"--split_lists={part} is not possible; allowed: NAME=FILE, once for each split, "
-                "with a name of letters, digits, '_', '-' and '.', such as train=a.txt,val=b.txt."
-            )
-        members[split] = _read_list(split, Path(list_path), config, images_and_masks)
-    return members
-
-
-def _read_list(
-    split: str,
-    list_path: Path,
-    config: FolderConfig,
-    images_and_masks: folder_pairs.ImagesAndMasks,
-) -> list[Path]:
-    """Returns the images that a list names, in its order."""
-    images_dir, masks_dir = Path(config.images_dir), Path(config.masks_dir)
-    by_name = {name: path for path, name in images_and_masks.images.items()}
-
-    def image_of(text: str) -> Path | None:
-        """Returns the image that a text names, by name or path, with or without ending."""
-        for name in (text, *_paths_inside(text, images_dir)):
-            if image := by_name.get(name) or by_name.get(_without_ending(name)):
-                return image
-        return None
-
-    def image_of_line(line: str) -> Path | None:
-        if image := image_of(line):
-            return image
-
-        # An image and its mask. Any gap may be the one between them, since names may have spaces.
-        for gap in re.finditer(r"[\s,;]+", line):
-            image, mask = image_of(line[: gap.start()]), line[gap.end() :]
-            paths = [masks_dir / name for name in (mask, *_paths_inside(mask, masks_dir))]
-            existing = filter(Path.exists, paths)
-            if image and any(map(images_and_masks.mask_of(image).samefile, existing)):
-                return image
-        return None
-
-    lines = files.read_lines(
-        list_path,
-        f"The list of split {split!r},",
-        is_content=lambda line: image_of_line(line) is not None,
+    Raises:
+      UserError: if a file is missing or damaged, or it is not clear what it means.
+    """
+    annotations = sources.read_sources(config.annotations)
+    class_list, coding = sources.classes_of(
+        annotations,
+        class_list,
+        path=config.class_list,
+        unlabeled=config.unlabeled,
+        unlisted=config.unlisted,
+        crowds=config.crowds,
     )
-
-    members: dict[Path, None] = {}  # a set that keeps the order of the list
-    for number, line in lines:
-        image = image_of_line(line)
-        where = f"Line {number} of {list_path}, {line!r},"
-        if image is None:
-            raise UserError(
-                f"{where} names no image in {images_dir}; a line must be the name of an image, its "
-                "path from that folder or to it, or that path and the path of its mask."
-            )
-        if image in members:
-            raise UserError(f"{where} names {image}, which an earlier line names too.")
-        members[image] = None
-    return list(members)
+    splits = sources.pairs_of_splits(annotations, _split_settings(config))
+    split_members.warn_of_shared_images(splits)
+    return class_list, coding, splits
 
 
-def _without_ending(name: str) -> str:
-    ending = Path(name).suffix
-    return name.removesuffix(ending) if ending.lower() in files.IMAGE_ENDINGS else name
-
-
-def _paths_inside(text: str, folder: Path) -> list[str]:
-    """Returns which paths from `folder` a path in a list may mean.
-
-    For a folder .../data/images, lists may say a.jpg, images/a.jpg, ./images/a.jpg,
-    ../images/a.jpg, data/images/a.jpg or the whole path: any number of the last folders may lead.
-    """
-    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    paths = ["/".join(parts)]
-    for folders in {folder.absolute().parts, folder.resolve().parts}:
-        for count in range(1, len(parts)):
-            if folders[-count:] == tuple(parts[:count]):
-                paths.append("/".join(parts[count:]))
-    return paths
-
-
-def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[Path]]:
-    """Groups the images by their folder in `images_dir`, whose name is the name of the split."""
-    members: dict[str, list[Path]] = {}
-    for path in images:
-        relative = path.relative_to(images_dir)
-        if len(relative.parts) == 1:
-            raise UserError(
-                f"{path} is not in the folder of a split; put images in {images_dir}/train and "
-                f"{images_dir}/val, or give --split_lists or --val_fraction. (For folders such as "
-                "train/images, docs/data.md shows the links that turn them round.)"
-            )
-        members.setdefault(relative.parts[0], []).append(path)
-    return members
-
-
-def _warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
-    """Warns of images that are in two splits, even if the files have different names.
-
-    A model must not be scored on images that it was trained on. A split whose name contains the
-    name of another may share its images, as trainval does with train and val.
-    """
-    paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
-    first_of = files.first_of_equals(itertools.chain(*paths.values()))
-    # For each split, its first image of each content; reversed, since the last one given stays.
-    in_split = {
-        split: {first_of[path]: path for path in reversed(images) if path in first_of}
-        for split, images in paths.items()
-    }
-
-    for one, other in itertools.combinations(splits, 2):
-        shared = sorted(in_split[one].keys() & in_split[other].keys())
-        if shared and one not in other and other not in one:
-            path, twin = in_split[one][shared[0]], in_split[other][shared[0]]
-            where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
-            warn(
-                f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
-                " a score on training images says nothing: take them out of one split."
-            )
+def _split_settings(config: FolderConfig) -> split_members.SplitSettings:
+    return split_members.SplitSettings(
+        Path(config.images_dir), config.split_lists, config.val_fraction, config.split_seed
+    )
 
 
 def run() -> None:

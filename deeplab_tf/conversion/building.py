@@ -249,7 +249,7 @@ def convert_splits(
         # Only now are all masks known. If they do not fit together, nothing is kept.
         try:
             split_report.require_one_palette(info, new_entries)
-            split_report.require_a_second_class(info, entries | new_entries)
+            split_report.require_a_second_class(info, entries | new_entries, coding)
             split_report.require_one_second_class(info, entries | new_entries, coding)
         except UserError:
             for plan in todo:

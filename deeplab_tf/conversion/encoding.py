@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplab_tf.conversion import masks
+from deeplab_tf.conversion.annotations.drawing import Drawing, DrawnCoding
 from deeplab_tf.conversion.masks import MaskCoding
 from deeplab_tf.data import decoding, image_files
 from deeplab_tf.data.examples import EncodedExample, Remark
@@ -29,11 +30,16 @@ class BadFile:
 
 @dataclass(frozen=True)
 class FilePair:
-    """An image file and its mask file, None if the data set publishes no mask."""
+    """An image file and its label, which is a mask file, a drawing, or not published.
+
+    mask_path: the mask file; None if there is none.
+    drawing: what an annotation tool drew in the image, in place of a mask file.
+    """
 
     name: str
     image_path: Path
     mask_path: Path | None
+    drawing: Drawing | None = None
 
 
 def encode_pair(
@@ -59,6 +65,9 @@ def encode_pair(
         mask_content = decoding.read_file(pair.mask_path)
         source.update(mask_content)
         mask = masks.encode_mask(mask_content, pair.mask_path, coding, verify=verify)
+    elif pair.drawing:
+        source.update(pair.drawing.digest)
+        mask = _encode_drawing(pair, pair.drawing, stored, coding, exif_orientation)
 
     turn = _orientation_remark(stored, pair, mask.size, exif_orientation)
     dropped: Remark | None = "channel_dropped" if stored.has_other_channel else None
@@ -84,6 +93,24 @@ def encode_pair(
         remarks=tuple(remark for remark in (turn, dropped, mask.chosen_reading) if remark),
         palette=mask.palette,
     )
+
+
+def _encode_drawing(
+    pair: FilePair,
+    drawing: Drawing,
+    stored: image_files.StoredImage,
+    coding: MaskCoding,
+    exif_orientation: str,
+) -> masks.EncodedMask:
+    """Draws what an annotation file describes, and encodes it as a mask."""
+    assert isinstance(coding, DrawnCoding)
+    size = drawing.size
+    if size:  # refused before anything is drawn: a wrong size may be a huge one
+        _orientation_remark(stored, pair, size, exif_orientation)
+    else:
+        is_turned = stored.orientation in image_files.SIDEWAYS and exif_orientation == "apply"
+        size = stored.image.size[::-1] if is_turned else stored.image.size
+    return masks.encode_ids(drawing.draw(size, coding))
 
 
 def _orientation_remark(
@@ -112,17 +139,23 @@ def _orientation_remark(
     way_out = "they must have the same size."
     if mask_size == turned_size:
         way_out = "turned as its EXIF data say, it would fit: leave out --exif_orientation=ignore."
+    mask = f"{pair.drawing.where} " if pair.drawing else f"its mask {pair.mask_path} "
     raise UserError(
-        f"{pair.image_path} is {size[0]}x{size[1]} but its mask {pair.mask_path} "
+        f"{pair.image_path} is {size[0]}x{size[1]} but {mask}"
         f"is {mask_size[0]}x{mask_size[1]}; {way_out}"
     )
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:
-    """Returns a hash of the files' names, sizes and times, and of the conversion's settings."""
+    """Returns a hash of the files' names, sizes and times, and of the conversion's settings.
+
+    Of drawings it takes the shapes, since one file may describe many images.
+    """
     digest = hashlib.sha256(repr((CONVERSION, *settings)).encode())
     for pair in pairs:
         for path in filter(None, (pair.image_path, pair.mask_path)):
             state = path.stat()
             digest.update(f"{pair.name}|{path.name}|{state.st_size}|{state.st_mtime_ns}\n".encode())
+        if pair.drawing:
+            digest.update(pair.drawing.digest)
     return digest.hexdigest()

@@ -15,10 +15,11 @@ from deeplab_tf.files import warn_of_left_out
 from deeplab_tf.messages import UserError, counted, warn
 
 _JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
-_POLYGON_ENDINGS = (".json", ".xml", ".txt")
+ANNOTATION_ENDINGS = (".json", ".xml")
+_POLYGON_ENDINGS = (*ANNOTATION_ENDINGS, ".txt")
 _POLYGONS = (
-    "polygons are not read: draw them as PNG masks first, as docs/data.md shows for labelme, "
-    "CVAT, Supervisely and COCO."
+    "polygons are not masks: give files of labelme, COCO or CVAT as --annotations in place of "
+    "--masks_dir; docs/data.md says how to get masks from others."
 )
 
 
@@ -35,6 +36,27 @@ class Layout:
     masks_dir: Path
     image_suffix: str = ""
     mask_suffix: str = ""
+
+
+def list_images(images_dir: Path) -> dict[Path, str]:
+    """Lists a folder's images with their names, and warns of files that are left out.
+
+    Files that may hold annotations are not counted: they often lie beside the images.
+
+    Raises:
+      UserError: as `ImagesAndMasks` does.
+    """
+    layout = Layout(images_dir, images_dir)
+    _require_folder("images_dir", images_dir)
+    listing = files.list_folder(images_dir)
+    for ending in ANNOTATION_ENDINGS:
+        listing.left_out.pop(ending, None)
+
+    images = _files_with("", listing)
+    _require_images(images, layout, listing)
+    _refuse_unnameable(images)
+    warn_of_left_out(images_dir, counted(len(images), "image"), listing)
+    return images
 
 
 class ImagesAndMasks:
@@ -174,9 +196,13 @@ def _require_folders(layout: Layout) -> None:
     masks_dir = layout.masks_dir
     if masks_dir.is_file() and masks_dir.suffix.lower() in _POLYGON_ENDINGS:
         raise UserError(f"--masks_dir={masks_dir} is not a folder of masks; {_POLYGONS}")
-    for flag, folder in (("images_dir", layout.images_dir), ("masks_dir", masks_dir)):
-        if not folder.is_dir():
-            raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
+    _require_folder("images_dir", layout.images_dir)
+    _require_folder("masks_dir", masks_dir)
+
+
+def _require_folder(flag: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"--{flag}={folder} does not exist or is not a folder.")
 
 
 def _list_one_folder(layout: Layout) -> tuple[files.Listing, files.Listing]:

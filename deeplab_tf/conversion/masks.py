@@ -158,7 +158,7 @@ def encode_mask(
       UserError: as in `decode_mask`.
     """
     if str(name).endswith(".mat"):
-        return _encoded(decode_mask(content, name, coding))
+        return encode_ids(decode_mask(content, name, coding))
 
     image = mask_files.open_exact(content, name, encoding=coding.encoding)
     reading: Reading = ""
@@ -173,7 +173,7 @@ def encode_mask(
     if image.mode == "P" and reading == "values":
         colors = _palette(image)
         palette = tuple((int(value), colors[value]) for value in _used_values(image))
-    return _encoded(ids, reading, palette)
+    return encode_ids(ids, reading, palette)
 
 
 def _encode_plain(
@@ -193,13 +193,13 @@ def _encode_plain(
     counts = image.histogram()
     if _is_coded(counts, coding):
         return EncodedMask(content, image.size, counts, reading)
-    return _encoded(_ids_of_values(values, name, coding), reading)
+    return encode_ids(_ids_of_values(values, name, coding), reading)
 
 
-def _encoded(
+def encode_ids(
     ids: np.ndarray, reading: Reading = "", palette: tuple[tuple[int, Color], ...] = ()
 ) -> EncodedMask:
-    """Encodes train ids, uint8 [H, W], as a PNG."""
+    """Encodes train ids and the ignored label, uint8 [H, W], as a PNG."""
     # Run-length encoding suits labels: smaller files than the default level, in half the time.
     png = decoding.encode_png(Image.fromarray(ids), compress_level=1, compress_type=zlib.Z_RLE)
     size = (ids.shape[1], ids.shape[0])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deeplab_tf.conversion.encoding import MaskCoding
+from deeplab_tf.conversion.annotations.drawing import DrawnCoding
+from deeplab_tf.conversion.masks import MaskCoding
 from deeplab_tf.data import image_files, statistics
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.examples import EncodedExample
@@ -140,7 +141,9 @@ def _kind_of_binary_mask(pixels: np.ndarray, num_ignored: int) -> list[str]:
     return ["first_and_ignored"] if num_ignored else []
 
 
-def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> None:
+def require_a_second_class(
+    info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCoding
+) -> None:
     """Refuses a data set whose labels are all 0 or ignored: nothing can be learnt from it.
 
     The usual cause is masks of 0 and 255, in which the ignored label is the second class.
@@ -168,6 +171,8 @@ def require_a_second_class(info: DatasetInfo, entries: Mapping[str, dict]) -> No
     # That helps only if the user has a class list, and the ignored label is not a class already.
     if info.builder != "build_folder_data" or ignored < info.num_classes:
         way_out = f"Are these the masks of {info.name}?"
+    if isinstance(coding, DrawnCoding):
+        way_out = "Draw shapes of other classes, or check --class_list, --unlisted and --unlabeled."
     raise UserError(
         f"All labels are {info.class_names[0]!r} or ignored ({100 * labels.ignored_share:.1f} % of "
         f"the pixels): nothing can be learnt from them, and nothing was written. {way_out}"

@@ -91,15 +91,18 @@ def read_lines(
     return lines
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, *, most: int = _MOST_BYTES_OF_TEXT) -> str:
     r"""Reads a text file in any encoding that `read_lines` takes; its lines end in \n.
 
+    Args:
+      what: what errors call the file.
+      most: the largest size, in bytes.
     Raises:
-      UserError: if the file is missing, is not text, or has another encoding.
+      UserError: if the file is missing or larger, is not text, or has another encoding.
     """
     name = f"{what} {shown(path)}"
     try:
-        content = read_bytes(path, most=_MOST_BYTES_OF_TEXT)
+        content = read_bytes(path, most=most)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist.") from None
     except OSError as error:

@@ -435,7 +435,7 @@ def test_a_folder_of_masks_may_hold_other_files(tmp_path, capsys):
             {"i0.png": "i0.json"},
             r"i0\.jpg has no mask .*, but there is .*i0\.json; polygons",
         ),
-        ({"i0.png": "a.xml", "i1.png": "b.txt"}, r"but there is .*a\.xml; polygons are not read"),
+        ({"i0.png": "a.xml", "i1.png": "b.txt"}, r"but there is .*a\.xml; polygons are not masks"),
         (
             {"i0.png": "deep/i0.png"},
             r"has no mask: \S*masks/i0\.png does not exist, though \S*deep/i0\.png does; .*links",

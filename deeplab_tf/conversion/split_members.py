@@ -1,0 +1,206 @@
+"""Decides which images of a folder belong to which split.
+
+Splits come from sub-folders, from list files, or from a seeded share.
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import files
+from deeplab_tf.conversion import encoding
+from deeplab_tf.messages import UserError, counted, warn
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Where splits come from: from sub-folders of `images_dir` if nothing else is given.
+
+    split_lists: NAME=FILE of each split.
+    val_fraction: share of the images that go to the split val, above 0 and below 1; 0 for none.
+    split_seed: seed of the choice of that share.
+    """
+
+    images_dir: Path
+    split_lists: tuple[str, ...] = ()
+    val_fraction: float = 0.0
+    split_seed: int = 0
+
+
+# Whether a text names the mask of an image.
+IsMask = Callable[[Path, str], bool]
+
+
+def members_of_splits(
+    settings: SplitSettings, images: Mapping[Path, str], is_mask_of: IsMask
+) -> dict[str, list[Path]]:
+    """Returns the images of each split, and warns of those that no list names.
+
+    Args:
+      images: the name of each image, which is its path from the folder, with slashes and without
+        ending.
+      is_mask_of: lines of a list may name an image and its mask.
+    Raises:
+      UserError: if a list is wrong, or it is not clear which splits there are.
+    """
+    if settings.split_lists:
+        members = _listed_members(settings, images, is_mask_of)
+    elif settings.val_fraction:
+        members = _random_members(settings, list(images))
+    else:
+        members = _members_by_folder(list(images), settings.images_dir)
+
+    if unlisted := len(images) - len(set().union(*members.values())):
+        warn(
+            f"{settings.images_dir}: left out {counted(unlisted, 'image')} of {len(images)}, "
+            "which no split's list names."
+        )
+    return members
+
+
+def _random_members(settings: SplitSettings, images: list[Path]) -> dict[str, list[Path]]:
+    """Draws the images of the split val; the others go to train."""
+    if len(images) == 1:
+        raise UserError(
+            f"--val_fraction={settings.val_fraction} needs two images, and {settings.images_dir} "
+            f"holds one, {images[0]}; add others, or give --split_lists=train=FILE with its name "
+            "in FILE."
+        )
+    num_val = max(1, round(settings.val_fraction * len(images)))
+    if num_val == len(images):
+        raise UserError(
+            f"--val_fraction={settings.val_fraction} puts all {len(images)} images into val and "
+            "none into train; give a smaller share, such as 0.2."
+        )
+
+    shuffled = random.Random(settings.split_seed).sample(images, len(images))
+    return {"train": sorted(shuffled[num_val:]), "val": sorted(shuffled[:num_val])}
+
+
+def _listed_members(
+    settings: SplitSettings, images: Mapping[Path, str], is_mask_of: IsMask
+) -> dict[str, list[Path]]:
+    """Returns the images of each split that --split_lists names."""
+    members: dict[str, list[Path]] = {}
+    for part in settings.split_lists:
+        split, _, list_path = part.partition("=")
+        if not re.fullmatch(r"\w[\w.-]*", split) or not list_path or split in members:
+            raise UserError(
+                f"--split_lists={part} is not possible; allowed: NAME=FILE, once for each split, "
+                "with a name of letters, digits, '_', '-' and '.', such as train=a.txt,val=b.txt."
+            )
+        members[split] = _read_list(split, Path(list_path), settings, images, is_mask_of)
+    return members
+
+
+def _read_list(
+    split: str,
+    list_path: Path,
+    settings: SplitSettings,
+    images: Mapping[Path, str],
+    is_mask_of: IsMask,
+) -> list[Path]:
+    """Returns the images that a list names, in its order."""
+    images_dir = settings.images_dir
+    by_name = {name: path for path, name in images.items()}
+
+    def image_of(text: str) -> Path | None:
+        """Returns the image that a text names, by name or path, with or without ending."""
+        for name in (text, *paths_inside(text, images_dir)):
+            if image := by_name.get(name) or by_name.get(_without_ending(name)):
+                return image
+        return None
+
+    def image_of_line(line: str) -> Path | None:
+        if image := image_of(line):
+            return image
+
+        # An image and its mask. Any gap may be the one between them, since names may have spaces.
+        for gap in re.finditer(r"[\s,;]+", line):
+            image, mask = image_of(line[: gap.start()]), line[gap.end() :]
+            if image and is_mask_of(image, mask):
+                return image
+        return None
+
+    lines = files.read_lines(
+        list_path,
+        f"The list of split {split!r},",
+        is_content=lambda line: image_of_line(line) is not None,
+    )
+
+    members: dict[Path, None] = {}  # a set that keeps the order of the list
+    for number, line in lines:
+        image = image_of_line(line)
+        where = f"Line {number} of {list_path}, {line!r},"
+        if image is None:
+            raise UserError(
+                f"{where} names no image in {images_dir}; a line must be the name of an image, its "
+                "path from that folder or to it, or that path and the path of its mask."
+            )
+        if image in members:
+            raise UserError(f"{where} names {image}, which an earlier line names too.")
+        members[image] = None
+    return list(members)
+
+
+def _without_ending(name: str) -> str:
+    ending = Path(name).suffix
+    return name.removesuffix(ending) if ending.lower() in files.IMAGE_ENDINGS else name
+
+
+def paths_inside(text: str, folder: Path) -> list[str]:
+    """Returns which paths from `folder` a path in a list may mean.
+
+    For a folder .../data/images, lists may say a.jpg, images/a.jpg, ./images/a.jpg,
+    ../images/a.jpg, data/images/a.jpg or the whole path: any number of the last folders may lead.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    paths = ["/".join(parts)]
+    for folders in {folder.absolute().parts, folder.resolve().parts}:
+        for count in range(1, len(parts)):
+            if folders[-count:] == tuple(parts[:count]):
+                paths.append("/".join(parts[count:]))
+    return paths
+
+
+def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[Path]]:
+    """Groups the images by their folder in `images_dir`, whose name is the name of the split."""
+    members: dict[str, list[Path]] = {}
+    for path in images:
+        relative = path.relative_to(images_dir)
+        if len(relative.parts) == 1:
+            raise UserError(
+                f"{path} is not in the folder of a split; put images in {images_dir}/train and "
+                f"{images_dir}/val, or give --split_lists or --val_fraction. (For folders such as "
+                "train/images, docs/data.md shows the links that turn them round.)"
+            )
+        members.setdefault(relative.parts[0], []).append(path)
+    return members
+
+
+def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
+    """Warns of images that are in two splits, even if the files have different names.
+
+    A model must not be scored on images that it was trained on. A split whose name contains the
+    name of another may share its images, as trainval does with train and val.
+    """
+    paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
+    first_of = files.first_of_equals(itertools.chain(*paths.values()))
+    # For each split, its first image of each content; reversed, since the last one given stays.
+    in_split = {
+        split: {first_of[path]: path for path in reversed(images) if path in first_of}
+        for split, images in paths.items()
+    }
+
+    for one, other in itertools.combinations(splits, 2):
+        shared = sorted(in_split[one].keys() & in_split[other].keys())
+        if shared and one not in other and other not in one:
+            path, twin = in_split[one][shared[0]], in_split[other][shared[0]]
+            where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
+            warn(
+                f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
+                " a score on training images says nothing: take them out of one split."
+            )

@@ -1,0 +1,318 @@
+"""build_folder_data --annotations: from the files of annotation tools to labels and splits."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import build_folder_data
+from deeplab_tf.conversion import encoding
+from deeplab_tf.data import catalog, class_lists, decoding, records
+from deeplab_tf.messages import UserError
+
+SQUARE = [[2, 2], [6, 2], [6, 5], [2, 5]]
+
+
+def image(path, size=(10, 8), **settings):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, len(path.name)).save(path, **settings)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def labelme(name, *labels, size=(10, 8), **others):
+    shapes = [{"label": one, "points": SQUARE, "shape_type": "polygon"} for one in labels]
+    sizes = {"imageWidth": size[0], "imageHeight": size[1]}
+    return {"shapes": shapes, "imagePath": name, "imageData": None} | sizes | others
+
+
+def coco(*names, labelled=True, size=(10, 8)):
+    flat = [number for point in SQUARE for number in point]
+    return {
+        "images": [
+            {"id": number, "file_name": name, "width": size[0], "height": size[1]}
+            for number, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 3, "segmentation": [flat]}
+            for number in range(len(names) if labelled else 1)
+        ],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+
+
+def config(tmp_path, **values):
+    given = {
+        "images_dir": str(tmp_path / "images"),
+        "annotations": (str(tmp_path / "labels"),),
+        "output_dir": str(tmp_path / "out"),
+        "val_fraction": 0.5,
+    }
+    return build_folder_data.FolderConfig(**given | values)
+
+
+def found(tmp_path, **values):
+    """Returns the classes and, for each split, the label of each image."""
+    given = config(tmp_path, **values)
+    class_list = None
+    if given.class_list:
+        class_list = class_lists.read_class_list(tmp_path / given.class_list)
+    classes, coding, splits = build_folder_data.find_drawings(given, class_list)
+    labels = {}
+    for split, pairs in splits.items():
+        for pair in pairs:
+            png = encoding.encode_pair(pair, coding).label
+            picture = decoding.open_image(png, pair.name)
+            labels.setdefault(split, {})[pair.name] = np.asarray(picture)
+    return [one.name for one in classes.classes], labels
+
+
+def sums(labels):
+    return {split: {n: int(a.sum()) for n, a in of.items()} for split, of in labels.items()}
+
+
+def of_all(labels):
+    return {name: label for split in labels.values() for name, label in split.items()}
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        image(tmp_path / "images" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def of_labelme(two_images):
+    write(two_images / "labels/a.json", labelme("..\\images\\a.jpg", "cat", "__ignore__"))
+    write(two_images / "labels/b.json", labelme("b.jpg", "dog"))
+    write(two_images / "labels.txt", "__ignore__\n_background_\ncat\ndog\n")
+    return two_images
+
+
+def test_a_folder_of_labelme_becomes_records(of_labelme, capsys):
+    settings = {"class_list": str(of_labelme / "labels.txt")}
+    build_folder_data.main(config(of_labelme, **settings))
+    info = catalog.load("", of_labelme / "out")
+    assert info.class_names == ["_background_", "cat", "dog"] and info.ignore_label == 255
+    labels = {}
+    for split in ("train", "val"):
+        table = records.open_split(of_labelme / "out", split, info)
+        record = records.parse(table.read(0))
+        labels[record["name"].numpy().decode()] = record["label"].numpy()[..., 0]
+    # labelme's polygons hold their outline: 5 x 4 pixels. The later shape covers the first one.
+    assert np.bincount(labels["a"].ravel())[[0, 255]].tolist() == [60, 20]
+    assert np.bincount(labels["b"].ravel()).tolist() == [60, 0, 20]
+
+    build_folder_data.main(config(of_labelme, **settings))
+    assert capsys.readouterr().out.count("is up to date") == 2
+    write(of_labelme / "labels/b.json", labelme("b.jpg", "cat"))
+    build_folder_data.main(config(of_labelme, **settings))
+    assert capsys.readouterr().out.count("is up to date") == 1
+    build_folder_data.main(config(of_labelme, unlabeled="ignore", **settings))
+    assert "is up to date" not in capsys.readouterr().out
+
+
+def test_labelme_without_a_class_list_is_told_the_command(of_labelme, monkeypatch):
+    with pytest.raises(UserError, match="class_list is missing") as error:
+        found(of_labelme)
+    monkeypatch.chdir(of_labelme)
+    (of_labelme / "labels.txt").unlink()
+    command = str(error.value)[str(error.value).index("printf") :]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (of_labelme / "labels.txt").read_text().split() == ["_background_", "cat", "dog"]
+    assert found(of_labelme, class_list="labels.txt")[0] == ["_background_", "cat", "dog"]
+
+
+def test_files_of_labelme_may_lie_beside_the_images(two_images, capsys):
+    write(two_images / "images/a.json", labelme("C:\\data\\a.jpg", "cat"))
+    write(two_images / "classes.txt", "background\ncat\n")
+    image(two_images / "images/c.jpg")
+    write(two_images / "images/c.json", labelme("c.jpg"))
+    write(two_images / "images/other.json", {"x": 1})
+    values = {"annotations": (str(two_images / "images"),), "class_list": "classes.txt"}
+    assert {n: a.sum() for n, a in of_all(found(two_images, **values)[1]).items()} == {
+        "a": 20,
+        "c": 0,
+    }
+    told = capsys.readouterr().err
+    assert "left out 1 image of 3 without annotations" in told and "b.jpg" in told
+    assert "left out 1 file without annotations" in told and "other.json is none of" in told
+    assert "left out: " not in told
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("a.json", labelme("b.jpg", "cat"), r"a\.json has the name of the image .*a\.jpg, but"),
+        ("c.json", labelme("a.jpg", "cat"), r"a\.jpg is described twice, as the image"),
+        ("a.json", labelme("a.jpg", "cat", size=(9, 8)), r"is 10x8 but the image 'a.jpg' .* 9x8"),
+        (
+            "a.json",
+            labelme("a.jpg", "cow"),
+            r"not in .*labels\.txt \(_background_, cat, dog\).*cow",
+        ),
+        ("a.json", labelme("a.jpg", size=(9, -1)), r"a\.json is damaged \(imageHeight is -1"),
+        ("a.json", '{"shapes": [], "shapes": []}', 'has the key "shapes" twice'),
+        ("a.json", "{", "a.json is damaged .it is not JSON"),
+        ("a.json", '{"shapes": [{"label": "cat", "points": [[NaN, 1]]}]}', "it holds NaN"),
+        ("c.json", coco("a.jpg"), r"holds a file of labelme, .*a\.json, and one of COCO"),
+    ],
+)
+def test_contradictions_are_refused(of_labelme, file, content, message):
+    write(of_labelme / "labels" / file, content)
+    with pytest.raises(UserError, match=message):
+        found(of_labelme, class_list="labels.txt")
+
+
+def test_images_that_are_missing_are_counted_or_refused(of_labelme, capsys):
+    (of_labelme / "images/b.jpg").unlink()
+    image(of_labelme / "images/c.jpg")
+    write(of_labelme / "labels/c.json", labelme("c.jpg", "cat"))
+    _, labels = found(of_labelme, class_list="labels.txt")
+    assert set(of_all(labels)) == {"a", "c"}
+    told = capsys.readouterr().err
+    assert "left out the annotations of 1 image of 3" in told and "'b.jpg'" in told
+    (of_labelme / "empty").mkdir()
+    image(of_labelme / "empty/z.jpg")
+    with pytest.raises(UserError, match="holds none of the 3 images that .*'..\\\\\\\\images"):
+        found(of_labelme, class_list="labels.txt", images_dir=str(of_labelme / "empty"))
+
+
+def test_a_damaged_file_is_skipped_on_demand(of_labelme):
+    write(of_labelme / "labels/b.json", "{")
+    for name in ("c", "d"):
+        image(of_labelme / f"images/{name}.jpg")
+        write(of_labelme / f"labels/{name}.json", labelme(f"{name}.jpg", "cat"))
+    given = config(of_labelme, class_list=str(of_labelme / "labels.txt"), skip_bad=True)
+    build_folder_data.main(given)
+    entries = json.loads((of_labelme / "out/dataset.json").read_text())["splits"].values()
+    assert [bad["name"] for entry in entries for bad in entry["skipped"]] == ["b"]
+
+
+@pytest.mark.parametrize("declared", [(8, 10), None])
+def test_labelme_draws_on_the_turned_image(tmp_path, declared):
+    """EXIF orientation 6 turns an image of 10x8 into one of 8x10, which labelme shows."""
+    exif = Image.Exif()
+    exif[274] = 6
+    for name in ("a.jpg", "b.jpg"):
+        image(tmp_path / "images" / name, exif=exif)
+        sizes = {} if declared else {"imageWidth": None, "imageHeight": None}
+        write(tmp_path / f"labels/{name[0]}.json", labelme(name, "cat", size=(8, 10)) | sizes)
+    write(tmp_path / "classes.txt", "background\ncat\n")
+    label = of_all(found(tmp_path, class_list="classes.txt")[1])["a"]
+    assert label.shape == (10, 8) and (label[2:6, 2:7] == 1).all() and label.sum() == 20
+
+
+def test_labels_that_the_list_lacks(of_labelme, capsys):
+    write(of_labelme / "short.txt", "background\ncat\n")
+    write(of_labelme / "labels/a.json", labelme("a.jpg", "cat"))
+    _, labels = found(of_labelme, class_list="short.txt", unlisted="skip")
+    assert {name: int(a.sum()) for name, a in of_all(labels).items()} == {"a": 20, "b": 0}
+    assert "left out labels that are not in" in capsys.readouterr().err
+    _, labels = found(of_labelme, class_list="short.txt", unlisted="ignore")
+    assert int((of_all(labels)["b"] == 255).sum()) == 20
+    write(of_labelme / "none.txt", "bird\ncow\n")
+    with pytest.raises(UserError, match="has no class of that name; add a line background"):
+        found(of_labelme, class_list="none.txt")
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        found(of_labelme, class_list="none.txt", unlisted="skip", unlabeled="ignore")
+
+
+def test_coco_lists_its_classes_and_its_images(two_images, capsys):
+    write(two_images / "c.json", coco("images/a.jpg", "b.jpg", labelled=False))
+    classes, labels = found(two_images, annotations=(str(two_images / "c.json"),))
+    assert classes == ["background", "cat"]
+    # COCO's polygons do not hold their right and lower outline: 4 x 3 pixels.
+    assert {name: int(a.sum()) for name, a in of_all(labels).items()} == {"a": 12, "b": 0}
+    assert "2 classes, in the order of the file: background, cat." in capsys.readouterr().out
+    values = {"annotations": (str(two_images / "c.json"),), "unlabeled": "ignore"}
+    write(two_images / "classes.txt", "dog\ncat\n")
+    _, labels = found(two_images, class_list="classes.txt", **values)
+    assert np.bincount(of_all(labels)["a"].ravel())[[1, 255]].tolist() == [12, 68]
+
+
+def test_a_file_for_each_split(tmp_path):
+    for split in ("train", "val"):
+        image(tmp_path / f"images/{split}/0.jpg")  # the same name in both
+        write(tmp_path / f"c/instances_{split}.json", coco("0.jpg", labelled=split == "train"))
+    values = {"val_fraction": 0.0}
+    named = tuple(f"{split}={tmp_path}/c/instances_{split}.json" for split in ("train", "val"))
+    expected = {"train": {"train/0": 12}, "val": {"val/0": 12}}
+    assert sums(found(tmp_path, annotations=named, **values)[1]) == expected
+    folder = (str(tmp_path / "c"),)
+    assert sums(found(tmp_path, annotations=folder, **values)[1]) == expected
+    with pytest.raises(UserError, match="names the splits, so --split_lists and --val_fraction"):
+        found(tmp_path, annotations=named)
+    with pytest.raises(UserError, match=r"0\.jpg. in .* may be .*train/0\.jpg or .*val/0\.jpg"):
+        found(tmp_path, annotations=(str(tmp_path / "c/instances_val.json"),))
+    with pytest.raises(UserError, match="names several files; give NAME=FILE"):
+        found(tmp_path, annotations=(named[0].partition("=")[2], named[1]), **values)
+
+
+def test_files_beside_their_images_name_splits_by_folders(tmp_path):
+    for split in ("train", "valid"):
+        image(tmp_path / f"images/{split}/0.jpg")
+        write(tmp_path / f"images/{split}/_annotations.coco.json", coco("0.jpg"))
+    values = {"annotations": (str(tmp_path / "images"),), "val_fraction": 0.0}
+    expected = {"train": {"train/0": 12}, "valid": {"valid/0": 12}}
+    assert sums(found(tmp_path, **values)[1]) == expected
+
+
+def test_names_in_a_file_never_lead_out_of_the_folder(two_images):
+    image(two_images / "secret.jpg")
+    write(two_images / "c.json", coco(str(two_images / "secret.jpg"), "../secret.jpg", "/x/a.jpg"))
+    values = {"annotations": (str(two_images / "c.json"),)}
+    with pytest.raises(UserError, match="val_fraction=0.5 needs two images"):  # only a.jpg
+        found(two_images, **values)
+
+
+def test_cvat_may_assign_the_splits(two_images):
+    shape = '<polygon label="cat" points="2,2;6,2;6,5;2,5" z_order="0"/>'
+    images = "".join(
+        f'<image id="{n}" name="{n}.jpg" subset="{s}" width="10" height="8">{shape}</image>'
+        for n, s in (("a", "Train"), ("b", "Val"))
+    )
+    labels = "<meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+    write(two_images / "a.xml", f"<annotations>{labels}{images}</annotations>")
+    values = {"annotations": (str(two_images / "a.xml"),)}
+    by_subset = found(two_images, val_fraction=0.0, **values)
+    assert by_subset[0] == ["background", "cat"]
+    assert sums(by_subset[1]) == {"train": {"a": 12}, "val": {"b": 12}}
+
+
+def test_lists_name_annotated_images_only(of_labelme):
+    image(of_labelme / "images/c.jpg")
+    values = {"class_list": "labels.txt", "val_fraction": 0.0}
+    write(of_labelme / "t.txt", "b.jpg\na\n")
+    lists = {"split_lists": (f"train={of_labelme}/t.txt",)}
+    assert list(found(of_labelme, **values, **lists)[1]["train"]) == ["b", "a"]
+    write(of_labelme / "t.txt", "c.jpg\n")
+    with pytest.raises(UserError, match=r"names .*c\.jpg, which has no annotation"):
+        found(of_labelme, **values, **lists)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"masks_dir": "m"}, "Give either --masks_dir or --annotations"),
+        ({"annotations": ()}, "Give either --masks_dir or --annotations"),
+        ({"annotations": ("nowhere",)}, "--annotations=nowhere does not exist"),
+        ({"annotations": ("{}/images",)}, r"holds no file of labelme \(\.json\), COCO"),
+        ({"images_dir": "{}/labels.txt"}, "does not exist or is not a folder"),
+    ],
+)
+def test_settings_that_do_not_fit_together(of_labelme, values, message):
+    filled = {
+        name: tuple(part.format(of_labelme) for part in value)
+        if isinstance(value, tuple)
+        else value.format(of_labelme)
+        for name, value in values.items()
+    }
+    with pytest.raises(UserError, match=message):
+        found(of_labelme, class_list="labels.txt", **filled)
