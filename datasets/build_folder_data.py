@@ -15,13 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf.config import flags, require, require_exactly_one, require_given, setting
-from deeplab_tf.conversion import building, encoding, folder_pairs, masks, split_members
+from deeplab_tf.conversion import (
+    building,
+    data_trees,
+    encoding,
+    folder_pairs,
+    masks,
+    split_members,
+)
 from deeplab_tf.conversion.annotations import sources
 from deeplab_tf.data import catalog, class_lists
 from deeplab_tf.messages import UserError
 
-_WITH_MASKS = {"masks_dir": ()}
-_WITH_ANNOTATIONS = {"annotations": ()}
+_WITH_MASKS: dict[str, tuple] = {"masks_dir": (), "data_dir": ()}
+_WITH_ANNOTATIONS: dict[str, tuple] = {"annotations": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,11 @@ class FolderConfig(building.BuilderConfig):
     images_dir: str = setting("", "Folder with the images, or with one folder for each split.")
     masks_dir: str = setting(
         "", "Folder with the masks, arranged like the images; it may be the same folder."
+    )
+    data_dir: str = setting(
+        "",
+        "In place of images_dir and masks_dir, a folder with a usual tree in it: images/train and "
+        "masks/train (or annotations, ann_dir, labels), or train/images and train/masks.",
     )
     annotations: tuple[str, ...] = setting(
         (),
@@ -115,9 +127,14 @@ class FolderConfig(building.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_given("images_dir", self.images_dir, "a path")
-        require_exactly_one(masks_dir=self.masks_dir, annotations=self.annotations)
-        if self.masks_dir:
+        if self.data_dir:
+            require(not self.images_dir, "images_dir", self.images_dir, "nothing with --data_dir")
+        else:
+            require_given("images_dir", self.images_dir, "a path")
+        require_exactly_one(
+            masks_dir=self.masks_dir, annotations=self.annotations, data_dir=self.data_dir
+        )
+        if not self.annotations:
             require_given("class_list", self.class_list, "a path")
 
         only_one = not (self.val_fraction and self.split_lists)
@@ -246,31 +263,55 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
     Raises:
       UserError: if a folder, image or mask is missing, or it is not clear which splits there are.
     """
+    if config.data_dir:
+        parts = data_trees.recognise(Path(config.data_dir))
+    else:
+        parts = [data_trees.Part("", Path(config.images_dir), Path(config.masks_dir))]
+
+    splits: dict[str, list[encoding.FilePair]] = {}
+    for part in parts:
+        splits |= _splits_of_part(config, part)
+    split_members.warn_of_shared_images(splits)
+    return splits
+
+
+def _splits_of_part(
+    config: FolderConfig, part: data_trees.Part
+) -> dict[str, list[encoding.FilePair]]:
+    """Returns the splits in a folder of images and a folder of masks."""
     images_and_masks = folder_pairs.ImagesAndMasks(
         folder_pairs.Layout(
-            Path(config.images_dir),
-            Path(config.masks_dir),
+            part.images_dir,
+            part.masks_dir,
             image_suffix=config.image_suffix,
             mask_suffix=config.mask_suffix,
         )
     )
 
     def is_mask_of(image: Path, text: str) -> bool:
-        masks_dir = Path(config.masks_dir)
-        paths = [masks_dir / name for name in (text, *split_members.paths_inside(text, masks_dir))]
+        folder = part.masks_dir
+        paths = [folder / name for name in (text, *split_members.paths_inside(text, folder))]
         mask = images_and_masks.mask_of(image)
         return any(map(mask.samefile, filter(Path.exists, paths)))
 
-    names = images_and_masks.images
-    members = split_members.members_of_splits(_split_settings(config), names, is_mask_of)
-    splits = {
+    names, prefix = images_and_masks.images, ""
+    if part.split:
+        allowed = "{} where the folders of --data_dir are the splits"
+        require(not config.val_fraction, "val_fraction", config.val_fraction, allowed.format(0))
+        require(not config.split_lists, "split_lists", config.split_lists, allowed.format("none"))
+        members, prefix = {part.split: list(names)}, f"{part.split}/"
+    else:
+        settings = _split_settings(config, part.images_dir)
+        members = split_members.members_of_splits(settings, names, is_mask_of)
+        if config.data_dir and not (config.val_fraction or config.split_lists):
+            members = data_trees.with_split_names(members, part.images_dir)
+    return {
         split: [
-            encoding.FilePair(names[path], path, images_and_masks.mask_of(path)) for path in paths
+            encoding.FilePair(f"{prefix}{names[path]}", path, images_and_masks.mask_of(path))
+            for path in paths
         ]
         for split, paths in members.items()
     }
-    split_members.warn_of_shared_images(splits)
-    return splits
 
 
 def find_drawings(
@@ -290,14 +331,14 @@ def find_drawings(
         unlisted=config.unlisted,
         crowds=config.crowds,
     )
-    splits = sources.pairs_of_splits(annotations, _split_settings(config))
+    splits = sources.pairs_of_splits(annotations, _split_settings(config, Path(config.images_dir)))
     split_members.warn_of_shared_images(splits)
     return class_list, coding, splits
 
 
-def _split_settings(config: FolderConfig) -> split_members.SplitSettings:
+def _split_settings(config: FolderConfig, images_dir: Path) -> split_members.SplitSettings:
     return split_members.SplitSettings(
-        Path(config.images_dir), config.split_lists, config.val_fraction, config.split_seed
+        images_dir, config.split_lists, config.val_fraction, config.split_seed
     )
 
 

@@ -175,7 +175,7 @@ def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[P
             raise UserError(
                 f"{path} is not in the folder of a split; put images in {images_dir}/train and "
                 f"{images_dir}/val, or give --split_lists or --val_fraction. (For folders such as "
-                "train/images, docs/data.md shows the links that turn them round.)"
+                "train/images and train/masks, give --data_dir.)"
             )
         members.setdefault(relative.parts[0], []).append(path)
     return members

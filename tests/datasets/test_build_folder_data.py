@@ -389,7 +389,7 @@ def test_splits_above_images_and_masks_are_explained_and_linked(tmp_path):
             data,
             r"train/images/traini0\.png does not exist, though \S*train/masks/traini0\.png does",
         ),
-        (inner, "For folders such as train/images, docs/data.md shows the links"),
+        (inner, "For folders such as train/images and train/masks, give --data_dir"),
     ):
         with pytest.raises(UserError, match=message):
             built(tmp_path, PLAIN, val_fraction=0.0, **folders)

@@ -2,7 +2,9 @@
 
 CVAT's "Segmentation mask 1.1" draws polygons, boxes, ellipses and masks by pycocotools' rules, in
 the order of z_order, and leaves points, polylines, cuboids, skeletons and tags out. Differs: shapes
-of one group keep their own labels, where CVAT gives all of them the label of the largest.
+of one group keep their own labels, where CVAT gives all of them the label of the largest; polygons
+are drawn by the numbers of the file, where datumaro 1.13 holds them in single precision, so that
+a few pixels of the outline differ.
 
 Source: the behaviour of CVAT's dataset_manager/formats (mask.py, transformations.py) and of
 datumaro's plugins (transforms.py, voc/exporter.py).

@@ -1,0 +1,137 @@
+"""Recognises the usual trees of images and masks, by the names of their folders.
+
+Kinds outside, as in ADE20K and mmsegmentation: images/training and annotations/training, or
+img_dir/train and ann_dir/train. Splits outside: train/images and train/masks.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab_tf import files
+from deeplab_tf.conversion import mask_files
+from deeplab_tf.messages import UserError
+
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+_MASK_FOLDERS = (
+    "masks", "mask", "annotations", "annotation", "ann_dir", "labels", "label",
+    "segmentationclass", "gt",
+)  # fmt: skip
+# Names of folders whose splits have shorter names everywhere else.
+_SPLIT_OF_FOLDER = {"training": "train", "validation": "val", "testing": "test"}
+_TREES = "images/train and masks/train, or train/images and train/masks"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A pair of folders.
+
+    split: what the images are; "" if sub-folders or other settings say that.
+    """
+
+    split: str
+    images_dir: Path
+    masks_dir: Path
+
+
+def split_name(folder: str) -> str:
+    """Returns the name of the split that a folder holds: train for "training", and so on."""
+    return _SPLIT_OF_FOLDER.get(folder.lower(), folder)
+
+
+def recognise(root: Path) -> list[Part]:
+    """Returns the pairs of folders in a tree, and prints what was taken for what.
+
+    Raises:
+      UserError: if there is no tree, or there are several readings of it.
+    """
+    if not root.is_dir():
+        raise UserError(f"--data_dir={files.shown(root)} does not exist or is not a folder.")
+
+    readings = [[Part("", images, masks)] for images, masks in _pairs(root)]
+    by_split: list[Part] = []
+    for folder in _folders(root):
+        pairs = list(_pairs(folder))
+        if len(pairs) > 1:
+            raise UserError(_ambiguous([[Part("", *pair)] for pair in pairs]))
+        by_split += [Part(split_name(folder.name), *pair) for pair in pairs]
+    if by_split:
+        readings.append(by_split)
+
+    if not readings:
+        found = ", ".join(folder.name for folder in _folders(root)[:8]) or "no folder"
+        raise UserError(
+            f"--data_dir={files.shown(root)} holds no tree that is known ({_TREES}; there is "
+            f"{found}); give --images_dir and --masks_dir."
+        )
+    if len(readings) > 1:
+        raise UserError(_ambiguous(readings))
+    _require_distinct_splits(by_split)
+
+    (parts,) = readings
+    said = ", ".join(
+        f"{part.split + ': ' if part.split else ''}images in {part.images_dir}, masks in "
+        f"{part.masks_dir}"
+        for part in parts
+    )
+    print(f"{root}: {said}.")
+    return parts
+
+
+def with_split_names(members: Mapping[str, list[Path]], images_dir: Path) -> dict[str, list[Path]]:
+    """Returns the images of each folder under the name of its split.
+
+    Raises:
+      UserError: if two folders hold one split.
+    """
+    named: dict[str, list[Path]] = {}
+    for folder, images in members.items():
+        split = split_name(folder)
+        if split in named:
+            raise UserError(
+                f"Several folders in {images_dir} hold the split {split!r}; rename or remove one "
+                "of them."
+            )
+        named[split] = images
+    return named
+
+
+def _require_distinct_splits(parts: Sequence[Part]) -> None:
+    names = [part.split for part in parts]
+    for part in parts:
+        if names.count(part.split) > 1:
+            raise UserError(
+                f"Several folders beside {part.images_dir.parent} hold the split {part.split!r}; "
+                "rename or remove one of them."
+            )
+
+
+def _ambiguous(readings: Sequence[Sequence[Part]]) -> str:
+    shown = " or ".join(
+        f"images in {parts[0].images_dir} and masks in {parts[0].masks_dir}"
+        for parts in readings[:2]
+    )
+    first = readings[0][0]
+    return (
+        f"--data_dir can be read in several ways: {shown}; say which is meant, such as "
+        f"--images_dir={first.images_dir} --masks_dir={first.masks_dir}, in place of --data_dir."
+    )
+
+
+def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields each pair of a folder of images and a folder of masks."""
+    inside = _folders(folder)
+    images = [one for one in inside if one.name.lower() in _IMAGE_FOLDERS]
+    masks = [one for one in inside if one.name.lower() in _MASK_FOLDERS]
+    for one in images if masks else ():
+        if not files.list_folder(one).images:
+            continue
+        for other in masks:
+            if files.list_folder(other, endings=mask_files.ENDINGS).images:
+                yield one, other
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )

@@ -1,0 +1,108 @@
+"""Trees of images and masks that people have, and what must not be guessed."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import build_folder_data
+from deeplab_tf.messages import UserError
+
+
+def tree(root, *folders):
+    """Makes folders of images, or of masks if their path says so."""
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        is_mask = any(word in folder for word in ("mask", "ann", "label"))
+        picture = Image.fromarray(np.full([4, 5], is_mask or number, np.uint8))
+        picture.save(root / folder / ("a.png" if is_mask else "a.jpg"))
+    (root / "classes.txt").write_text("background\ncat\n")
+
+
+def splits(root, **values):
+    given = {"data_dir": str(root), "class_list": str(root / "classes.txt"), "output_dir": "o"}
+    found = build_folder_data.find_splits(build_folder_data.FolderConfig(**given | values))
+    return {
+        split: [
+            (p.name, *(str(f.relative_to(root)) for f in (p.image_path, p.mask_path))) for p in of
+        ]
+        for split, of in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}", "annotations/{}"),
+        ("img_dir/{}", "ann_dir/{}"),
+        ("images/{}", "labels/{}"),
+        ("{}/images", "{}/masks"),
+        ("{}/Image", "{}/mask"),
+    ],
+)
+@pytest.mark.parametrize("names", [("training", "validation"), ("train", "val")])
+def test_the_usual_trees_are_recognised(tmp_path, capsys, images, masks, names):
+    tree(tmp_path, *(kind.format(name) for name in names for kind in (images, masks)))
+    assert splits(tmp_path) == {
+        split: [(f"{split}/a", f"{images.format(name)}/a.jpg", f"{masks.format(name)}/a.png")]
+        if images.startswith("{}")
+        else [(f"{name}/a", f"{images.format(name)}/a.jpg", f"{masks.format(name)}/a.png")]
+        for split, name in zip(("train", "val"), names, strict=True)
+    }
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path}: ") and "images in " in line and "masks in " in line
+
+
+def test_a_tree_without_splits_takes_a_share(tmp_path):
+    tree(tmp_path, "images", "masks")
+    for folder, ending in (("images", "jpg"), ("masks", "png")):
+        content = (tmp_path / folder / f"a.{ending}").read_bytes()
+        (tmp_path / folder / f"b.{ending}").write_bytes(content + b"")
+    assert sorted(splits(tmp_path, val_fraction=0.5)) == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("images/train", "masks/train", "labels/train"),
+            "read in several ways: .*masks.*labels|or",
+        ),
+        (
+            ("images/train", "img/train", "masks/train"),
+            "several ways: .*--images_dir=.*in place of",
+        ),
+        (("images", "masks", "train/images", "train/masks"), "several ways"),
+        (("train/images", "train/img", "train/masks"), "several ways"),
+        (("train/images", "train/masks", "training/images", "training/masks"), "split 'train'"),
+        (("photos", "masks"), "no tree that is known .*there is masks, photos.; give --images_dir"),
+        ((), "there is no folder"),
+    ],
+)
+def test_other_trees_are_refused(tmp_path, folders, message):
+    tree(tmp_path, *folders)
+    with pytest.raises(UserError, match=message):
+        splits(tmp_path)
+
+
+def test_a_folder_without_masks_is_no_second_reading(tmp_path):
+    tree(tmp_path, "images/train", "masks/train")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances.json").write_text("{}")
+    assert list(splits(tmp_path)) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"images_dir": "x"}, "images_dir=x is not possible; allowed: nothing with --data_dir"),
+        ({"masks_dir": "x"}, "Give either --masks_dir or --annotations or --data_dir"),
+        (
+            {"val_fraction": 0.5},
+            "val_fraction=0.5 .*0 where the folders of --data_dir are the splits",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(tmp_path, values, message):
+    tree(tmp_path, "train/images", "train/masks")
+    with pytest.raises(UserError, match=message):
+        splits(tmp_path, **values)
