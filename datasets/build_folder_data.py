@@ -53,8 +53,8 @@ class FolderConfig(building.BuilderConfig):
     )
     unlabeled: str = setting(
         "background",
-        "What pixels are that no annotation covers: the class background (or _background_), or "
-        "ignored.",
+        "What pixels are that no annotation covers: the class background (or _background_, "
+        "__background__), or ignored.",
         choices=("background", "ignore"),
         only_with=_WITH_ANNOTATIONS,
     )

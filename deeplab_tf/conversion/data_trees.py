@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.conversion import mask_files
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 _MASK_FOLDERS = (
@@ -75,6 +75,7 @@ def recognise(root: Path) -> list[Part]:
         for part in parts
     )
     print(f"{root}: {said}.")
+    _warn_of_left_out(root, parts)
     return parts
 
 
@@ -104,6 +105,29 @@ def _require_distinct_splits(parts: Sequence[Part]) -> None:
                 f"Several folders beside {part.images_dir.parent} hold the split {part.split!r}; "
                 "rename or remove one of them."
             )
+
+
+def _warn_of_left_out(root: Path, parts: Sequence[Part]) -> None:
+    """Warns of folders with images beside those of the parts, such as a split without masks."""
+    used = [folder for part in parts for folder in (part.images_dir, part.masks_dir)]
+    left_out = [
+        folder
+        for folder in _folders(root)
+        if not any(one.is_relative_to(folder) for one in used) and _holds_images(folder)
+    ]
+    if left_out:
+        warn(
+            f"{root}: left out {', '.join(files.shown(folder.name) for folder in left_out)}, whose "
+            f"images are in no pair of folders that is known ({_TREES}); if they belong to the "
+            "data, name them so."
+        )
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return bool(files.list_folder(folder).images)
+    except UserError:  # not readable, such as the lost+found of a disk
+        return False
 
 
 def _ambiguous(readings: Sequence[Sequence[Part]]) -> str:

@@ -21,6 +21,7 @@ FORMS = (
 _LABELMAP = re.compile(r"([^:]+):(?:(\d{1,9}),(\d{1,9}),(\d{1,9}))?:[^:]*:[^:]*")
 _LABELMAP_HEADING = "label:color_rgb:"  # a comment, unless somebody took the # away
 _LONGEST_LINE = 1000  # characters
+_LONGEST_NAME = 400  # so that a line of a CSV file holds it, even if all of it has to be quoted
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,18 @@ def _csv_row(row: dict[str, str], index: int, where: str) -> _Row:
     return _Row(where, row["name"], color, label_ids)
 
 
+def name_problem(name: str) -> str:
+    """Returns why no class can have a name, such as "is empty"; "" if one can.
+
+    Predictions and exported models come with a list of their classes, which must hold it.
+    """
+    if not name.strip():
+        return "is empty"
+    if re.search("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", name):
+        return "holds a line end, another control character or half a character"
+    return f"is longer than {_LONGEST_NAME} characters" if len(name) > _LONGEST_NAME else ""
+
+
 def _checked(rows: list[_Row], path: Path) -> ClassList:
     """Turns rows into classes, after checking each row and that no two contradict each other."""
     name = f"The class list {path}"
@@ -275,6 +288,8 @@ def _checked(rows: list[_Row], path: Path) -> ClassList:
     for row in rows:
         if not row.name or not all(0 <= value <= 255 for value in row.color or ()):
             raise UserError(f"{row.where} needs a name, and colours in 0..255.")
+        if problem := name_problem(row.name):
+            raise UserError(f"{row.where} gives a name that {problem}; write another.")
         if row.name in names:
             raise UserError(
                 f"{name} names {row.name!r} twice; give a class one line, with all its mask values "

@@ -65,7 +65,7 @@ def test_a_tree_without_splits_takes_a_share(tmp_path):
     [
         (
             ("images/train", "masks/train", "labels/train"),
-            "read in several ways: .*masks.*labels|or",
+            r"read in several ways: .*/labels or images in .*/masks; say",
         ),
         (
             ("images/train", "img/train", "masks/train"),
@@ -89,6 +89,14 @@ def test_a_folder_without_masks_is_no_second_reading(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances.json").write_text("{}")
     assert list(splits(tmp_path)) == ["train"]
+
+
+@pytest.mark.parametrize("folders", [("val/images", "val/gt_masks"), ("test/images",), ("val",)])
+def test_splits_that_are_no_pair_are_told(tmp_path, capsys, folders):
+    tree(tmp_path, "train/images", "train/masks", *folders)
+    assert list(splits(tmp_path)) == ["train"]
+    split = folders[0].partition("/")[0]
+    assert f"left out {split}, whose images are in no pair" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
         ("name,r,g,b\na,1,2,3\na,1,2,4\n", "names 'a' twice; give a class one line"),
         ("name,r,g,b\na,1,2,3\nb,1,2,300\n", "Line 3 .*0..255"),
         ("name,r,g,b\na,1,2,3\n,1,2,3\n", "Line 3 .* needs a name"),
+        (f"a\n{'b' * 401}\n", "Line 2 .* gives a name that is longer than 400 characters"),
         ("name,r,g,b\na,1,2,3\nb,1,2,3,4\n", "Line 3 .* does not have 4 columns"),
         ("name,r,g,b\na,1,2,3\nb,1,2\n", "Line 3 .* does not have 4 columns"),
         ("name,r,g,b\na,1,2,3\nb,1,2,x\n", "Line 3 .* has 'x' in the column b; .* 9 digits"),

@@ -15,7 +15,8 @@ from deeplab_tf.data.class_lists import ClassList, LabelClass
 from deeplab_tf.messages import UserError, warn
 
 IGNORE_LABEL = 255
-_BACKGROUNDS = ("background", "_background_")  # labelme's name has underscores
+# labelme's name has an underscore on each side, that of our lists of PASCAL's classes two.
+_BACKGROUNDS = ("background", "_background_", "__background__")
 _MOST_CLASSES = 255
 
 
@@ -39,6 +40,13 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
             )
 
     names = [one.name for one in classes]
+    for name in names:
+        if problem := class_lists.name_problem(name):
+            raise UserError(
+                f"{files.shown(first.path)} lists a class whose name, "
+                f"{files.shown(name, most=40)!r}, {problem}; rename it in your annotation tool and "
+                "export again."
+            )
     if unlabeled == "background" and not _background_of(names):
         classes = [LabelClass("background", (0, 0, 0)), *classes]
     if not 1 < len(classes) <= _MOST_CLASSES:

@@ -12,7 +12,7 @@ import numpy as np
 from deeplab_tf.messages import UserError
 
 _SCALE = 5  # pycocotools rounds corners to fifths of a pixel
-_MOST_CROSSINGS = 1 << 25  # of outline and columns; a jagged outline of a large image has 10^5
+_MOST_CROSSINGS = 1 << 21  # of outline and columns; a jagged outline of a large image has 10^5
 _LONGEST_NUMBER = 7  # characters of a compressed count, which hold 35 bits
 
 

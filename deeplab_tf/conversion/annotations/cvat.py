@@ -94,12 +94,17 @@ def _fill_mask(labels: np.ndarray, shape: CvatShape, value: int) -> None:
     left, top, width, height = shape.box
     counts = shape.counts
     assert counts is not None
-    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+    first_row, last_row = max(top, 0), min(top + height, labels.shape[0])
+    first_col, last_col = max(left, 0), min(left + width, labels.shape[1])
+    if first_row >= last_row or first_col >= last_col:
+        return
 
-    rows, cols = np.nonzero(inside)
-    rows, cols = rows + top, cols + left
-    is_in_image = (rows >= 0) & (rows < labels.shape[0]) & (cols >= 0) & (cols < labels.shape[1])
-    labels[rows[is_in_image], cols[is_in_image]] = value
+    # A box may be much larger than the image, so only the rows in the image are made.
+    begin, end = (first_row - top) * width, (last_row - top) * width
+    lengths = np.diff(np.clip(np.cumsum(counts), begin, end), prepend=begin)
+    inside = np.repeat(np.arange(len(counts)) % 2 == 1, lengths).reshape(-1, width)
+    region = labels[first_row:last_row, first_col:last_col]
+    region[inside[:, first_col - left : last_col - left]] = value
 
 
 def read(path: Path, text: str) -> AnnotationFile:

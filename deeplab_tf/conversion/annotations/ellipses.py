@@ -159,12 +159,18 @@ class _Side:
             budget[0] -= 1
             row = (self._corners[end][1] + _HALF) >> _BITS
             if row > y:
-                across = self._corners[end][0] - self._corners[start][0]
-                self._slope = _divided(2 * across + (row - y), 2 * (row - y))
-                self._end, self.x, self._index = row, self._corners[start][0], end
+                self._follow(start, end, y)
                 return
             start, end = end, (end + self._direction) % len(self._corners)
         budget[0] = -1
+
+    def _follow(self, start: int, end: int, y: int) -> None:
+        """Takes an edge from row y on, which is its first one unless rows were left out."""
+        top, row = ((self._corners[one][1] + _HALF) >> _BITS for one in (start, end))
+        across = self._corners[end][0] - self._corners[start][0]
+        self._slope = _divided(2 * across + (row - top), 2 * (row - top))
+        self._end, self._index = row, end
+        self.x = self._corners[start][0] + (y - top) * self._slope
 
     def go_down(self) -> None:
         """Moves on by one row."""
@@ -178,14 +184,14 @@ def _fill_convex(labels: np.ndarray, corners: list[_Corner], value: int) -> None
     sides = [_Side(corners, top, 1), _Side(corners, top, -1)]
 
     budget = [len(corners)]
-    for y in range(min(rows), min(max(rows), labels.shape[0] - 1) + 1):
+    for y in range(max(min(rows), 0), min(max(rows), labels.shape[0] - 1) + 1):
         for side in sides:
             side.start_edge(y, budget)
         if budget[0] < 0:
             return
         left, right = sorted(side.x for side in sides)
         first, last = max((left + _HALF) >> _BITS, 0), (right + _HALF) >> _BITS
-        if y >= 0 and last >= 0:
+        if last >= 0:
             labels[y, first : last + 1] = value
         for side in sides:
             side.go_down()

@@ -1,6 +1,7 @@
 """Polygons and run lengths, compared with what pycocotools drew (golden.py) and by hand."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_what_lies_outside_is_cut_off():
 
 
 def test_an_outline_without_end_is_refused():
-    zigzag = np.array([[0, 0], [9000, 5]] * 2500, float)
+    zigzag = np.array([[0, 0], [9000, 5]] * 120, float)  # 2.2 million crossings
     with pytest.raises(UserError, match=r"^it has an outline that crosses [\d,]+ columns"):
         columns.fill_polygon(np.zeros([10, 9001], np.uint8, order="F"), zigzag * 1.0, 1, "it")
 
@@ -101,12 +102,32 @@ def test_ellipses_equal_those_of_opencv():
         np.testing.assert_array_equal(labels, golden.unpack(text, height, width))
 
 
+def test_an_ellipse_far_above_the_image_is_the_same_moved_down():
+    """It starts up to 490 rows above the image.
+
+    OpenCV clips the lines of the outline before it steps along them, which moves a pixel or two.
+    """
+    for angle in (0, 20, 45, 133):
+        large, small = np.zeros([700, 300], np.uint8), np.zeros([100, 300], np.uint8)
+        ellipses.fill_ellipse(large, np.array([150, 350]), np.array([90, 340]), angle, 1)
+        ellipses.fill_ellipse(small, np.array([150, -150]), np.array([90, 340]), angle, 1)
+        assert (small != large[500:600]).sum() <= 2 and small.sum() > 1000
+
+
+def test_a_huge_ellipse_takes_steps_in_the_image_only():
+    began = time.perf_counter()
+    labels = np.zeros([10, 10], np.uint8)
+    ellipses.fill_ellipse(labels, np.array([5, 5]), np.array([1e6, 1e6]), 0, 1)
+    assert labels.all() and time.perf_counter() - began < 1
+
+
 def test_random_ellipses_equal_those_of_an_installed_opencv():
     cv2 = pytest.importorskip("cv2")
     random = np.random.default_rng(0)
     for number in range(300):
         size = random.integers(5, 120, 2).tolist()
         center, radii = random.random(2) * size[::-1], random.random(2) * (4, 40, 90)[number % 3]
+        center[1] -= (0, 40)[number // 2 % 2]  # also above the image
         angle = (0.0, float(random.random() * 360))[number % 2]
         labels, expected = np.zeros([2, *size], np.uint8)
         ellipses.fill_ellipse(labels, center, radii, angle, 1)

@@ -1,5 +1,6 @@
 """CVAT's XML for images: what is drawn, in which order, and what is refused."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,18 @@ def test_a_mask_runs_along_its_rows_and_is_cut_off():
     np.testing.assert_array_equal(drawn(mask.format(5)), expected)
     assert drawn(mask.format(-2)).sum() == 1 and drawn(mask.format(-2))[4, 0] == 1
     assert not drawn(mask.format(-20)).any() and not drawn(mask.format(20)).any()
+
+
+def test_a_mask_much_larger_than_the_image_takes_no_memory_of_its_size():
+    """178 million pixels, all of them outside the first row's last 999,990 inside the mask."""
+    tracemalloc.start()
+    mask = '<mask label="road" rle="4,177999996" left="{}" top="{}" width="1000000" height="178"/>'
+    labels = drawn(mask.format(0, 0))
+    assert not labels[0, :4].any() and (labels[0, 4:] == 1).all() and (labels[1:] == 1).all()
+    assert (drawn(mask.format(-999_998, -177))[0] == [1, 1, *[0] * 10]).all()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 50e6
 
 
 def test_an_ellipse_is_as_wide_as_its_radii():
