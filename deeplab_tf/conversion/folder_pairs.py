@@ -4,7 +4,6 @@ Nothing is dropped silently: files that are neither image nor mask are counted a
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +167,9 @@ class ImagesAndMasks:
                 "--masks_dir, and docs/data.md shows the links that arrange them so."
             )
         similar = [
-            path for name, path in self._mask_files if _folded(name).startswith(_folded(stem))
+            path
+            for name, path in self._mask_files
+            if files.folded(name).startswith(files.folded(stem))
         ]
         hint = f" ({similar[0]} does)" if similar else ""
         return (
@@ -187,7 +188,7 @@ class ImagesAndMasks:
         near = [path for path in self.images if path.is_relative_to(split) and path != image]
         for path in (*(path for _, path in self._mask_files), *near):
             is_jpeg = path.suffix.lower() in _JPEG_ENDINGS
-            if not is_jpeg and _folded(path.stem) == _folded(wanted.stem):
+            if not is_jpeg and files.folded(path.stem) == files.folded(wanted.stem):
                 return path
         return None
 
@@ -223,10 +224,10 @@ def _image_test(layout: Layout, listing: files.Listing) -> Callable[[str, Path],
 
     # If a JPEG and another file share a name, the other one is the mask, since masks are never
     # JPEGs. A GIF is never an image.
-    jpegs = {_folded(n): p for n, p in listing.images if p.suffix.lower() in _JPEG_ENDINGS}
+    jpegs = {files.folded(n): p for n, p in listing.images if p.suffix.lower() in _JPEG_ENDINGS}
 
     def is_image(name: str, path: Path) -> bool:
-        is_mask_of_jpeg = jpegs.get(_folded(name), path) != path
+        is_mask_of_jpeg = jpegs.get(files.folded(name), path) != path
         return not is_mask_of_jpeg and path.suffix.lower() in files.IMAGE_ENDINGS
 
     return is_image
@@ -282,14 +283,9 @@ def _rank(mask: Path) -> tuple[bool, bool]:
 
 
 def _ends(name: str, suffix: str) -> bool:
-    return _folded(name).endswith(_folded(suffix))
+    return files.folded(name).endswith(files.folded(suffix))
 
 
 def _key(name: str, suffix: str) -> str:
     """Returns what the names of an image and of its mask have in common."""
-    return _folded(name).removesuffix(_folded(suffix))
-
-
-def _folded(name: str) -> str:
-    """Returns a name without differences of case or Unicode form, for comparing."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return files.folded(name).removesuffix(files.folded(suffix))

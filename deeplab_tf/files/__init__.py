@@ -21,6 +21,7 @@ from deeplab_tf.files.listing import (
     warn_of_left_out,
 )
 from deeplab_tf.files.names import (
+    folded,
     path_below,
     require_plain,
     safe_name,
@@ -52,6 +53,7 @@ __all__ = [
     "exif_orientation",
     "find_images",
     "first_of_equals",
+    "folded",
     "jpeg_segments",
     "list_folder",
     "open_regular",

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import unicodedata
 from pathlib import Path
 
 from deeplab_tf.messages import UserError
@@ -24,6 +25,11 @@ def shown(text: object, *, most: int = 0) -> str:
     name = f"{name[:most]}..." if most and len(name) > most else name
     escaped = name.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped)
+
+
+def folded(name: str) -> str:
+    """Returns a name without differences of case or Unicode form, for comparing."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def path_below(

@@ -10,6 +10,7 @@ from PIL import Image
 from datasets import build_folder_data
 from deeplab_tf.conversion import encoding
 from deeplab_tf.data import catalog, class_lists, decoding, records
+from deeplab_tf.evaluation.coco import CocoFile
 from deeplab_tf.messages import UserError
 
 SQUARE = [[2, 2], [6, 2], [6, 5], [2, 5]]
@@ -272,18 +273,103 @@ def test_names_in_a_file_never_lead_out_of_the_folder(two_images):
         found(two_images, **values)
 
 
-def test_cvat_may_assign_the_splits(two_images):
+def cvat(*images):
+    """Returns a file with images of these names and subsets."""
     shape = '<polygon label="cat" points="2,2;6,2;6,5;2,5" z_order="0"/>'
-    images = "".join(
-        f'<image id="{n}" name="{n}.jpg" subset="{s}" width="10" height="8">{shape}</image>'
-        for n, s in (("a", "Train"), ("b", "Val"))
+    text = "".join(
+        f'<image id="{n}" name="{name}" subset="{subset}" width="10" height="8">{shape}</image>'
+        for n, (name, subset) in enumerate(images)
     )
     labels = "<meta><task><labels><label><name>cat</name></label></labels></task></meta>"
-    write(two_images / "a.xml", f"<annotations>{labels}{images}</annotations>")
+    return f"<annotations>{labels}{text}</annotations>"
+
+
+def test_cvat_may_assign_the_splits(two_images):
+    write(two_images / "a.xml", cvat(("a.jpg", "Train"), ("b.jpg", "Val")))
     values = {"annotations": (str(two_images / "a.xml"),)}
     by_subset = found(two_images, val_fraction=0.0, **values)
     assert by_subset[0] == ["background", "cat"]
     assert sums(by_subset[1]) == {"train": {"a": 12}, "val": {"b": 12}}
+
+
+def test_subsets_of_cvat_may_share_names(tmp_path):
+    for subset in ("Train", "Val"):
+        image(tmp_path / f"images/{subset}/1.jpg")
+    write(tmp_path / "a.xml", cvat(("1.jpg", "Train"), ("1.jpg", "Val")))
+    _, labels = found(tmp_path, annotations=(str(tmp_path / "a.xml"),), val_fraction=0.0)
+    assert sums(labels) == {"train": {"Train/1": 12}, "val": {"Val/1": 12}}
+
+
+def test_cvats_default_is_no_subset(two_images):
+    values = {"annotations": (str(two_images / "a.xml"),), "val_fraction": 0.0}
+    write(two_images / "a.xml", cvat(("a.jpg", "default"), ("b.jpg", "default")))
+    with pytest.raises(UserError, match=r"is not in the folder of a split.*--val_fraction"):
+        found(two_images, **values)
+    assert list(found(two_images, **values | {"val_fraction": 0.5})[1]) == ["train", "val"]
+    write(two_images / "a.xml", cvat(("a.jpg", "Train"), ("b.jpg", "default_1")))
+    with pytest.raises(UserError, match=r"subsets train, but 1 image to none .*b\.jpg"):
+        found(two_images, **values)
+    assert list(found(two_images, **values | {"val_fraction": 0.5})[1]) == ["train", "val"]
+
+
+def test_a_folder_of_labelme_for_each_split(tmp_path):
+    for split, label in (("train", "cat"), ("val", "dog")):
+        image(tmp_path / f"images/{split}/1.jpg")
+        write(tmp_path / f"labels/{split}/1.json", labelme("1.jpg", label))
+    write(tmp_path / "classes.txt", "background\ncat\ndog\n")
+    named = tuple(f"{split}={tmp_path}/labels/{split}" for split in ("train", "val"))
+    _, labels = found(tmp_path, annotations=named, class_list="classes.txt", val_fraction=0.0)
+    assert sums(labels) == {"train": {"train/1": 20}, "val": {"val/1": 40}}
+
+
+def test_an_image_of_another_split_is_not_drawn_on(tmp_path, capsys):
+    for name in ("train/1.jpg", "train/5.jpg", "val/1.jpg"):
+        image(tmp_path / "images" / name)
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.json", coco("1.jpg", "5.jpg"))
+    named = tuple(f"{split}={tmp_path}/{split}.json" for split in ("train", "val"))
+    _, labels = found(tmp_path, annotations=named, val_fraction=0.0)
+    assert {split: list(of) for split, of in labels.items()} == {
+        "train": ["train/1", "train/5"],
+        "val": ["val/1"],
+    }
+    assert "val.json: left out the annotations of 1 image of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["pascal_voc_seg", "pascal_context"])
+def test_what_vis_writes_as_coco_comes_back(two_images, dataset):
+    names = catalog.KNOWN[dataset]().class_names
+    random = np.random.default_rng(0)
+    expected = {name: random.integers(0, len(names), (8, 10)) for name in ("a", "b")}
+    file = CocoFile(names)
+    for name, labels in expected.items():
+        file.add(f"{name}.jpg", labels)
+    write(two_images / "c.json", file.text())
+    classes, labels = found(two_images, annotations=(str(two_images / "c.json"),))
+    assert classes == names
+    for name, label in of_all(labels).items():
+        np.testing.assert_array_equal(label, expected[name])
+
+
+def test_names_that_no_class_list_can_hold_are_refused(two_images):
+    def refused(file, content):
+        write(two_images / file, content)
+        with pytest.raises(
+            UserError, match=rf"{file} lists a class whose name, .*; rename"
+        ) as error:
+            found(two_images, annotations=(str(two_images / file),))
+        return str(error.value)
+
+    names = {
+        " ": "name, '', is empty",
+        "x" * 401: "is longer than 400",
+        "a\x07b": "holds a line end",
+    }
+    for name, problem in names.items():
+        categories = {"categories": [{"id": 3, "name": name}]}
+        assert problem in refused("c.json", coco("a.jpg", "b.jpg") | categories)
+    of_cvat = cvat(("a.jpg", ""), ("b.jpg", "")).replace("<name>cat", "<name>a&#10;b")
+    assert "holds a line end" in refused("a.xml", of_cvat)
 
 
 def test_lists_name_annotated_images_only(of_labelme):

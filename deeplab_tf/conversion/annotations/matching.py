@@ -1,72 +1,64 @@
 """Finds the image file of each drawing, by the name that the annotation file gives it.
 
-Such names are paths on other people's machines: only their last parts count, and no file outside
-the folder of images is ever read.
+Such names are paths on other people's machines: `places` says what their folders count for. Case,
+Unicode form and ending may differ. No file outside the folder of images is ever read.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.conversion.annotations.drawing import AnnotationFile, Drawing
+from deeplab_tf.conversion.annotations.places import Folder, Hints, Places, folder, is_of_split
 from deeplab_tf.messages import UserError, counted, warn
+
+_KINDS_OF_COCO = re.compile(r"^(instances|stuff|annotations)_")
 
 
 class ImageFinder:
     """The images of a folder, by all that an annotation file may call them."""
 
     def __init__(self, images: Mapping[Path, str], images_dir: Path):
-        self._images_dir = images_dir
-        self._by_name = {name: path for path, name in images.items()}
-        self._by_path = {path.relative_to(images_dir).as_posix(): path for path in images}
+        self._places = Places(images, images_dir)
         self._by_last_part: dict[str, list[Path]] = {}
-        for path, name in images.items():
-            for last in {path.name, name.split("/")[-1]}:
+        for path in images:
+            for last in {files.folded(path.name), files.folded(path.stem)}:
                 self._by_last_part.setdefault(last, []).append(path)
 
-    def candidates(self, name: str) -> list[Path]:
-        """Returns the images that a name may mean; several if their folders differ.
+    def anywhere(self, name: str) -> list[Path]:
+        """Returns the images in all folders whose own name is the last part of a name."""
+        _, parts = _climb_and_parts(name)
+        return self._by_last_part.get(files.folded(parts[-1]), []) if parts else []
 
-        The longest part of the name that is a path in the folder decides, from its end; else the
-        last part, in any sub-folder. The ending may be missing.
-        """
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        for start in range(len(parts)):
-            end = "/".join(parts[start:])
-            if found := self._by_path.get(end) or self._by_name.get(end):
-                return [found]
-        return self._by_last_part.get(parts[-1], []) if parts else []
+    def image_of(self, drawing: Drawing, file: AnnotationFile, split: str) -> Path | None:
+        """Returns the image of a drawing; None if there is none.
 
-    def of_name(self, drawing: Drawing, split: str) -> Path | None:
-        """Returns the image of a drawing that is one of many in its file; None if there is none.
-
-        If several images have the name, the one beside the file counts, or in the split's folder.
-
+        Args:
+          file: the one with the drawing.
+          split: the split whose annotations these are; "" if the file or nothing says it.
         Raises:
           UserError: if it is not clear which image is meant.
         """
-        found = self.candidates(drawing.image_name)
-        if len(found) > 1:
-            folder = drawing.path.resolve().parent
-            near = [path for path in found if path.resolve().parent == folder]
-            in_split = [
-                path for path in found if split in path.relative_to(self._images_dir).parts[:-1]
-            ]
-            found = next((some for some in (near, in_split) if len(some) == 1), found)
-        return self._only(found, drawing)
+        named = folder(_climb_and_parts(drawing.image_name)[1][:-1])
+        hints = Hints(named, self._beside(drawing), split or drawing.subset)
+        if file.tool == "labelme":
+            return self._of_file(drawing, file.path, hints)
+        if split:
+            hints = dataclasses.replace(hints, file_name=own_name(drawing.path))
+        return self._best(self._hits(drawing.image_name, hints), drawing, hints)
 
-    def of_file(self, drawing: Drawing, root: Path) -> Path | None:
-        """Returns the image of a file that describes one image; None if there is none.
+    def _of_file(self, drawing: Drawing, root: Path, hints: Hints) -> Path | None:
+        """Returns the image of a file that describes one image.
 
         Args:
           root: the folder of annotations.
-        Raises:
-          UserError: if the file's own name and the name in it mean different images.
         """
-        own = self._own_image(drawing.path, root)
-        named = self.candidates(drawing.image_name)
+        own = self._own_image(drawing, root, hints.split)
+        named = self._hits(drawing.image_name, hints)
         if own is None:
-            return self._only(named, drawing)
+            return self._best(named, drawing, hints)
         if named and own not in named:
             raise UserError(
                 f"{files.shown(drawing.path)} has the name of the image {own}, but says that it "
@@ -75,25 +67,97 @@ class ImageFinder:
             )
         return own
 
-    def _own_image(self, path: Path, root: Path) -> Path | None:
-        """Returns the image with the name of a file, beside it or in the same sub-folder."""
-        places = [(root, path)] if root.is_dir() else []
-        places.append((self._images_dir.resolve(), path.resolve()))
-        for folder, file in places:
-            if file.is_relative_to(folder):
-                name = file.relative_to(folder).with_suffix("").as_posix()
-                # Some programs write a.jpg.json.
-                if found := self._by_name.get(name) or self._by_path.get(name):
-                    return found
+    def _own_image(self, drawing: Drawing, root: Path, split: str) -> Path | None:
+        """Returns the image with the name of a file: beside it, or in the same sub-folder."""
+        name = drawing.path.stem  # some programs write a.jpg.json
+        beside = self._places.beside(drawing.path)
+        hits = self._hits(name, Hints((), beside, split))
+
+        tests: list[Callable[[Folder], bool]] = [lambda one: one == beside]
+        if root.is_dir():
+            same = folder(drawing.path.relative_to(root).parts[:-1])
+            tests += [
+                lambda one: one[1:] == same and is_of_split(one[:1], split),
+                lambda one: one == same,
+            ]
+        for test in tests:
+            if found := [path for path in hits if test(self._places.folder_of[path])]:
+                return _only(_most_alike(found, name), drawing)
         return None
 
-    def _only(self, found: Sequence[Path], drawing: Drawing) -> Path | None:
-        if len(found) > 1:
-            raise UserError(
-                f"{_sentence(drawing.where)} may be {found[0]} or {found[1]}; give --images_dir "
-                "the folder of this file's images, or rename one of them."
-            )
-        return found[0] if found else None
+    def _hits(self, name: str, hints: Hints) -> list[Path]:
+        """Returns the images of a name in the folders where its image may lie."""
+        places = self._places.allowed(hints)
+        return [path for path in self.anywhere(name) if self._places.folder_of[path] in places]
+
+    def _beside(self, drawing: Drawing) -> Folder | None:
+        """Returns the folder from which a drawing's name leads on, such as "../a.jpg"."""
+        beside = self._places.beside(drawing.path)
+        climb, _ = _climb_and_parts(drawing.image_name)
+        return None if beside is None or climb > len(beside) else beside[: len(beside) - climb]
+
+    def _best(self, found: list[Path], drawing: Drawing, hints: Hints) -> Path | None:
+        """Returns the image that is meant out of those in the right folders.
+
+        Of several, it is the one whose name is the same in case and ending; then the one with whose
+        whole path the name ends, the one beside the file, the one right in the split's folder.
+        """
+        if not found:
+            return None
+        found = _most_alike(found, _climb_and_parts(drawing.image_name)[1][-1])
+        named = hints.named
+        tests: list[Callable[[Folder], bool]] = [
+            lambda one: named[max(len(named) - len(one), 0) :] == one,
+            lambda one: one == hints.beside,
+            lambda one: is_of_split(one[-1:], hints.split),
+        ]
+        for test in tests:
+            fitting = [path for path in found if test(self._places.folder_of[path])]
+            found = fitting if len(found) > 1 and fitting else found
+        return _only(found, drawing)
+
+
+def own_name(path: Path) -> str:
+    """Returns the name of an annotation file, without COCO's "instances_" and "stuff_"."""
+    return _KINDS_OF_COCO.sub("", path.stem)
+
+
+def _climb_and_parts(name: str) -> tuple[int, list[str]]:
+    """Returns how many folders a path leads up first, and its parts from there on."""
+    climb, parts = 0, list[str]()
+    for part in name.replace("\\", "/").split("/"):
+        if part == ".." and parts:
+            parts.pop()
+        elif part == "..":
+            climb += 1
+        elif part not in ("", "."):
+            parts.append(part)
+    return climb, parts
+
+
+def _most_alike(images: Sequence[Path], name: str) -> list[Path]:
+    """Returns the images whose own names are most like a name, which may lack the ending."""
+
+    def unlikeness(image: Path) -> int:
+        likenesses = (
+            image.name == name,
+            image.stem == name,
+            files.folded(image.name) == files.folded(name),
+            True,
+        )
+        return likenesses.index(True)
+
+    least = min(map(unlikeness, images))
+    return [image for image in images if unlikeness(image) == least]
+
+
+def _only(images: Sequence[Path], drawing: Drawing) -> Path:
+    if len(images) > 1:
+        raise UserError(
+            f"{_sentence(drawing.where)} may be {images[0]} or {images[1]}; give --images_dir the "
+            "folder of this file's images, or rename one of them."
+        )
+    return images[0]
 
 
 def _sentence(text: str) -> str:
@@ -114,10 +178,7 @@ def drawings_of_images(
     missing: list[Drawing] = []
     for file in annotations:
         for drawing in file.drawings:
-            if file.tool == "labelme":
-                image = finder.of_file(drawing, file.path)
-            else:
-                image = finder.of_name(drawing, split)
+            image = finder.image_of(drawing, file, split)
             if image is None:
                 missing.append(drawing)
                 continue
@@ -135,18 +196,21 @@ def drawings_of_images(
     if not drawing_of:
         raise UserError(
             f"--images_dir holds none of the {counted(total, 'image')} that {paths} describes (the "
-            f"first: {_shown_name(missing[0])!r}); give the folder with these images."
+            f"first: {_shown_name(missing[0], finder)}); give the folder with these images."
         )
     if missing:
         warn(
             f"{paths}: left out the annotations of {counted(len(missing), 'image')} of {total}, "
-            f"which are not in --images_dir (the first: {_shown_name(missing[0])!r})."
+            f"which are not in --images_dir (the first: {_shown_name(missing[0], finder)})."
         )
     return drawing_of
 
 
-def _shown_name(drawing: Drawing) -> str:
-    return files.shown(drawing.image_name or drawing.path.name, most=80)
+def _shown_name(drawing: Drawing, finder: ImageFinder) -> str:
+    """Returns the name of a missing image, and the image that has it elsewhere."""
+    name = repr(files.shown(drawing.image_name or drawing.path.name, most=80))
+    others = finder.anywhere(drawing.image_name)
+    return f"{name}, not {files.shown(others[0])}, which is in another folder" if others else name
 
 
 def warn_of_left_out(annotations: Sequence[AnnotationFile]) -> None:

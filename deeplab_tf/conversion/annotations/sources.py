@@ -15,7 +15,8 @@ from deeplab_tf.data.class_lists import ClassList
 from deeplab_tf.messages import UserError, counted, warn
 
 _SPLIT = re.compile(r"\w[\w.-]*")
-_KINDS_OF_COCO = re.compile(r"^(instances|stuff|annotations)_")
+# What CVAT's projects call the subset of tasks without one.
+_NO_SUBSET = re.compile(r"(default(_\d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _by_file_name(annotations: Iterable[AnnotationFile]) -> list[Source]:
     sources = []
     for group in by_name.values():
         for file in group:
-            own = _KINDS_OF_COCO.sub("", file.path.stem)
+            own = matching.own_name(file.path)
             split = file.path.resolve().parent.name if len(group) > 1 else own
             sources.append(Source(split, (file,)))
     names = [source.split for source in sources]
@@ -154,12 +155,9 @@ def _splits_of_images(
     drawing_of = matching.drawings_of_images(source.files, finder)
     annotated = {path: name for path, name in images.items() if path in drawing_of}
 
-    subsets = {path: drawing_of[path].subset for path in annotated}
-    if all(subsets.values()) and not (settings.split_lists or settings.val_fraction):
-        by_subset: dict[str, dict[Path, Drawing]] = {}
-        for path, subset in subsets.items():
-            by_subset.setdefault(subset.lower(), {})[path] = drawing_of[path]
-        if all(map(_SPLIT.fullmatch, by_subset)):
+    if not (settings.split_lists or settings.val_fraction):
+        by_subset = _by_subset(source, {path: drawing_of[path] for path in annotated})
+        if by_subset:
             print(f"Splits by the subsets in {source.files[0].path}: {', '.join(by_subset)}.")
             return by_subset
 
@@ -176,6 +174,34 @@ def _splits_of_images(
                     "it (an empty annotation makes it background), or take it out of the list."
                 )
     return {split: {path: drawing_of[path] for path in paths} for split, paths in members.items()}
+
+
+def _by_subset(
+    source: Source, drawing_of: Mapping[Path, Drawing]
+) -> dict[str, dict[Path, Drawing]]:
+    """Returns the splits that CVAT's subsets make; none if there are no subsets.
+
+    Raises:
+      UserError: if only some images have a subset.
+    """
+    by_subset: dict[str, dict[Path, Drawing]] = {}
+    without: list[Path] = []
+    for path, drawing in drawing_of.items():
+        if _NO_SUBSET.fullmatch(drawing.subset.lower()):
+            without.append(path)
+        else:
+            by_subset.setdefault(drawing.subset.lower(), {})[path] = drawing
+    if not all(map(_SPLIT.fullmatch, by_subset)):
+        return {}
+
+    if by_subset and without:
+        raise UserError(
+            f"{files.shown(source.files[0].path)} assigns images to the subsets "
+            f"{', '.join(by_subset)}, but {counted(len(without), 'image')} to none (the first: "
+            f"{without[0]}); choose their tasks' subset in CVAT and export again, or give "
+            "--split_lists or --val_fraction."
+        )
+    return by_subset
 
 
 def _warn_of_unused(
