@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask
 
 from deeplab_tf import json_files
 from deeplab_tf.conversion.annotations import coco
@@ -122,9 +123,8 @@ def test_other_files_of_coco_are_refused(others, message):
         read(**others)
 
 
-def test_objects_equal_those_of_an_installed_pycocotools():
+def test_objects_equal_those_of_pycocotools():
     """The whole of annToMask, for the three ways to write a region."""
-    mask = pytest.importorskip("pycocotools.mask")
     random = np.random.default_rng(3)
     for _ in range(50):
         polygons = [(random.random(10) * 10 - 1).round(2).tolist() for _ in range(2)]
