@@ -4,7 +4,6 @@ Importing the package does not import TensorFlow, but it decides which Keras Ten
 (`deeplab_tf.startup.legacy_keras`). So import it before the first use of tf.keras.
 """
 
-import logging
 import sys
 
 from deeplab_tf.config import as_argument, checkpoint_choice
@@ -37,15 +36,34 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
       deeplab_tf.config.UserError: if the folder has no run, or not that checkpoint, or run_dir and
         `checkpoint` name two different ones.
     """
-    from deeplab_tf.runs import loaded_run  # imports TensorFlow
+    from deeplab_tf.inference import opening  # imports TensorFlow
 
     choice = str(checkpoint)
     checkpoint_choice.require_one_choice(choice, str(run_dir), "run_dir", written=as_argument)
-    loaded = loaded_run.load(
-        run_dir, checkpoint=choice, output_stride=output_stride, written=as_argument
-    )
+    return opening.loaded_run_of(run_dir, checkpoint=choice, output_stride=output_stride).model
 
-    was_chosen = choice or checkpoint_choice.split(run_dir)[1] is not None
-    level = logging.WARNING if loaded.others and not was_chosen else logging.INFO
-    logging.getLogger(__name__).log(level, "%s: %s", run_dir, loaded.standing)
-    return loaded.model
+
+def load(model, checkpoint="", **settings):
+    """Opens a trained model to predict images with.
+
+        prediction = deeplab_tf.load("runs/own", checkpoint="best").predict("photo.jpg")
+        prediction.labels  # uint8 [H, W]
+
+    Args:
+      model: folder of a run or of an imported checkpoint, one checkpoint in it
+        (.../model.ckpt-1000), or the folder of an exported model.
+      checkpoint: "newest", "best" (of those validated during training) or a step; empty takes the
+        one that `model` names, or the newest undamaged one in a folder.
+      settings: how images are predicted, if not as the run's recipe says; named as the flags of
+        `predict`: eval_scales, add_flipped_images, inference_mode, eval_crop_size,
+        eval_crop_stride, output_stride, min_resize_value, max_resize_value, resize_factor.
+    Returns:
+      A `deeplab_tf.inference.segmenter.Segmenter`. Its `predict` takes a path, an image of Pillow,
+      an array, uint8 [H, W, 3], or a list of them. It predicts as `eval`, `vis` and `predict` do.
+    Raises:
+      deeplab_tf.config.UserError: if there is no such model or checkpoint, or a setting does not
+        exist, is not allowed or is fixed in an exported model.
+    """
+    from deeplab_tf.inference import segmenter  # imports TensorFlow
+
+    return segmenter.load(model, checkpoint=str(checkpoint), **settings)

@@ -27,6 +27,7 @@ ORDER = [
     "evaluation",
     "training",
     "serving",
+    "inference",
     "jobs",
     "entry points",
 ]

@@ -436,15 +436,25 @@ def with_overrides(experiment: Experiment) -> Experiment:
     Raises:
       UserError: if the command line gave a setting that has no effect.
     """
+    values = {name: given(name) for name in _current.get().overrides}
+    changed = changed_by(experiment, {name: v for name, v in values.items() if v is not None})
+    _require_effect([changed.data, changed.eval])
+    return changed
+
+
+def changed_by(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """Returns a run's settings with some of those of data and evaluation changed.
+
+    Args:
+      values: new values by the names of the settings; other groups' settings have no effect here.
+    Raises:
+      UserError: if a value is not allowed.
+    """
     changed = {}
     for section in ("data", "eval"):
         group = getattr(experiment, section)
-        names = {field.name for field in fields(group)} & _current.get().overrides
-        values = {name: given(name) for name in names}
-        values = {name: value for name, value in values.items() if value is not None}
-        changed[section] = dataclasses.replace(group, **values)
-
-    _require_effect(list(changed.values()))
+        names = {field.name for field in fields(group)} & values.keys()
+        changed[section] = dataclasses.replace(group, **{name: values[name] for name in names})
     return dataclasses.replace(experiment, **changed)
 
 

@@ -42,7 +42,12 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_image_and_loss(path: Path) -> tuple[np.ndarray, bool]:
     """Reads an image file as `read_image` does; also says whether a channel was dropped."""
-    stored = open_image(path)
+    return decode_image(decoding.read_file(path), path)
+
+
+def decode_image(content: bytes, name: str | Path) -> tuple[np.ndarray, bool]:
+    """Decodes the content of an image file as `read_image_and_loss` does; `name` is for errors."""
+    stored = _opened(content, name, decode=True)
     return np.asarray(stored.turned().convert("RGB")), stored.has_other_channel
 
 
@@ -75,13 +80,27 @@ def open_image(path: Path, *, decode: bool = True) -> StoredImage:
     Raises:
       UserError: if it is damaged, or has more than 8 bits per channel.
     """
-    content = decoding.read_file(path)
-    # Checked before Pillow sees the file: it opens some deeper images as if they had 8 bits.
+    return _opened(decoding.read_file(path), path, decode=decode)
+
+
+def require_8_bits(content: bytes, name: str | Path) -> None:
+    """Raises UserError if an image file, called `name` in the error, has more bits per channel."""
     if depth := files.deeper_than_8_bits(content):
         raise UserError(
-            f"{path} has {depth}, but images have 8; scale all of them by the same range, as "
+            f"{name} has {depth}, but images have 8; scale all of them by the same range, as "
             "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
         )
+
+
+def require_image_mode(image: Image.Image, name: str | Path) -> None:
+    """Raises UserError, with the image's name, unless it has 8 bits per channel."""
+    if image.mode not in _IMAGE_MODES:
+        raise UserError(f"{name} has the mode {image.mode}; images have 8 bits per channel.")
+
+
+def _opened(content: bytes, path: str | Path, *, decode: bool) -> StoredImage:
+    # Checked before Pillow sees the file: it opens some deeper images as if they had 8 bits.
+    require_8_bits(content, path)
 
     image = decoding.open_image(content, path, decode=False, thorough=decode)
     tiff_orientation = decoding.tiff_orientation(image)
@@ -91,10 +110,9 @@ def open_image(path: Path, *, decode: bool = True) -> StoredImage:
     if decode or not stored_format or (image.format == "PNG" and b"eXIf" in content):
         with decoding.naming(path):
             image.load()
-    if image.mode not in _IMAGE_MODES:
-        raise UserError(f"{path} has the mode {image.mode}; images have 8 bits per channel.")
+    require_image_mode(image, path)
 
-    has_other_channel = _has_other_channel(image)
+    has_other_channel = has_dropped_channel(image)
     if tiff_orientation in TURNS:
         # Pillow has turned the TIFF already; turn it back to the pixels as they are stored.
         orientation = tiff_orientation
@@ -133,8 +151,8 @@ def _stored_format(image: Image.Image, content: bytes) -> str:
     return "jpeg" if all(map(all, is_complete.values())) else ""
 
 
-def _has_other_channel(image: Image.Image) -> bool:
-    """Whether an image has channels other than red, green and blue, which records do not hold."""
+def has_dropped_channel(image: Image.Image) -> bool:
+    """Whether an image has channels other than red, green and blue, which conversion drops."""
     return (
         image.mode in ("RGBA", "LA")
         or (image.mode == "P" and "transparency" in image.info)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from deeplab_tf import files
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
-from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.evaluation.predictor import Predictor, RefusedImage
 from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.runs.checkpoints import WRITE_FAULTS, reason_of
 from deeplab_tf.serving import answers, warmup
@@ -242,6 +242,12 @@ def version_folder(export_dir: Path) -> Path:
     return export_dir / str(numbers[-1])
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an exported model's: one version, or a folder of versions."""
+    candidates = [folder, *(folder / str(number) for number in versions(folder))]
+    return any((candidate / "saved_model.pb").is_file() for candidate in candidates)
+
+
 def load_signature(folder: Path) -> tuple[Any, Any]:
     """Loads a version that `export` wrote; returns it and its function from images to labels.
 
@@ -279,11 +285,20 @@ class ExportedPredictor:
         self.classes: tuple[LabelClass, ...] = read_class_table(self._path / "assets" / LABELS)
         self._loaded, self._serve = load_signature(self._path)
 
+    def probabilities(self, images) -> np.ndarray:
+        """Returns the probabilities of images, uint8 [B, H, W, 3]: float32 [B, H, W, classes].
+
+        Raises:
+          RefusedImage: if the model was exported for smaller images or batches.
+          UserError: if it was exported without probabilities.
+        """
+        return self.labels_and_probabilities(images)[1]
+
     def labels(self, images) -> np.ndarray:
         """Predicts images, uint8 [B, H, W, 3], and returns labels [B, H, W].
 
         Raises:
-          serving.RefusedImage: if the model was exported for smaller images or batches.
+          RefusedImage: if the model was exported for smaller images or batches.
           UserError: if it returns labels that the class table does not list.
         """
         return self._checked(images, self._outputs(images))
@@ -294,19 +309,23 @@ class ExportedPredictor:
         Raises:
           UserError: if the model was exported without them, too.
         """
+        self.require_probabilities()
+        outputs = self._outputs(images)
+        return self._checked(images, outputs), outputs["probabilities"].numpy()
+
+    def require_probabilities(self) -> None:
+        """Raises UserError if the model was exported without probabilities."""
         if "probabilities" not in self._serve.structured_outputs:
             raise UserError(
                 f"The model in {self._path} returns no probabilities; export it again with "
-                "--add_probabilities, or predict with --checkpoint_dir."
+                "--add_probabilities, or take the run that it was exported from."
             )
-        outputs = self._outputs(images)
-        return self._checked(images, outputs), outputs["probabilities"].numpy()
 
     def _outputs(self, images) -> dict[str, tf.Tensor]:
         try:
             return self._serve(images=tf.constant(images))
         except tf.errors.InvalidArgumentError as error:
-            raise serving.RefusedImage(
+            raise RefusedImage(
                 f"The exported model refuses images of shape {tuple(images.shape)} "
                 f"({serving.reason_of(error)}); give export_model a higher "
                 "--max_image_pixels or --max_batch_size."
