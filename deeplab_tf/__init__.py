@@ -51,7 +51,8 @@ def load(model, checkpoint="", **settings):
 
     Args:
       model: folder of a run or of an imported checkpoint, one checkpoint in it
-        (.../model.ckpt-1000), or the folder of an exported model.
+        (.../model.ckpt-1000), the folder of an exported model, or the name of published weights,
+        such as "voc_r101_os8", which are fetched and converted once.
       checkpoint: "newest", "best" (of those validated during training) or a step; empty takes the
         one that `model` names, or the newest undamaged one in a folder.
       settings: how images are predicted, if not as the run's recipe says; named as the flags of

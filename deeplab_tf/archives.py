@@ -113,6 +113,16 @@ def install(archive: Archive, root: Path, *, flag: str, mirror: str = "") -> Non
         shutil.rmtree(building, ignore_errors=True)
 
 
+def home() -> Path:
+    """Returns the user's folder for what is fetched once: $DEEPLAB_TF_HOME or ~/.cache/deeplab_tf.
+
+    As the XDG base directories say, $XDG_CACHE_HOME takes the place of ~/.cache.
+    """
+    if chosen := os.environ.get("DEEPLAB_TF_HOME"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeplab_tf"
+
+
 def fetch(archive: Archive, folder: Path, *, mirror: str = "", advice: str = "") -> Path:
     """Downloads an archive into a folder; continues an interrupted download; returns its path.
 

@@ -1,6 +1,7 @@
 """Imports weights that another program trained.
 
 python -m deeplab_tf.import_weights --source=PATH_OR_URL --output=DIR
+python -m deeplab_tf.import_weights --list
 
 eval, vis, predict and export_model then take DIR like a run's folder, and train takes it as
 --tf_initial_checkpoint.
@@ -9,9 +10,13 @@ eval, vis, predict and export_model then take DIR like a run's folder, and train
 from deeplab_tf import jobs
 from deeplab_tf.config import flags
 from deeplab_tf.config.programs import ImportConfig
+from deeplab_tf.weights.published import PUBLISHED
 
 
 def main(job: ImportConfig) -> None:
+    if job.list:
+        print("\n".join(weights.described() for weights in PUBLISHED.values()))
+        return
     jobs.start("weight_import", job)
 
 

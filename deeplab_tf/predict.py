@@ -12,6 +12,7 @@ from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.jobs import paths
 from deeplab_tf.messages import UserError
+from deeplab_tf.weights import published
 
 
 def main(job: PredictConfig, pictures: PictureConfig = USUAL) -> None:
@@ -20,8 +21,14 @@ def main(job: PredictConfig, pictures: PictureConfig = USUAL) -> None:
             "--save_probabilities cannot be had from a --server; predict with --export_dir or "
             "--checkpoint_dir."
         )
-    more = [kind for kind, ending in pictures.kinds().items() if ending == ".png"]
-    images = paths.images_to_predict(job, (*paths.PICTURES, *more))
+    if job.weights:
+        published.find(job.weights)
+    images = paths.images_to_predict(job, pictures)
+    if not images:
+        print(
+            f"--shard={job.shard}: none of the images is in it, since there are fewer than shards."
+        )
+        return
     jobs.start("prediction", job, images, pictures)
 
 

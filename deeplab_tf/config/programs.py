@@ -168,6 +168,11 @@ class PredictConfig(Config):
         "", "The run's folder, or one checkpoint in it (.../model.ckpt-1000)."
     )
     checkpoint: str = checkpoint_setting()
+    weights: str = setting(
+        "",
+        "Name of published weights, such as voc_r101_os8, which are fetched and converted once; "
+        "`import_weights --list` has all names. Give it in place of checkpoint_dir.",
+    )
     export_dir: str = setting(
         "", "Folder that export_model wrote; give it in place of checkpoint_dir."
     )
@@ -201,7 +206,10 @@ class PredictConfig(Config):
         require_given("input", self.input, "files, folders or globs")
         require_given("output_dir", self.output_dir, "a path")
         require_exactly_one(
-            checkpoint_dir=self.checkpoint_dir, export_dir=self.export_dir, server=self.server
+            checkpoint_dir=self.checkpoint_dir,
+            weights=self.weights,
+            export_dir=self.export_dir,
+            server=self.server,
         )
         require(
             bool(self.checkpoint_dir) or not self.checkpoint,
@@ -326,6 +334,9 @@ class ImportConfig(Config):
         "keras.applications:ResNet50, ResNet101 or ResNet152, or keras_cv:PRESET.",
     )
     output: str = setting("", "Folder to write; it must be new or empty.")
+    list: bool = setting(
+        False, "Whether to list the published weights that have a name, and to do nothing else."
+    )
     dataset: str = setting(
         "",
         "Data set that the classes belong to. If empty: the known data set with as many classes, "
@@ -396,6 +407,8 @@ class ImportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.list:
+            return
 
         require_given("source", self.source, "a path, an address or a model's name")
         require_given("output", self.output, "a path")

@@ -14,10 +14,11 @@ from deeplab_tf.config.setting import without_effect
 from deeplab_tf.data.catalog import LabelClass
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.messages import UserError
-from deeplab_tf.runs import loaded_run
+from deeplab_tf.runs import loaded_run, published
 from deeplab_tf.runs.run_dir import EXPERIMENT
 from deeplab_tf.serving import export
 from deeplab_tf.serving.export import ExportedPredictor
+from deeplab_tf.weights.published import PUBLISHED, find
 
 
 class ImagePredictor(Protocol):
@@ -42,7 +43,8 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
     """Opens a model for callers in Python.
 
     Args:
-      path: a run's folder, one checkpoint in it, or the folder of an exported model.
+      path: a run's folder, one checkpoint in it, the folder of an exported model, or the name of
+        published weights, if there is nothing at that path.
       checkpoint: newest, best or a step; empty takes the one that the path names, or the newest.
       settings: values in place of the run's, by the names of `flags.INFERENCE`.
     Raises:
@@ -51,6 +53,10 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
     _require_known(settings)
     checkpoint_choice.require_one_choice(checkpoint, str(path), "model", written=as_argument)
     folder = Path(path)
+    if not folder.exists() and str(path) in PUBLISHED:
+        path = folder = published.folder_of(str(path))
+    elif not folder.exists() and difflib.get_close_matches(str(path), PUBLISHED):
+        find(str(path))  # says which name is near
     if not (folder / EXPERIMENT).is_file() and export.is_export(folder):
         fixed = {"checkpoint": checkpoint} if checkpoint else dict(settings)
         if fixed:

@@ -18,7 +18,7 @@ from deeplab_tf.evaluation import memory, outputs, report
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import paths
 from deeplab_tf.messages import UserError, counted
-from deeplab_tf.runs import loaded_run
+from deeplab_tf.runs import loaded_run, published
 from deeplab_tf.serving import signatures
 from deeplab_tf.serving.client import ServerPredictor
 from deeplab_tf.serving.export import ExportedPredictor
@@ -130,7 +130,7 @@ def _open_model(job: PredictConfig, *, with_probabilities: bool):
 def _model_of(job: PredictConfig):
     """Returns the checkpoint's, export's or server's predictor, and the classes."""
     given = [name for name in flags.INFERENCE if flags.given(name) is not None]
-    if given and not job.checkpoint_dir:
+    if given and not (job.checkpoint_dir or job.weights):
         place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
         raise UserError(
             f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
@@ -150,6 +150,7 @@ def _model_of(job: PredictConfig):
         exported = ExportedPredictor(Path(job.export_dir))
         return exported, exported.classes
 
-    loaded, experiment = loaded_run.load_asked(job.checkpoint_dir, job.checkpoint)
+    path = job.checkpoint_dir or str(published.folder_of(job.weights))
+    loaded, experiment = loaded_run.load_asked(path, job.checkpoint)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
     return predictor, loaded.info.classes

@@ -39,6 +39,7 @@ def read(
     *,
     backbone_only: bool = False,
     flag: str = "tf_initial_checkpoint",
+    advice: str = "",
 ) -> Source:
     """Reads weights of another program.
 
@@ -47,13 +48,14 @@ def read(
       untold: what files do not tell about the network.
       backbone_only: whether to leave out all heads.
       flag: the flag that gave `source`, for messages.
+      advice: as in `fetch`.
     Raises:
       UserError: if the source is unknown or damaged, or belongs to another network.
     """
     if is_named(source):
         return mapping.sound(imagenet.read(source, untold), source)
 
-    path = fetch(source, flag=flag) if "://" in source else Path(source)
+    path = fetch(source, flag=flag, advice=advice) if "://" in source else Path(source)
     if "://" not in source:
         _warn_of_other_content(path)
 
@@ -139,17 +141,14 @@ def _is_first_format(path: Path) -> bool:
         return file.read() == _TABLE_END
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeplab_tf"
-
-
-def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
+def fetch(url: str, *, flag: str = "tf_initial_checkpoint", advice: str = "") -> Path:
     """Downloads a file to the user's cache, unless it is there; each address has its own folder.
 
     If the name of the file ends in the first digits of its SHA-256, they are checked.
 
     Args:
       flag: the flag that gave the address, for messages.
+      advice: what else the user can do if this fails; by default, to give the path of the file.
     Raises:
       UserError: if it cannot be downloaded or is not the published file.
     """
@@ -163,8 +162,8 @@ def fetch(url: str, *, flag: str = "tf_initial_checkpoint") -> Path:
     if archive.file_name in ("", ".."):
         raise UserError(f"{url} is the address of no file; give one that ends in a file's name.")
 
-    folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    advice = f"fetch the file by hand and give its path: --{flag}=PATH"
+    folder = archives.home() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    advice = advice or f"fetch the file by hand and give its path: --{flag}=PATH"
     with _locked(folder):
         return archives.fetch(archive, folder, advice=advice)
 
@@ -199,7 +198,7 @@ def _unpacked(path: Path) -> Path:
 
     state = path.stat()
     identity = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-    folder = _cache() / hashlib.sha256(identity.encode()).hexdigest()[:16] / "unpacked"
+    folder = archives.home() / hashlib.sha256(identity.encode()).hexdigest()[:16] / "unpacked"
     if not folder.is_dir():
         building = folder.with_name("unpacking")
         shutil.rmtree(building, ignore_errors=True)

@@ -126,7 +126,8 @@ def test_without_the_serving_api_the_extra_is_named(class_list, monkeypatch):
     [
         (
             {},
-            "Give either --checkpoint_dir or --export_dir or --server, and only that; given: none.",
+            "Give either --checkpoint_dir or --weights or --export_dir or --server, and only that; "
+            "given: none.",
         ),
         (
             {"server": "x:1", "export_dir": "y", "class_list": "z"},
