@@ -27,6 +27,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m deeplab_tf.vis --checkpoint_dir=$(RUN)/train --vis_logdir=$(RUN)/vis \
 		--max_number_of_images=12
 	$(BIN)/python -m deeplab_tf.export_model --train_logdir=$(RUN)/train --export_dir=$(RUN)/export
+	rm -rf $(RUN)/predict  # of an earlier demo, with another model
 	$(BIN)/python -m deeplab_tf.predict --export_dir=$(RUN)/export \
 		--input=$(RUN)/shapes/images/val/val_0000.jpg --output_dir=$(RUN)/predict
 	$(BIN)/python -m deeplab_tf.eval --checkpoint_dir=$(RUN)/train --eval_logdir=$(RUN)/eval

@@ -3,6 +3,7 @@
 They stand here and not in the programs, since the jobs in `deeplab_tf.jobs` take them too.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,10 @@ class PredictConfig(Config):
     """Which images are predicted, with which model, and where the results go."""
 
     input: tuple[str, ...] = setting(
-        (), "Images to predict: files, folders and globs.", names="paths"
+        (),
+        "Images to predict: files, folders, globs, http(s) addresses, and - for one image from "
+        "standard input.",
+        names="paths",
     )
     output_dir: str = setting(
         "", "Folder to write index/, color/ and overlay/ to, and what else is asked for."
@@ -188,6 +192,17 @@ class PredictConfig(Config):
         "Class list with the names and colours of the server's classes: the exported model's "
         "assets/labels.csv, or another list.",
         only_with={"server": ()},
+    )
+    shard: str = setting(
+        "",
+        "K/N, such as 2/16: predicts only the K-th of N shares of the images, for the tasks of a "
+        "job array; all shares together are all images. Empty predicts all.",
+    )
+    num_gpus: int = setting(
+        -1,
+        "Number of GPUs that share the images; -1 uses all, 0 uses the CPU.",
+        least=-1,
+        only_with={"checkpoint_dir": (), "weights": ()},
     )
     skip_bad: bool = setting(
         False, "Whether to succeed even if some images cannot be predicted; they are listed."
@@ -218,8 +233,23 @@ class PredictConfig(Config):
             "a choice among the checkpoints of --checkpoint_dir",
         )
         require_one_choice(self.checkpoint, self.checkpoint_dir, "checkpoint_dir")
+        require(
+            not self.shard or self.share is not None,
+            "shard",
+            self.shard,
+            "K/N with K from 1 to N, such as 2/16",
+        )
         if self.server:
             require_given("class_list", self.class_list, "the exported model's assets/labels.csv")
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """Returns the numbers K and N of `shard`; None if it does not hold such numbers."""
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
+        if not numbers:
+            return None
+        number, count = int(numbers[1]), int(numbers[2])
+        return (number, count) if 1 <= number <= count else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,59 +5,174 @@ So a mistake in a path is reported at once.
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deeplab_tf import files
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import ConvertConfig, PredictConfig
+from deeplab_tf.inference import video
+from deeplab_tf.inference.finished import Finished
+from deeplab_tf.jobs.inputs import (
+    STANDARD_INPUT,
+    ImageAddress,
+    ImageFile,
+    ImageSource,
+    StandardInput,
+    VideoFile,
+    is_address,
+)
 from deeplab_tf.messages import UserError
 
-PICTURES = ("index", "color", "overlay")  # that predict always writes
+PICTURES = ("index", "color", "overlay")  # that predict always writes of an image
 
 
-def images_to_predict(job: PredictConfig, kinds: Iterable[str] = PICTURES) -> dict[str, Path]:
-    """Returns the images of --input by the names of their outputs.
+def images_to_predict(
+    job: PredictConfig, pictures: PictureConfig = USUAL
+) -> dict[str, ImageSource]:
+    """Returns the images of --input, or of its --shard, by the names of their outputs.
 
-    Args:
-      kinds: the pictures that will be written for each image.
     Raises:
-      UserError: if two images would be written to the same file, an output over an input, or
-        nothing can be written to --output_dir.
+      UserError: if two images would be written to the same file, an output over an input or over
+        work that may be done by hand, nothing can be written to --output_dir, or the images are of
+        a kind that `pictures` does not go with.
     """
     files.require_writable(Path(job.output_dir), flag="output_dir")
-    images: dict[str, Path] = {}
-    listing = files.find_images(job.input, flag="input")
+    elsewhere = [part for part in job.input if is_address(part) or part == STANDARD_INPUT]
+    on_disk = [part for part in job.input if part not in elsewhere]
+    listing = files.find_images(on_disk, flag="input", takes_videos=True)
 
+    found: list[tuple[str, ImageSource]] = []
+    for name, path in listing.images:
+        if files.is_video(path):
+            video.require_ffmpeg(path)
+        found.append((name, VideoFile(path) if files.is_video(path) else ImageFile(path)))
+    for part in elsewhere:
+        source = ImageAddress(part) if is_address(part) else StandardInput()
+        found.append((source.name, source))
+    images = _by_name(job, found)
+    _require_possible(pictures, images)
+    _require_other_outputs(job, images, pictures)
+
+    if listing.left_out:
+        print(f"--input: {len(images)} images; {listing.note()}.")
+    number, count = job.share or (1, 1)
+    share = dict(list(images.items())[number - 1 :: count])
+    _require_own(job, share, pictures)
+    return share
+
+
+def _by_name(
+    job: PredictConfig, found: Sequence[tuple[str, ImageSource]]
+) -> dict[str, ImageSource]:
+    """Returns the images by name; raises UserError if two would be written to the same file."""
+    images: dict[str, ImageSource] = {}
     name_of_folded: dict[str, str] = {}
-    for name, file in listing.images:
-        if images.setdefault(name, file) != file:
-            _refuse_twice(images[name], file, name)
+    for name, source in found:
+        if images.setdefault(name, source) != source:
+            _refuse_twice(images[name], source, name)
         # Some file systems take two names for the same file if they differ only in capitals, or in
         # how accents are encoded.
         folded = unicodedata.normalize("NFC", name).casefold()
         other = name_of_folded.setdefault(folded, name)
         if other != name and files.same_place(Path(job.output_dir), other, name):
-            _refuse_twice(images[other], file, name)
+            _refuse_twice(images[other], source, name)
+    return images
 
-    inputs = {os.path.realpath(path) for path in images.values()}
-    for name in images:
-        for target in (prediction_file(job, kind, name) for kind in kinds):
+
+def _require_possible(pictures: PictureConfig, images: Mapping[str, ImageSource]) -> None:
+    """Raises UserError if what is asked for cannot be had of one of the images."""
+    beside = pictures.beside_overlays()
+    for source in images.values():
+        if beside and isinstance(source, VideoFile):
+            raise UserError(
+                f"{beside[0]} is for images, but --input={files.shown(source)} is a video, of "
+                f"which only the overlay is written; predict it in a call without {beside[0]}."
+            )
+        if "labelme" in pictures.save_polygons and not isinstance(source, ImageFile):
+            raise UserError(
+                "--save_polygons=labelme names the file of each image for labelme, but "
+                f"--input={_given(source)} is no file; save it first and give its path."
+            )
+
+
+def _given(source: ImageSource) -> str:
+    """Returns a source that is no file as --input names it."""
+    return STANDARD_INPUT if isinstance(source, StandardInput) else files.shown(source)
+
+
+def _require_own(
+    job: PredictConfig, images: Mapping[str, ImageSource], pictures: PictureConfig
+) -> None:
+    """Raises UserError if a file would be replaced that somebody may have made or corrected.
+
+    Such files are those of annotation tools, and tables. What predict wrote, and nobody changed,
+    may be replaced.
+    """
+    targets = [summary_file(job, name) for name in pictures.summaries()]
+    targets += [
+        path
+        for name, source in images.items()
+        for path in outputs(job, name, source, pictures)
+        if is_for_tools(path)
+    ]
+    existing = [path for path in targets if os.path.lexists(path)]
+    finished = Finished(Path(job.output_dir)) if existing else None
+    for path in existing:
+        if finished and not finished.wrote(path):
+            raise UserError(
+                f"{files.shown(path)} exists, and is not, or no longer, what predict wrote there; "
+                "move it elsewhere if it is somebody's work, or give another --output_dir."
+            )
+
+
+def _require_other_outputs(
+    job: PredictConfig, images: Mapping[str, ImageSource], pictures: PictureConfig
+) -> None:
+    """Raises UserError if an output would replace an input."""
+    inputs = {
+        os.path.realpath(each.path) for each in images.values() if isinstance(each, ImageFile)
+    }
+    for name, source in images.items():
+        for target in outputs(job, name, source, pictures):
             if os.path.realpath(target) in inputs:
                 raise UserError(
                     f"{files.shown(target)} is an input that would be replaced; give another "
                     "--output_dir."
                 )
 
-    if listing.left_out:
-        print(f"--input: {len(images)} images; {listing.note()}.")
-    return images
 
-
-def _refuse_twice(one: Path, other: Path, name: str) -> None:
+def _refuse_twice(one: ImageSource, other: ImageSource, name: str) -> None:
     raise UserError(
         f"{files.shown(one)} and {files.shown(other)} would both be written as "
-        f"{files.shown(name)}.png; predict them into two folders."
+        f"{files.shown(name)}; predict them into two folders."
     )
+
+
+def outputs(
+    job: PredictConfig, name: str, source: ImageSource, pictures: PictureConfig
+) -> list[Path]:
+    """Returns the files that predict writes for an image or a video."""
+    if isinstance(source, VideoFile):
+        return [prediction_file(job, "overlay", name, ".mp4")]
+    kinds = dict.fromkeys(PICTURES, ".png") | pictures.kinds()
+    return [prediction_file(job, kind, name, ending) for kind, ending in kinds.items()]
+
+
+def is_for_tools(path: Path) -> bool:
+    """Whether an output of an image is a file that annotation tools correct."""
+    return path.suffix == ".json"
+
+
+def summary_file(job: PredictConfig, name: str) -> Path:
+    """Returns the file about all images; with --shard, about its images: areas-2-of-16.csv.
+
+    Args:
+      name: such as areas.csv.
+    """
+    path = Path(job.output_dir) / name
+    part = job.shard.replace("/", "-of-")
+    return path.with_stem(f"{path.stem}-{part}") if part else path
 
 
 def prediction_file(job: PredictConfig, kind: str, name: str, ending: str = ".png") -> Path:

@@ -1,156 +1,191 @@
-"""Predicts users' images with a checkpoint, an exported model or a server."""
+"""Predicts users' images with a checkpoint, published weights, an exported model or a server."""
 
-import os
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from deeplab_tf import files
-from deeplab_tf.config import flags
 from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data import image_files
-from deeplab_tf.data.catalog import LabelClass
-from deeplab_tf.evaluation import memory, outputs, report
-from deeplab_tf.evaluation.predictor import build_predictor
-from deeplab_tf.jobs import paths
+from deeplab_tf.evaluation import memory, outputs
+from deeplab_tf.evaluation.predictor import RefusedImage
+from deeplab_tf.inference.finished import Finished, digest_of_output
+from deeplab_tf.inference.replicas import Result
+from deeplab_tf.jobs import asked_model, paths, prediction_files, video_prediction
+from deeplab_tf.jobs.inputs import ImageSource, VideoFile
 from deeplab_tf.messages import UserError, counted
-from deeplab_tf.runs import loaded_run, published
-from deeplab_tf.serving import signatures
-from deeplab_tf.serving.client import ServerPredictor
-from deeplab_tf.serving.export import ExportedPredictor
 
 
-def main(job: PredictConfig, images: Mapping[str, Path], pictures: PictureConfig = USUAL) -> None:
+def main(
+    job: PredictConfig, images: Mapping[str, ImageSource], pictures: PictureConfig = USUAL
+) -> None:
     """Writes PNGs to index/, color/ and overlay/, and what else is wanted to folders of its kind.
 
-    An image that cannot be read, or that the model refuses, is listed at the end and does not stop
-    the others.
+    Images that an earlier call finished are skipped. An image that cannot be read, or that the
+    model refuses, is listed at the end and does not stop the others.
 
     Args:
       images: what `paths.images_to_predict` returned.
     Raises:
-      UserError: if there was such an image, unless `skip_bad`; or if no image could be predicted.
+      UserError: if there was such an image, unless `skip_bad`; if no image could be predicted; or
+        if the folder holds predictions of another model.
     """
-    predict, classes = _open_model(job, with_probabilities=bool(pictures.save_probabilities))
-    summaries = outputs.Summaries(pictures, classes)
+    model = asked_model.open_model(job, with_probabilities=bool(pictures.save_probabilities))
+    finished = Finished(Path(job.output_dir), shard=job.shard)
+    finished.claim({**model.decides, **pictures.decides()})
+    left = _unfinished(job, pictures, finished, images) if model.may_skip else dict(images)
 
     bad: list[str] = []
     with_other_channel: list[Path] = []
-    for name, path in memory.trimmed(tqdm(images.items(), unit=" images", disable=None)):
+    videos = [name for name, source in left.items() if isinstance(source, VideoFile)]
+    stills = {name: source for name, source in left.items() if name not in videos}
+    bar = tqdm(stills.items(), unit=" images", disable=None if stills else True)
+    readable = _read(memory.trimmed(bar), bad, with_other_channel)
+    for group in iter(lambda: list(itertools.islice(readable, model.together)), []):
+        for each, (labels, probabilities) in _predicted(model, group, bad):
+            digests = prediction_files.write(
+                job,
+                pictures,
+                model.classes,
+                finished,
+                outputs.Predicted(each.pixels, labels, probabilities),
+                each.name,
+                each.source,
+            )
+            finished.note(each.name, each.state, digests, image=_shown(each.name, each.source))
+
+    for name in videos:
+        _predict_video(job, pictures, model, finished, name, left[name], bad)
+
+    prediction_files.write_summaries(job, pictures, model.classes, finished, images)
+    noun = "file" if any(isinstance(source, VideoFile) for source in images.values()) else "image"
+    skipped = len(images) - len(left)
+    _conclude(job, len(images), skipped, bad, with_other_channel, noun=noun)
+
+
+def _unfinished(
+    job: PredictConfig,
+    pictures: PictureConfig,
+    finished: Finished,
+    images: Mapping[str, ImageSource],
+) -> dict[str, ImageSource]:
+    """Returns the images but for those that an earlier call predicted, with all that is wanted."""
+    # Every output is read, which may take a while for thousands of images.
+    bar = tqdm(images.items(), desc="comparing", unit=" images", disable=None, delay=2, leave=False)
+    return {
+        name: source
+        for name, source in bar
+        if not finished.has(name, source.state(), paths.outputs(job, name, source, pictures))
+    }
+
+
+def _predicted(
+    model: asked_model.Model, group: Sequence["_Read"], bad: list[str]
+) -> Iterator[tuple["_Read", Result]]:
+    """Yields the images of a group with their predictions; adds those refused to `bad`."""
+    try:
+        results = model.predict([each.pixels for each in group])
+    except RefusedImage as error:
+        if len(group) == 1:
+            bad.append(f"{group[0].source}: {error}")
+            return
+        for each in group:  # one of them was refused, and the error does not say which
+            yield from _predicted(model, [each], bad)
+        return
+    yield from zip(group, results, strict=True)
+
+
+def _predict_video(
+    job: PredictConfig,
+    pictures: PictureConfig,
+    model: asked_model.Model,
+    finished: Finished,
+    name: str,
+    source: ImageSource,
+    bad: list[str],
+) -> None:
+    """Predicts a video; adds it to `bad` if it cannot be."""
+    state = source.state()
+    path = Path(str(source))
+    try:
+        video_prediction.predict(job, model, name, path, overlay_alpha=pictures.overlay_alpha)
+    except RefusedImage as error:
+        bad.append(f"{source}: {error}")
+    except UserError as error:  # it names the file
+        bad.append(str(error))
+    else:
+        targets = paths.outputs(job, name, source, pictures)
+        digests = {target: digest_of_output(target) for target in targets}
+        finished.note(name, state, digests, image=_shown(name, source))
+
+
+def _shown(name: str, source: ImageSource) -> str:
+    """Returns what summaries call an image."""
+    return name + source.ending
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image that was read. state: what it was before that, as `ImageSource.state` says."""
+
+    name: str
+    source: ImageSource
+    state: Any
+    pixels: np.ndarray
+
+
+def _read(
+    images: Iterator[tuple[str, ImageSource]], bad: list[str], with_other_channel: list[Path]
+) -> Iterator[_Read]:
+    """Yields the images that can be read; adds to the two lists which others there are."""
+    for name, source in images:
+        state = source.state()  # before reading: a later change is then seen by the next call
         try:
-            image, lost_channel = image_files.read_image_and_loss(path)
+            pixels, lost_channel = source.read()
         except UserError as error:  # it names the file
             bad.append(str(error))
             continue
         if lost_channel:
-            with_other_channel.append(path)
+            with_other_channel.append(Path(str(source)))
+        yield _Read(name, source, state, pixels)
 
-        try:
-            labels, probabilities = predict(image[np.newaxis])
-        except signatures.RefusedImage as error:
-            bad.append(f"{path}: {error}")
-            continue
 
-        predicted = outputs.Predicted(
-            image,
-            np.asarray(labels)[0],
-            probabilities=None if probabilities is None else np.asarray(probabilities)[0],
-        )
-        _write(job, pictures, classes, predicted, name, path)
-        summaries.add(name + path.suffix, predicted.labels)
+def _conclude(
+    job: PredictConfig,
+    count: int,
+    skipped: int,
+    bad: Sequence[str],
+    with_other_channel: Sequence[Path],
+    *,
+    noun: str,
+) -> None:
+    """Prints what was done; raises UserError if too little was.
 
-    if bad and len(images) == 1:
+    Args:
+      count: number of images, of which an earlier call predicted `skipped`.
+      noun: what they are called.
+    """
+    if bad and count == 1:
         raise UserError(bad[0])
     image_files.warn_of_dropped_channels(with_other_channel)
 
-    summaries.write(Path(job.output_dir))
-    done = counted(len(images) - len(bad), "image")
-    print(f"{files.shown(job.output_dir)}: {done}.")
+    share = f" of shard {job.shard}" if job.shard else ""
+    earlier = f", {skipped} of them by an earlier call" if skipped else ""
+    done = counted(count - len(bad), noun)
+    print(f"{files.shown(job.output_dir)}: {done}{share}{earlier}.")
     for reason in bad:
         print(f"  skipped: {files.shown(reason)}")
 
-    if len(bad) == len(images):
-        raise UserError(f"None of the {len(images)} images could be predicted.")
+    if bad and len(bad) == count:
+        raise UserError(f"None of the {count} {noun}s could be predicted.")
     if bad and not job.skip_bad:
         raise UserError(
-            f"{len(bad)} of {len(images)} images were not predicted, for the reasons above; mend "
+            f"{len(bad)} of {count} {noun}s were not predicted, for the reasons above; mend "
             "or remove them, or give --skip_bad to go without them."
         )
-
-
-def _write(
-    job: PredictConfig,
-    config: PictureConfig,
-    classes: Sequence[LabelClass],
-    predicted: outputs.Predicted,
-    name: str,
-    path: Path,
-) -> None:
-    """Writes the files of one image.
-
-    Args:
-      name: a key of `paths.images_to_predict`; path: of the image.
-    """
-    image, labels, *_ = predicted
-    colors = [label_class.color for label_class in classes]
-    overlay = report.overlay(image, labels, colors, alpha=config.overlay_alpha)
-    pictures = {
-        "index": Image.fromarray(labels),
-        "color": Image.fromarray(report.colorize(labels, colors)),
-        "overlay": Image.fromarray(overlay),
-    }
-    for kind, picture in pictures.items():
-        report.write_picture(paths.prediction_file(job, kind, name), picture)
-
-    labelme = paths.prediction_file(job, "labelme", name)
-    image_path = Path(os.path.relpath(path, labelme.parent)).as_posix()
-    for kind, ending, content in outputs.of_image(
-        predicted, config, classes, image_path=image_path
-    ):
-        target = paths.prediction_file(job, kind, name, ending)
-        files.write(target, content, is_lasting=False)
-
-
-def _open_model(job: PredictConfig, *, with_probabilities: bool):
-    """Returns the function that predicts, and the classes.
-
-    The function takes images [B, H, W, 3] and returns labels [B, H, W] and probabilities [B, H, W,
-    classes], which are None if they are not wanted.
-    """
-    model, classes = _model_of(job)
-    if with_probabilities:
-        return model.labels_and_probabilities, classes
-    return lambda images: (model.labels(images), None), classes
-
-
-def _model_of(job: PredictConfig):
-    """Returns the checkpoint's, export's or server's predictor, and the classes."""
-    given = [name for name in flags.INFERENCE if flags.given(name) is not None]
-    if given and not (job.checkpoint_dir or job.weights):
-        place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
-        raise UserError(
-            f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
-            "--checkpoint_dir."
-        )
-
-    if job.server:
-        server = ServerPredictor(
-            job.server,
-            model_name=job.model_name,
-            class_list=Path(job.class_list),
-            timeout_secs=job.server_timeout_secs,
-        )
-        return server, server.classes
-
-    if job.export_dir:
-        exported = ExportedPredictor(Path(job.export_dir))
-        return exported, exported.classes
-
-    path = job.checkpoint_dir or str(published.folder_of(job.weights))
-    loaded, experiment = loaded_run.load_asked(path, job.checkpoint)
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
-    return predictor, loaded.info.classes

@@ -1,60 +1,28 @@
 """Which images predict takes, and what a bad one does; the model is a threshold."""
 
-import csv
-import json
+import contextlib
+import functools
+import http.server
+import io
 import os
-from types import SimpleNamespace
+import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import files, predict
-from deeplab_tf.config.pictures import PictureConfig
 from deeplab_tf.config.programs import PredictConfig
-from deeplab_tf.data.catalog import LabelClass
-from deeplab_tf.jobs import prediction
+from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.inference import large_images, replicas
+from deeplab_tf.jobs import asked_model
 from deeplab_tf.messages import UserError
-from deeplab_tf.serving import signatures
-
-CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (250, 240, 230)))
-
-
-def labels_of(images):
-    if images.shape[2] > 30:
-        raise signatures.RefusedImage("more than 30 pixels wide")
-    return (images[..., 0] > 127).astype(np.uint8)
-
-
-def both_of(images):
-    light = images[..., 0] / np.float32(255)
-    return labels_of(images), np.stack([1 - light, light], axis=-1)
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """Three images; `b.jpg` is cut."""
-    model = SimpleNamespace(labels=labels_of, labels_and_probabilities=both_of)
-    monkeypatch.setattr(prediction, "_model_of", lambda job: (model, CLASSES))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, [3, 20, 30, 3], np.uint8)
-    for name, image in zip(("a.png", "b.jpg", "c.tif"), pixels, strict=True):
-        Image.fromarray(image).save(folder / name)
-    cut = (folder / "b.jpg").read_bytes()
-    (folder / "b.jpg").write_bytes(cut[: len(cut) // 2])
-    return folder
-
-
-def job(**values):
-    return PredictConfig(
-        **{"input": ("photos",), "output_dir": "out", "checkpoint_dir": "run"} | values
-    )
-
-
-def written(folder="out"):
-    return sorted(os.listdir(f"{folder}/index"))
+from deeplab_tf.runs import loaded_run
+from tests.inference import runs
+from tests.jobs import thresholds
+from tests.jobs.thresholds import job, written
+from tests.serving import cases
 
 
 def test_a_bad_image_is_listed_and_the_others_are_predicted(photos, capsys):
@@ -150,47 +118,245 @@ def test_a_name_that_is_no_utf8_is_predicted_under_it(photos, capsys):
     assert r"skipped: photos/caf\udce92.jpg" in capsys.readouterr().out
 
 
-def test_everything_that_is_asked_for_lies_in_folders_of_its_own(photos):
-    (photos / "b.jpg").unlink()
-    predict.main(
-        job(),
-        PictureConfig(
-            legend=True,
-            side_by_side=True,
-            save_areas=True,
-            save_probabilities=("npz", "png"),
-            save_polygons=("coco", "labelme"),
-        ),
+def counting(monkeypatch, **values):
+    """Replaces the model by one that notes the shapes it predicts; returns the list."""
+    shapes = []
+
+    def results(images):
+        shapes.extend(image.shape[:2] for image in images)
+        return thresholds.results_of(images)
+
+    values = {"decides": {"model": "counted"}} | values
+    model = asked_model.Model(results, thresholds.CLASSES, **values)
+    monkeypatch.setattr(asked_model, "open_model", lambda job, **wanted: model)
+    return shapes
+
+
+def test_what_an_earlier_call_finished_is_skipped(photos, monkeypatch, capsys):
+    """Until the image changes or one of its outputs is gone; bad images are tried again."""
+    shapes = counting(monkeypatch)
+    predict.main(job(skip_bad=True))
+    assert len(shapes) == 2
+    first = (photos.parent / "out/index/a.png").stat().st_mtime_ns
+    capsys.readouterr()
+    predict.main(job(skip_bad=True))
+    out = capsys.readouterr().out
+    assert len(shapes) == 2 and "out: 2 images, 2 of them by an earlier call." in out
+    assert "skipped: photos/b.jpg" in out
+    assert (photos.parent / "out/index/a.png").stat().st_mtime_ns == first
+
+    Image.new("RGB", (7, 5)).save(photos / "a.png")
+    (photos.parent / "out/overlay/c.png").unlink()
+    predict.main(job(skip_bad=True))
+    assert shapes[2:] == [(5, 7), (20, 30)]
+    assert Image.open("out/index/a.png").size == (7, 5)
+
+
+def test_an_image_of_the_same_name_elsewhere_is_another(photos, monkeypatch):
+    shapes = counting(monkeypatch)
+    predict.main(job(input=("photos/a.png",)))
+    (photos.parent / "more").mkdir()
+    status = (photos / "a.png").stat()
+    (photos.parent / "more/a.png").write_bytes((photos / "a.png").read_bytes())
+    os.utime(photos.parent / "more/a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    predict.main(job(input=("more/a.png",)))
+    assert len(shapes) == 2
+
+
+def test_what_a_killed_call_left_does_no_harm(photos, monkeypatch):
+    shapes = counting(monkeypatch)
+    predict.main(job(skip_bad=True))
+    lines = (photos.parent / "out/finished/all.jsonl").read_bytes()
+    (photos.parent / "out/finished/all.jsonl").write_bytes(lines[:-9])  # in its second line
+    predict.main(job(skip_bad=True))
+    assert len(shapes) == 3  # only the image of the cut line again
+    predict.main(job(skip_bad=True))
+    assert len(shapes) == 3
+
+
+def test_another_model_is_refused(photos, monkeypatch):
+    predict.main(job(skip_bad=True))
+    before = (photos.parent / "out/index/a.png").read_bytes()
+    counting(monkeypatch, decides={"model": "counted"})
+    with pytest.raises(
+        UserError, match=r"=out holds predictions with another model \(threshold; now counted\); "
+    ):
+        predict.main(job(skip_bad=True))
+    assert (photos.parent / "out/index/a.png").read_bytes() == before
+    counting(monkeypatch, decides={"model": "threshold", "eval_scales": "0.5"})
+    with pytest.raises(
+        UserError, match=r"another eval_scales \(null; now 0.5\); give another fold"
+    ):
+        predict.main(job(skip_bad=True))
+    predict.main(job(skip_bad=True, output_dir="other"))
+    (photos.parent / "out/finished/model.json").write_text("{")
+    with pytest.raises(UserError, match="model.json cannot be read, so nobody knows which model"):
+        predict.main(job(skip_bad=True))
+
+
+def test_a_model_that_may_change_predicts_all_again(photos, monkeypatch):
+    shapes = counting(monkeypatch, may_skip=False)
+    for _ in range(2):
+        predict.main(job(skip_bad=True))
+    assert len(shapes) == 4
+
+
+def test_shards_are_disjoint_and_together_everything(photos, monkeypatch, capsys):
+    for number in range(7):
+        Image.new("RGB", (number + 1, 3)).save(photos / f"n{number}.png")
+    shapes = counting(monkeypatch)
+    written_by = []
+    for number in (1, 2, 3):
+        predict.main(job(skip_bad=True, shard=f"{number}/3"))
+        written_by.append(set(written()) - set().union(*written_by))
+    # Ten names in order, a b c n0 ... n6, of which b is bad; every third belongs to a shard.
+    assert written_by == [
+        {"a.png", "n0.png", "n3.png", "n6.png"},
+        {"n1.png", "n4.png"},
+        {"c.png", "n2.png", "n5.png"},
+    ]
+    assert len(shapes) == 9 and "of shard 2/3" in capsys.readouterr().out
+    predict.main(job(skip_bad=True))
+    assert len(shapes) == 9  # all were finished by the shards
+
+    predict.main(job(input=("photos/a.png",), shard="2/2", output_dir="few"))
+    assert "none of the images is in it" in capsys.readouterr().out
+    for wrong in ("0/3", "4/3", "3", "1/", "1/0", "a/b", "-1/3"):
+        with pytest.raises(UserError, match=f"--shard={wrong} is not possible; allowed: K/N"):
+            job(shard=wrong)
+
+
+def test_a_palette_png_is_predicted_by_its_colours(photos):
+    pixels = np.full([20, 30, 3], (200, 10, 60), np.uint8)
+    pixels[:9] = (90, 250, 0)
+    Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE).save(photos / "p.png")
+    assert Image.open(photos / "p.png").mode == "P"
+    predict.main(job(input=("photos/p.png",)))
+    np.testing.assert_array_equal(np.asarray(Image.open("out/index/p.png")), pixels[..., 0] > 127)
+
+
+@pytest.fixture
+def web(photos):
+    """The address of a server of the photos."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(photos))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_images_of_the_web_are_predicted_each_time(web, photos, monkeypatch, capsys):
+    shapes = counting(monkeypatch)
+    sources = (f"{web}/a.png?size=full", f"{web}/b.jpg", f"{web}/none.png", "photos/c.tif")
+    for times in (1, 2):
+        predict.main(job(input=sources, skip_bad=True))
+        assert written() == ["a.png", "c.png"]
+        assert len(shapes) == 1 + times  # the file is skipped the second time
+    expected = np.asarray(Image.open(photos / "a.png"))[..., 0] > 127
+    np.testing.assert_array_equal(np.asarray(Image.open("out/index/a.png")), expected)
+    out = capsys.readouterr().out
+    assert f"skipped: {web}/b.jpg cannot be decoded" in out
+    assert f"skipped: {web}/none.png answers 404; fetch the file by hand and give its path" in out
+    with pytest.raises(UserError, match=f"{web}/ is the address of no file"):
+        predict.main(job(input=(f"{web}/",)))
+    with pytest.raises(UserError, match="photos/a.png and http.* would both be written as a; "):
+        predict.main(job(input=("photos/a.png", f"{web}/a.png")))
+
+
+def test_standard_input_is_one_image(photos, monkeypatch):
+    def piped(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    piped((photos / "a.png").read_bytes())
+    predict.main(job(input=("-",)))
+    expected = np.asarray(Image.open(photos / "a.png"))[..., 0] > 127
+    np.testing.assert_array_equal(np.asarray(Image.open("out/index/stdin.png")), expected)
+    piped(b"")
+    with pytest.raises(UserError, match="--input=- has nothing to read: pipe an image file in"):
+        predict.main(job(input=("-",)))
+    piped(b"no image")
+    with pytest.raises(UserError, match="standard input cannot be decoded: it is not an image"):
+        predict.main(job(input=("-",)))
+
+
+def test_several_devices_share_the_images_and_predict_the_same(tmp_path, monkeypatch):
+    """Five images of different sizes on two replicas, so that one replica is idle in the end."""
+    run = runs.write(tmp_path / "run", steps=(100,))
+    (tmp_path / "photos").mkdir()
+    for number, size in enumerate([(45, 60), (31, 40), (60, 45), (45, 60), (20, 70)]):
+        image = Image.fromarray(cases.pictures(1, size, seed=number)[0])
+        image.save(tmp_path / f"photos/{number}.png")
+    places = {"input": (str(tmp_path / "photos"),), "checkpoint_dir": str(run)}
+    predict.main(PredictConfig(output_dir=str(tmp_path / "one"), **places))
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    monkeypatch.setattr(asked_model, "on_this_host", lambda number: two)
+    predict.main(PredictConfig(output_dir=str(tmp_path / "two"), **places))
+    for number in range(5):
+        one, other = (
+            np.asarray(Image.open(tmp_path / folder / f"index/{number}.png"))
+            for folder in ("one", "two")
+        )
+        assert len(np.unique(one)) > 1
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_image_above_the_padded_size_is_listed_and_the_others_are_predicted(
+    tmp_path, monkeypatch, capsys
+):
+    """On two replicas, so that it comes together with another one."""
+    runs.write(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number, size in enumerate([(45, 60), (45, 70), (45, 60)]):
+        Image.fromarray(cases.pictures(1, size, seed=number)[0]).save(f"photos/{number}.png")
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    monkeypatch.setattr(asked_model, "on_this_host", lambda number: two)
+    flags = ["--checkpoint_dir=run", "--input=photos", "--output_dir=out", "--skip_bad"]
+    monkeypatch.setattr("sys.argv", ["predict", *flags, "--eval_crop_size=65,65"])
+    with contextlib.suppress(SystemExit):
+        predict.run()
+    assert written() == ["0.png", "2.png"]
+    assert "skipped: photos/1.png: An image has 45x70 pixels, more than" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_several_devices_return_the_probabilities_of_one(tmp_path):
+    """Three images on two replicas; and in windows, if they are large."""
+    predictor = Predictor(cases.model())
+    images = [cases.pictures(1, size)[0] for size in ((45, 60), (31, 40))]
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with two.scope():
+        copied = runs.write(tmp_path / "run")
+        loaded, experiment = loaded_run.load_asked(str(copied), "")
+    of_two = Predictor(loaded.model)
+    predict_both = replicas.predict_on(two, of_two, with_probabilities=True)
+    windows = large_images.with_windows(
+        predict_both,
+        of_two,
+        loaded.model,
+        experiment.data,
+        experiment.eval,
+        max_pixels=64 * 64,
+        with_probabilities=True,
     )
-    pictures = ("index", "color", "overlay", "legend", "side_by_side", "confidence")
-    expected = {f"{kind}/{name}.png" for kind in pictures for name in "ac"}
-    expected |= {f"probabilities/{name}.npz" for name in "ac"} | {"areas.csv", "coco.json"}
-    expected |= {f"labelme/{name}.json" for name in "ac"}
-    out = photos.parent / "out"
-    assert {path.relative_to(out).as_posix() for path in out.rglob("*.*")} == expected
-
-    index = np.asarray(Image.open(out / "index/c.png"))
-    with np.load(out / "probabilities/c.npz") as file:
-        pixels = np.asarray(Image.open(photos / "c.tif"))[..., 0]
-        expected = np.stack([255 - pixels.astype(float), pixels], -1) / 255
-        np.testing.assert_allclose(file["probabilities"], expected, atol=1e-3)
-    rows = list(csv.DictReader((out / "areas.csv").open()))
-    light = [row for row in rows if (row["image"], row["class"]) == ("c.tif", "light")]
-    assert int(light[0]["pixels"]) == index.sum()
-    labelme = json.loads((out / "labelme/c.json").read_text())
-    assert (out / "labelme" / labelme["imagePath"]).resolve() == photos / "c.tif"
-    coco = json.loads((out / "coco.json").read_text())
-    assert [image["file_name"] for image in coco["images"]] == ["a.png", "c.tif"]
+    large = cases.pictures(1, (70, 150), seed=1)[0]
+    sliding = Predictor(cases.model(), window_size=(64, 64), window_stride=(43, 43))
+    for found, by, image in (
+        *zip(predict_both(images), [predictor] * 2, images, strict=True),
+        *zip(windows([images[0], large]), [predictor, sliding], [images[0], large], strict=True),
+    ):
+        wanted = by.probabilities(image[np.newaxis])[0].numpy()
+        np.testing.assert_allclose(found[1], wanted, atol=1e-5)
+        np.testing.assert_array_equal(found[0], found[1].argmax(-1))
 
 
-def test_no_picture_that_is_asked_for_replaces_an_input(photos):
-    predict.main(job(skip_bad=True), PictureConfig(legend=True))
-    with pytest.raises(UserError, match="out/legend/a.png is an input that would be replaced"):
-        predict.main(job(input=("out/legend/a.png",)), PictureConfig(legend=True))
-
-
-def test_a_server_gives_no_probabilities(photos):
-    asked = job(server="host:1", checkpoint_dir="", class_list="x")
-    with pytest.raises(UserError, match="cannot be had from a --server; predict with"):
-        predict.main(asked, PictureConfig(save_probabilities=("png",)))
-    assert not (photos.parent / "out").exists()
+def test_another_checkpoint_is_refused_and_a_moved_one_is_not(tmp_path):
+    run = runs.write(tmp_path / "run", steps=(100, 200))
+    Image.fromarray(cases.pictures(1)[0]).save(tmp_path / "a.png")
+    places = {"input": (str(tmp_path / "a.png"),), "output_dir": str(tmp_path / "out")}
+    predict.main(PredictConfig(checkpoint_dir=str(run), checkpoint="100", **places))
+    os.rename(run, tmp_path / "moved")  # it is still the same model
+    moved = str(tmp_path / "moved")
+    predict.main(PredictConfig(checkpoint_dir=moved, checkpoint="100", **places))
+    with pytest.raises(UserError, match=r"another model \(model.ckpt-100, SHA-256 .*ckpt-200, SHA"):
+        predict.main(PredictConfig(checkpoint_dir=moved, **places))

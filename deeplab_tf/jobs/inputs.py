@@ -1,0 +1,114 @@
+"""Where the images that predict takes come from: files, addresses and standard input."""
+
+import os
+import sys
+import tempfile
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+
+from deeplab_tf import archives, files
+from deeplab_tf.data import decoding, image_files
+from deeplab_tf.messages import UserError
+
+STANDARD_INPUT = "-"
+_MOST_BYTES = 2**30  # as of files
+
+
+class ImageSource(Protocol):
+    """One image; as text, it is what messages call it."""
+
+    def read(self) -> tuple[np.ndarray, bool]:
+        """Returns uint8 [H, W, 3], RGB, and whether a channel was dropped; raises UserError."""
+
+    def state(self) -> list | None:
+        """Returns what changes if the image changes, as JSON; None if nobody can know."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file."""
+
+    path: Path
+
+    def read(self) -> tuple[np.ndarray, bool]:
+        """Returns the image and whether a channel was dropped."""
+        return image_files.read_image_and_loss(self.path)
+
+    def state(self) -> list | None:
+        """Returns path, size and time of the file."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return [os.path.realpath(self.path), status.st_size, status.st_mtime_ns]
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class ImageAddress:
+    """An image on the web, which may be another one the next time."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """What its outputs are called: the file's name in the address, without ending."""
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.url).path)
+        return files.safe_name(PurePosixPath(path).stem, otherwise="image")
+
+    def read(self) -> tuple[np.ndarray, bool]:
+        """Fetches the image; returns it and whether a channel was dropped."""
+        archive = archives.Archive(self.url, "sha256", "", folder="")
+        if archive.file_name in ("", "..", "/"):
+            raise UserError(
+                f"{files.shown(self.url)} is the address of no file; give one that ends in an "
+                "image's name."
+            )
+        advice = "fetch the file by hand and give its path as --input"
+        with tempfile.TemporaryDirectory() as folder:
+            path = archives.fetch(archive, Path(folder), advice=advice)
+            return image_files.decode_image(decoding.read_file(path), self.url)
+
+    def state(self) -> list | None:
+        """Returns None."""
+        return None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class StandardInput:
+    """The content of one image file, piped in."""
+
+    name = "stdin"
+
+    def read(self) -> tuple[np.ndarray, bool]:
+        """Reads the image to its end; returns it and whether a channel was dropped."""
+        content = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        if not content:
+            raise UserError(
+                "--input=- has nothing to read: pipe an image file in, as in "
+                "`cat photo.jpg | python -m deeplab_tf.predict --input=- ...`."
+            )
+        if len(content) > _MOST_BYTES:
+            raise UserError(f"--input=- brings more than {_MOST_BYTES >> 20} MiB; give a file.")
+        return image_files.decode_image(content, "standard input")
+
+    def state(self) -> list | None:
+        """Returns None."""
+        return None
+
+    def __str__(self) -> str:
+        return "standard input"
+
+
+def is_address(part: str) -> bool:
+    """Whether a part of --input is an address of the web."""
+    return part.lower().startswith(("http://", "https://"))
