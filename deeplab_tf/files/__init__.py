@@ -17,6 +17,7 @@ from deeplab_tf.files.listing import (
     Listing,
     find_images,
     first_of_equals,
+    is_video,
     list_folder,
     warn_of_left_out,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "find_images",
     "first_of_equals",
     "folded",
+    "is_video",
     "jpeg_segments",
     "list_folder",
     "open_regular",

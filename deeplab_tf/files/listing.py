@@ -144,7 +144,7 @@ def warn_of_left_out(folder: Path, taken: str, listing: Listing) -> None:
         warn(f"{folder}: {taken}; {listing.note()}.")
 
 
-def find_images(parts: Sequence[str], *, flag: str) -> Listing:
+def find_images(parts: Sequence[str], *, flag: str, takes_videos: bool = False) -> Listing:
     """Lists the images that are given as files, folders and globs.
 
     An existing path is never read as a glob, even if it contains brackets or stars. Files given by
@@ -154,8 +154,10 @@ def find_images(parts: Sequence[str], *, flag: str) -> Listing:
 
     Args:
       flag: the flag with these parts, for errors.
+      takes_videos: whether videos count as images, if they are given by name or by a glob with
+        their ending; in folders, they are left out in any case.
     Raises:
-      UserError: if a part names no image, or a video.
+      UserError: if a part names no image, or a video that is not taken.
     """
     listing = Listing()
     for part in parts:
@@ -168,7 +170,8 @@ def find_images(parts: Sequence[str], *, flag: str) -> Listing:
             of_part = _list_glob(part)
 
         for _, file in of_part.images:
-            _refuse_video(file, flag)
+            if not takes_videos:
+                _refuse_video(file, flag)
         if not of_part.images:
             left_out = f" ({of_part.note()})" if of_part.left_out else ""
             raise UserError(
@@ -194,8 +197,13 @@ def _list_glob(pattern: str) -> Listing:
     return listing
 
 
+def is_video(path: Path) -> bool:
+    """Whether the ending of a file is a video's."""
+    return path.suffix.lower() in _VIDEO_ENDINGS
+
+
 def _refuse_video(path: Path, flag: str) -> None:
-    if path.suffix.lower() in _VIDEO_ENDINGS:
+    if is_video(path):
         raise UserError(
             f"--{flag}={shown(path)} is a video, whose frames are not read; extract them with "
             f"mkdir frames && ffmpeg -i {shlex.quote(shown(path))} frames/%06d.png, then give "

@@ -51,6 +51,15 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class VideoFile(ImageFile):
+    """A video, each frame of which is an image."""
+
+    def read(self) -> tuple[np.ndarray, bool]:
+        """Raises NotImplementedError: `inference.video` reads the frames."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class ImageAddress:
     """An image on the web, which may be another one the next time."""
 

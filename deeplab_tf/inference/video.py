@@ -1,0 +1,306 @@
+"""Reads and writes videos with ffmpeg, a program of its own that the extra `video` brings.
+
+imageio-ffmpeg and not OpenCV: its wheel fits every Python and any NumPy, it reads what phones and
+cameras write, and it keeps the audio. This module does not import TensorFlow.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from deeplab_tf import files
+from deeplab_tf.data import decoding
+from deeplab_tf.messages import UserError, shortened
+
+try:
+    import imageio_ffmpeg
+except ImportError:  # the extra `video` is not installed
+    imageio_ffmpeg = None
+
+# A file from strangers may be a list of other files or addresses, whatever its name says.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv"
+_ONLY_VIDEO_FILES = ("-protocol_whitelist", "file", "-format_whitelist", _FORMATS)
+_COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")  # what players expect in an MP4
+_UNKNOWN = -(2**63)  # AV_NOPTS_VALUE of libavutil/avutil.h
+_JITTER = 0.01  # a rate counts as constant if its frames are as evenly shown as that
+_HIGHEST_RATE = 60  # frames/s of a video that had no constant rate
+_USUAL_RATES = tuple(map(Fraction, (24, 25, 30, 48, 50, 60)))
+_PLAIN_RATE = 25  # of a single frame that does not say how long it is shown
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a video file says of itself.
+
+    frames: number of frames to come, unless the file is damaged; about, if is_variable.
+    rate: frames/s of the video that is written.
+    is_variable: whether the file has no constant rate; then frames are repeated or left out, so
+      that the length stays.
+    start: seconds before the first frame. aspect: width by height of a pixel.
+    audio: codec of the first audio track; "" if there is none.
+    """
+
+    path: Path
+    frames: int
+    rate: Fraction
+    is_variable: bool
+    start: Fraction
+    aspect: Fraction
+    audio: str
+
+    def described(self) -> str:
+        """Returns rate and audio in words."""
+        text = f"{float(self.rate):.6g} frames/s"
+        if self.is_variable:
+            text += ", where the file's rate varies"
+        if self.audio:
+            kept = self.audio in _COPIED_AUDIO
+            text += ", audio " + ("kept" if kept else f"converted from {self.audio} to AAC")
+        return text
+
+
+def require_ffmpeg(path: Path) -> None:
+    """Raises UserError, naming the video, if the extra `video` or its program is missing."""
+    if imageio_ffmpeg is None:
+        raise UserError(
+            f"--input={files.shown(path)} is a video, which needs ffmpeg; pip install "
+            "imageio-ffmpeg"
+        )
+    try:
+        _ffmpeg()
+    except RuntimeError:  # where its wheel brings no program, and the system has none
+        raise UserError(
+            f"--input={files.shown(path)} is a video, which needs ffmpeg, and imageio-ffmpeg finds "
+            "none here; install ffmpeg, or name its program in IMAGEIO_FFMPEG_EXE."
+        ) from None
+
+
+def look_at(path: Path) -> Video:
+    """Reads when the frames of a video are shown, without decoding them.
+
+    Raises:
+      UserError: if it is not a video, or has no frames.
+    """
+    # A line for each packet, with its time: https://ffmpeg.org/ffmpeg-formats.html#framecrc
+    arguments = ("-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", "-f", "framecrc", "-")
+    done = subprocess.run(
+        [*_reading(path), *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
+    listing = done.stdout.decode(errors="replace")
+    packets = re.findall(r"^0, *(-?\d+), *(-?\d+), *(\d+),", listing, re.M)
+    if not packets:
+        raise _unreadable(path, done.stderr)
+
+    def header(name: str, stream: int, otherwise: str) -> str:
+        found = re.search(rf"^#{name} {stream}: (\S+)", listing, re.M)
+        return found[1] if found else otherwise
+
+    tick = Fraction(header("tb", 0, "1/1"))
+    over, under = map(int, header("sar", 0, "1/1").split("/"))
+    shown = [int(time) for _, time, _ in packets]
+    # Some containers say only when frames are decoded, which is as regular.
+    is_told = min(shown) > _UNKNOWN
+    times = sorted(shown if is_told else (int(time) for time, _, _ in packets))
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    jitter = max(gaps) - min(gaps) if gaps else 0
+    is_variable = jitter > max(1, _JITTER * min(gaps, default=0))  # whole ticks are rounded
+    rate = _rate(times, gaps, int(packets[-1][2]), tick, is_variable=is_variable, is_told=is_told)
+    length = (times[-1] - times[0]) * tick
+    return Video(
+        path,
+        frames=round(length * rate) + 1 if is_variable else len(times),
+        rate=rate,
+        is_variable=is_variable,
+        start=max(times[0] * tick, Fraction(0)),
+        aspect=Fraction(over, under) if over > 0 and under > 0 else Fraction(1),
+        audio=header("codec_id", 1, ""),
+    )
+
+
+def _rate(
+    times: list[int],
+    gaps: list[int],
+    shown: int,
+    tick: Fraction,
+    *,
+    is_variable: bool,
+    is_told: bool = True,
+) -> Fraction:
+    """Returns frames/s from the times of all frames, and the last one's duration, in ticks."""
+    if not gaps:
+        return 1 / (shown * tick) if shown else Fraction(_PLAIN_RATE)
+    if is_variable:
+        shortest = max(min(gaps), 1) * tick
+        return min(1 / shortest, Fraction(_HIGHEST_RATE)).limit_denominator(1001)
+
+    ticks = times[-1] - times[0]
+    mean = len(gaps) / (ticks * tick)
+    if min(gaps) == max(gaps) and tick != Fraction(1, 1000):
+        return mean
+    # Rounded times, such as the milliseconds of Matroska, allow a range of rates. The usual ones
+    # are the likeliest of these, then another whole number, then the rates of NTSC.
+    # ffmpeg completes times that are not told by adding durations, each of which it rounds.
+    rounded = max(gaps) - min(gaps) or 1
+    rounded = rounded if is_told else max(rounded, len(gaps))
+    slowest = len(gaps) / ((ticks + rounded) * tick)
+    fastest = len(gaps) / (max(Fraction(ticks - rounded), Fraction(1, 2)) * tick)
+    ntsc = Fraction(round(mean * Fraction(1001, 1000)) * 1000, 1001)
+    rates = (*_USUAL_RATES, Fraction(round(mean)), ntsc)
+    likely = [rate for rate in rates if slowest < rate < fastest]
+    return likely[0] if likely else mean.limit_denominator(1001)
+
+
+def frames_of(video: Video, damages: list[str]) -> Iterator[np.ndarray]:
+    """Yields the frames, uint8 [H, W, 3], RGB, turned upright as the file says.
+
+    Incomplete frames, such as the last one of a cut file, are left out. In the end, adds a sentence
+    to `damages` if the file is damaged.
+    """
+    steady = ["-fps_mode", "cfr", "-r", str(video.rate)]
+    timing = steady if video.is_variable else ["-fps_mode", "passthrough"]
+    # PPM, since each frame then says how large it is.
+    kind = ["-map", "0:v:0", *timing, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
+    count = 0
+    with (
+        tempfile.TemporaryFile() as errors,
+        _running([*_reading(video.path), *kind], errors) as run,
+    ):
+        assert run.stdout is not None
+        while (frame := _next_ppm(run.stdout, video.path)) is not None:
+            count += 1
+            yield frame
+        run.wait()
+        said = _last_line(errors)
+
+    if said or (count < video.frames and not video.is_variable):
+        reason = f" ({said})" if said else ""
+        damages.append(
+            f"{files.shown(video.path)} is cut or damaged{reason}: the {count} frames that are "
+            "whole were predicted."
+        )
+
+
+def _next_ppm(stream: IO[bytes], path: Path) -> np.ndarray | None:
+    """Reads the next frame; None at the end, or if only a part of a frame is left."""
+    if stream.readline() != b"P6\n":
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()  # 255
+    if width * height > decoding.MAX_PIXELS:
+        raise UserError(f"{files.shown(path)} has frames of {width}x{height} pixels, too many.")
+    content = stream.read(width * height * 3)
+    if len(content) < width * height * 3:
+        return None
+    return np.frombuffer(content, np.uint8).reshape(height, width, 3)
+
+
+@contextlib.contextmanager
+def writing(
+    target: Path, video: Video, size: tuple[int, int]
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes a video with the rate and audio of another one, whole or not at all.
+
+    Args:
+      target: an .mp4 file.
+      size: height and width of the frames.
+    Yields:
+      A function that writes the next frame, uint8 [H, W, 3], RGB.
+    Raises:
+      UserError: if it cannot be written.
+    """
+    height, width = size
+    # H.264 halves the resolution of colour, which needs even sides.
+    pixels = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
+    aspect = f"{video.aspect.numerator}/{video.aspect.denominator}"
+    colors = f"scale=out_color_matrix=bt709:out_range=tv,setsar={aspect},format={pixels}"
+    tags = [f"-color{part}" for part in ("space", "_primaries", "_trc")]
+    frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    frames += ["-r", str(video.rate), "-itsoffset", f"{float(video.start):.6f}", "-i", "pipe:0"]
+    audio = [*_ONLY_VIDEO_FILES, "-i", _url(video.path)] if video.audio else []
+    sound = "copy" if video.audio in _COPIED_AUDIO else "aac"
+    outputs = ["-map", "0:v:0", *(["-map", "1:a:0", "-c:a", sound] if audio else [])]
+    outputs += ["-vf", colors, *(part for tag in tags for part in (tag, "bt709"))]
+    outputs += ["-c:v", "libx264", "-crf", "18", "-movflags", "+faststart", "-f", "mp4"]
+
+    with files.building_folder(target.parent, ".video-") as building:
+        unfinished = building / "video.mp4"
+        command = [_ffmpeg(), "-v", "error", *frames, *audio, *outputs, _url(unfinished)]
+        with tempfile.TemporaryFile() as errors, _running(command, errors) as run:
+            assert run.stdin is not None
+
+            def write(frame: np.ndarray) -> None:
+                assert run.stdin is not None
+                run.stdin.write(np.ascontiguousarray(frame).data)
+
+            try:
+                yield write
+                run.stdin.close()
+            except BrokenPipeError:
+                run.wait()
+            if run.wait():
+                raise UserError(
+                    f"{files.shown(target)} could not be written ({_last_line(errors)}); make room "
+                    "or give another --output_dir."
+                )
+        os.replace(unfinished, target)
+
+
+@contextlib.contextmanager
+def _running(command: list[str], errors: IO[bytes]) -> Iterator[subprocess.Popen]:
+    """Runs a program whose streams are pipes inside the context; ends it if it is left early."""
+    run = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=1 << 20
+    )
+    try:
+        yield run
+    finally:
+        run.kill()
+        for stream in (run.stdin, run.stdout):
+            with contextlib.suppress(OSError):
+                if stream:
+                    stream.close()
+        run.wait()
+
+
+def _reading(path: Path) -> list[str]:
+    whole = ("-fflags", "+discardcorrupt")  # no frames that lack a part
+    return [_ffmpeg(), "-v", "error", *whole, *_ONLY_VIDEO_FILES, "-i", _url(path)]
+
+
+def _ffmpeg() -> str:
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _url(path: Path) -> str:
+    """Returns a path as ffmpeg takes it, which may hold colons or begin with a dash."""
+    return f"file:{path.absolute()}"
+
+
+def _unreadable(path: Path, errors: bytes) -> UserError:
+    text = errors.decode(errors="replace")
+    if "matches no streams" in text:
+        return UserError(f"{files.shown(path)} holds no video; give another file.")
+    lines = [_plain(line) for line in text.splitlines() if line.strip()]
+    reason = lines[0] if lines else "it has no frames"
+    return UserError(f"{files.shown(path)} cannot be read as a video: {reason}; get it again.")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return _plain(lines[-1]) if lines else ""
+
+
+def _plain(line: str) -> str:
+    """Returns a message of ffmpeg without the part that names its own objects."""
+    return shortened(re.sub(r"^(\[[^\]]*\] ?)+", "", line.strip()).rstrip("."))

@@ -1,0 +1,105 @@
+"""Opens the model that predict's command line asks for."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplab_tf.config import flags
+from deeplab_tf.config.programs import PredictConfig
+from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.distribution import on_this_host
+from deeplab_tf.evaluation.predictor import build_predictor
+from deeplab_tf.inference import replicas
+from deeplab_tf.inference.finished import digest_of
+from deeplab_tf.messages import UserError
+from deeplab_tf.runs import loaded_run, published
+from deeplab_tf.runs.run_dir import RunDir
+from deeplab_tf.serving.client import ServerPredictor
+from deeplab_tf.serving.export import ExportedPredictor, version_folder
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that predicts the images of a job.
+
+    labels: takes images, uint8 [H, W, 3], at most `together` of them, and returns their labels.
+    decides: what decides the labels, as `Finished` takes it. may_skip: whether that is all, so that
+      an image need not be predicted again.
+    """
+
+    labels: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    classes: Sequence[LabelClass]
+    decides: dict[str, Any]
+    together: int = 1
+    may_skip: bool = True
+
+
+def open_model(job: PredictConfig) -> Model:
+    """Opens the model that the command line asks for."""
+    given = [name for name in flags.INFERENCE if flags.given(name) is not None]
+    if given and not (job.checkpoint_dir or job.weights):
+        place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
+        raise UserError(
+            f"--{given[0]} is fixed in {place}; give it to export_model, or predict with "
+            "--checkpoint_dir."
+        )
+
+    if job.server:
+        model = _of_server(job)
+    elif job.export_dir:
+        model = _of_export(job)
+    else:
+        model = _of_checkpoint(job)
+    classes = [[each.name, list(each.color)] for each in model.classes]
+    return dataclasses.replace(model, decides={**model.decides, "classes": classes})
+
+
+def _of_server(job: PredictConfig) -> Model:
+    server = ServerPredictor(
+        job.server,
+        model_name=job.model_name,
+        class_list=Path(job.class_list),
+        timeout_secs=job.server_timeout_secs,
+    )
+    decides = {"model": f"{job.model_name} of --server={job.server}"}
+    # A server may load another version at any time, so nothing that it predicted may be skipped.
+    return Model(_one_by_one(server.labels), server.classes, decides, may_skip=False)
+
+
+def _of_export(job: PredictConfig) -> Model:
+    folder = version_folder(Path(job.export_dir))
+    exported = ExportedPredictor(folder)
+    parts = [folder / "saved_model.pb", folder / "variables/variables.index"]
+    decides = {"model": _named(folder, digest_of(*parts))}
+    return Model(_one_by_one(exported.labels), exported.classes, decides)
+
+
+def _of_checkpoint(job: PredictConfig) -> Model:
+    path = job.checkpoint_dir or str(published.folder_of(job.weights))
+    strategy = on_this_host(job.num_gpus)
+    with strategy.scope():
+        loaded, experiment = loaded_run.load_asked(path, job.checkpoint)
+    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+
+    prefix = RunDir.of(path).checkpoints.prefix(loaded.step)
+    # The index holds a checksum of each variable.
+    decides = {
+        "model": _named(Path(prefix), digest_of(Path(f"{prefix}.index"))),
+        **flags.inference_settings(experiment, loaded.model.config),
+    }
+    labels = replicas.labels_on(strategy, predictor)
+    return Model(labels, loaded.info.classes, decides, strategy.num_replicas_in_sync)
+
+
+def _named(path: Path, digest: str) -> str:
+    """Returns what tells a model from others, whichever folder it lies in, with a name to read."""
+    return f"{path.name}, SHA-256 {digest[:24]}"
+
+
+def _one_by_one(labels_of: Callable) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Returns the function for several images that calls `labels_of` for each, [1, H, W, 3]."""
+    return lambda images: [np.asarray(labels_of(image[np.newaxis]))[0] for image in images]

@@ -1,0 +1,210 @@
+"""Videos in and out; ffmpeg itself makes the clips, whose frames tell their number."""
+
+import subprocess
+import types
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf import predict
+from deeplab_tf.config.programs import PredictConfig
+from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.inference import video
+from deeplab_tf.jobs import asked_model, paths
+from deeplab_tf.messages import UserError
+from deeplab_tf.serving import signatures
+
+CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (250, 40, 130)))
+FRAMES = 12
+
+
+def frame(number, size=(48, 64)):
+    """Light on the left of a border that moves with the number, dark on its right."""
+    pixels = np.full([*size, 3], 30, np.uint8)
+    pixels[:, : 4 * (number + 1)] = 220
+    return pixels
+
+
+def ffmpeg(*arguments, pixels=None):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="the extra `video`")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    subprocess.run(command, input=pixels, check=True)
+
+
+def write_clip(path, *more, size=(48, 64), rate="30000/1001", count=FRAMES, codec="libx264"):
+    """A clip of `count` frames; `more` are arguments of its file."""
+    pixels = b"".join(frame(number, size).tobytes() for number in range(count))
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[1]}x{size[0]}", "-r", rate]
+    sound = ["-f", "lavfi", "-i", f"sine=duration={count * 1001 / 30000:.3f}"]
+    has_sound = "-c:a" in more
+    out = ["-c:v", codec, "-pix_fmt", "yuv444p", *more]
+    ffmpeg(*raw, "-i", "pipe:0", *(sound if has_sound else []), *out, path, pixels=pixels)
+    return path
+
+
+def threshold(images):
+    if any(image.shape[0] > 100 for image in images):
+        raise signatures.RefusedImage("more than 100 pixels high")
+    return [(image[..., 0] > 127).astype(np.uint8) for image in images]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Predicts a clip and returns what was written, looked at, with its frames."""
+    monkeypatch.chdir(tmp_path)
+    counts = []
+
+    def counted(images):
+        counts.append(len(images))
+        return threshold(images)
+
+    model = asked_model.Model(counted, CLASSES, {"model": "threshold"}, together=2)
+    monkeypatch.setattr(asked_model, "open_model", lambda job: model)
+
+    def predicted(path, **values):
+        job = PredictConfig(input=(str(path),), output_dir="out", checkpoint_dir="run", **values)
+        predict.main(job)
+        found = video.look_at(tmp_path / "out/overlay" / f"{path.stem}.mp4")
+        return found, list(video.frames_of(found, []))
+
+    predicted.counts = counts
+    return predicted
+
+
+def test_an_overlay_video_has_the_length_size_rate_and_colours(run, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4")
+    found, frames = run(clip)
+    assert (found.rate, found.is_variable, found.audio) == (Fraction(30000, 1001), False, "")
+    assert found.frames == len(frames) == FRAMES and sum(run.counts) == FRAMES
+    assert sorted(path.name for path in (tmp_path / "out/overlay").iterdir()) == ["clip.mp4"]
+    for number, pixels in enumerate(frames[3:], start=3):
+        border = 4 * (number + 1)
+        # Half image, half colour: light (220 + 250, 220 + 40, 220 + 130) / 2, dark 30 / 2; some
+        # pixels beside the border are smeared by the compression.
+        light, dark = pixels[8:-8, 2 : border - 5], pixels[8:-8, border + 5 : -2]
+        np.testing.assert_allclose(light.mean((0, 1)), (235, 130, 175), atol=6)
+        np.testing.assert_allclose(dark.mean((0, 1)), (15, 15, 15), atol=6)
+    printed = capsys.readouterr().out
+    assert "clip.mp4: 12 frames of 64x48 pixels, 29.97 frames/s; " in printed
+
+    run(clip)
+    assert sum(run.counts) == FRAMES and "1 of them by an earlier call" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [(49, 64), (48, 65), (49, 65), (2, 2), (1, 1)])
+def test_sizes_are_kept_odd_ones_too(run, tmp_path, size):
+    _, frames = run(write_clip(tmp_path / "clip.mkv", size=size, codec="ffv1", count=3))
+    assert [pixels.shape for pixels in frames] == [(*size, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "count"),
+    [
+        ("a.mkv", "30000/1001", 40),
+        ("a.mkv", "24", 5),
+        ("a.mkv", "30", 3),
+        ("a.avi", "12.5", 7),
+        ("a.mp4", "60", 1),
+        ("a.mpg", "24000/1001", 30),
+    ],
+)
+def test_rates_are_exact_where_the_container_rounds_them(run, tmp_path, name, rate, count):
+    codec = {"avi": "mpeg4", "mpg": "mpeg2video"}.get(name[2:], "libx264")
+    more = () if codec == "libx264" else ("-pix_fmt", "yuv420p")
+    clip = write_clip(tmp_path / name, *more, rate=rate, count=count, codec=codec)
+    found, frames = run(clip)
+    assert (found.rate, len(frames)) == (Fraction(rate), count)
+
+
+def test_a_variable_rate_keeps_its_length_and_repeats_no_prediction(run, tmp_path, capsys):
+    """Every fourth frame is missing, so the one before is shown twice."""
+    drop = "select='not(eq(mod(n,4),2))'"
+    clip = write_clip(tmp_path / "a.mp4", "-vf", drop, "-fps_mode", "vfr", rate="30")
+    found, frames = run(clip)
+    assert found.rate == 30 and not found.is_variable and abs(len(frames) - FRAMES) <= 1
+    assert sum(run.counts) == FRAMES - 3
+    np.testing.assert_allclose(frames[2].astype(int), frames[1], atol=12)
+    assert "30 frames/s, where the file's rate varies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"), [("a.mp4", "aac", "kept"), ("a.mkv", "pcm_s16le", "converted")]
+)
+def test_audio_is_kept(run, tmp_path, capsys, name, codec, kept):
+    found, frames = run(write_clip(tmp_path / name, "-c:a", codec))
+    assert found.audio == "aac" and len(frames) == FRAMES
+    assert f"audio {kept}" in capsys.readouterr().out
+
+
+def test_a_turned_video_is_upright(run, tmp_path):
+    write_clip(tmp_path / "flat.mp4")
+    ffmpeg("-display_rotation", 90, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "up.mp4")
+    _, frames = run(tmp_path / "up.mp4")
+    assert frames[0].shape == (64, 48, 3) and len(frames) == FRAMES
+
+
+def test_of_a_cut_file_the_whole_frames_are_predicted(run, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, [20, 48, 64, 3], np.uint8)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "10", "-i", "pipe:0"]
+    ffmpeg(*raw, "-c:v", "mpeg4", "-g", 1, "-movflags", "faststart", tmp_path / "whole.mp4",
+           pixels=pixels.tobytes())  # fmt: skip
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 6 // 10])
+    _, whole = run(tmp_path / "whole.mp4")
+    _, cut = run(tmp_path / "cut.mp4")
+    assert len(whole) == 20 and 9 <= len(cut) <= 12  # frames of noise are equally long
+    for one, other in zip(whole, cut, strict=False):
+        np.testing.assert_allclose(one.astype(int), other, atol=80)
+    warning = capsys.readouterr().err
+    assert "cut.mp4 is cut or damaged" in warning and f"the {len(cut)} frames that are" in warning
+
+
+def test_what_is_no_video_is_refused_and_leaves_nothing(run, tmp_path):
+    write_clip(tmp_path / "clip.mp4")
+    (tmp_path / "end.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:900])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "sound.mp4")
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/clip.mp4\n"
+    (tmp_path / "list.mp4").write_text(playlist)
+    write_clip(tmp_path / "high.mp4", size=(102, 64))
+    for name, sentence in {
+        "end": "end.mp4 cannot be read as a video: .*; get it again",
+        "empty": "empty.mp4 cannot be read as a video",
+        "sound": "sound.mp4 holds no video; give another file",
+        "list": "list.mp4 cannot be read as a video",
+        "high": "more than 100 pixels high",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            run(tmp_path / f"{name}.mp4")
+    assert not (tmp_path / "out/overlay").exists() or not [*(tmp_path / "out/overlay").iterdir()]
+
+
+def test_images_and_videos_share_a_call(run, tmp_path, capsys):
+    write_clip(tmp_path / "clip.mp4", count=2)
+    Image.fromarray(frame(3)).save(tmp_path / "photo.png")
+    job = {"output_dir": "out", "checkpoint_dir": "run"}
+    predict.main(PredictConfig(input=("photo.png", "*.mp4"), **job))
+    assert (tmp_path / "out/index/photo.png").is_file()
+    assert (tmp_path / "out/overlay/clip.mp4").is_file()
+    with pytest.raises(UserError, match="clip.mp4 is an input that would be replaced"):
+        predict.main(PredictConfig(input=("out/overlay/clip.mp4",), **job))
+
+
+def test_without_the_extra_it_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "imageio_ffmpeg", None)
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    job = {"input": (str(tmp_path / "clip.mp4"),), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"clip.mp4 is a video, .*; pip install imageio-ffmpeg"):
+        paths.images_to_predict(PredictConfig(checkpoint_dir="run", **job))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_extra_without_a_program_is_told_too(tmp_path, monkeypatch):
+    def nothing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(video, "imageio_ffmpeg", types.SimpleNamespace(get_ffmpeg_exe=nothing))
+    with pytest.raises(UserError, match="imageio-ffmpeg finds none here; install ffmpeg, or name"):
+        video.require_ffmpeg(tmp_path / "clip.mp4")
