@@ -50,6 +50,14 @@ class EvalConfig(Config):
         may_change=True,
         only_with={"inference_mode": ("slide",)},
     )
+    window_blending: str = setting(
+        "none",
+        "How overlapping windows are averaged. none: all their pixels count alike; hann: less "
+        "towards a window's border, so that no border shows.",
+        choices=("none", "hann"),
+        may_change=True,
+        only_with={"inference_mode": ("slide",), "max_image_pixels": ()},
+    )
 
     def __post_init__(self):
         super().__post_init__()

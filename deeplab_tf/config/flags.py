@@ -69,6 +69,7 @@ INFERENCE = (
     "inference_mode",
     "eval_crop_size",
     "eval_crop_stride",
+    "window_blending",
 )
 
 # Settings of a run that may be given once more when predicting with it, as the official programs
@@ -430,15 +431,17 @@ def given(name: str) -> Any:
     return job.values[name] if name in job.given else None
 
 
-def with_overrides(experiment: Experiment) -> Experiment:
+def with_overrides(experiment: Experiment, *jobs: Config) -> Experiment:
     """Returns a run's settings with the data and evaluation settings that were given as flags.
 
+    Args:
+      jobs: the program's own settings, if those may give one of these an effect.
     Raises:
       UserError: if the command line gave a setting that has no effect.
     """
     values = {name: given(name) for name in _current.get().overrides}
     changed = changed_by(experiment, {name: v for name, v in values.items() if v is not None})
-    _require_effect([changed.data, changed.eval])
+    _require_effect([changed.data, changed.eval, *jobs])
     return changed
 
 
@@ -593,6 +596,8 @@ def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, 
             del deciding["eval_crop_size"]
     if not experiment.data.resize_factor:
         del deciding["resize_factor"]
+    if experiment.eval.window_blending == "none":
+        del deciding["window_blending"]
     return deciding
 
 

@@ -26,6 +26,7 @@ from deeplab_tf.config.setting import (
 from deeplab_tf.messages import UserError
 
 COLORMAPS = ("pascal", "cityscapes", "ade20k")  # as official DeepLab names them
+_LEAST_WINDOW = 64 * 64  # pixels; a network sees nothing in less
 _MOST_VERSION = 2**63 - 1  # TensorFlow Serving reads int64; versions may be dates and times
 
 
@@ -193,6 +194,12 @@ class PredictConfig(Config):
         "assets/labels.csv, or another list.",
         only_with={"server": ()},
     )
+    max_image_pixels: int = setting(
+        0,
+        "Images with more pixels, also after resizing for prediction, are predicted in windows of "
+        "at most so many pixels, as --inference_mode=slide does; 0 predicts all as the run says.",
+        only_with={"checkpoint_dir": (), "weights": ()},
+    )
     shard: str = setting(
         "",
         "K/N, such as 2/16: predicts only the K-th of N shares of the images, for the tasks of a "
@@ -238,6 +245,12 @@ class PredictConfig(Config):
             "shard",
             self.shard,
             "K/N with K from 1 to N, such as 2/16",
+        )
+        require(
+            self.max_image_pixels == 0 or self.max_image_pixels >= _LEAST_WINDOW,
+            "max_image_pixels",
+            self.max_image_pixels,
+            f"0, or {_LEAST_WINDOW} or more",
         )
         if self.server:
             require_given("class_list", self.class_list, "the exported model's assets/labels.csv")

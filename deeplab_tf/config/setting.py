@@ -238,7 +238,7 @@ def without_effect(groups: Iterable[Config]) -> dict[str, str]:
     """Returns the settings that were changed but have no effect, each with what would give it one.
 
     Args:
-      groups: settings groups, including all groups that their `only_with` refer to.
+      groups: settings groups. What `only_with` names in other groups, the program does not have.
     """
     fields: dict[str, dataclasses.Field] = {}
     values: dict[str, Any] = {}
@@ -261,7 +261,7 @@ def without_effect(groups: Iterable[Config]) -> dict[str, str]:
 
     lacking = {}
     for name, field in fields.items():
-        needs = field.metadata["only_with"]
+        needs = {n: w for n, w in field.metadata["only_with"].items() if n in fields}
         is_changed = values[name] != field.default
         if needs and is_changed and not any(is_met(*need) for need in needs.items()):
             lacking[name] = " or ".join(described(*need) for need in needs.items())

@@ -21,8 +21,8 @@ class Predictor(tf.Module):
     view is predicted at once, its logits are enlarged from the output stride to the image's size
     in one step. When it is predicted in windows, the logits of each window are enlarged to the
     window, the probabilities of overlapping windows are averaged, and the result is resized to the
-    image's size. The probabilities of several views are averaged (docs/ancestors.md,
-    SSSegmentation, Scoring).
+    image's size. With blending, a window counts less towards its border, where it sees less. The
+    probabilities of several views are averaged (docs/ancestors.md, SSSegmentation, Scoring).
 
     With a padded size, the views are those of official DeepLab (eval.py, model.py): the image,
     resized by the recipe's rule, is padded with the mean colour below and on the right; then it is
@@ -40,12 +40,14 @@ class Predictor(tf.Module):
         add_flipped_images: bool = False,
         window_size: tuple[int, ...] = (),
         window_stride: tuple[int, ...] = (),
+        window_blending: str = "none",
         padded_size: tuple[int, ...] = (),
     ):
         """Takes the settings of EvalConfig and DataConfig.
 
         Args:
           window_size, window_stride: height and width in pixels; empty to predict at once.
+          window_blending: none, or hann for weights that fall towards a window's border.
           padded_size: height and width that images are padded to; empty pads nothing. Not together
             with windows.
         """
@@ -59,6 +61,7 @@ class Predictor(tf.Module):
         }
         self._padded_size = padded_size
         self._window_size, self._window_stride = window_size, window_stride
+        self._blends = window_blending == "hann"
         # As in official DeepLab (model.py): other scales of evaluation take the place of those that
         # the network was trained to look at.
         pyramid = model.config.image_pyramid if tuple(scales) == (1.0,) else ()
@@ -259,7 +262,7 @@ class Predictor(tf.Module):
             + 1
         )
 
-        # The channel after the classes counts the windows over each pixel.
+        # The channel after the classes adds up the weights of the windows over each pixel.
         shape = [None, None, None, self.num_classes + 1]
 
         def add_window(number, sums):
@@ -269,6 +272,8 @@ class Predictor(tf.Module):
             part = images[:, first[0] : last[0], first[1] : last[1]]
             probabilities = tf.nn.softmax(self._resize(self._infer(part), window))
             counted = tf.concat([probabilities, tf.ones_like(probabilities[..., :1])], axis=-1)
+            if self._blends:
+                counted *= hann(window)
             around = tf.pad(tf.stack([first, size - last], axis=1), [[1, 1], [0, 0]])
             return number + 1, tf.ensure_shape(sums + tf.pad(counted, around), shape)
 
@@ -284,6 +289,25 @@ class Predictor(tf.Module):
 
     def _resize(self, scores, size):
         return resize_bilinear(scores, size, align_corners=self.model.config.align_corners)
+
+
+def hann(size: tf.Tensor) -> tf.Tensor:
+    """Returns the weights of a window's pixels, float32 [H, W, 1], above 0 and up to 1.
+
+    The product of a Hann window down and one across, taken at the centres of the pixels: so a
+    window counts next to nothing at its border, but never nothing, since the border of an image has
+    no other window.
+
+    Args:
+      size: int [2], height and width.
+    """
+
+    def along(length):
+        centres = (tf.range(length, dtype=tf.float32) + 0.5) / tf.cast(length, tf.float32)
+        return tf.square(tf.sin(math.pi * centres))
+
+    down, across = along(size[0]), along(size[1])
+    return down[:, tf.newaxis, tf.newaxis] * across[tf.newaxis, :, tf.newaxis]
 
 
 def _pad_with_color(images, around, color):
@@ -332,5 +356,6 @@ def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) ->
         add_flipped_images=evaluation.add_flipped_images,
         window_size=evaluation.eval_crop_size if slide else (),
         window_stride=evaluation.eval_crop_stride if slide else (),
+        window_blending=evaluation.window_blending,
         padded_size=() if slide else evaluation.eval_crop_size,
     )

@@ -13,7 +13,7 @@ from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data.catalog import LabelClass
 from deeplab_tf.distribution import on_this_host
 from deeplab_tf.evaluation.predictor import build_predictor
-from deeplab_tf.inference import replicas
+from deeplab_tf.inference import large_images, replicas
 from deeplab_tf.inference.finished import digest_of
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run, published
@@ -82,7 +82,7 @@ def _of_checkpoint(job: PredictConfig) -> Model:
     path = job.checkpoint_dir or str(published.folder_of(job.weights))
     strategy = on_this_host(job.num_gpus)
     with strategy.scope():
-        loaded, experiment = loaded_run.load_asked(path, job.checkpoint)
+        loaded, experiment = loaded_run.load_asked(path, job.checkpoint, job)
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
 
     prefix = RunDir.of(path).checkpoints.prefix(loaded.step)
@@ -92,6 +92,16 @@ def _of_checkpoint(job: PredictConfig) -> Model:
         **flags.inference_settings(experiment, loaded.model.config),
     }
     labels = replicas.labels_on(strategy, predictor)
+    if job.max_image_pixels:
+        decides["max_image_pixels"] = str(job.max_image_pixels)
+        labels = large_images.with_windows(
+            labels,
+            predictor,
+            loaded.model,
+            experiment.data,
+            experiment.eval,
+            max_pixels=job.max_image_pixels,
+        )
     return Model(labels, loaded.info.classes, decides, strategy.num_replicas_in_sync)
 
 

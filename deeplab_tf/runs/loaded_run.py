@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import Experiment, as_flag, checkpoint_choice, flags
 from deeplab_tf.config.checkpoint_choice import BEST, NEWEST
+from deeplab_tf.config.setting import Config
 from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab, build_model
@@ -156,11 +157,12 @@ def load(
     return LoadedRun(experiment, info, model, restored, title, others)
 
 
-def load_asked(path: str, checkpoint: str) -> tuple[LoadedRun, Experiment]:
+def load_asked(path: str, checkpoint: str, *jobs: Config) -> tuple[LoadedRun, Experiment]:
     """Loads the checkpoint that a command line asks for, and prints which one it is.
 
     Args:
       path, checkpoint: values of the program's settings.
+      jobs: as in `flags.with_overrides`.
     Returns:
       The run as it is stored, and its settings with the changes of the command line.
     Raises:
@@ -176,7 +178,7 @@ def load_asked(path: str, checkpoint: str) -> tuple[LoadedRun, Experiment]:
     flags.require_equal(loaded.experiment, loaded.model.config, where=path)
     _require_dataset(flags.given("dataset"), loaded)
     _require_num_classes(flags.given("num_classes"), loaded.info)
-    return loaded, flags.with_overrides(loaded.experiment)
+    return loaded, flags.with_overrides(loaded.experiment, *jobs)
 
 
 def _require_num_classes(asked: int | None, info: catalog.DatasetInfo) -> None:

@@ -161,6 +161,76 @@ def test_slide_equals_a_loop_over_windows_in_numpy(model, crop, stride, flip):
     np.testing.assert_allclose(predictor.probabilities(IMAGES), probabilities, atol=1e-5)
 
 
+def hann_in_numpy(height, width):
+    down = np.sin(np.pi * (np.arange(height) + 0.5) / height) ** 2
+    across = np.sin(np.pi * (np.arange(width) + 0.5) / width) ** 2
+    return np.outer(down, across)[..., np.newaxis]
+
+
+def test_blended_windows_are_averaged_with_hann_weights(model):
+    """A loop over windows; the one in the corner is alone there, however little it counts."""
+    crop, stride = (33, 40), (20, 24)
+    predictor = Predictor(model, window_size=crop, window_stride=stride, window_blending="hann")
+    total, weights = np.zeros([2, 45, 60, 7]), np.zeros([45, 60, 1])
+    for top in windows_of(45, 33, 20):
+        for left in windows_of(60, 40, 24):
+            part = np.s_[top : top + 33, left : left + 40]
+            alone = Predictor(model).probabilities(IMAGES[:, part[0], part[1]])
+            total[:, part[0], part[1]] += alone * hann_in_numpy(33, 40)
+            weights[part] += hann_in_numpy(33, 40)
+    found = predictor.probabilities(IMAGES).numpy()
+    np.testing.assert_allclose(found, total / weights, atol=1e-5)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)  # weights add up to 1 everywhere
+
+
+class Even(tf.Module):
+    """A network whose logits are the same everywhere in what it sees: `logits_of` its images."""
+
+    num_classes = 3
+
+    def __init__(self, config, logits_of):
+        self.config, self._logits_of = config, logits_of
+
+    def infer(self, images):
+        logits = self._logits_of(images)[:, tf.newaxis, tf.newaxis, :]
+        return tf.tile(logits, [1, 5, 5, 1])
+
+
+@pytest.mark.parametrize("size", [(200, 300), (64, 64), (65, 500), (9, 7)])
+def test_constant_probabilities_stay_constant_under_blending(model, size):
+    """Weights that did not add up to 1 somewhere would show there."""
+    logits = tf.constant([[0.3, -1.0, 2.0]])
+    constant = Even(model.config, lambda images: logits)
+    predictor = Predictor(
+        constant, window_size=(64, 64), window_stride=(43, 50), window_blending="hann"
+    )
+    found = predictor.probabilities(np.zeros([1, *size, 3], np.uint8)).numpy()
+    expected = np.exp([0.3, -1.0, 2.0]) / np.exp([0.3, -1.0, 2.0]).sum()
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-5)
+
+
+def test_blended_windows_have_no_seams(model):
+    """Each window sees another brightness and is sure of another class: the sharpest of edges."""
+
+    def logits_of(images):
+        brightness = tf.reduce_mean(images, axis=(1, 2, 3)) / 255
+        return tf.stack([brightness, 1 - brightness, 0 * brightness], axis=-1) * 30
+
+    image = np.zeros([1, 64, 400, 3], np.uint8)
+    image[:, :, 200:] = 255
+
+    def largest_step(blending):
+        network = Even(model.config, logits_of)
+        predictor = Predictor(
+            network, window_size=(64, 96), window_stride=(64, 64), window_blending=blending
+        )
+        scores = predictor.probabilities(image).numpy()
+        return np.abs(np.diff(scores, axis=2)).max()
+
+    # The overlap has 32 pixels, so a straight ramp would take steps of 1 / 32.
+    assert largest_step("none") > 0.3 and largest_step("hann") < 3 / 32
+
+
 def test_slide_resizes_probabilities_back_to_the_image(model):
     """Windows lie on the resized image; the averaged probabilities are enlarged, not the logits."""
     predictor = Predictor(

@@ -1,0 +1,77 @@
+"""Predicts images that are too large to be predicted at once in windows, all others as usual."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from deeplab_tf.config import DataConfig, EvalConfig
+from deeplab_tf.evaluation.predictor import Predictor, build_predictor
+from deeplab_tf.models.deeplab import DeepLab
+
+_CELLS = 32  # the coarsest output stride; windows of its multiples end at whole cells
+Labels = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+def sliding(evaluation: EvalConfig, max_pixels: int) -> EvalConfig:
+    """Returns settings that predict in square windows of at most `max_pixels` pixels.
+
+    A third of each window overlaps the next one. Settings that slide already stay as they are.
+    """
+    if evaluation.inference_mode == "slide":
+        return evaluation
+    side = math.isqrt(max_pixels) // _CELLS * _CELLS
+    stride = side - side // 3
+    return dataclasses.replace(
+        evaluation,
+        inference_mode="slide",
+        eval_crop_size=(side, side),
+        eval_crop_stride=(stride, stride),
+    )
+
+
+def with_windows(
+    labels_of: Labels,
+    predictor: Predictor,
+    model: DeepLab,
+    data: DataConfig,
+    evaluation: EvalConfig,
+    *,
+    max_pixels: int,
+) -> Labels:
+    """Returns `labels_of` for images of up to `max_pixels` pixels, and windows for larger ones.
+
+    Says so when the first larger image comes.
+
+    Args:
+      labels_of: the function from images, uint8 [H, W, 3], to labels, as the run says.
+      predictor: what it predicts with, whose views of an image count too.
+    """
+    settings = sliding(evaluation, max_pixels)
+    in_windows = build_predictor(model, data, settings)
+    told: list[tuple] = []
+
+    def labels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        sizes = [int(predictor.most_pixels(image.shape[:2])) for image in images]
+        small = [image for image, pixels in zip(images, sizes, strict=True) if pixels <= max_pixels]
+        found = iter(labels_of(small) if small else [])
+        return [
+            next(found) if pixels <= max_pixels else of_large(image)
+            for image, pixels in zip(images, sizes, strict=True)
+        ]
+
+    def of_large(image: np.ndarray) -> np.ndarray:
+        if not told:
+            told.append(image.shape)
+            height, width = settings.eval_crop_size
+            down, across = settings.eval_crop_stride
+            print(
+                f"Images of more than --max_image_pixels={max_pixels} pixels, such as one of "
+                f"{image.shape[1]}x{image.shape[0]}, are predicted in windows of {width}x{height}, "
+                f"{across} and {down} pixels apart.",
+                flush=True,
+            )
+        return np.asarray(in_windows.labels(image[np.newaxis]))[0]
+
+    return labels

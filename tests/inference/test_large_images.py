@@ -1,0 +1,56 @@
+"""Images above --max_image_pixels slide; those below are predicted as ever."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf import predict
+from deeplab_tf.config import EvalConfig
+from deeplab_tf.config.programs import PredictConfig
+from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.inference import large_images
+from deeplab_tf.messages import UserError
+from tests.inference import runs
+from tests.serving import cases
+
+
+@pytest.mark.parametrize(
+    ("most", "side", "stride"), [(64 * 64, 64, 43), (4_000_000, 1984, 1323), (10_000, 96, 64)]
+)
+def test_windows_hold_at_most_so_many_pixels_and_overlap_by_a_third(most, side, stride):
+    settings = large_images.sliding(EvalConfig(), most)
+    assert settings.eval_crop_size == (side, side) and side * side <= most
+    assert settings.eval_crop_stride == (stride, stride)
+    own = EvalConfig(inference_mode="slide", eval_crop_size=(50, 60), eval_crop_stride=(20, 30))
+    assert large_images.sliding(own, most) is own
+
+
+def test_only_larger_images_slide(tmp_path, capsys):
+    run = runs.write(tmp_path / "run", steps=(100,))
+    (tmp_path / "photos").mkdir()
+    small, large = cases.pictures(1, (64, 64))[0], cases.pictures(1, (70, 150), seed=1)[0]
+    for name, pixels in (("small", small), ("large", large)):
+        Image.fromarray(pixels).save(tmp_path / f"photos/{name}.png")
+    places = {"input": (str(tmp_path / "photos"),), "checkpoint_dir": str(run)}
+    limited = PredictConfig(output_dir=str(tmp_path / "out"), max_image_pixels=64 * 64, **places)
+    predict.main(limited)
+    said = [line for line in capsys.readouterr().out.splitlines() if "max_image_pixels" in line]
+    assert said == [
+        "Images of more than --max_image_pixels=4096 pixels, such as one of 150x70, are predicted "
+        "in windows of 64x64, 43 and 43 pixels apart."
+    ]
+
+    sliding = Predictor(cases.model(), window_size=(64, 64), window_stride=(43, 43))
+    for name, predictor, pixels in (
+        ("small", Predictor(cases.model()), small),
+        ("large", sliding, large),
+    ):
+        found = np.asarray(Image.open(tmp_path / f"out/index/{name}.png"))
+        np.testing.assert_array_equal(found, predictor.labels(pixels[np.newaxis])[0])
+    whole = Predictor(cases.model()).labels(large[np.newaxis])[0]
+    assert (whole != found).numpy().any()
+
+    with pytest.raises(UserError, match=r"another max_image_pixels \(4096; now null\)"):
+        predict.main(PredictConfig(output_dir=str(tmp_path / "out"), **places))
+    with pytest.raises(UserError, match="max_image_pixels=9 is not possible; allowed: 0, or 4096"):
+        PredictConfig(output_dir="out", max_image_pixels=9, **places)
