@@ -49,8 +49,12 @@ def test_how_the_steps_are_run_changes_no_result(train, added):
 
 @pytest.mark.parametrize("variant", ["mobilenet_v2", "mobilenet_v3_small_seg", "xception_41"])
 def test_googles_networks_train_alike_in_other_ways(tiny_experiment, tmp_path, variant):
-    """By XLA, and on two replicas."""
-    tiny = change(tiny_experiment, "train", train_batch_size=8)
+    """By XLA, and on two replicas.
+
+    Batch statistics of maps so small would enlarge rounding: after one step of MobileNetV2, XLA's
+    moves the weights 1 % differently, as images do that are 0.0001 grey levels brighter.
+    """
+    tiny = change(tiny_experiment, "train", train_batch_size=8, fine_tune_batch_norm=False)
     network = {"aspp_convs_filters": 8, "atrous_rates": (1, 2), "initializer": "he_normal"}
     network |= {"dropout_rate": 0.0, "aspp_dropout_rate": 0.0}  # XLA would draw other numbers
     model = ModelConfig(model_variant=variant, **network)
