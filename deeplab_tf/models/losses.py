@@ -90,6 +90,7 @@ class SegmentationLoss(tf.keras.losses.Loss):
         if pixel_loss is None:
             given = self.settings.loss
 
+        _require_effect(self.settings, given, is_restored="loss" in settings)
         self.losses = tuple(_built(loss, self.settings) for loss in given)
         self.loss_weights = _checked_weights(loss_weights, number=len(self.losses))
         self.ignore_label = ignore_label
@@ -336,6 +337,28 @@ def _built(loss: Any, settings: LossConfig) -> Any:
         "dice": lambda: DiceLoss(smooth=settings.dice_smooth, log_loss=settings.dice_log_loss),
         "lovasz_softmax": lambda: LovaszSoftmaxLoss(per_image=settings.lovasz_per_image),
     }[loss]()
+
+
+def _require_effect(settings: LossConfig, given: Any, *, is_restored: bool) -> None:
+    """Checks that the settings of single losses were given with these losses' names.
+
+    Args:
+      given: the losses, as `SegmentationLoss` takes them.
+      is_restored: whether the settings have the names, as those of a saved loss do.
+    Raises:
+      InputError: if one of them would have no effect, since its loss is missing or is an object
+        with settings of its own.
+    """
+    names = {loss or "cross_entropy" for loss in given if loss is None or isinstance(loss, str)}
+    names |= set(settings.loss) if is_restored else set()
+    for field in dataclasses.fields(settings):
+        (needed,) = field.metadata["only_with"].get("loss", ("",))
+        if needed and needed not in names and getattr(settings, field.name) != field.default:
+            raise InputError(
+                f"{field.name}={getattr(settings, field.name)!r} has no effect without "
+                f"loss={needed!r}; give that name, or leave {field.name} out: a loss object has "
+                "such a setting itself."
+            )
 
 
 def _checked_weights(weights: Any, *, number: int) -> tuple[float, ...]:

@@ -90,8 +90,13 @@ class RunDir:
         if not self.path.is_dir():
             is_checkpoint = checkpoint_choice.split(self.path)[1] is not None
             return not is_checkpoint and not os.path.lexists(self.path)
+        holds_others = any(self.path.glob(f"*/{EXPERIMENT}")) or any(
+            self.path.glob("*/saved_model.pb")
+        )
         names = {entry.name for entry in self.path.iterdir() if entry.is_file()}
-        return all(name == catalog.MANIFEST or name.startswith(".") for name in names)
+        return not holds_others and all(
+            name == catalog.MANIFEST or name.startswith(".") for name in names
+        )
 
     def experiment(self) -> Experiment:
         """Reads the run's settings.
@@ -129,7 +134,8 @@ class RunDir:
         """
         train = settings or self.experiment().train
         newest = max(self.checkpoints.steps(), default=0)
-        if not train.early_stopping_patience or not self.metrics.scores_at(newest):
+        is_on = train.early_stopping_patience and train.eval_interval_steps
+        if not is_on or not self.metrics.scores_at(newest):
             return False
         waited = self.metrics.without_improvement(train.early_stopping_min_delta)
         return waited >= train.early_stopping_patience

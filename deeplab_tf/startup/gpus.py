@@ -4,6 +4,7 @@ TensorFlow itself says so only in its log, which is long, and then computes on t
 tells about NVIDIA's devices is enough to know that they are there, and for the usual causes.
 """
 
+import contextlib
 import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,9 @@ def on_host(root: Path = Path("/")) -> HostGpus:
 
 
 def _model(infos: Sequence[Path]) -> str:
-    text = infos[0].read_text(errors="replace") if infos else ""
+    text = ""
+    with contextlib.suppress(OSError):  # some containers may not read it
+        text = infos[0].read_text(errors="replace") if infos else ""
     found = re.search(r"^Model:\s*(\S.*?)\s*$", text, re.MULTILINE)
     return found[1] if found else ""
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 
 from deeplab_tf.data import records
 from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.evaluation import pictures as shared
 from deeplab_tf.evaluation import report
-from deeplab_tf.evaluation.legend import legend
 
 _MOST_SIDE = 480  # pixels of a panel's longer side; TensorBoard keeps every picture of every step
 _TITLE_HEIGHT = 14
@@ -69,9 +69,9 @@ def _page(example: Example, predicted: np.ndarray, info: DatasetInfo) -> np.ndar
     prediction = _panel("prediction", report.colorize(predicted, info.colors))
     panels = report.strip(image, [label, prediction])
 
-    occurring = np.union1d(example.label, predicted)
-    names = legend(info.class_names, info.colors, occurring.tolist(), width=panels.shape[1])
-    return np.concatenate([panels, names])
+    entries = shared.occurring([example.label, predicted], info.class_names, info.colors)
+    legend = shared.legend(entries, width=panels.shape[1])
+    return np.asarray(shared.above(Image.fromarray(panels), legend))
 
 
 def _panel(title: str, pixels: np.ndarray) -> np.ndarray:

@@ -124,5 +124,11 @@ class Scoring:
             waited = self._run.metrics.without_improvement(train.early_stopping_min_delta)
             if waited:
                 text += f"; {waited} of {train.early_stopping_patience} without improvement"
-        columns = min(shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns, _WIDTH)
-        return f"{text}\n{short_table(scores.iou, self._info.class_names, width=columns)}"
+        return f"{text}\n{short_table(scores.iou, self._info.class_names, width=_columns())}"
+
+
+def _columns() -> int:
+    """Returns how many letters a line should have at most."""
+    # A terminal that does not know its width has 0 columns under Python 3.10.
+    columns = shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns or _WIDTH
+    return min(columns, _WIDTH)

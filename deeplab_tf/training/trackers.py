@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deeplab_tf.messages import UserError, shortened, warn
 from deeplab_tf.runs import sealed
 
 TRACKER_FILE = "tracker.json"  # in the run's folder: under which id a tracker knows the run
+_SECONDS_OF_REST = 600  # after a failure: clients retry for minutes, and the training waits
 _PROJECT = "deeplab_tf"  # unless the tracker's own environment variable names another
 
 
@@ -40,9 +42,11 @@ class Tracker:
     """
 
     name = ""
+    _has_failed = False
+    _rests_until = 0.0  # of the monotonic clock, in seconds
 
     def __init__(self, folder: Path, settings: dict[str, str]):
-        self._folder, self._has_failed = folder, False
+        self._folder = folder
         if not self.name:
             return
         require_installed(self.name)
@@ -57,13 +61,22 @@ class Tracker:
         files.write(folder / TRACKER_FILE, sealed.to_json(content) + "\n")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Takes the values of a step, by name. A failure is told once; training goes on."""
+        """Takes the values of a step, by name.
+
+        A failure is told once, and training goes on. What comes in the minutes after it is lost.
+        """
+        if time.monotonic() < self._rests_until:
+            return
         try:
             self._log(step, values)
         except Exception as error:  # a server that is away must not end a run of days
             if not self._has_failed:
-                warn(f"--tracker={self.name} did not take step {step} ({_reason(error)}).")
+                warn(
+                    f"--tracker={self.name} did not take step {step} ({_reason(error)}); after a "
+                    f"failure it is left alone for {_SECONDS_OF_REST // 60} minutes."
+                )
             self._has_failed = True
+            self._rests_until = time.monotonic() + _SECONDS_OF_REST
 
     def finish(self, *, failed: bool) -> None:
         """Says that no more values come.
@@ -114,7 +127,7 @@ class _WeightsAndBiases(Tracker):
             id=known_as or None,
             resume="allow" if known_as else None,
             config=settings,
-            dir=str(self._folder),
+            dir=os.environ.get("WANDB_DIR") or str(self._folder),
         )
         # A resumed run does some steps again, and W&B's own counter never goes back.
         self._run.define_metric("step")
@@ -135,7 +148,8 @@ class _MLflow(Tracker):
 
     def _start(self, package, known_as, settings):
         self._mlflow = package
-        if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not known_as:
+        variables = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+        if not any(map(os.environ.get, variables)) and not known_as:
             package.set_experiment(_PROJECT)
         if known_as:
             return package.start_run(run_id=known_as).info.run_id
@@ -146,8 +160,13 @@ class _MLflow(Tracker):
         return run.info.run_id
 
     def _log(self, step, values):
-        # MLflow takes no other letters in names, and classes may be called anything.
-        named = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in values.items()}
+        # MLflow takes no other letters in names, and no path that could be shorter; classes may be
+        # called anything.
+        parts = {name: name.split("/", 2) for name in values}
+        named = {
+            "/".join(re.sub(r"[^\w\- ]", "_", part) for part in parts[name]): value
+            for name, value in values.items()
+        }
         self._mlflow.log_metrics(named, step=step)
 
     def _finish(self, failed):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.models.inputs import InputError
 from deeplab_tf.models.losses import SegmentationLoss
 from deeplab_tf.models.pixel_losses import FocalLoss
 from deeplab_tf.models.region_losses import DiceLoss, LovaszSoftmaxLoss
@@ -214,3 +215,25 @@ def test_losses_are_stored_with_their_settings():
     assert [type(one) for one in loaded.losses] == [type(None), DiceLoss, FocalLoss]
     assert loaded.get_config() == loss.get_config()
     assert float(loaded(labels, logits)) == float(loss(labels, logits))
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        ("sparse_categorical_crossentropy", {"label_smoothing": 0.1}),
+        ("dice", {"label_smoothing": 0.1}),
+        (DiceLoss(), {"dice_smooth": 1.0}),
+        ([None, FocalLoss()], {"focal_gamma": 3.0}),
+        (None, {"lovasz_per_image": True}),
+    ],
+)
+def test_settings_of_a_loss_that_is_not_used_by_name_are_refused(loss, settings):
+    (name,) = settings
+    with pytest.raises(InputError, match=f"^{name}=.* has no effect without loss="):
+        SegmentationLoss(loss, **settings)
+
+
+def test_a_saved_loss_keeps_the_settings_of_its_losses():
+    loss = SegmentationLoss(["cross_entropy", "dice"], label_smoothing=0.1, dice_smooth=1.0)
+    restored = SegmentationLoss.from_config(loss.get_config())
+    assert restored.get_config() == loss.get_config()

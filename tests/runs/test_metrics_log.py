@@ -55,8 +55,8 @@ def test_a_best_score_that_only_its_own_file_tells_counts(tmp_path):
 
 def test_a_run_has_stopped_early_once_its_newest_checkpoint_was_scored(tmp_path):
     run = run_with(tmp_path, [0.5, 0.4, 0.4])
-    assert run.stopped_early(TrainConfig(early_stopping_patience=2))
-    assert not run.stopped_early(TrainConfig(early_stopping_patience=3))
-    assert not run.stopped_early(TrainConfig(early_stopping_patience=0))
+    assert run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=2))
+    assert not run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=3))
+    assert not run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=0))
     (tmp_path / "model.ckpt-35.index").touch()  # it went on, with a larger patience
-    assert not run.stopped_early(TrainConfig(early_stopping_patience=2))
+    assert not run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=2))

@@ -43,6 +43,13 @@ def test_a_run_may_begin_where_nothing_is_yet(tmp_path):
         assert not RunDir(tmp_path).may_begin()
         (tmp_path / name).unlink()
 
+    # A folder of runs, or of an exported model's versions.
+    for name in ("run/experiment.flags", "1/saved_model.pb"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+        assert not RunDir(tmp_path).may_begin()
+        (tmp_path / name).unlink()
+
     (tmp_path / "file").touch()
     assert not RunDir(tmp_path / "file").may_begin()
 

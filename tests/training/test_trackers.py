@@ -86,9 +86,10 @@ def test_mlflow_gets_settings_once_and_names_that_it_takes(mlflow, tmp_path, mon
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     for _ in range(2):
         tracker = trackers.open_tracker("mlflow", tmp_path, {"seed": "3"})
-        tracker.log(20, {"eval/iou/sign (front)": 0.5})
+        tracker.log(20, {"eval/iou/sign (front)": 0.5, "eval/iou/a//..": 0.25})
         tracker.finish(failed=True)
-    logged = [("log_metrics", {"eval/iou/sign _front_": 0.5}, 20), ("end_run", "FAILED")]
+    values = {"eval/iou/sign _front_": 0.5, "eval/iou/a____": 0.25}
+    logged = [("log_metrics", values, 20), ("end_run", "FAILED")]
     assert mlflow == [
         ("set_experiment", "deeplab_tf"),
         ("start_run", None, tmp_path.name),
@@ -105,11 +106,29 @@ def test_a_server_that_fails_does_not_end_the_run(mlflow, tmp_path, monkeypatch,
     def fail(values, step):
         raise ConnectionError("no route to host\nmore")
 
+    log_metrics = sys.modules["mlflow"].log_metrics
     monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", fail)
     tracker.log(1, {"loss": 1.0})
+    assert capsys.readouterr().err == (
+        "Warning: --tracker=mlflow did not take step 1 (ConnectionError: no route to host); after "
+        "a failure it is left alone for 10 minutes.\n"
+    )
+
+    # A client that cannot reach its server tries for minutes, in which nothing is trained.
+    monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", log_metrics)
     tracker.log(2, {"loss": 1.0})
-    warning = "Warning: --tracker=mlflow did not take step 1 (ConnectionError: no route to host).\n"
-    assert capsys.readouterr().err == warning
+    assert mlflow[-1][0] == "log_params"
+    later = trackers.time.monotonic() + 601
+    monkeypatch.setattr(trackers.time, "monotonic", lambda: later)
+    tracker.log(3, {"loss": 1.0})
+    assert mlflow[-1] == ("log_metrics", {"loss": 1.0}, 3)
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"])
+def test_the_experiment_may_be_named_by_mlflows_variables(mlflow, tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "12")
+    trackers.open_tracker("mlflow", tmp_path, {})
+    assert mlflow[0][0] == "start_run"
 
 
 def test_a_tracker_that_cannot_start_ends_the_run_with_one_sentence(package, tmp_path):
