@@ -57,8 +57,8 @@ def load(model, checkpoint="", **settings):
         one that `model` names, or the newest undamaged one in a folder.
       settings: how images are predicted, if not as the run's recipe says; named as the flags of
         `predict`: eval_scales, add_flipped_images, inference_mode, eval_crop_size,
-        eval_crop_stride, window_blending, output_stride, min_resize_value, max_resize_value,
-        resize_factor.
+        eval_size_divisor, eval_crop_stride, window_blending, output_stride, min_resize_value,
+        max_resize_value, resize_factor.
     Returns:
       A `deeplab_tf.inference.segmenter.Segmenter`. Its `predict` takes a path, an image of Pillow,
       an array, uint8 [H, W, 3], or a list of them. It predicts as `eval`, `vis` and `predict` do.

@@ -41,6 +41,16 @@ class EvalConfig(Config):
         most=MOST_PIXELS_OF_A_SIDE,
         may_change=True,
     )
+    eval_size_divisor: int = setting(
+        0,
+        "Pads each image below and on the right, with the mean colour, to a multiple of this "
+        "number, and by 1 pixel more if corners are aligned. With the output stride, the enlarged "
+        "scores lie exactly over the image, as in training; 0 pads nothing, as in SSSegmentation.",
+        least=0,
+        most=MOST_PIXELS_OF_A_SIDE,
+        may_change=True,
+        only_with={"inference_mode": ("whole",)},
+    )
     eval_crop_stride: tuple[int, ...] = setting(
         (),
         "For inference_mode=slide: distance from one window to the next, down and across, in "
@@ -67,6 +77,12 @@ class EvalConfig(Config):
         lengths = (2,) if self.inference_mode == "slide" else (0, 2)
         require(len(size) in lengths, "eval_crop_size", size, "two numbers, height,width")
         require(len(stride) in lengths, "eval_crop_stride", stride, "two numbers, height,width")
+        require(
+            not (size and self.eval_size_divisor and self.inference_mode == "whole"),
+            "eval_size_divisor",
+            self.eval_size_divisor,
+            "0 with eval_crop_size, which says itself to which size images are padded",
+        )
         if size and stride:
             fits = stride[0] <= size[0] and stride[1] <= size[1]
             require(fits, "eval_crop_stride", stride, f"at most eval_crop_size {size}")

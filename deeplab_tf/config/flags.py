@@ -68,6 +68,7 @@ INFERENCE = (
     "add_flipped_images",
     "inference_mode",
     "eval_crop_size",
+    "eval_size_divisor",
     "eval_crop_stride",
     "window_blending",
 )
@@ -598,6 +599,8 @@ def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, 
         del deciding["resize_factor"]
     if experiment.eval.window_blending == "none":
         del deciding["window_blending"]
+    if not experiment.eval.eval_size_divisor or experiment.eval.inference_mode == "slide":
+        del deciding["eval_size_divisor"]
     return deciding
 
 

@@ -24,6 +24,12 @@ class Predictor(tf.Module):
     image's size. With blending, a window counts less towards its border, where it sees less. The
     probabilities of several views are averaged (docs/ancestors.md, SSSegmentation, Scoring).
 
+    With a size divisor, a view that is predicted at once is padded with the mean colour below and
+    on the right, and what belongs to the padding is cut off the enlarged logits. A size that is no
+    multiple of the output stride has a cell that reaches beyond the image; without padding, all
+    cells are squeezed into the image, and labels move up and to the left, by nearly a cell at the
+    end.
+
     With a padded size, the views are those of official DeepLab (eval.py, model.py): the image,
     resized by the recipe's rule, is padded with the mean colour below and on the right; then it is
     scaled and mirrored as one image, and what belongs to the padding is cut off the scores.
@@ -42,6 +48,7 @@ class Predictor(tf.Module):
         window_stride: tuple[int, ...] = (),
         window_blending: str = "none",
         padded_size: tuple[int, ...] = (),
+        size_divisor: int = 0,
     ):
         """Takes the settings of EvalConfig and DataConfig.
 
@@ -50,6 +57,8 @@ class Predictor(tf.Module):
           window_blending: none, or hann for weights that fall towards a window's border.
           padded_size: height and width that images are padded to; empty pads nothing. Not together
             with windows.
+          size_divisor: number that height and width are padded to a multiple of, plus 1 if the
+            model aligns corners; 0 pads nothing. Not together with windows or a padded size.
         """
         super().__init__()
         self.model = model
@@ -59,7 +68,7 @@ class Predictor(tf.Module):
             "max_resize_value": max_resize_value,
             "resize_factor": resize_factor,
         }
-        self._padded_size = padded_size
+        self._padded_size, self._size_divisor = padded_size, size_divisor
         self._window_size, self._window_stride = window_size, window_stride
         self._blends = window_blending == "hann"
         # As in official DeepLab (model.py): other scales of evaluation take the place of those that
@@ -161,14 +170,19 @@ class Predictor(tf.Module):
         Returns:
           int64 scalar.
         """
+        size = tf.convert_to_tensor(size)
         sizes = [tf.cast(size, tf.int64)]
         for scale in sorted({scale for scale, _ in self._views}):
             if self._padded_size:
                 view = tf.constant(scaled_size(self._padded_size, scale), tf.int64)
                 sizes += [view, tf.constant(self._padded_size, tf.int64)]
-            elif self._resizes(scale):
+                continue
+            resized = size
+            if self._resizes(scale):
                 resized = transforms.resized_size(size, scale=scale, **self._resizing)
-                sizes.append(tf.cast(resized, tf.int64))
+            if self._size_divisor:
+                resized = self._divisible_size(resized)
+            sizes.append(tf.cast(resized, tf.int64))
         most = tf.reduce_max([tf.reduce_prod(size) for size in sizes])
         return most * self._pixels_per_pixel
 
@@ -208,11 +222,35 @@ class Predictor(tf.Module):
         if flip:
             images = tf.reverse(images, [2])
 
-        scores = self._slide(images) if self._window_size else self._infer(images)
+        if self._window_size:
+            scores = self._slide(images)
+        elif self._size_divisor:
+            scores = self._divisible(images)
+        else:
+            scores = self._infer(images)
 
         if flip:
             scores = tf.reverse(scores, [2])
+        if self._size_divisor and not self._resizes(scale):
+            return scores
         return self._resize(scores, size)
+
+    def _divisible(self, images):
+        """Returns the logits of images at their size, predicted at a multiple of the divisor."""
+        size = tf.shape(images)[1:3]
+        padded = self._divisible_size(size)
+        below, right = tf.unstack(padded - size)
+        around = [[0, 0], [0, below], [0, right], [0, 0]]
+        images = _pad_with_color(images, around, self.model.config.image_mean)
+        return self._resize(self._infer(images), padded)[:, : size[0], : size[1]]
+
+    def _divisible_size(self, size):
+        """Returns the size that an image is padded to with a size divisor."""
+        beyond = 1 if self.model.config.align_corners else 0
+        # No remainder of a negative number, which has another sign in ONNX.
+        return size + (self._size_divisor - (size - beyond) % self._size_divisor) % (
+            self._size_divisor
+        )
 
     def _padded_view(self, images, scale, flip):
         """Returns the logits of one view of padded images: float32 [B, H, W, 3] -> [B, H, W, C]."""
@@ -358,4 +396,5 @@ def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) ->
         window_stride=evaluation.eval_crop_stride if slide else (),
         window_blending=evaluation.window_blending,
         padded_size=() if slide else evaluation.eval_crop_size,
+        size_divisor=0 if slide else evaluation.eval_size_divisor,
     )

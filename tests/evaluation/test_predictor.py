@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -247,6 +249,66 @@ def test_slide_resizes_probabilities_back_to_the_image(model):
         resized = np.rint(resized).astype(np.uint8)
         views.append(tf.image.resize(slide_in_numpy(model, resized, (48, 48), (32, 32)), (45, 60)))
     np.testing.assert_allclose(predictor.probabilities(IMAGES), np.mean(views, axis=0), atol=1e-5)
+
+
+class TestSizeDivisor:
+    """Images are padded to a multiple of --eval_size_divisor, and the scores cut to their size."""
+
+    @pytest.mark.parametrize(("divisor", "padded"), [(16, (48, 64)), (7, (49, 63)), (5, (45, 60))])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_the_logits_are_those_of_images_padded_by_hand(self, model, divisor, padded, flip):
+        by_hand = np.empty([2, *padded, 3], np.float32)
+        by_hand[:] = model.config.image_mean
+        by_hand[:, :45, :60] = IMAGES[:, :, ::-1] if flip else IMAGES
+        logits = tf.image.resize(model(by_hand)["logits"], padded).numpy()[:, :45, :60]
+        expected = logits[:, :, ::-1] if flip else logits
+
+        predictor = Predictor(model, size_divisor=divisor)
+        images = tf.constant(IMAGES)
+        np.testing.assert_allclose(predictor._view(images, 1.0, flip), expected, atol=1e-4)
+        assert predictor.most_pixels([45, 60]) == padded[0] * padded[1]
+
+    def test_one_pixel_more_where_corners_are_aligned(self, model):
+        config = dataclasses.replace(model.config, align_corners=True)
+        aligned = build_model(config, num_classes=7)
+        predictor = Predictor(aligned, size_divisor=16)
+        assert predictor._divisible_size(tf.constant([45, 65])).numpy().tolist() == [49, 65]
+
+    def test_a_view_of_another_scale_returns_to_the_images_size(self, model):
+        predictor = Predictor(model, scales=(0.5, 1.0), size_divisor=16)
+        probabilities = predictor.probabilities(IMAGES)
+        assert probabilities.shape == (2, 45, 60, 7)
+        half = tf.cast(tf.image.resize(IMAGES, [22, 30]), tf.float32)
+        views = [
+            tf.image.resize(Predictor(model, size_divisor=16)._view(half, 1.0, False), [45, 60]),
+            Predictor(model, size_divisor=16)._view(tf.constant(IMAGES), 1.0, False),
+        ]
+        expected = np.mean([tf.nn.softmax(view) for view in views], axis=0)
+        # Resized images are rounded to whole numbers; here they are not.
+        np.testing.assert_allclose(probabilities, expected, atol=0.05)
+
+    def test_cells_lie_over_the_pixels_that_they_were_computed_from(self):
+        """A class that follows the brightness of cells has its border where the image has it."""
+
+        class Mean(tf.Module):
+            """Logits of two classes at stride 16: dark and bright."""
+
+            num_classes = 2
+            config = ModelConfig(model_variant="resnet_v1b_18", image_mean=(0.0, 0.0, 0.0))
+
+            def infer(self, images):
+                size = tf.shape(images)[1:3]
+                images = tf.pad(images, [[0, 0], [0, -size[0] % 16], [0, -size[1] % 16], [0, 0]])
+                cells = tf.nn.avg_pool2d(images[..., :1], 16, 16, "VALID")
+                return tf.concat([128 - cells, cells - 128], axis=-1)
+
+        image = np.zeros([1, 16, 150, 3], np.uint8)
+        image[:, :, 128:] = 255
+        borders = [
+            int(np.argmax(Predictor(Mean(), size_divisor=divisor).labels(image)[0, 8]))
+            for divisor in (0, 16)
+        ]
+        assert borders == [120, 128]  # 10 cells squeezed into 150 pixels: 128 * 150 / 160
 
 
 class TestPaddedSize:

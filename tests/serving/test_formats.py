@@ -170,6 +170,9 @@ def labels_of(file, images):
         ("onnx", {"config": SEPARABLE}, 0.999),
         ("tflite_float32", {"config": SEPARABLE}, 0.999),
         ("onnx", {"min_resize_value": 50, "max_resize_value": 90}, 0.999),
+        ("onnx", {"size_divisor": 16}, 0.999),
+        ("tflite_float32", {"size_divisor": 16}, 0.999),
+        ("onnx", {"size_divisor": 16, "config": SEPARABLE}, 0.999),
     ],
 )
 def test_other_models_keep_their_labels(format, model, least, photos, tmp_path):
