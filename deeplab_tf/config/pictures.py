@@ -1,9 +1,11 @@
 """Settings of the pictures and files that `vis` and `predict` write for each image."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from deeplab_tf.config.setting import Config, require, setting
 
+AREAS, COCO = "areas.csv", "coco.json"
 PROBABILITIES = ("npz", "png")
 POLYGONS = ("coco", "labelme")
 
@@ -62,6 +64,23 @@ class PictureConfig(Config):
             ("labelme", ".json"): "labelme" in self.save_polygons,
         }
         return dict(kind for kind, is_wanted in wanted.items() if is_wanted)
+
+    def summaries(self) -> list[str]:
+        """Returns the names of the files about all images that are written."""
+        wanted = {AREAS: self.save_areas, COCO: "coco" in self.save_polygons}
+        return [name for name, is_wanted in wanted.items() if is_wanted]
+
+    def beside_overlays(self) -> list[str]:
+        """Returns the flags that ask for more than the usual pictures."""
+        return [
+            f"--{name}"
+            for name, value in vars(self).items()
+            if name != "overlay_alpha" and value != getattr(USUAL, name)
+        ]
+
+    def decides(self) -> dict[str, Any]:
+        """Returns what decides how a file looks, and not only whether it is written."""
+        return {"overlay_alpha": self.overlay_alpha}
 
 
 USUAL = PictureConfig()  # nothing beside the usual pictures

@@ -9,14 +9,12 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
-from deeplab_tf.config.pictures import PictureConfig
+from deeplab_tf.config.pictures import AREAS, COCO, PictureConfig
 from deeplab_tf.data import decoding
 from deeplab_tf.data.catalog import LabelClass
 from deeplab_tf.evaluation import labelme, pictures, report
 from deeplab_tf.evaluation.areas import AreaTable
 from deeplab_tf.evaluation.coco import CocoFile
-
-AREAS, COCO = "areas.csv", "coco.json"
 
 
 class Predicted(NamedTuple):
@@ -139,8 +137,12 @@ class Summaries:
 
     def write(self, folder: Path) -> list[Path]:
         """Writes the files, whole; returns them."""
-        wanted = {AREAS: self._areas, COCO: self._coco}
-        texts = {folder / name: table.text() for name, table in wanted.items() if table}
+        texts = {folder / name: text for name, text in self.texts().items()}
         for path, text in texts.items():
             files.write(path, text)
         return list(texts)
+
+    def texts(self) -> dict[str, str]:
+        """Returns the contents of the files by their names."""
+        wanted = {AREAS: self._areas, COCO: self._coco}
+        return {name: table.text() for name, table in wanted.items() if table}

@@ -11,7 +11,7 @@ from deeplab_tf.evaluation.tables import as_csv
 
 
 class WorstImage(NamedTuple):
-    """An image with a low score; number: its place in the split, from 0."""
+    """An image with a low score; number: its place among those scored, from 0."""
 
     number: int
     name: str

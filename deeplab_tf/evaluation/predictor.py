@@ -14,6 +14,10 @@ from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.ops.resize import resize_bilinear
 
 
+class RefusedImage(UserError):
+    """The model does not take this image, for example because of its size."""
+
+
 class Predictor(tf.Module):
     """Predicts images at one or several scales, mirrored too if configured, at once or in windows.
 
@@ -90,7 +94,7 @@ class Predictor(tf.Module):
         """Returns only the labels of `predict`, compiled.
 
         Raises:
-          UserError: if the images are larger than the padded size.
+          RefusedImage: if the images are larger than the padded size.
         """
         self.require_fitting(images)
         return self._labels(images)
@@ -106,14 +110,14 @@ class Predictor(tf.Module):
         return self._both(images)
 
     def require_fitting(self, images: tf.Tensor) -> None:
-        """Raises UserError if images, [B, H, W, 3], are larger than the padded size."""
+        """Raises RefusedImage if images, [B, H, W, 3], are larger than the padded size."""
         if not self._padded_size:
             return
         size = self._prepared_size(tuple(images.shape[1:3]))
         if any(side > most for side, most in zip(size, self._padded_size, strict=True)):
             height, width = (int(side) for side in size)
             resized = " when resized" if self._has_rule else ""
-            raise UserError(
+            raise RefusedImage(
                 f"An image has {height}x{width} pixels{resized}, more than --eval_crop_size="
                 f"{','.join(map(str, self._padded_size))}; give an --eval_crop_size of at least "
                 "the largest image's height and width, or --eval_crop_size= to pad nothing."

@@ -1,8 +1,10 @@
 """What earlier calls of predict have finished in a folder, and with which model.
 
 The folder `finished` beside the outputs holds model.json, which says what decides the outputs, and
-one list of images for each shard, so that shards on several hosts can share the folder. A list
-grows by a line for each image, after all of its outputs were written.
+one list for each shard, so that shards on several hosts can share the folder. A list grows by a
+line for each image, after all of its outputs were written, with a digest of each output. An image
+is finished if its outputs are still what was written for it; so an image of the same name, or a
+hand that replaced them, is noticed, whatever list says so and whatever clock its host has.
 """
 
 import contextlib
@@ -10,57 +12,140 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeplab_tf import files
 from deeplab_tf.messages import UserError, shortened
 
 _FOLDER, _MODEL = "finished", "model.json"
+_PIECE = 2**20  # bytes that are read at once
+
+
+class _Entry(NamedTuple):
+    """A line of a list.
+
+    image: what summaries call the image. state: what it was, as `ImageSource.state` says. outputs:
+    the digest of each, by its path in the folder. seconds: of the writer's clock.
+    """
+
+    image: str
+    state: Any
+    outputs: Mapping[str, str]
+    seconds: float
 
 
 class Finished:
     """The finished images of one folder."""
 
-    def __init__(self, output_dir: Path, decides: Mapping[str, Any], *, shard: str = ""):
-        """Reads what was finished, and claims the folder for this model.
+    def __init__(self, output_dir: Path, *, shard: str = ""):
+        """Reads what was finished; writes nothing.
+
+        Args:
+          shard: K/N, whose list this call writes.
+        """
+        self._output_dir = output_dir
+        self._folder = output_dir / _FOLDER
+        self._list = self._folder / f"{shard.replace('/', '-of-') or 'all'}.jsonl"
+        self._entries: dict[str, list[_Entry]] = {}
+        self._announced: dict[str, set[str]] = {}
+        for path in sorted(self._folder.glob("*.jsonl")):
+            for line in files.read_bytes(path).splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                    self._take(json.loads(line))  # but for a line that a killed process left
+
+    def claim(self, decides: Mapping[str, Any]) -> None:
+        """Claims the folder for a model and its settings.
 
         Args:
           decides: what decides the outputs for an image, by what a user calls it, as JSON values.
-          shard: K/N, whose list this call writes.
         Raises:
           UserError: if the folder holds predictions that something else decided.
         """
-        self._folder = output_dir / _FOLDER
-        self._list = self._folder / f"{shard.replace('/', '-of-') or 'all'}.jsonl"
         wanted = json.loads(json.dumps(decides))
-        found = self._claim(wanted)
+        found = self._claimed(wanted)
         different = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
         if different:
             key = different[0]
             old, new = (shortened(_text(each.get(key)), most=80) for each in (found, wanted))
             raise UserError(
-                f"--output_dir={files.shown(output_dir)} holds predictions with another {key} "
-                f"({old}; now {new}); give another folder, or remove that one."
+                f"--output_dir={files.shown(self._output_dir)} holds predictions with another "
+                f"{key} ({old}; now {new}); give another folder, or remove that one."
             )
-        self._states = self._read()
 
-    def has(self, name: str, state: Any) -> bool:
-        """Whether an image was finished in the state that it is in; None is never finished."""
-        return state is not None and self._states.get(name) == state
+    def has(self, name: str, state: Any, outputs: Iterable[Path]) -> bool:
+        """Whether an image was finished in its state, which None never is, with all `outputs`."""
+        same = [each for each in self._entries.get(name, ()) if each.state == state]
+        return (
+            state is not None
+            and bool(same)
+            and all(
+                _digest_of_file(path) in {each.outputs.get(self._key(path), "") for each in same}
+                for path in outputs
+            )
+        )
 
-    def note(self, name: str, state: Any) -> None:
-        """Notes that all outputs of an image are written."""
-        if state is None:
-            return
+    def images(self) -> Iterator[tuple[str, str]]:
+        """Yields name and image of each entry whose index picture is still there, by name."""
+        for name, entries in sorted(self._entries.items()):
+            index = f"index/{name}.png"
+            digest = _digest_of_file(self._output_dir / index)
+            fitting = [each for each in entries if digest and each.outputs.get(index) == digest]
+            if fitting:
+                yield name, max(fitting, key=lambda each: each.seconds).image
+
+    def wrote(self, path: Path) -> bool:
+        """Whether what an announced file holds was written by predict, and not changed since."""
+        return _digest_of_file(path) in self._announced.get(self._key(path), set())
+
+    def announce(self, path: Path, content: bytes | str) -> None:
+        """Notes that a file is about to be written, which people may correct by hand."""
+        digest = digest_of_content(content)
+        self._append({"announced": {self._key(path): digest}})
+
+    def note(self, name: str, state: Any, outputs: Mapping[Path, str], *, image: str) -> None:
+        """Notes that all outputs of an image are written.
+
+        Args:
+          outputs: digest of each.
+          image: what summaries call it.
+        """
+        digests = {self._key(path): digest for path, digest in outputs.items()}
+        self._append(
+            {
+                "name": name,
+                "image": image,
+                "state": state,
+                "outputs": digests,
+                "seconds": time.time(),
+            }
+        )
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        """Adds a line to this call's list."""
+        self._take(json.loads(json.dumps(entry)))
         # On a line of its own, even if a killed process left the start of one; and in one piece,
         # should another process write there too.
-        line = "\n" + json.dumps([name, state])
+        line = "\n" + json.dumps(entry)
         with self._list.open("ab", buffering=0) as file:
             file.write(line.encode())
 
-    def _claim(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "announced" in entry:
+            for key, digest in entry["announced"].items():
+                self._announced.setdefault(key, set()).add(digest)
+            return
+        values = _Entry(
+            entry["image"], entry["state"], dict(entry["outputs"]), float(entry["seconds"])
+        )
+        self._entries.setdefault(entry["name"], []).append(values)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self._output_dir).as_posix()
+
+    def _claimed(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Writes model.json if there is none, and returns what it says."""
         path = self._folder / _MODEL
         if not path.exists():
@@ -86,17 +171,6 @@ class Finished:
             "there; give another --output_dir, or remove that one."
         )
 
-    def _read(self) -> dict[str, Any]:
-        """Returns the state of each finished image by its name."""
-        states: dict[str, Any] = {}
-        for path in sorted(self._folder.glob("*.jsonl")):
-            for line in files.read_bytes(path).splitlines():
-                with contextlib.suppress(ValueError):  # a line that a killed process left
-                    entry = json.loads(line)
-                    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
-                        states[entry[0]] = entry[1]
-        return states
-
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
@@ -108,3 +182,26 @@ def digest_of(*paths: Path) -> str:
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def digest_of_content(content: bytes | str) -> str:
+    """Returns what the lists hold of a file's content; text is UTF-8, as `files.write` writes."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def digest_of_output(path: Path) -> str:
+    """Returns what the lists hold of a file that was written."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(_PIECE), b""):
+            digest.update(piece)
+    return digest.hexdigest()[:32]
+
+
+def _digest_of_file(path: Path) -> str | None:
+    """Returns the digest of an output; None if it is not there."""
+    try:
+        return digest_of_output(path)
+    except OSError:
+        return None

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from deeplab_tf.config import DataConfig, EvalConfig
 from deeplab_tf.evaluation.predictor import Predictor, build_predictor
+from deeplab_tf.inference import replicas
+from deeplab_tf.inference.replicas import Predict, Result
 from deeplab_tf.models.deeplab import DeepLab
 
 _CELLS = 32  # the coarsest output stride; windows of its multiples end at whole cells
-Labels = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def sliding(evaluation: EvalConfig, max_pixels: int) -> EvalConfig:
@@ -32,36 +33,39 @@ def sliding(evaluation: EvalConfig, max_pixels: int) -> EvalConfig:
 
 
 def with_windows(
-    labels_of: Labels,
+    predict: Predict,
     predictor: Predictor,
     model: DeepLab,
     data: DataConfig,
     evaluation: EvalConfig,
     *,
     max_pixels: int,
-) -> Labels:
-    """Returns `labels_of` for images of up to `max_pixels` pixels, and windows for larger ones.
+    with_probabilities: bool = False,
+) -> Predict:
+    """Returns `predict` for images of up to `max_pixels` pixels, and windows for larger ones.
 
     Says so when the first larger image comes.
 
     Args:
-      labels_of: the function from images, uint8 [H, W, 3], to labels, as the run says.
+      predict: the function from images, uint8 [H, W, 3], to results, as the run says.
       predictor: what it predicts with, whose views of an image count too.
     """
     settings = sliding(evaluation, max_pixels)
-    in_windows = build_predictor(model, data, settings)
+    in_windows = replicas.one_by_one(
+        build_predictor(model, data, settings), with_probabilities=with_probabilities
+    )
     told: list[tuple] = []
 
-    def labels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def results(images: Sequence[np.ndarray]) -> list[Result]:
         sizes = [int(predictor.most_pixels(image.shape[:2])) for image in images]
         small = [image for image, pixels in zip(images, sizes, strict=True) if pixels <= max_pixels]
-        found = iter(labels_of(small) if small else [])
+        found = iter(predict(small) if small else [])
         return [
             next(found) if pixels <= max_pixels else of_large(image)
             for image, pixels in zip(images, sizes, strict=True)
         ]
 
-    def of_large(image: np.ndarray) -> np.ndarray:
+    def of_large(image: np.ndarray) -> Result:
         if not told:
             told.append(image.shape)
             height, width = settings.eval_crop_size
@@ -72,6 +76,6 @@ def with_windows(
                 f"{across} and {down} pixels apart.",
                 flush=True,
             )
-        return np.asarray(in_windows.labels(image[np.newaxis]))[0]
+        return in_windows([image])[0]
 
-    return labels
+    return results

@@ -1,26 +1,48 @@
 """Predicts several images at once, one on each replica of a tf.distribute strategy."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.evaluation.predictor import Predictor
 
+# Labels [H, W], and probabilities, float32 [H, W, classes], if they are wanted.
+Result = tuple[np.ndarray, np.ndarray | None]
+Predict = Callable[[Sequence[np.ndarray]], list[Result]]
 
-def labels_on(
-    strategy: tf.distribute.Strategy, predictor: Predictor
-) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """Returns a function from up to one image per replica to their labels.
 
-    It takes images, uint8 [H, W, 3], whose sizes may differ, and returns labels [H, W]. It is
-    traced once for all sizes. The predictor's model must have been made in the strategy's scope.
+def one_by_one(predictor: Any, *, with_probabilities: bool = False) -> Predict:
+    """Returns a function from images, uint8 [H, W, 3], to results, one image after the other.
+
+    Args:
+      predictor: has `labels` and, if they are wanted, `labels_and_probabilities`.
+    """
+
+    def predict(images: Sequence[np.ndarray]) -> list[Result]:
+        return [result(image[np.newaxis]) for image in images]
+
+    def result(batch: np.ndarray) -> Result:
+        if not with_probabilities:
+            return np.asarray(predictor.labels(batch))[0], None
+        labels, probabilities = predictor.labels_and_probabilities(batch)
+        return np.asarray(labels)[0], np.asarray(probabilities)[0]
+
+    return predict
+
+
+def predict_on(
+    strategy: tf.distribute.Strategy, predictor: Predictor, *, with_probabilities: bool = False
+) -> Predict:
+    """Returns a function from up to one image per replica to their results.
+
+    It takes images, uint8 [H, W, 3], whose sizes may differ. It is traced once for all sizes. The
+    predictor's model must have been made in the strategy's scope.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return lambda images: [
-            np.asarray(predictor.labels(image[np.newaxis]))[0] for image in images
-        ]
+        return one_by_one(predictor, with_probabilities=with_probabilities)
 
     @tf.function(
         input_signature=[[tf.TensorSpec([1, None, None, 3], tf.uint8)] * replicas], autograph=False
@@ -29,17 +51,21 @@ def labels_on(
         def in_replica():
             context = tf.distribute.get_replica_context()
             index = tf.get_static_value(context.replica_id_in_sync_group)
-            return predictor.predict(images[index])[0]
+            labels, probabilities = predictor.predict(images[index])
+            return (labels, probabilities) if with_probabilities else (labels,)
 
-        return strategy.experimental_local_results(strategy.run(in_replica))
+        return [strategy.experimental_local_results(each) for each in strategy.run(in_replica)]
 
-    def labels_of(images):
+    def results_of(images: Sequence[np.ndarray]) -> list[Result]:
         batches = [image[np.newaxis] for image in images]
         for batch in batches:
             predictor.require_fitting(batch)
         # Every replica needs an image: those without one get the first again, and nobody looks.
         filled = batches + batches[:1] * (replicas - len(batches))
-        found = predict([tf.constant(batch) for batch in filled])
-        return [labels.numpy()[0] for labels in found[: len(images)]]
+        labels, *probabilities = predict([tf.constant(batch) for batch in filled])
+        return [
+            (labels[i].numpy()[0], probabilities[0][i].numpy()[0] if with_probabilities else None)
+            for i in range(len(images))
+        ]
 
-    return labels_of
+    return results_of

@@ -1,12 +1,10 @@
 """Opens the model that predict's command line asks for."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from deeplab_tf.config import flags
 from deeplab_tf.config.programs import PredictConfig
@@ -15,6 +13,7 @@ from deeplab_tf.distribution import on_this_host
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.inference import large_images, replicas
 from deeplab_tf.inference.finished import digest_of
+from deeplab_tf.inference.replicas import Predict
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run, published
 from deeplab_tf.runs.run_dir import RunDir
@@ -26,20 +25,25 @@ from deeplab_tf.serving.export import ExportedPredictor, version_folder
 class Model:
     """A model that predicts the images of a job.
 
-    labels: takes images, uint8 [H, W, 3], at most `together` of them, and returns their labels.
+    predict: takes images, uint8 [H, W, 3], at most `together` of them, and returns the labels and
+      probabilities of each.
     decides: what decides the labels, as `Finished` takes it. may_skip: whether that is all, so that
       an image need not be predicted again.
     """
 
-    labels: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    predict: Predict
     classes: Sequence[LabelClass]
     decides: dict[str, Any]
     together: int = 1
     may_skip: bool = True
 
 
-def open_model(job: PredictConfig) -> Model:
-    """Opens the model that the command line asks for."""
+def open_model(job: PredictConfig, *, with_probabilities: bool = False) -> Model:
+    """Opens the model that the command line asks for.
+
+    Args:
+      with_probabilities: whether it shall return probabilities too; a server cannot.
+    """
     given = [name for name in flags.INFERENCE if flags.given(name) is not None]
     if given and not (job.checkpoint_dir or job.weights):
         place = f"--export_dir={job.export_dir}" if job.export_dir else f"--server={job.server}"
@@ -51,9 +55,9 @@ def open_model(job: PredictConfig) -> Model:
     if job.server:
         model = _of_server(job)
     elif job.export_dir:
-        model = _of_export(job)
+        model = _of_export(job, with_probabilities=with_probabilities)
     else:
-        model = _of_checkpoint(job)
+        model = _of_checkpoint(job, with_probabilities=with_probabilities)
     classes = [[each.name, list(each.color)] for each in model.classes]
     return dataclasses.replace(model, decides={**model.decides, "classes": classes})
 
@@ -67,18 +71,21 @@ def _of_server(job: PredictConfig) -> Model:
     )
     decides = {"model": f"{job.model_name} of --server={job.server}"}
     # A server may load another version at any time, so nothing that it predicted may be skipped.
-    return Model(_one_by_one(server.labels), server.classes, decides, may_skip=False)
+    return Model(replicas.one_by_one(server), server.classes, decides, may_skip=False)
 
 
-def _of_export(job: PredictConfig) -> Model:
+def _of_export(job: PredictConfig, *, with_probabilities: bool) -> Model:
     folder = version_folder(Path(job.export_dir))
     exported = ExportedPredictor(folder)
+    if with_probabilities:
+        exported.require_probabilities()
     parts = [folder / "saved_model.pb", folder / "variables/variables.index"]
     decides = {"model": _named(folder, digest_of(*parts))}
-    return Model(_one_by_one(exported.labels), exported.classes, decides)
+    predict = replicas.one_by_one(exported, with_probabilities=with_probabilities)
+    return Model(predict, exported.classes, decides)
 
 
-def _of_checkpoint(job: PredictConfig) -> Model:
+def _of_checkpoint(job: PredictConfig, *, with_probabilities: bool) -> Model:
     path = job.checkpoint_dir or str(published.folder_of(job.weights))
     strategy = on_this_host(job.num_gpus)
     with strategy.scope():
@@ -91,25 +98,21 @@ def _of_checkpoint(job: PredictConfig) -> Model:
         "model": _named(Path(prefix), digest_of(Path(f"{prefix}.index"))),
         **flags.inference_settings(experiment, loaded.model.config),
     }
-    labels = replicas.labels_on(strategy, predictor)
+    predict = replicas.predict_on(strategy, predictor, with_probabilities=with_probabilities)
     if job.max_image_pixels:
         decides["max_image_pixels"] = str(job.max_image_pixels)
-        labels = large_images.with_windows(
-            labels,
+        predict = large_images.with_windows(
+            predict,
             predictor,
             loaded.model,
             experiment.data,
             experiment.eval,
             max_pixels=job.max_image_pixels,
+            with_probabilities=with_probabilities,
         )
-    return Model(labels, loaded.info.classes, decides, strategy.num_replicas_in_sync)
+    return Model(predict, loaded.info.classes, decides, strategy.num_replicas_in_sync)
 
 
 def _named(path: Path, digest: str) -> str:
     """Returns what tells a model from others, whichever folder it lies in, with a name to read."""
     return f"{path.name}, SHA-256 {digest[:24]}"
-
-
-def _one_by_one(labels_of: Callable) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """Returns the function for several images that calls `labels_of` for each, [1, H, W, 3]."""
-    return lambda images: [np.asarray(labels_of(image[np.newaxis]))[0] for image in images]

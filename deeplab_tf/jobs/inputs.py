@@ -19,7 +19,10 @@ _MOST_BYTES = 2**30  # as of files
 
 
 class ImageSource(Protocol):
-    """One image; as text, it is what messages call it."""
+    """One image; as text, it is what messages call it. ending: that of its file's name."""
+
+    @property
+    def ending(self) -> str: ...
 
     def read(self) -> tuple[np.ndarray, bool]:
         """Returns uint8 [H, W, 3], RGB, and whether a channel was dropped; raises UserError."""
@@ -33,6 +36,11 @@ class ImageFile:
     """An image file."""
 
     path: Path
+
+    @property
+    def ending(self) -> str:
+        """Returns .jpg, for example."""
+        return self.path.suffix
 
     def read(self) -> tuple[np.ndarray, bool]:
         """Returns the image and whether a channel was dropped."""
@@ -68,8 +76,16 @@ class ImageAddress:
     @property
     def name(self) -> str:
         """What its outputs are called: the file's name in the address, without ending."""
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.url).path)
-        return files.safe_name(PurePosixPath(path).stem, otherwise="image")
+        return files.safe_name(self._path.stem, otherwise="image")
+
+    @property
+    def ending(self) -> str:
+        """Returns .jpg, for example."""
+        return self._path.suffix
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(self.url).path))
 
     def read(self) -> tuple[np.ndarray, bool]:
         """Fetches the image; returns it and whether a channel was dropped."""
@@ -97,6 +113,7 @@ class StandardInput:
     """The content of one image file, piped in."""
 
     name = "stdin"
+    ending = ""
 
     def read(self) -> tuple[np.ndarray, bool]:
         """Reads the image to its end; returns it and whether a channel was dropped."""

@@ -17,7 +17,9 @@ from deeplab_tf.jobs.asked_model import Model
 from deeplab_tf.messages import UserError, counted, warn
 
 
-def predict(job: PredictConfig, model: Model, name: str, path: Path) -> None:
+def predict(
+    job: PredictConfig, model: Model, name: str, path: Path, *, overlay_alpha: float
+) -> None:
     """Writes overlay/NAME.mp4, of the video's length, size and rate, whole or not at all.
 
     Prints what was written and how fast, and warns if the video is damaged.
@@ -41,7 +43,7 @@ def predict(job: PredictConfig, model: Model, name: str, path: Path) -> None:
         video.writing(target, clip, size) as write,
         tqdm(total=clip.frames, desc=path.name, unit=" frames", disable=None) as bar,
     ):
-        for overlay, times in _overlays(model, itertools.chain([first], frames)):
+        for overlay, times in _overlays(model, itertools.chain([first], frames), overlay_alpha):
             for _ in range(times):
                 write(overlay)
             count += times
@@ -57,14 +59,16 @@ def predict(job: PredictConfig, model: Model, name: str, path: Path) -> None:
     )
 
 
-def _overlays(model: Model, frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+def _overlays(
+    model: Model, frames: Iterable[np.ndarray], alpha: float
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yields the overlay of each frame, and how many frames in a row it is for."""
     colors = [label_class.color for label_class in model.classes]
     distinct = _without_repetitions(frames)
     for group in iter(lambda: list(itertools.islice(distinct, model.together)), []):
-        labels = model.labels([frame for frame, _ in group])
-        for (frame, times), of_frame in zip(group, labels, strict=True):
-            yield report.overlay(frame, of_frame, colors), times
+        results = model.predict([frame for frame, _ in group])
+        for (frame, times), (labels, _) in zip(group, results, strict=True):
+            yield report.overlay(frame, labels, colors, alpha=alpha), times
 
 
 def _without_repetitions(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.catalog import LabelClass, read_class_table
+from deeplab_tf.evaluation.predictor import RefusedImage
 from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.serving import answers
-from deeplab_tf.serving.signatures import RefusedImage
 from deeplab_tf.startup import legacy_keras
 
 try:

@@ -13,7 +13,6 @@ import tensorflow as tf
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data import encoded, records, transforms
 from deeplab_tf.evaluation.predictor import Predictor
-from deeplab_tf.messages import UserError
 
 # These names and meanings are an interface that other people's clients rely on.
 INPUTS = {
@@ -173,10 +172,6 @@ def _decoded(files, size):
 
     shape = [*(size or (None, None)), 3]
     return tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
-
-
-class RefusedImage(UserError):
-    """The model does not take this image, for example because of its size."""
 
 
 def reason_of(error: tf.errors.InvalidArgumentError) -> str:

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import predict
+from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.evaluation.predictor import RefusedImage
 from deeplab_tf.inference import video
 from deeplab_tf.jobs import asked_model, paths
 from deeplab_tf.messages import UserError
-from deeplab_tf.serving import signatures
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (250, 40, 130)))
 FRAMES = 12
@@ -46,8 +47,8 @@ def write_clip(path, *more, size=(48, 64), rate="30000/1001", count=FRAMES, code
 
 def threshold(images):
     if any(image.shape[0] > 100 for image in images):
-        raise signatures.RefusedImage("more than 100 pixels high")
-    return [(image[..., 0] > 127).astype(np.uint8) for image in images]
+        raise RefusedImage("more than 100 pixels high")
+    return [((image[..., 0] > 127).astype(np.uint8), None) for image in images]
 
 
 @pytest.fixture
@@ -61,11 +62,11 @@ def run(tmp_path, monkeypatch):
         return threshold(images)
 
     model = asked_model.Model(counted, CLASSES, {"model": "threshold"}, together=2)
-    monkeypatch.setattr(asked_model, "open_model", lambda job: model)
+    monkeypatch.setattr(asked_model, "open_model", lambda job, **wanted: model)
 
-    def predicted(path, **values):
+    def predicted(path, pictures=USUAL, **values):
         job = PredictConfig(input=(str(path),), output_dir="out", checkpoint_dir="run", **values)
-        predict.main(job)
+        predict.main(job, pictures)
         found = video.look_at(tmp_path / "out/overlay" / f"{path.stem}.mp4")
         return found, list(video.frames_of(found, []))
 
@@ -174,7 +175,7 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(run, tmp_path):
         "empty": "empty.mp4 cannot be read as a video",
         "sound": "sound.mp4 holds no video; give another file",
         "list": "list.mp4 cannot be read as a video",
-        "high": "more than 100 pixels high",
+        "high": "high.mp4: more than 100 pixels high",
     }.items():
         with pytest.raises(UserError, match=sentence):
             run(tmp_path / f"{name}.mp4")
@@ -190,6 +191,20 @@ def test_images_and_videos_share_a_call(run, tmp_path, capsys):
     assert (tmp_path / "out/overlay/clip.mp4").is_file()
     with pytest.raises(UserError, match="clip.mp4 is an input that would be replaced"):
         predict.main(PredictConfig(input=("out/overlay/clip.mp4",), **job))
+
+
+def test_of_the_pictures_settings_a_video_takes_the_opacity_alone(run, tmp_path):
+    """At opacity 1 every pixel has the colour of its class, but for what the codec loses."""
+    clip = write_clip(tmp_path / "clip.mp4", count=2)
+    _, frames = run(clip, PictureConfig(overlay_alpha=1.0))
+    for number in range(2):
+        light = frame(number)[..., :1] > 127
+        expected = np.where(light, CLASSES[1].color, CLASSES[0].color)
+        assert np.abs(frames[number].astype(int) - expected).mean() < 12
+    with pytest.raises(UserError, match=r"another overlay_alpha \(1.0; now 0.5\); give"):
+        run(clip)
+    with pytest.raises(UserError, match="^--legend is for images, but .*clip.mp4 is a video.*hout"):
+        run(clip, PictureConfig(legend=True))
 
 
 def test_without_the_extra_it_is_said_before_anything_is_computed(tmp_path, monkeypatch):

@@ -1,0 +1,108 @@
+"""Writes what predict writes: the files of each image, and those about all images."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import files
+from deeplab_tf.config.pictures import PictureConfig
+from deeplab_tf.config.programs import PredictConfig
+from deeplab_tf.data import decoding
+from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.evaluation import outputs, report
+from deeplab_tf.inference.finished import Finished, digest_of_content
+from deeplab_tf.jobs import paths
+from deeplab_tf.jobs.inputs import ImageSource
+
+
+def write(
+    job: PredictConfig,
+    config: PictureConfig,
+    classes: Sequence[LabelClass],
+    finished: Finished,
+    predicted: outputs.Predicted,
+    name: str,
+    source: ImageSource,
+) -> dict[Path, str]:
+    """Writes the files of one image, those of `paths.outputs`; returns the digest of each.
+
+    Args:
+      name: a key of `paths.images_to_predict`; source: its value.
+    """
+    digests = {}
+    for path, content in _contents(job, config, classes, predicted, name, source).items():
+        if paths.is_for_tools(path):
+            finished.announce(path, content)
+        # There may be thousands, which can be made again after a power failure.
+        files.write(path, content, is_lasting=False)
+        digests[path] = digest_of_content(content)
+    return digests
+
+
+def _contents(
+    job: PredictConfig,
+    config: PictureConfig,
+    classes: Sequence[LabelClass],
+    predicted: outputs.Predicted,
+    name: str,
+    source: ImageSource,
+) -> dict[Path, bytes | str]:
+    """Returns the contents of the files of one image."""
+    image, labels, *_ = predicted
+    colors = [label_class.color for label_class in classes]
+    overlay = report.overlay(image, labels, colors, alpha=config.overlay_alpha)
+    pictures = {
+        "index": Image.fromarray(labels),
+        "color": Image.fromarray(report.colorize(labels, colors)),
+        "overlay": Image.fromarray(overlay),
+    }
+    contents: dict[Path, bytes | str] = {
+        paths.prediction_file(job, kind, name): decoding.encode_png(picture)
+        for kind, picture in pictures.items()
+    }
+
+    folder = paths.prediction_file(job, "labelme", name).parent
+    image_path = Path(os.path.relpath(str(source), folder)).as_posix()
+    for kind, ending, content in outputs.of_image(
+        predicted, config, classes, image_path=image_path
+    ):
+        contents[paths.prediction_file(job, kind, name, ending)] = content
+    return contents
+
+
+def write_summaries(
+    job: PredictConfig,
+    config: PictureConfig,
+    classes: Sequence[LabelClass],
+    finished: Finished,
+    images: Mapping[str, ImageSource],
+) -> None:
+    """Writes the files about all finished images of the folder, or of this shard, if wanted.
+
+    They are made from the index pictures, so that what earlier calls and other shards finished is
+    in them. Shards have files of their own: two that end at the same time would lose images in a
+    common one.
+
+    Args:
+      images: those of this call.
+    """
+    if not config.summaries():
+        return
+    summaries = outputs.Summaries(config, classes)
+    is_empty = True
+    for name, image in finished.images():
+        if job.shard and name not in images:
+            continue
+        with Image.open(paths.prediction_file(job, "index", name)) as index:
+            summaries.add(image, np.asarray(index))
+        is_empty = False
+    if is_empty:
+        return
+
+    for name, text in summaries.texts().items():
+        path = paths.summary_file(job, name)
+        finished.announce(path, text)
+        files.write(path, text)
