@@ -447,7 +447,7 @@ def with_overrides(experiment: Experiment, *jobs: Config) -> Experiment:
 
 
 def changed_by(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
-    """Returns a run's settings with some of those of data and evaluation changed.
+    """Returns a run's settings, some of them in the groups data and eval replaced.
 
     Args:
       values: new values by the names of the settings; other groups' settings have no effect here.

@@ -12,7 +12,7 @@ POLYGONS = ("coco", "labelme")
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig(Config):
-    """What is written beside the usual pictures, and how overlays look."""
+    """Which further pictures and files are written, and how overlays look."""
 
     overlay_alpha: float = setting(
         0.5,
@@ -83,4 +83,4 @@ class PictureConfig(Config):
         return {"overlay_alpha": self.overlay_alpha}
 
 
-USUAL = PictureConfig()  # nothing beside the usual pictures
+USUAL = PictureConfig()  # no further pictures or files

@@ -64,7 +64,7 @@ class EvalJobConfig(Config):
     )
     boundary_f_score: bool = setting(
         False,
-        "Whether to score too how well the outlines of predictions follow those of the labels.",
+        "Whether to score outlines as well: how closely predicted ones follow the labels' own.",
     )
     boundary_tolerance: float = setting(
         0.0075,
