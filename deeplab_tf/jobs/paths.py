@@ -4,7 +4,6 @@ So a mistake in a path is reported at once.
 """
 
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def _by_name(
             _refuse_twice(images[name], source, name)
         # Some file systems take two names for the same file if they differ only in capitals, or in
         # how accents are encoded.
-        folded = unicodedata.normalize("NFC", name).casefold()
+        folded = files.folded(name)
         other = name_of_folded.setdefault(folded, name)
         if other != name and files.same_place(Path(job.output_dir), other, name):
             _refuse_twice(images[other], source, name)

@@ -5,7 +5,6 @@ name decides nothing but the last part of the name of its raw prediction.
 """
 
 import itertools
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -165,22 +164,17 @@ class _RawNames:
         """Returns the file's name, with the number in it if the name is taken, or is none."""
         stem = files.safe_name(name, otherwise=number)
         chosen, times = stem, 0
-        while _folded(chosen) in self._taken:
+        while files.folded(chosen) in self._taken:
             chosen = f"{stem}_{number}" + (f"_{times}" if times else "")
             times += 1
 
-        self._taken.add(_folded(chosen))
+        self._taken.add(files.folded(chosen))
         self.rows.append((number, files.shown(name), f"{chosen}.png"))
         return f"{chosen}.png"
 
     def table(self) -> str:
         """Returns the rows as the text of a CSV file."""
         return tables.as_csv(("number", "name", "raw_prediction"), self.rows)
-
-
-def _folded(name: str) -> str:
-    """Returns a name as file systems compare it that ignore case and Unicode form."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _tell_departures(job: VisConfig, loaded: loaded_run.LoadedRun, experiment: Experiment) -> None:
