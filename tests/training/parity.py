@@ -34,8 +34,8 @@ def arrays_of(model) -> dict[str, np.ndarray]:
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     resnet.DEPTHS[50] = (tuple(job["blocks"]), True)
-    layers.batch_norm = lambda decay, *, name: layers.SyncBatchNormalization(
-        momentum=decay, epsilon=1e-5, name=name
+    layers.batch_norm = lambda decay, *, epsilon=1e-5, name: layers.SyncBatchNormalization(
+        momentum=decay, epsilon=epsilon, name=name
     )
     set_floatx = tf.keras.backend.set_floatx
     tf.keras.backend.set_floatx = lambda _: set_floatx("float64")
