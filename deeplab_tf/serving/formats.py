@@ -151,7 +151,7 @@ def tflite(served: Served, *, half: bool = False, calibration: Sequence[np.ndarr
     if half:
         converter.target_spec.supported_types = [tf.float16]
 
-    with _silent_stderr() as stderr:
+    with silent_stderr() as stderr:
         if calibration:
             shown = tqdm(calibration, unit=" images", disable=None, file=stderr)
             converter.representative_dataset = lambda: ([image[np.newaxis]] for image in shown)
@@ -195,7 +195,7 @@ def _with_shared_vectors(model: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[TextIO]:
+def silent_stderr() -> Iterator[TextIO]:
     """Silences stderr inside the context; the file that it yields still writes to it.
 
     TensorFlow Lite's converter writes pages of notes to stderr from C++, and no setting turns them

@@ -11,6 +11,7 @@ from deeplab_tf.config import ModelConfig, ServingConfig
 from deeplab_tf.config.programs import SUFFIXES, ConvertConfig
 from deeplab_tf.data.catalog import read_class_table
 from deeplab_tf.messages import UserError
+from deeplab_tf.serving import formats
 from deeplab_tf.serving.export import ExportedPredictor
 from tests.serving.models import CLASSES, pictures, tiny_export
 
@@ -125,6 +126,25 @@ def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_pat
     table = tmp_path / "labels.csv"
     table.write_text(metadata["labels.csv"])
     assert read_class_table(table) == CLASSES
+
+
+@pytest.mark.parametrize(("format", "converter"), [("onnx", "onnx"), ("tflite_float32", "tflite")])
+def test_a_file_with_other_labels_is_not_written(
+    export_dir, tmp_path, monkeypatch, format, converter
+):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    # Scores of another size of cells: what a wrong operation in the converter looks like.
+    other = formats.open_export(
+        tiny_export(tmp_path / "other", size_divisor=64), image_size=(97, 130)
+    )
+    convert_right = getattr(formats, converter)
+    monkeypatch.setattr(formats, converter, lambda served, **settings: convert_right(other))
+    settings = {"format": format, "image_size": (97, 130)}
+    output = tmp_path / f"model{SUFFIXES[format]}"
+    with pytest.raises(UserError, match=r"in only \d\d\.\d% of the pixels .* was not written"):
+        convert(export_dir, output, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 @pytest.mark.slow
