@@ -9,7 +9,7 @@ whatever the parallelism, and without replaying anything.
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -57,6 +57,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     image_mean: tuple[float, ...],
+    centred_padding: bool = True,
     share: Share = Share(),
     services: Sequence[str] = (),
 ) -> tf.data.Dataset:
@@ -66,6 +67,7 @@ def train_batches(
       table, info: the records to train on, and their classes.
       steps: such as range(first, last); the batches of a step are the same in every range.
       batch_size: images in a step, over all replicas of all workers.
+      centred_padding: whether a small image lies in the middle of its crop, else at the top left.
       services: addresses of the hosts that take turns in making the batches, one step each; if
         there are none, this process makes them.
     Yields:
@@ -93,6 +95,7 @@ def train_batches(
             seed=key,
             ignore_label=info.ignore_label,
             image_mean=image_mean,
+            centred_padding=centred_padding,
         )
 
     def mixed(pair, key):
@@ -150,6 +153,7 @@ def augment(
     seed: tf.Tensor,
     ignore_label: int,
     image_mean: tuple[float, ...],
+    centred_padding: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales, crops, mirrors, distorts and pads one example, in the ancestor's order.
 
@@ -158,6 +162,7 @@ def augment(
 
     Args:
       image: uint8 [H, W, 3]; label: uint8 [H, W, 1]; seed: int64 [2].
+      centred_padding: whether a small image lies in the middle of the crop, else at the top left.
     Returns:
       float32 [h, w, 3] in 0..255 and int32 [h, w, 1], of size config.train_crop_size.
     """
@@ -188,8 +193,9 @@ def augment(
         blur = seeds.stream(seed, "blur")
         image = appearance.random_blur(image, seed=blur, max_sigma=config.max_blur_sigma)
 
-    image = transforms.pad_centred(tf.cast(image, tf.float32), size=crop_size, value=image_mean)
-    label = transforms.pad_centred(tf.cast(label, tf.int32), size=crop_size, value=ignore_label)
+    padding: dict[str, Any] = {"size": crop_size, "centred": centred_padding}
+    image = transforms.pad(tf.cast(image, tf.float32), value=image_mean, **padding)
+    label = transforms.pad(tf.cast(label, tf.int32), value=ignore_label, **padding)
     fill = {"ignore_label": ignore_label, "image_mean": image_mean}
     return tuple(_turned_and_covered(geometric.Pair(image, label), config, seed=seed, **fill))
 

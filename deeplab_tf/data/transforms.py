@@ -256,25 +256,28 @@ def _is_uniform(label: tf.Tensor, max_ratio: float, ignore_label: int) -> tf.Ten
     return tf.logical_not(has_several & (share < max_ratio))
 
 
-def pad_centred(tensor: tf.Tensor, *, size: tuple[int, ...], value: tuple | int) -> tf.Tensor:
-    """Pads [h, w, channels] to `size`, equally on opposite sides.
-
-    If the difference is odd, bottom and right get one cell more.
+def pad(
+    tensor: tf.Tensor, *, size: tuple[int, ...], value: tuple | int, centred: bool
+) -> tf.Tensor:
+    """Pads [h, w, channels] to `size`.
 
     Args:
       tensor: image or label, no larger than `size`.
       size: height and width.
       value: one number, or one for each channel.
+      centred: whether opposite sides get equally many cells, and bottom and right the odd one
+        (SSSegmentation); otherwise all are added below and on the right (official DeepLab).
     """
     shape = tf.shape(tensor)
-    before = (tf.constant(size) - shape[:2]) // 2
-    after = tf.constant(size) - shape[:2] - before
+    missing = tf.constant(size) - shape[:2]
+    before = missing // 2 if centred else tf.zeros_like(missing)
+    after = missing - before
     paddings = tf.stack([[before[0], after[0]], [before[1], after[1]], [0, 0]])
 
-    def pad():
+    def padded_tensor():
         inside = tf.pad(tf.ones(tf.concat([shape[:2], [1]], 0), tf.bool), paddings)
         return tf.where(inside, tf.pad(tensor, paddings), tf.constant(value, tensor.dtype))
 
-    padded = tf.cond(tf.reduce_all(tf.equal(shape[:2], size)), lambda: tensor, pad)
+    padded = tf.cond(tf.reduce_all(tf.equal(shape[:2], size)), lambda: tensor, padded_tensor)
     padded.set_shape([*size, tensor.shape[-1]])
     return padded

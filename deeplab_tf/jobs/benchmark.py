@@ -15,6 +15,7 @@ from deeplab_tf.config import (
     Experiment,
     ModelConfig,
     TrainConfig,
+    backbones,
     require,
 )
 from deeplab_tf.config.programs import BenchmarkConfig
@@ -145,6 +146,7 @@ def _input(data, model, train, job, info, strategy) -> Iterator:
             batch_size=train.train_batch_size,
             seed=train.seed,
             image_mean=model.image_mean,
+            centred_padding=not backbones.is_official(model.model_variant),
             share=pipeline.Share(replicas=strategy.num_replicas_in_sync),
             services=train.data_services(),
         )

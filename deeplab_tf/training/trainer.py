@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import __version__
-from deeplab_tf.config import Experiment, flags
+from deeplab_tf.config import Experiment, backbones, flags
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.data.record_checks import find_bad, naming_bad_records
 from deeplab_tf.distribution import Workers, choose_strategy, devices_of, on_gpus
@@ -363,6 +363,7 @@ class Trainer:
             batch_size=self.experiment.train.train_batch_size,
             seed=self.experiment.train.seed,
             image_mean=self.experiment.model.image_mean,
+            centred_padding=not backbones.is_official(self.experiment.model.model_variant),
             **how,
         )
 

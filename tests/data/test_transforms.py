@@ -131,11 +131,16 @@ def test_image_and_label_move_together(shape, compiled):
         )
 
 
-def test_padding_is_centred_and_keeps_the_image():
+@pytest.mark.parametrize(
+    # Missing are 5 - 2 rows and 6 - 3 columns; the smaller half of 3 is 1.
+    ("centred", "place"),
+    [(True, np.s_[1:3, 1:4]), (False, np.s_[0:2, 0:3])],
+)
+def test_padding_keeps_the_image_in_its_place(centred, place):
     image = tf.constant(np.arange(2 * 3 * 3).reshape(2, 3, 3), tf.float32)
-    padded = transforms.pad_centred(image, size=(5, 6), value=MEAN).numpy()
-    np.testing.assert_array_equal(padded[1:3, 1:4], image)  # (5 - 2) // 2 = 1, (6 - 3) // 2 = 1
-    padded[1:3, 1:4] = MEAN
+    padded = transforms.pad(image, size=(5, 6), value=MEAN, centred=centred).numpy()
+    np.testing.assert_array_equal(padded[place], image)
+    padded[place] = MEAN
     np.testing.assert_array_equal(padded, np.broadcast_to(np.float32(MEAN), padded.shape))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import records
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run
@@ -60,3 +61,32 @@ def test_official_splits_are_trained_under_both_names(tiny_experiment, tmp_path)
     official_records.write_split(tmp_path / "records", "train_aug", *LABELS)
     loaded = start(tiny_experiment, tmp_path, "trainaug", dataset="pascal_voc_seg")
     assert loaded.info.name == "pascal_voc_seg"
+
+
+@pytest.mark.parametrize(
+    ("variant", "place"),
+    # Images of 40x40 in crops of 45x45; 5 // 2 = 2.
+    [("mobilenet_v2", np.s_[0:40, 0:40]), ("resnet_v1b_18", np.s_[2:42, 2:42])],
+)
+def test_small_images_are_padded_as_the_owner_of_the_model_does(
+    tiny_experiment, tmp_path, variant, place
+):
+    official_records.write_split(tmp_path / "records", "train", *LABELS)
+    data = dataclasses.replace(
+        tiny_experiment.data,
+        dataset="ade20k",
+        dataset_dir=str(tmp_path / "records"),
+        train_crop_size=(45, 45),
+        min_scale_factor=1.0,
+        max_scale_factor=1.0,
+    )
+    model = ModelConfig(model_variant=variant)
+    trainer = Trainer(dataclasses.replace(tiny_experiment, data=data, model=model))
+    images, labels = trainer._first_batch()
+
+    covered = np.zeros([45, 45], bool)
+    covered[place] = True
+    assert images.shape[1:] == (45, 45, 3)
+    assert (labels[:, ~covered] == trainer.info.ignore_label).all()
+    assert np.allclose(images[:, ~covered], model.image_mean)
+    assert not np.isclose(images[:, covered], model.image_mean).all(axis=-1).any()
