@@ -15,7 +15,7 @@ CHECKPOINT := runs/camvid
 EXPORT := models/camvid
 
 .PHONY: demo test lint check slow fuzz audit clean camvid bench bench-train bench-inference bench-input \
-	bench-convert bench-eval bench-start bench-scaling bench-growth bench-export
+	bench-convert bench-eval bench-start bench-scaling bench-growth bench-export bench-gpu
 
 demo: $(INSTALLED)
 	$(BIN)/python -m datasets.build_shapes_data --output_dir=$(RUN)/shapes
@@ -81,6 +81,18 @@ camvid:
 		"images/val, labels/train and labels/val, the masks' 11 as 255, and give" \
 		"CAMVID=FOLDER." >&2; exit 1; }; \
 	done
+
+# Pairs with PyTorch on one GPU; it wants TensorFlow's and onnxruntime's builds for CUDA.
+GPU_STEP = $(BIN)/python -m benchmarks.training_step --device=gpu --recompute_stages=0 --steps=20
+GPU_CALLS = $(BIN)/python -m benchmarks.inference --device=gpu --calls=20
+bench-gpu: $(INSTALLED) $(PEERS)/installed
+	$(GPU_STEP) --batch_size=16
+	$(GPU_STEP) --batch_size=16 --dtype_policy=mixed_bfloat16
+	$(GPU_STEP) --batch_size=8 --depth=101 --output_stride=8 --crop_size=512,1024 --num_classes=19 \
+		--dtype_policy=mixed_bfloat16
+	$(GPU_CALLS)
+	$(GPU_CALLS) --batch_size=16
+	$(GPU_CALLS) --crop_size=1024,2048 --num_classes=19
 
 bench-input: camvid $(INSTALLED) $(PEERS)/installed
 	$(BIN)/python -m benchmarks.input_pipeline --images_dir=$(CAMVID)/images/train \

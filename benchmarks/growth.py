@@ -40,7 +40,7 @@ def main(config: GrowthConfig) -> None:
         subprocess.run(exporting, cwd=pairs.ROOT, check=True)
 
         def inference(size: int, _: int) -> list[str]:
-            return pairs.ours("inference", f"--worker={folder}/ours", f"--crop_size={size}")
+            return pairs.ours("inference", f"--worker={folder}/ours", f"--crop_size={size},{size}")
 
         by_pixels = [(size, 1) for size in PREDICTED_SIZES]
         ratios.append(series("inference, pixels", by_pixels, inference, config.pairs))
@@ -49,7 +49,7 @@ def main(config: GrowthConfig) -> None:
 
 def training(size: int, batch: int) -> list[str]:
     """Returns the command that measures a step of `batch` images of size x size."""
-    steps = [f"--crop_size={size}", f"--batch_size={batch}"]
+    steps = [f"--crop_size={size},{size}", f"--batch_size={batch}"]
     return pairs.ours("training_step", *steps, "--worker")
 
 

@@ -1,9 +1,10 @@
-"""The peers' inference of one image: torch.compile, onnxruntime and OpenVINO on one network.
+"""The peers' inference: torch.compile, onnxruntime and OpenVINO on one network.
 
 In float32. All enlarge the logits to the image and return labels and probabilities, as ours does.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import pairs
+from benchmarks.peers import devices
 from benchmarks.peers.model import DeepLabV3
 
 
@@ -32,9 +34,11 @@ class Labels(torch.nn.Module):
 
 
 def with_torch(model, images, folder):
-    compiled = torch.compile(model.to(memory_format=torch.channels_last))
-    images = torch.from_numpy(images).to(memory_format=torch.channels_last)
-    return lambda: compiled(images)
+    device = devices.use(args.device)
+    model = model.to(device, memory_format=torch.channels_last)
+    compiled = devices.compiled(model, args.device)
+    images = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
+    return lambda: compiled(images)[0].cpu()  # the labels, as the other programs give them
 
 
 def onnx_file(model, images, folder):
@@ -47,7 +51,11 @@ def with_onnxruntime(model, images, folder):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(onnx_file(model, images, folder), options)
+    provider = "CUDAExecutionProvider" if args.device == "gpu" else "CPUExecutionProvider"
+    file = onnx_file(model, images, folder)
+    session = onnxruntime.InferenceSession(file, options, providers=[provider])
+    if provider not in session.get_providers():
+        sys.exit("onnxruntime finds no GPU here; pip install onnxruntime-gpu in its environment.")
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: images})
 
@@ -69,7 +77,9 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--program", choices=PROGRAMS)
 parser.add_argument("--depth", type=int)
 parser.add_argument("--output_stride", type=int)
-parser.add_argument("--crop_size", type=int)
+parser.add_argument("--crop_size", type=lambda text: tuple(map(int, text.split(","))))
+parser.add_argument("--batch_size", type=int)
+parser.add_argument("--device")
 parser.add_argument("--num_classes", type=int)
 parser.add_argument("--calls", type=int)
 parser.add_argument("--folder", type=Path)
@@ -78,9 +88,9 @@ args = parser.parse_args()
 torch.manual_seed(0)
 network = Labels(DeepLabV3(args.depth, args.output_stride, args.num_classes)).eval()
 rng = np.random.default_rng(0)
-picture = rng.uniform(0, 255, (1, 3, args.crop_size, args.crop_size)).astype(np.float32)
+pictures = rng.uniform(0, 255, (args.batch_size, 3, *args.crop_size)).astype(np.float32)
 with torch.inference_mode():
-    call = PROGRAMS[args.program](network, picture, args.folder)
+    call = PROGRAMS[args.program](network, pictures, args.folder)
 
 
 def measure():
@@ -90,7 +100,8 @@ def measure():
         for _ in range(args.calls):
             call()
         seconds = time.perf_counter() - start
-    return {"images/s": args.calls / seconds, "peak MiB": pairs.peak_mib()}
+    rate = args.calls * args.batch_size / seconds
+    return {"images/s": rate, "peak MiB": devices.peak_mib(args.device)}
 
 
 pairs.serve(measure)

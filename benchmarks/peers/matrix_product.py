@@ -1,12 +1,22 @@
-"""The machine's limit: the rate of a 4096^3 matrix product, the best of three."""
+"""The device's limit: the rate of square matrix products, the best of three."""
 
+import argparse
 import time
 
 import torch
 
 from benchmarks import pairs
+from benchmarks.peers import devices
 
-A, B = torch.randn(4096, 4096), torch.randn(4096, 4096)
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--dtype_policy", default="float32")
+args = parser.parse_args()
+
+device = devices.use(args.device)
+SIDE = 4096 if device == "cpu" else 8192
+TYPE = torch.float32 if args.dtype_policy == "float32" else torch.bfloat16
+A, B = (torch.randn(SIDE, SIDE, device=device, dtype=TYPE) for _ in range(2))
 
 
 def measure():
@@ -14,8 +24,9 @@ def measure():
     for _ in range(3):
         start = time.perf_counter()
         A @ B
+        devices.wait(args.device)
         seconds.append(time.perf_counter() - start)
-    return {"GFLOP/s": 2 * 4096**3 / min(seconds) / 1e9}
+    return {"GFLOP/s": 2 * SIDE**3 / min(seconds) / 1e9}
 
 
 pairs.serve(measure)
