@@ -243,9 +243,19 @@ class FollowersCheckpoints(Checkpoints):
 
 
 def warn_of_damage(step: int, error: Exception) -> None:
-    """Logs that a checkpoint is damaged and will not be used."""
+    """Logs that a checkpoint is damaged and will not be used.
+
+    TensorFlow lists each value that it could not restore when it deletes what it had read: a
+    hundred lines and more, often at the program's end, that hide this one.
+    """
+    tf.get_logger().addFilter(_is_no_list_of_values)
     reason = str(error).splitlines()[0]
     log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", step, reason)
+
+
+def _is_no_list_of_values(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "unrestored values" not in text and not text.startswith("Value in checkpoint could")
 
 
 def reason_of(fault: Exception) -> str:

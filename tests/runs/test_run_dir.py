@@ -1,7 +1,10 @@
 """Which checkpoint of a run is taken, and what is said of it."""
 
 import dataclasses
+import gc
+import io
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -146,6 +149,25 @@ def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run):
     assert loaded.step == 500 and loaded.title.endswith("validation, 800, 1000 damaged)")
     with pytest.raises(UserError, match="model.ckpt-800 cannot be read: .*also has: 0, 500, 1000"):
         loaded_run.load(run.path, checkpoint="best")
+
+
+def test_damage_is_told_in_one_line(run, monkeypatch):
+    logger = tf.get_logger()
+    monkeypatch.setattr(logger, "filters", [])
+    told = io.StringIO()
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(told)])
+    model = build_model(MODEL, num_classes=3)
+    whole = tf.train.Checkpoint(model=model, optimizer=tf.Variable(0.0))  # which no eval reads
+    whole.write(run.checkpoints.prefix(1000))
+    bias(model).assign([1.0, 2.0, 3.0])
+    whole.write(str(run.path / "other"))  # whose weights do not fit the check sums of the first
+    (run.path / "other.data-00000-of-00001").rename(
+        run.path / "model.ckpt-1000.data-00000-of-00001"
+    )
+
+    assert loaded_run.load(run.path).step == 800
+    gc.collect()  # TensorFlow lists what it did not restore when it deletes what it had read
+    assert told.getvalue() == ""
 
 
 def test_scores_of_another_split_are_not_compared(run):
