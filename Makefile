@@ -31,8 +31,11 @@ demo: $(INSTALLED)
 	$(BIN)/python -m deeplab_tf.predict --export_dir=$(RUN)/export \
 		--input=$(RUN)/shapes/images/val/val_0000.jpg --output_dir=$(RUN)/predict
 	$(BIN)/python -m deeplab_tf.eval --checkpoint_dir=$(RUN)/train --eval_logdir=$(RUN)/eval
+	$(BIN)/python -m deeplab_tf.inspect_data --dataset_dir=$(RUN)/records
+	$(BIN)/python -m deeplab_tf.report --train_logdir=$(RUN)/train --eval_logdir=$(RUN)/eval
 	@echo "Made: data $(RUN)/shapes and $(RUN)/records, run $(RUN)/train, pictures $(RUN)/vis,"
 	@echo "SavedModel $(RUN)/export, its prediction $(RUN)/predict, scores $(RUN)/eval/results.json."
+	@echo "All on one page: $(RUN)/train/report.html"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

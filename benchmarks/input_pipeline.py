@@ -111,6 +111,7 @@ def work(config: InputConfig) -> None:
         batch_size=config.batch_size,
         seed=0,
         image_mean=(123.675, 116.28, 103.53),
+        centred_padding=True,
     )
 
     pairs.serve_passes(batches, steps * config.batch_size)

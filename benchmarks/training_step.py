@@ -81,7 +81,9 @@ def work(config: StepConfig) -> None:
             config.depth, config.output_stride, config.num_classes, auxiliary=True
         )
     optimizer = MomentumSGD(0.01, momentum=0.9, weight_decay=5e-4)
-    model.compile(optimizer, recompute_stages=config.recompute_stages)
+    model.compile(
+        optimizer, recompute_stages=config.recompute_stages, jit_compile=config.jit_compile
+    )
     flops = 3 * forward_flops(model, *config.crop_size)
 
     rng = np.random.default_rng(0)

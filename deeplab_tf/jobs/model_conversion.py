@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from deeplab_tf import files
 from deeplab_tf.config.programs import ConvertConfig
 from deeplab_tf.jobs import paths
@@ -12,27 +14,20 @@ from deeplab_tf.serving import comparison, formats
 def main(job: ConvertConfig, calibration_images: Sequence[Path]) -> None:
     """Writes the file; for TensorFlow Lite also NAME.labels.csv, since .tflite has no classes."""
     served = formats.open_export(Path(job.export_dir), image_size=job.image_size)
-    image = comparison.image_for(served)
+    calibration: Sequence[np.ndarray] = []
     if job.format == "onnx":
         content = formats.onnx(served)
     else:
-        calibration = []
         if calibration_images:
             calibration = formats.calibration_images(
                 calibration_images, count=job.num_calibration_images, image_size=job.image_size
             )
-            image = calibration[0]  # int8 keeps only what lies in the range of such images
         content = formats.tflite(
             served, half=job.format == "tflite_float16", calibration=calibration
         )
 
-    try:
-        share = comparison.share_of_equal_labels(served, content, job.format, image)
-        compared = f"It has the SavedModel's label in {share:.2%} of the pixels of a test image."
-    except ImportError:
-        compared = (
-            "NOT COMPARED with the SavedModel: that needs onnxruntime; pip install onnxruntime"
-        )
+    # int8 keeps only what lies in the range of the images that it was measured with.
+    compared = comparison.compared(served, content, job.format, photos=calibration)
 
     output = Path(job.output)
     if job.format != "onnx":

@@ -11,7 +11,7 @@ from deeplab_tf.config import ModelConfig, ServingConfig
 from deeplab_tf.config.programs import SUFFIXES, ConvertConfig
 from deeplab_tf.data.catalog import read_class_table
 from deeplab_tf.messages import UserError
-from deeplab_tf.serving import formats
+from deeplab_tf.serving import comparison, formats
 from deeplab_tf.serving.export import ExportedPredictor
 from tests.serving.models import CLASSES, pictures, tiny_export
 
@@ -128,7 +128,10 @@ def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_pat
     assert read_class_table(table) == CLASSES
 
 
-@pytest.mark.parametrize(("format", "converter"), [("onnx", "onnx"), ("tflite_float32", "tflite")])
+@pytest.mark.parametrize(
+    ("format", "converter"),
+    [pytest.param("onnx", "onnx", marks=pytest.mark.slow), ("tflite_float32", "tflite")],
+)
 def test_a_file_with_other_labels_is_not_written(
     export_dir, tmp_path, monkeypatch, format, converter
 ):
@@ -145,6 +148,29 @@ def test_a_file_with_other_labels_is_not_written(
     with pytest.raises(UserError, match=r"in only \d\d\.\d% of the pixels .* was not written"):
         convert(export_dir, output, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("serving", "content", "image_size", "reason"),
+    [
+        ({"max_image_pixels": 5_000}, b"", (), "more than 5000 pixels"),
+        ({}, b"no model", (), "TensorFlow Lite cannot run it"),
+    ],
+)
+def test_it_says_why_it_could_not_compare(tmp_path, serving, content, image_size, reason):
+    folder = tiny_export(tmp_path, serving=ServingConfig(**serving), warmup_size=(49, 49))
+    served = formats.open_export(folder, image_size=image_size)
+    said = comparison.compared(served, content, "tflite_float32")
+    assert said.startswith("NOT COMPARED with the SavedModel: ") and reason in said
+
+
+def test_a_test_image_of_one_class_is_said_to_show_little(export_dir, monkeypatch):
+    served = formats.open_export(export_dir)
+    images = np.zeros([1, 97, 130], np.int64)
+    monkeypatch.setattr(served, "serve", lambda _: {"labels": tf.constant(images)})
+    monkeypatch.setattr(comparison, "_tflite_labels", lambda *_: images)
+    said = comparison.compared(served, b"", "tflite_float32")
+    assert "100.00% of the pixels" in said and "one class only, which shows little" in said
 
 
 @pytest.mark.slow
