@@ -5,6 +5,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,21 @@ def test_a_list_reads_the_same_whoever_wrote_it(tmp_path, encoding, end):
 def test_other_line_separators_of_unicode_end_no_line(tmp_path):
     (tmp_path / "l.txt").write_bytes("a\x85b\u2028c\x0bd\n".encode())
     assert files.read_lines(tmp_path / "l.txt", "The list") == [(1, "a\x85b\u2028c\x0bd")]
+
+
+def test_what_nobody_sees_around_lines_is_dropped(tmp_path):
+    text = "\ufeff\u3000a b\xa0\u200b\n\u200b \n\u2003c\u180e\n"  # U+180E is no white space
+    (tmp_path / "l.txt").write_text(text, encoding="utf-8")
+    expected = [(1, "a b"), (3, "c\u180e")]
+    assert files.read_lines(tmp_path / "l.txt", "The list") == expected
+
+
+def test_a_long_line_of_spaces_takes_no_time(tmp_path):
+    """Seconds for 20,000 spaces, if the time grows with their square."""
+    (tmp_path / "l.txt").write_text("a" + " " * 200_000 + "b\n")
+    begin = time.process_time()
+    assert len(files.read_lines(tmp_path / "l.txt", "The list")) == 1
+    assert time.process_time() - begin < 1
 
 
 def test_a_file_name_may_begin_as_a_comment_does(tmp_path):

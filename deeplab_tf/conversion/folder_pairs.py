@@ -4,6 +4,7 @@ Nothing is dropped silently: files that are neither image nor mask are counted a
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ _JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 ANNOTATION_ENDINGS = (".json", ".xml")
 _POLYGON_ENDINGS = (*ANNOTATION_ENDINGS, ".txt")
 _POLYGONS = (
-    "polygons are not masks: give files of labelme, COCO or CVAT as --annotations in place of "
-    "--masks_dir; docs/data.md says how to get masks from others."
+    "polygons are not masks: give files of labelme, Supervisely, COCO or CVAT as --annotations in "
+    "place of --masks_dir; docs/data.md says how to get masks from others."
 )
 
 
@@ -35,9 +36,12 @@ class Layout:
     masks_dir: Path
     image_suffix: str = ""
     mask_suffix: str = ""
+    image_endings: tuple[str, ...] = files.IMAGE_ENDINGS
 
 
-def list_images(images_dir: Path) -> dict[Path, str]:
+def list_images(
+    images_dir: Path, *, endings: tuple[str, ...] = files.IMAGE_ENDINGS
+) -> dict[Path, str]:
     """Lists a folder's images with their names, and warns of files that are left out.
 
     Files that may hold annotations are not counted: they often lie beside the images.
@@ -45,9 +49,9 @@ def list_images(images_dir: Path) -> dict[Path, str]:
     Raises:
       UserError: as `ImagesAndMasks` does.
     """
-    layout = Layout(images_dir, images_dir)
+    layout = Layout(images_dir, images_dir, image_endings=endings)
     _require_folder("images_dir", images_dir)
-    listing = files.list_folder(images_dir)
+    listing = files.list_folder(images_dir, endings=endings)
     for ending in ANNOTATION_ENDINGS:
         listing.left_out.pop(ending, None)
 
@@ -75,7 +79,9 @@ class ImagesAndMasks:
         if layout.images_dir.samefile(layout.masks_dir):
             of_images, of_masks = _list_one_folder(layout)
         else:
-            of_images = files.list_folder(layout.images_dir, without=layout.masks_dir)
+            of_images = files.list_folder(
+                layout.images_dir, endings=layout.image_endings, without=layout.masks_dir
+            )
             of_masks = files.list_folder(
                 layout.masks_dir, endings=mask_files.ENDINGS, without=layout.images_dir
             )
@@ -126,12 +132,14 @@ class ImagesAndMasks:
 
     def _warn_of_left_out(self, of_images: files.Listing, of_masks: files.Listing) -> None:
         """Warns of all that is not used: other files, spare masks, masks without an image."""
-        keys = {_key(name, self._layout.image_suffix) for name in self.images.values()}
+        # Images whose names differ only in case have masks whose names do so too.
+        suffix = self._layout.image_suffix
+        num_images = Counter(_key(name, suffix) for name in self.images.values())
         unused: list[Path] = []
         for key, masks in self._masks_of.items():
-            if key not in keys:
+            if key not in num_images:
                 unused += masks
-            elif spare := sum(_rank(mask) > min(map(_rank, masks)) for mask in masks):
+            elif (spare := len(masks) - num_images[key]) > 0:
                 of_masks.left_out["with the same name as another mask"] += spare
 
         warn_of_left_out(self._layout.images_dir, counted(len(self.images), "image"), of_images)
@@ -208,7 +216,8 @@ def _require_folder(flag: str, folder: Path) -> None:
 
 def _list_one_folder(layout: Layout) -> tuple[files.Listing, files.Listing]:
     """Lists the images and the masks that lie in one folder; no file is both."""
-    listing = files.list_folder(layout.images_dir, endings=mask_files.ENDINGS)
+    endings = tuple(dict.fromkeys((*mask_files.ENDINGS, *layout.image_endings)))
+    listing = files.list_folder(layout.images_dir, endings=endings)
     is_image = _image_test(layout, listing)
     images = [(name, path) for name, path in listing.images if is_image(name, path)]
     others = [(name, path) for name, path in listing.images if not is_image(name, path)]
@@ -228,7 +237,7 @@ def _image_test(layout: Layout, listing: files.Listing) -> Callable[[str, Path],
 
     def is_image(name: str, path: Path) -> bool:
         is_mask_of_jpeg = jpegs.get(files.folded(name), path) != path
-        return not is_mask_of_jpeg and path.suffix.lower() in files.IMAGE_ENDINGS
+        return not is_mask_of_jpeg and path.suffix.lower() in layout.image_endings
 
     return is_image
 
@@ -248,7 +257,7 @@ def _require_images(images: dict[Path, str], layout: Layout, listing: files.List
     left_out = f"; {listing.note()}" if listing.left_out else ""
     raise UserError(
         f"--images_dir={layout.images_dir} holds no image{suffix} "
-        f"({', '.join(files.IMAGE_ENDINGS)}){left_out}."
+        f"({', '.join(layout.image_endings)}){left_out}."
     )
 
 

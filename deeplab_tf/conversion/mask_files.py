@@ -66,6 +66,12 @@ def open_exact(content: bytes, name: str | Path, *, encoding: str) -> Image.Imag
             f"The mask {name} is a GIF, and programs that write GIFs renumber the colours; export "
             "the masks as PNG, or give --mask_encoding=color, which reads their colours."
         )
+    parts = getattr(image, "tile", ())
+    if image.format == "GIF" and any(part[1] != (0, 0, *image.size) for part in parts):
+        raise UserError(
+            f"The mask {name} is a GIF whose picture covers only a part of it, and the rest has no "
+            "class; export the masks as PNG."
+        )
     if image.mode not in _MODES:
         raise UserError(
             f"The mask {name} has the mode {image.mode}; allowed are grey, palette and RGB: save "

@@ -240,14 +240,19 @@ def _ids_of_image(image: Image.Image, name: str | Path, coding: MaskCoding) -> n
 
 
 def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
-    """Refuses transparent pixels; an alpha channel that is 255 everywhere is allowed."""
+    """Refuses transparent pixels; an alpha channel that is 255 everywhere is allowed.
+
+    PNGs store the transparent value with 16 bits, of which the lower 8 count (PNG, 2nd edition,
+    sec. 11.3.2.1).
+    """
     if "A" in image.mode:
         is_transparent = np.asarray(image.getchannel("A")) < 255
         way_out = ""
     elif "transparency" not in image.info:
         return
     elif image.mode == "RGB":  # one colour is transparent
-        is_transparent = (np.asarray(image) == image.info["transparency"]).all(axis=-1)
+        color = np.bitwise_and(image.info["transparency"], 255)
+        is_transparent = (np.asarray(image) == color).all(axis=-1)
         way_out = ""
     elif coding.encoding == "index":
         return
@@ -255,8 +260,10 @@ def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) ->
         alpha = np.full(256, 255)
         if isinstance(image.info["transparency"], bytes):  # the alpha of the first indices
             alpha[: len(image.info["transparency"])] = list(image.info["transparency"])
-        else:  # one transparent index or grey value
-            alpha[image.info["transparency"]] = 0
+        else:  # one transparent index or grey value, which Pillow calls 255 for the 1 of 1 bit
+            value = image.info["transparency"]
+            # An int: NumPy would take True or False for a mask of the whole array.
+            alpha[int(bool(value)) if image.mode == "1" else value & 255] = 0
         is_transparent = alpha[np.asarray(image).astype(np.uint8)] < 255
         way_out = ", or give --mask_encoding=index, which takes all values as they are stored"
 

@@ -92,7 +92,8 @@ def default_color(index: int) -> tuple[int, int, int]:
 def read_class_list(path: Path) -> ClassList:
     """Reads a class list in any of its three forms, told apart by the first line.
 
-    Names: one per line. If the first line is labelme's __ignore__, it is skipped.
+    Names: one per line, in quotes or not. A line `name` and labelme's __ignore__ above them are
+    skipped.
     CVAT: lines name:r,g,b:parts:actions.
     CSV: separated by commas, semicolons or tabs. The column name is required; r, g and b (0 to
     255), index (must count up from 0) and label_id (one value, or several separated by spaces or
@@ -114,7 +115,8 @@ def read_class_list(path: Path) -> ClassList:
         if _is_hidden_class(text):
             raise UserError(
                 f"Line {number} of the class list {path}, {text!r}, may be a comment or a class; "
-                "put a space after the # of a comment, and no # before a class."
+                "put a space after the # of a comment, and no # before a class (or the class in "
+                "double quotes, if the # is part of its name)."
             )
 
     # Spreadsheets write empty lines as separators only.
@@ -132,11 +134,63 @@ def read_class_list(path: Path) -> ClassList:
     return _checked(rows, path)
 
 
-# What other programs write above a list of names.
-_HEADINGS = re.compile(
-    r"labels?|label[ _]?names?|class(es)?|class[ _]?names?|categor(y|ies)|id|index|names:?",
-    re.IGNORECASE,
+# What other programs write above a list of names: only such words, one of them of the first kind.
+_HEADING = re.compile(
+    r"(class|label|category)?(names?|ids?)|labels?|class(es)?|categor(y|ies)|index"
 )
+_PART_OF_HEADING = re.compile(r"objects?|numbers?|values?|colou?rs?|r|g|b|rgb|red|green|blue")
+# Values or colours after the names, as in "road: 7", "road = 7" or "road 128 64 128".
+_WITH_VALUES = re.compile(r"(.*?)(\s*(:|=|[-=]>)\s*\d+|(\s+\d+)+)")
+_MARKS = re.compile(r"//|/\*|%|--|[-*]\s")  # what starts comments and list items elsewhere
+
+
+def _is_heading(line: str) -> bool:
+    """Whether a line consists of words that stand above lists: "Label Name", "Classes (3):"."""
+    line = re.sub(r"(\(\d+\))?\s*(:\s*\d*)?$", "", line.lower())  # how many there are
+    words = re.findall(r"[^\W_]+", line)
+    are_headings = [bool(_HEADING.fullmatch(word)) for word in words]
+    return any(are_headings) and all(
+        is_heading or _PART_OF_HEADING.fullmatch(word)
+        for word, is_heading in zip(words, are_headings, strict=True)
+    )
+
+
+def _have_values(lines: list[str]) -> bool:
+    """Whether each line ends with numbers that are no part of a name, as in "zone 1", "zone 2"."""
+    matches = [_WITH_VALUES.fullmatch(line) for line in lines]
+    names = {match[1] for match in matches if match and match[1]}
+    return len(lines) > 1 and len(names) == len(lines)
+
+
+def _num_headings(lines: list[str]) -> int:
+    """Returns how many lines stand above the names: `name`, labelme's __ignore__, or both.
+
+    `name` heads a CSV file of one column; labelme's lists of labels start with __ignore__.
+    """
+    texts = [line.strip("'\"") for line in lines[:2]]
+    texts = [text.lower() if text.lower() == "name" else text for text in texts]
+    if sorted(texts) == ["__ignore__", "name"]:
+        return 2
+    return int(texts[0] in ("__ignore__", "name"))
+
+
+def _unquoted(lines: list[str]) -> list[str]:
+    """Takes away the quotes around names, as CSV writers or lists in programs have them.
+
+    Single quotes may be part of names, so they are taken away only if all names have them.
+    """
+    if all(re.fullmatch("'.*'", line) for line in lines):
+        return [line[1:-1].strip() for line in lines]
+    return [
+        line[1:-1].replace('""', '"').strip() if re.fullmatch('"([^"]|"")*"', line) else line
+        for line in lines
+    ]
+
+
+def _quoted(name: str) -> str:
+    """Returns a name as `_unquoted` reads it, whatever it starts with."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def _is_hidden_class(line: str) -> bool:
@@ -157,34 +211,60 @@ def _name_rows(lines: list[tuple[int, str]], path: Path) -> list[_Row]:
     if path.suffix.lower() in (".json", ".xml", ".yaml", ".yml") or first[0] in "{[<":
         raise UserError(f"{path} is not a class list; {FORMS}.")
 
-    # Numbers before all names may count the classes or be mask values: the user has to say which.
-    numbered = [number for number, text in lines if _begins_with_number(text)]
-    if len(numbered) == len(lines):
-        raise UserError(
-            f"Line {numbered[0]} of the class list {path} begins with a number, like all others; "
-            "write a CSV file with the first line index,name if the numbers count the classes, or "
-            "label_id,name if they are the masks' values."
-        )
+    above = _num_headings([text for _, text in lines])
+    has_own_heading = any("name" in text.lower() for _, text in lines[:above])
+    lines = lines[above:]
+    names = _unquoted([text for _, text in lines])
+    if not names:
+        return []
+
+    first_line = f"Line {lines[0][0]} of the class list {path}"
+    first = lines[0][1]
 
     # A heading taken for a class would shift the train ids of all classes by one.
-    is_above_numbers = len(numbered) == len(lines) - 1 > 1 and not _begins_with_number(first)
-    if is_above_numbers or _HEADINGS.fullmatch(first):
+    is_above_numbers = all(map(_begins_with_number, names[1:])) and len(names) > 2
+    is_heading = _is_heading(names[0]) or (is_above_numbers and not _begins_with_number(names[0]))
+    if is_heading and not has_own_heading:
+        columns = re.findall(r"\w+", names[0].lower())
+        if len(set(columns) & set(COLUMNS)) > 1:
+            raise UserError(
+                f"{first_line}, {first!r}, names columns, but does not separate them by commas, "
+                "semicolons or tabs; do so in all lines."
+            )
         raise UserError(
-            f"The first line of the class list {path}, {first!r}, reads like a heading; write "
-            "'name' in its place and then only the names, one per line. (If it is a class, put a "
-            "line 'name' before it.)"
+            f"{first_line}, {first!r}, reads like a heading; write 'name' in its place and then "
+            "only the names, one per line. (If it is a class, put a line 'name' before it.)"
         )
 
-    rows = [_Row(f"Line {number} of the class list {path}", text) for number, text in lines]
-    for row in rows:
-        if separator := re.search("[,;\t]", row.name):
+    # Numbers at all names may count the classes or be mask values: the user has to say which.
+    if all(map(_begins_with_number, names)):
+        raise UserError(
+            f"{first_line} begins with a number, like all others; write a CSV file with the first "
+            "line index,name if the numbers count the classes, or label_id,name if they are the "
+            "masks' values."
+        )
+    if not has_own_heading and _have_values(names):
+        raise UserError(
+            f"{first_line}, {first!r}, ends with a number, like all others; write a CSV file with "
+            "the first line name,label_id if the numbers are the masks' values, name,index if they "
+            "count the classes, or name,r,g,b if they are colours. (If they belong to the names, "
+            "put a line 'name' before them.)"
+        )
+
+    rows = []
+    for (number, text), name in zip(lines, names, strict=True):
+        where = f"Line {number} of the class list {path}"
+        if mark := _MARKS.match(text):
             raise UserError(
-                f"{row.where} has a {separator[0]!r} in {row.name!r}, but the first line has "
-                f"none; {FORMS}."
+                f"{where} starts with {mark[0].strip()!r}; start comments with '# ', and write a "
+                "class as its name only, in double quotes if the name itself starts so: "
+                f"{_quoted(text)}."
             )
-    # "name" heads a CSV file of one column; labelme's lists of labels start with __ignore__.
-    if first.lower() == "name" or first == "__ignore__":
-        del rows[0]
+        if name == text and (separator := re.search("[,;\t]", text)):
+            raise UserError(
+                f"{where} has a {separator[0]!r} in {name!r}, but the first line has none; {FORMS}."
+            )
+        rows.append(_Row(where, name))
     return rows
 
 

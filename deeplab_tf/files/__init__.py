@@ -13,6 +13,7 @@ from deeplab_tf.files.image_headers import (
     jpeg_segments,
 )
 from deeplab_tf.files.listing import (
+    ARRAY_ENDING,
     IMAGE_ENDINGS,
     Listing,
     find_images,
@@ -43,6 +44,7 @@ from deeplab_tf.files.writing import (
 )
 
 __all__ = [
+    "ARRAY_ENDING",
     "IMAGE_ENDINGS",
     "JPEG_END",
     "JPEG_FRAMES",

@@ -18,6 +18,7 @@ from deeplab_tf.messages import UserError, warn
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff",
 )  # fmt: skip
+ARRAY_ENDING = ".npy"  # of arrays that are images where a data set's are not 8-bit RGB
 _VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
 )  # fmt: skip

@@ -24,6 +24,9 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# What `read_lines` drops around lines; no white space is above U+3000. A regular expression would
+# take quadratic time in lines of many spaces.
+_AROUND_LINES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff\u200b"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -70,8 +73,9 @@ def read_lines(
     """Reads a text list; returns number (from 1) and text of each line with content.
 
     The file may be UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one, with the
-    line ends of any system. White space around lines is dropped, and so are empty lines and
-    comments, which start with '#'.
+    line ends of any system. Around lines, white space (what `str.isspace` says) and what nobody
+    sees (U+FEFF, the byte order mark of joined files, and U+200B, a space of zero width) are
+    dropped. So are empty lines and comments, which start with '#'.
 
     Args:
       what: what errors call the file, such as "The class list".
@@ -80,7 +84,7 @@ def read_lines(
       UserError: if the file is missing, is not text, has another encoding, or has no content.
     """
     numbered = enumerate(read_text(path, what).split("\n"), start=1)
-    stripped = ((number, line.strip()) for number, line in numbered)
+    stripped = ((number, line.strip(_AROUND_LINES)) for number, line in numbered)
     lines = [
         (number, line)
         for number, line in stripped

@@ -46,9 +46,9 @@ def rgba(values, alpha):
     return np.dstack([rgb(values), np.broadcast_to(np.uint8(alpha), values.shape)])
 
 
-def png(bits, kind, rows, *chunks, width=2):
+def png(bits, kind, rows, *chunks, width=2, height=None, interlaced=0):
     """A PNG of one row or more, each given as its bytes, with other chunks before the pixels."""
-    header = struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height or len(rows), bits, kind, 0, 0, interlaced)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     content = b"\x89PNG\r\n\x1a\n"
     for name, body in ((b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")):
@@ -63,6 +63,14 @@ def inverted_tiff(values):
     tag = struct.pack("<HHII", 262, 3, 1, 1)
     assert content.count(tag) == 1
     return content.replace(tag, struct.pack("<HHII", 262, 3, 1, 0))
+
+
+def taller_tiff(values):
+    """A TIFF that is said to have more rows (tag 257) than its only strip (tag 278) has."""
+    content = file(values, "TIFF")
+    tag = struct.pack("<HHI", 257, 4, 1)
+    assert content.count(tag) == 1
+    return content.replace(tag + struct.pack("<I", len(values)), tag + struct.pack("<I", 9))
 
 
 TURNED = Image.Exif()
@@ -207,6 +215,11 @@ TABLE = {
     "jpeg 2000": (file(LABEL, "JPEG2000"), {}, f"holds JPEG 2000 data, .*{LOSSY}"),
     "gif": (file(LABEL, "GIF"), {}, "is a GIF, and programs that write GIFs renumber the colours"),
     "gif by colour": (file(palette_image(LABEL % 3), "GIF"), {"encoding": "color"}, LABEL % 3),
+    "gif in part": (  # bytes 8 and 9 are the height of the whole, which may exceed the picture's
+        (lambda gif: gif[:8] + b"\x09\0" + gif[10:])(file(palette_image(LABEL % 3), "GIF")),
+        {"encoding": "color"},
+        "a GIF whose picture covers only a part of it",
+    ),
     "tga": (file(LABEL, "TGA"), {}, "not an image of a known format"),
     "no image": (b"no image", {}, "it is not an image of a known format"),
     "16 bits": (file(LABEL.astype(np.uint16)), {}, "has 16 bits per channel, but masks have 8"),
@@ -245,6 +258,28 @@ TABLE = {
         {},
         "m.png cannot be decoded: its part IDAT is damaged",
     ),
+    "rows missing": (
+        png(8, 0, [b"\0\1"], height=2),
+        {},
+        "m.png cannot be decoded: some of its rows",
+    ),
+    "rows missing, palette": (
+        png(1, 3, [b"\0"] * 7, (b"PLTE", bytes(6)), width=9, height=8),
+        {},
+        "some of its rows are missing",
+    ),
+    "rows missing, interlaced": (  # passes 1 (1 pixel), 6 (1) and 7 (2), in a row each
+        png(8, 0, [b"\0", b"\1"], height=2, interlaced=1),
+        {},
+        "some of its rows are missing",
+    ),
+    "interlaced": (
+        png(8, 0, [b"\1", b"\2", b"\0\1"], height=2, interlaced=1),
+        {},
+        [[1, 2], [0, 1]],
+    ),
+    "more rows than said": (png(8, 0, [b"\0\1", b"\2\2"], height=1), {}, [[0, 1]]),
+    "strips missing": (taller_tiff(LABEL), {}, "m.png cannot be decoded: some of its pixels are"),
     # Transparency.
     "opaque alpha": (file(rgba(LABEL % 3, 255)), {}, LABEL % 3),
     "opaque alpha, grey": (file(Image.fromarray(LABEL).convert("LA")), {}, LABEL),
@@ -255,6 +290,20 @@ TABLE = {
     "transparent grey": (file(LABEL, transparency=2), {}, f"{SEEN_THROUGH}.*=index"),
     "transparent grey, unused": (file(LABEL, transparency=9), {}, LABEL),
     "transparent grey, values": (file(LABEL, transparency=2), {"encoding": "index"}, LABEL),
+    "transparent grey of 16 bits": (
+        png(8, 0, [b"\0\1"], (b"tRNS", b"\1\1")),
+        {},
+        f"{SEEN_THROUGH}.*=index",
+    ),
+    "transparent white of 1 bit": (png(1, 0, [b"\x40"], (b"tRNS", b"\0\1")), {}, SEEN_THROUGH),
+    "transparent white of 1 bit, unused": (png(1, 0, [b"\0"], (b"tRNS", b"\0\1")), {}, [[0, 0]]),
+    "transparent black of 1 bit": (png(1, 0, [b"\x40"], (b"tRNS", b"\0\0")), {}, SEEN_THROUGH),
+    "transparent black of 1 bit, unused": (png(1, 0, [b"\xc0"], (b"tRNS", b"\0\0")), {}, [[1, 1]]),
+    "transparent colour of 16 bits": (
+        png(8, 2, [bytes(6)], (b"tRNS", b"\7\0" * 3)),
+        {},
+        SEEN_THROUGH,
+    ),
     "transparent index": (
         file(palette_image(LABEL), transparency=0),
         {},

@@ -41,6 +41,16 @@ def with_ids(*label_ids):
         ("name\nground\nmy car\n", PLAIN),
         ("name,label_id\nground,0\nmy car,255\n", None),
         ("ground:::\nmy car:::\n", PLAIN),
+        ('"name"\n"ground"\n"my car"\n', PLAIN),  # as a CSV writer that quotes everything has it
+        ("'ground'\n'my car'\n", PLAIN),
+        ("name\n'ground'\n'my car'\n", PLAIN),
+        ("__ignore__\n'ground'\n'my car'\n", PLAIN),
+        ("'__ignore__'\n'ground'\n'my car'\n", PLAIN),
+        ('"__ignore__"\n"ground"\n"my car"\n', PLAIN),
+        ("'name'\nground\nmy car\n", PLAIN),
+        ("name\n__ignore__\nground\nmy car\n", PLAIN),
+        ("__ignore__\nname\nground\nmy car\n", PLAIN),
+        ("\ufeff\ufeffname\n\ufeffground\u200b\nmy car\n", PLAIN),  # files joined by cat
     ],
 )
 def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
@@ -87,7 +97,26 @@ def test_class_lists_are_read_in_all_their_forms(tmp_path, text, expected):
         ("Label\nbackground\ncar\n", "'Label', reads like a heading"),
         ("names:\n  0: background\n  1: car\n", "'names:', reads like a heading"),
         ("id name\n0 background\n1 car\n", "'id name', reads like a heading"),
-        ("background\n#road\ncar\n", "Line 2 .*'#road', may be a comment or a class"),
+        ('"Class-Name"\n"background"\n', "reads like a heading"),
+        ("Labels (2):\nbackground\ncar\n", "reads like a heading"),
+        ("categoryname\nbackground\ncar\n", "reads like a heading"),
+        ("name|r|g|b\na|1|2|3\nb|3|2|1\n", "names columns, but does not separate them by commas"),
+        ("name\n0 a\n1 b\n", "Line 2 .* begins with a number.*index,name"),
+        ("car: 1\nbackground: 0\n", "Line 1 .*, 'car: 1', ends with a number.*name,label_id if"),
+        ("car=1\nbackground=0\n", "ends with a number"),
+        ("__ignore__\nroad: 7\ncar: 8\n", "Line 2 .*, 'road: 7', ends with a number, .*'name'"),
+        ("__ignore__\nclasses\nroad\n", "Line 2 .*, 'classes', reads like a heading"),
+        ("__ignore__\n", "holds 0 classes"),
+        ("a 1 2 3\nb 3 2 1\n", "ends with a number.*name,r,g,b if they are colours"),
+        ("// names\nground\ncar\n", "reads like a heading"),
+        ("ground\n// the rest\ncar\n", "Line 2 .* starts with '//'; start comments with '# '"),
+        ("ground\n%cover\n", "Line 2 .* starts with '%'; .* in double quotes .*: \"%cover\""),
+        ('%5" pipe\nground\n', r'Line 1 .* starts with .%.; .*: "%5"" pipe"\.'),
+        ("- ground\n- car\n", "Line 1 .* starts with '-'"),
+        (
+            "background\n#road\ncar\n",
+            "Line 2 .*'#road', may be a comment or a class.*double quotes",
+        ),
         ('{"a": 0}\n', "is not a class list"),
         ("# only a comment\n", "is empty, or has only comments"),
     ],
@@ -96,6 +125,41 @@ def test_class_lists_that_could_be_misread_are_refused(tmp_path, text, message):
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_class_list(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("zone 1", "zone 2"),
+        ("red", "green", "blue"),
+        ("object", "background"),
+        ("class 0", "class 1"),
+        ("-", "+"),
+        ("name", "Boeing 737", "Airbus 320"),  # the way out that the refusal names
+        ("name", "label", "class"),
+        ("name", "car: 1", "tree: 2"),
+    ],
+)
+def test_names_that_look_like_something_else_are_names(tmp_path, names):
+    (tmp_path / "c.txt").write_text("\n".join(names))
+    found = [own.name for own in read_class_list(tmp_path / "c.txt").classes]
+    assert found == [name for name in names if name != "name"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),  # the ways out that the refusals name
+    [
+        ('ground\n"%cover"\n', ["ground", "%cover"]),
+        ('"%5"" pipe"\nground\n', ['%5" pipe', "ground"]),
+        ('"#road"\n"- car"\n', ["#road", "- car"]),
+        ("__ignore__\nname\nroad: 7\ncar: 8\n", ["road: 7", "car: 8"]),
+        ("name\n__ignore__\nroad: 7\ncar: 8\n", ["road: 7", "car: 8"]),
+        ("name\n'ground'\ncar\n", ["'ground'", "car"]),  # not all have quotes
+    ],
+)
+def test_any_name_can_be_written(tmp_path, text, names):
+    (tmp_path / "c.txt").write_text(text)
+    assert [own.name for own in read_class_list(tmp_path / "c.txt").classes] == names
 
 
 def test_given_colors_are_distinct_and_are_vocs():
