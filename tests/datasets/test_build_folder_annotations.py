@@ -389,7 +389,7 @@ def test_lists_name_annotated_images_only(of_labelme):
         ({"masks_dir": "m"}, "Give either --masks_dir or --annotations"),
         ({"annotations": ()}, "Give either --masks_dir or --annotations"),
         ({"annotations": ("nowhere",)}, "--annotations=nowhere does not exist"),
-        ({"annotations": ("{}/images",)}, r"holds no file of labelme \(\.json\), COCO"),
+        ({"annotations": ("{}/images",)}, "holds no file of labelme, Supervisely and COCO"),
         ({"images_dir": "{}/labels.txt"}, "does not exist or is not a folder"),
     ],
 )
@@ -402,3 +402,91 @@ def test_settings_that_do_not_fit_together(of_labelme, values, message):
     }
     with pytest.raises(UserError, match=message):
         found(of_labelme, class_list="labels.txt", **filled)
+
+
+def supervisely(*labels, size=(10, 8)):
+    objects = [
+        {
+            "classTitle": one,
+            "geometryType": "polygon",
+            "points": {"exterior": SQUARE, "interior": []},
+        }
+        for one in labels
+    ]
+    return {"size": {"width": size[0], "height": size[1]}, "objects": objects, "tags": []}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of Supervisely's with two data sets, whose images have the same name."""
+    for split, label in (("train", "cat"), ("val", "dog")):
+        image(tmp_path / f"project/{split}/img/a.jpg")
+        write(tmp_path / f"project/{split}/ann/a.jpg.json", supervisely(label))
+    classes = [{"title": "dog", "color": "#010203"}, {"title": "cat", "color": "#040506"}]
+    write(tmp_path / "project/meta.json", {"classes": classes, "tags": []})
+    return tmp_path
+
+
+# Polygons hold their outline, as labelme's above do: 5 x 4 pixels of class 2, cat, or 1, dog.
+OF_PROJECT = {"train": 20 * 2, "val": 20 * 1}
+
+
+def test_a_project_of_supervisely_has_classes_and_splits(project, capsys):
+    folder = str(project / "project")
+    values = {"images_dir": folder, "val_fraction": 0.0}
+    classes, labels = found(project, annotations=(folder,), **values)
+    assert classes == ["background", "dog", "cat"]
+    assert {split: sum(of.values()) for split, of in sums(labels).items()} == OF_PROJECT
+    assert "left out" not in capsys.readouterr().err  # meta.json is known
+
+    named = tuple(f"{split}={folder}/{split}/ann" for split in ("train", "val"))
+    classes, labels = found(project, annotations=named, **values)
+    assert classes == ["background", "dog", "cat"]
+    assert {split: sum(of.values()) for split, of in sums(labels).items()} == OF_PROJECT
+
+
+def test_a_data_set_of_supervisely_by_itself(project):
+    image(project / "project/train/img/b.jpg")
+    write(project / "project/train/ann/b.jpg.json", supervisely("dog"))
+    values = {
+        "images_dir": str(project / "project/train/img"),
+        "annotations": (str(project / "project/train/ann"),),
+    }
+    labels = of_all(found(project, **values)[1])
+    assert {name: int(label.sum()) for name, label in labels.items()} == {"a": 40, "b": 20}
+
+    # Images elsewhere, in the same arrangement; and without the project's list of classes.
+    (project / "project/train/img").rename(project / "images")
+    (project / "project/meta.json").unlink()
+    values["images_dir"] = str(project / "images")
+    with pytest.raises(
+        UserError, match="class_list is missing, and the project's meta.json is not"
+    ):
+        found(project, **values)
+    write(project / "classes.txt", "background\ncat\ndog\n")
+    labels = of_all(found(project, class_list="classes.txt", **values)[1])
+    assert {name: int(label.sum()) for name, label in labels.items()} == {"a": 20, "b": 40}
+
+
+def test_an_image_of_another_data_set_is_another_one(project, capsys):
+    (project / "project/val/img/a.jpg").unlink()
+    image(project / "project/train/img/b.jpg")
+    write(project / "project/train/ann/b.jpg.json", supervisely("cat"))
+    folder = str(project / "project")
+    labels = of_all(found(project, images_dir=folder, annotations=(folder,))[1])
+    assert set(labels) == {"train/img/a", "train/img/b"}
+    assert "left out the annotations of 1 image of 3" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_supervisely_stops_its_image(project):
+    write(project / "project/val/ann/a.jpg.json", "{")
+    folder = str(project / "project")
+    with pytest.raises(UserError, match="a.jpg.json is damaged"):
+        found(project, images_dir=folder, annotations=(folder,), val_fraction=0.0)
+
+
+def test_files_of_two_tools_are_refused(project):
+    write(project / "project/train/ann/b.json", labelme("b.jpg", "cat"))
+    folder = str(project / "project")
+    with pytest.raises(UserError, match="holds a file of (labelme|Supervisely), .*, and one of "):
+        found(project, images_dir=folder, annotations=(folder,))

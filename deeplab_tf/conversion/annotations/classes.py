@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from deeplab_tf import files
-from deeplab_tf.conversion.annotations import labelme
+from deeplab_tf.conversion.annotations import labelme, supervisely
 from deeplab_tf.conversion.annotations.drawing import NOT_DRAWN, AnnotationFile, DrawnCoding
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import ClassList, LabelClass
@@ -21,12 +21,12 @@ _MOST_CLASSES = 255
 
 
 def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) -> ClassList:
-    """Returns the classes that COCO and CVAT files list, after a background if there is none.
+    """Returns the classes that the files list, after a background if there is none.
 
     Args:
       unlabeled: "background" or "ignore".
     Raises:
-      UserError: if the files list none, which is so for labelme, or different ones.
+      UserError: if the files list none, as labelme's, or different ones.
     """
     lists = [(file, file.classes) for file in annotations if file.classes is not None]
     if not lists:
@@ -66,15 +66,17 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
     return ClassList(tuple(classes), has_colors=False)
 
 
-def _give_a_class_list(annotations: Iterable[AnnotationFile]) -> str:
-    """Returns the error for labelme files without a class list, with the command that makes one."""
+def _give_a_class_list(annotations: Sequence[AnnotationFile]) -> str:
+    """Returns the error for files without a list of classes, with the command that makes one."""
     names = sorted(set(_count_labels(annotations)) - {labelme.IGNORED, *_BACKGROUNDS})
     words = " ".join(shlex.quote(files.shown(name)) for name in ("_background_", *names[:20]))
     more = "" if len(names) <= 20 else f" and the other {len(names) - 20}"
+    lacking = "files of labelme do not list their classes: give labelme's labels.txt"
+    if any(file.tool == supervisely.TOOL for file in annotations):
+        lacking = f"the project's {supervisely.META} is not there: put it where the export has it"
     return (
-        "--class_list is missing, and files of labelme do not list their classes: give labelme's "
-        "labels.txt, or write one, whose order stays the same for all your data: "
-        f"printf '%s\\n' {words}{more} > labels.txt"
+        f"--class_list is missing, and {lacking}, or write a list, whose order stays the same for "
+        f"all your data: printf '%s\\n' {words}{more} > labels.txt"
     )
 
 

@@ -30,12 +30,26 @@ from deeplab_tf.json_files import Check, keyed, listed, or_null, text, whole
 from deeplab_tf.messages import UserError
 
 _MOST_ID = 2**63
-_SIDE = whole(1, decoding.MAX_SIDE)
+_SIDE = whole(1, decoding.MAX_SIDE, or_float=True)
+_NUMBER_AS_ID = whole(-_MOST_ID, _MOST_ID, or_float=True)
+_TEXT_AS_ID = text()
+_IS_CROWD = whole(0, 1, or_float=True)
 
 
 def _an_id(value: Any, key: str) -> None:
     """Checks for an id, which is a number, or in some programs' files a text."""
-    (text() if isinstance(value, str) else whole(-_MOST_ID, _MOST_ID))(value, key)
+    (_TEXT_AS_ID if isinstance(value, str) else _NUMBER_AS_ID)(value, key)
+
+
+def _whether(value: Any, key: str) -> None:
+    """Checks for 0, 1, true or false."""
+    if not isinstance(value, bool):
+        _IS_CROWD(value, key)
+
+
+def _id(value: int | float | str) -> int | str:
+    """Returns a checked id, the same for 20 and 20.0."""
+    return int(value) if isinstance(value, float) else value
 
 
 CHECK: Check = keyed(
@@ -47,7 +61,7 @@ CHECK: Check = keyed(
             )
         ),
         "annotations": listed(
-            keyed({"image_id": _an_id}, {"category_id": _an_id, "iscrowd": or_null(whole(0, 1))})
+            keyed({"image_id": _an_id}, {"category_id": _an_id, "iscrowd": or_null(_whether)})
         ),
     },
     {"categories": listed(keyed({"id": _an_id, "name": text()}))},
@@ -85,6 +99,14 @@ class CocoDrawing(Drawing):
     def content(self) -> object:
         """Returns the objects."""
         return self.objects
+
+    def polygons(self) -> list[np.ndarray]:
+        """Returns the corners of its polygons."""
+        return [polygon for one in self.objects for polygon in one.polygons]
+
+    def other_shapes(self) -> list[np.ndarray | None]:
+        """Returns None for each object that is given by counts."""
+        return [None for one in self.objects if one.size]
 
     def draw(self, size: tuple[int, int], coding: DrawnCoding) -> np.ndarray:
         """Returns train ids, uint8 [H, W], drawn as pycocotools draws."""
@@ -135,24 +157,26 @@ def read(path: Path, content: dict[str, Any]) -> AnnotationFile:
 
     objects: dict[int | str, list[CocoObject]] = {}
     for image in content["images"]:
-        if image["id"] in objects:
+        image_id = _id(image["id"])
+        if image_id in objects:
             raise UserError(
-                f"{files.shown(path)} has two images with the id {image['id']!r}, so it is not "
+                f"{files.shown(path)} has two images with the id {image_id!r}, so it is not "
                 "clear whose the annotations are; export it again."
             )
-        objects[image["id"]] = []
+        objects[image_id] = []
 
     for number, annotation in enumerate(content["annotations"]):
-        of_image = objects.get(annotation["image_id"])
+        of_image = objects.get(_id(annotation["image_id"]))
         if of_image is None:
             file.left_out["of an image that the file does not list"] += 1
         elif one := _read_object(annotation, number, name_of, file):
             of_image.append(one)
 
     file.drawings = [
-        CocoDrawing(path, image["file_name"], _size(image), tuple(objects[image["id"]]))
+        CocoDrawing(path, image["file_name"], _size(image), tuple(objects[_id(image["id"])]))
         for image in content["images"]
     ]
+    _require_polygons(file, content["annotations"])
     return file
 
 
@@ -177,15 +201,39 @@ def _require_regions(path: Path, content: dict[str, Any]) -> None:
         )
 
 
+def _require_polygons(file: AnnotationFile, annotations: list[dict[str, Any]]) -> None:
+    """Refuses a file whose polygons are all written as lists of single points [[x, y], ...].
+
+    A few such objects are contours of noise, as OpenCV finds them in masks: they are left out.
+    """
+    if any(drawing.polygons() for drawing in file.drawings):
+        return
+    for number, annotation in enumerate(annotations):
+        region = annotation.get("segmentation")
+        if isinstance(region, list) and len(region) > 2 and all(map(_is_point, region)):
+            raise UserError(
+                f"{_name(file.path, number)} has a segmentation of single points, where COCO has "
+                "polygons [x1, y1, x2, y2, ...], and no other object has one; export the file "
+                "again."
+            )
+
+
+def _is_point(part: Any) -> bool:
+    """Whether a part of a segmentation is [x, y], or that in lists of its own."""
+    while isinstance(part, list) and len(part) == 1:
+        part = part[0]
+    return isinstance(part, list) and len(part) == 2 and not any(isinstance(n, list) for n in part)
+
+
 def _names(path: Path, categories: list[dict[str, Any]]) -> dict[int | str, str]:
     """Returns the name of each category, by its id."""
     name_of: dict[int | str, str] = {}
     for category in categories:
-        name = category["name"].strip()
-        if name_of.setdefault(category["id"], name) != name:
+        name, category_id = category["name"].strip(), _id(category["id"])
+        if name_of.setdefault(category_id, name) != name:
             raise UserError(
-                f"{files.shown(path)} gives the id {category['id']!r} to two categories, "
-                f"{name_of[category['id']]!r} and {name!r}; export it again."
+                f"{files.shown(path)} gives the id {category_id!r} to two categories, "
+                f"{name_of[category_id]!r} and {name!r}; export it again."
             )
     return name_of
 
@@ -199,7 +247,7 @@ def _classes(categories: list[dict[str, Any]]) -> list[LabelClass]:
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     width, height = image.get("width"), image.get("height")
-    return (width, height) if width and height else None
+    return (int(width), int(height)) if width and height else None
 
 
 def _read_object(
@@ -214,7 +262,9 @@ def _read_object(
     def failure(problem: str) -> Exception:
         return UserError(f"{where} {problem}; export the file again.")
 
-    category = annotation.get("category_id")
+    if "category_id" not in annotation:
+        raise failure("has no category_id")
+    category = _id(annotation["category_id"])
     if category not in name_of:
         raise failure(f"has the category_id {category!r}, which no category has")
     label, is_crowd = name_of[category], bool(annotation.get("iscrowd"))
@@ -254,11 +304,15 @@ def _counts(
 ) -> tuple[str | np.ndarray, tuple[int, int]]:
     """Returns counts and size of a region; whether they fit together is checked when drawing."""
     counts, size = region.get("counts"), region.get("size")
-    is_size = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+    is_size = isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size))
     if not isinstance(size, list) or not is_size or not isinstance(counts, str | list):
         raise failure("has a segmentation without size or counts")
     if isinstance(counts, list):
-        if not all(type(count) is int and 0 <= count < 2**31 for count in counts):
+        if not all(_is_whole(count) and 0 <= count < 2**31 for count in counts):
             raise failure("has counts that are no numbers of pixels")
         counts = np.array(counts, np.int64)
-    return counts, (size[0], size[1])
+    return counts, (int(size[0]), int(size[1]))
+
+
+def _is_whole(number: Any) -> bool:
+    return type(number) is int or type(number) is float and number.is_integer()

@@ -72,6 +72,18 @@ class CvatDrawing(Drawing):
         """Returns the shapes."""
         return self.shapes
 
+    def polygons(self) -> list[np.ndarray]:
+        """Returns the corners of its polygons."""
+        return [shape.points for shape in self.shapes if shape.kind == "polygon"]
+
+    def other_shapes(self) -> list[np.ndarray | None]:
+        """Returns the centres and radii of its ellipses, and None for its masks."""
+        return [
+            None if shape.kind == "mask" else shape.points
+            for shape in self.shapes
+            if shape.kind != "polygon"
+        ]
+
     def draw(self, size: tuple[int, int], coding: DrawnCoding) -> np.ndarray:
         """Returns train ids, uint8 [H, W], as CVAT's "Segmentation mask 1.1" has them."""
         labels = np.full(size[::-1], coding.unlabeled, np.uint8, order="F")

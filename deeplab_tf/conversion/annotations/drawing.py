@@ -8,6 +8,7 @@ rules of the tool's own converter.
 import dataclasses
 import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -81,6 +82,17 @@ class Drawing(ABC):
           UserError: if a shape is damaged.
         """
 
+    @abstractmethod
+    def polygons(self) -> list[np.ndarray]:
+        """Returns the corners of each polygon or rectangle, x and y in pixels, [n, 2]."""
+
+    @abstractmethod
+    def other_shapes(self) -> list[np.ndarray | None]:
+        """Returns what places each shape that `polygons` lacks: numbers in pixels, [n, 2].
+
+        None stands for a mask or runs, which cannot be in other units than pixels.
+        """
+
     @functools.cached_property
     def digest(self) -> bytes:
         """SHA-256 of all that decides what is drawn, apart from the coding."""
@@ -126,6 +138,14 @@ class UnreadableDrawing(Drawing):
         """Returns why there is no content."""
         return self.reason
 
+    def polygons(self) -> list[np.ndarray]:
+        """Returns nothing."""
+        return []
+
+    def other_shapes(self) -> list[np.ndarray | None]:
+        """Returns nothing."""
+        return []
+
     def draw(self, size: tuple[int, int], coding: DrawnCoding) -> np.ndarray:
         """Raises the error with which reading ended."""
         raise UserError(self.reason)
@@ -152,11 +172,15 @@ def coordinates(points: object, fail: Callable[[str], Exception]) -> np.ndarray:
     """Returns points as float64 [n, 2], x and y in pixels.
 
     Args:
-      points: a list of numbers x, y, x, y..., or of pairs of them.
+      points: a list of numbers x, y, x, y..., which may be in a list of its own, or of pairs.
       fail: makes the error from what is wrong.
     """
     try:
-        array = np.array(points, np.float64).reshape(-1, 2)
+        array = np.array(points, np.float64)
+        num_rows = math.prod(array.shape[:-1])
+        if array.size and num_rows > 1 and array.shape[-1] != 2:  # x, y and a depth, or more
+            raise ValueError
+        array = array.reshape(-1, 2)
     except (TypeError, ValueError, OverflowError):
         raise fail("has points that are no pairs of numbers") from None
     if not np.isfinite(array).all() or (np.abs(array) > MOST_COORDINATE).any():

@@ -26,6 +26,7 @@ from deeplab_tf.data import decoding
 from deeplab_tf.json_files import Check, keyed, listed, or_null, string, whole
 from deeplab_tf.messages import UserError
 
+TOOL = "labelme"
 IGNORED = "__ignore__"  # labelme's own name for what does not count
 _LINE_WIDTH, _POINT_RADIUS = 10, 5  # pixels; defaults of labelme's shape_to_mask
 # How many points a shape has. Programs that write labelme's format may give a rectangle 4 corners.
@@ -37,7 +38,8 @@ _NUM_POINTS = {
     "mask": (2,),
     "oriented_rectangle": (4,),
 }
-_SIDE = whole(1, decoding.MAX_SIDE)
+_POLYGONS = ("polygon", "rectangle", "oriented_rectangle")
+_SIDE = whole(1, decoding.MAX_SIDE, or_float=True)
 _SHAPE = keyed(
     {"label": string(), "points": listed(lambda *_: None)},
     {"shape_type": or_null(string()), "mask": or_null(string())},
@@ -80,6 +82,18 @@ class LabelmeDrawing(Drawing):
         """Returns the shapes."""
         return self.shapes
 
+    def polygons(self) -> list[np.ndarray]:
+        """Returns the corners of its polygons."""
+        return [shape.points for shape in self.shapes if shape.kind in _POLYGONS]
+
+    def other_shapes(self) -> list[np.ndarray | None]:
+        """Returns the points of its circles, lines and points, and None for its masks."""
+        return [
+            None if shape.kind == "mask" else shape.points
+            for shape in self.shapes
+            if shape.kind not in _POLYGONS
+        ]
+
     def draw(self, size: tuple[int, int], coding: DrawnCoding) -> np.ndarray:
         """Returns train ids, uint8 [H, W], as labelme's shapes_to_label draws them."""
         canvas = Image.new("L", size, coding.unlabeled)
@@ -119,7 +133,7 @@ def read(path: Path, content: dict[str, Any], left_out: Counter[str]) -> Labelme
     return LabelmeDrawing(
         path,
         content.get("imagePath") or "",
-        (width, height) if width and height else None,
+        (int(width), int(height)) if width and height else None,
         tuple(enclosing),
     )
 
@@ -140,9 +154,22 @@ def _read_shape(shape: dict[str, Any], where: str) -> LabelmeShape:
             f"{where} is a {kind} of {len(points)} points, and needs "
             f"{' or '.join(map(str, wanted)) if len(points) else 'some'}; draw it again in labelme."
         )
+    if kind == "rectangle" and len(points) == 4 and not _is_upright(points):
+        raise UserError(
+            f"{where} is a rectangle of 4 points that is turned; draw it again as a polygon."
+        )
     if kind == "mask" and not shape.get("mask"):
         raise UserError(f"{where} is a mask without a picture; draw it again in labelme.")
     return LabelmeShape(shape["label"], kind, points, (shape.get("mask") or "") * (kind == "mask"))
+
+
+def _is_upright(corners: np.ndarray) -> bool:
+    """Whether four corners, [4, 2], are those of the box around them, to a pixel."""
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    nearest = np.where(corners - low < high - corners, low, high)
+    is_close = bool((np.abs(corners - nearest) <= 1).all())
+    is_thin = bool((high - low <= 1).any())  # then two corners may be nearest to the same one
+    return is_close and (is_thin or len(np.unique(nearest, axis=0)) == 4)
 
 
 def _failure(where: str) -> Callable[[str], Exception]:

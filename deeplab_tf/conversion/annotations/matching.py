@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deeplab_tf import files
+from deeplab_tf.conversion.annotations import labelme, supervisely
 from deeplab_tf.conversion.annotations.drawing import AnnotationFile, Drawing
 from deeplab_tf.conversion.annotations.places import Folder, Hints, Places, folder, is_of_split
 from deeplab_tf.messages import UserError, counted, warn
@@ -43,7 +44,9 @@ class ImageFinder:
         """
         named = folder(_climb_and_parts(drawing.image_name)[1][:-1])
         hints = Hints(named, self._beside(drawing), split or drawing.subset)
-        if file.tool == "labelme":
+        if file.tool == supervisely.TOOL:
+            return self._in_project(drawing, file.path)
+        if file.tool == labelme.TOOL:
             return self._of_file(drawing, file.path, hints)
         if split:
             hints = dataclasses.replace(hints, file_name=own_name(drawing.path))
@@ -66,6 +69,28 @@ class ImageFinder:
                 "imagePath, or rename it."
             )
         return own
+
+    def _in_project(self, drawing: Drawing, root: Path) -> Path | None:
+        """Returns the image of a file of Supervisely's: img/a.jpg of ann/a.jpg.json.
+
+        It is in the folder img next to the file's own, or, if images and annotations were parted,
+        in the same sub-folder of the folder of images. Names in a project are unique in each data
+        set only, so an image elsewhere is another one.
+
+        Args:
+          root: the folder of annotations.
+        """
+        own, name = drawing.path.parent, drawing.path.stem
+        hits = self.anywhere(name)
+        sibling = (own.parent / supervisely.IMAGES).resolve()
+        found = [path for path in hits if path.parent.resolve() == sibling]
+        if not found and root.is_dir():
+            same = folder(own.relative_to(root).parts)
+            parts = [
+                supervisely.IMAGES if part == supervisely.ANNOTATIONS else part for part in same
+            ]
+            found = [path for path in hits if self._places.folder_of[path] in (same, tuple(parts))]
+        return _only(_most_alike(found, name), drawing) if found else None
 
     def _own_image(self, drawing: Drawing, root: Path, split: str) -> Path | None:
         """Returns the image with the name of a file: beside it, or in the same sub-folder."""

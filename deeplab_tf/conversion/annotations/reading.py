@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deeplab_tf import files, json_files
-from deeplab_tf.conversion.annotations import coco, cvat, labelme
+from deeplab_tf.conversion.annotations import coco, cvat, labelme, supervisely
 from deeplab_tf.conversion.annotations.drawing import AnnotationFile, Drawing, UnreadableDrawing
+from deeplab_tf.conversion.annotations.supervisely import SuperviselyDrawing
 from deeplab_tf.messages import UserError, counted, warn
 
-TOOLS = "labelme (.json), COCO (.json) and CVAT for images (.xml)"
+TOOLS = "labelme, Supervisely and COCO (.json), and of CVAT for images (.xml)"
 ENDINGS = (".json", ".xml")
 # COCO's own instances_train2017.json has 448 MB. Reading takes about eight times a file's size.
 _MOST_BYTES = 2**30
@@ -20,22 +23,69 @@ _WHAT = "The annotation file"
 class _UnknownFormat(UserError):
     """A file that is none of those that are read."""
 
+    def __init__(self, path: Path, sentence: str):
+        super().__init__(f"{files.shown(path)} {sentence}")
+        self.path = path
+
 
 def read(path: Path) -> list[AnnotationFile]:
     """Reads a file, or all files in a folder and its sub-folders.
 
-    A folder of labelme files becomes one AnnotationFile.
+    A folder of files with an image each, of labelme or Supervisely, becomes one AnnotationFile.
 
     Raises:
-      UserError: if nothing can be read, a file is damaged, or a folder holds files of two tools.
+      UserError: if nothing can be read, a file is damaged, a folder holds files of two tools, or
+        the coordinates are not in pixels.
     """
     if not path.exists():
         raise UserError(f"--annotations={files.shown(path)} does not exist; give a file or folder.")
     if path.is_dir():
-        return _read_folder(path)
-    left_out: Counter[str] = Counter()
-    found = _read_file(path, left_out)
-    return [found if isinstance(found, AnnotationFile) else _joined(path, [found], left_out)]
+        found = _read_folder(path)
+    else:
+        left_out: Counter[str] = Counter()
+        one = _read_file(path, left_out)
+        found = [one if isinstance(one, AnnotationFile) else _joined(path, [one], left_out)]
+    for file in found:
+        _check_places(file)
+    return found
+
+
+def _check_places(file: AnnotationFile) -> None:
+    """Counts polygons outside their images, which cover no pixel.
+
+    Raises:
+      UserError: if all coordinates are shares of the images, so that no shape covers a pixel.
+    """
+    if _are_shares(file.drawings):
+        raise UserError(
+            f"{files.shown(file.path)} has only coordinates from 0 to 1, which seem to be shares "
+            "of the images' sizes; export them in pixels."
+        )
+    for drawing in file.drawings:
+        if size := drawing.size:
+            for corners in drawing.polygons():
+                if _is_outside(corners, size):
+                    file.left_out["outside its image"] += 1
+
+
+def _are_shares(drawings: list[Drawing]) -> bool:
+    """Whether there are shapes, and the numbers of all of them lie in 0..1."""
+    is_any = False
+    for drawing in drawings:
+        for numbers in (*drawing.polygons(), *drawing.other_shapes()):
+            if numbers is None or not ((numbers >= 0) & (numbers <= 1)).all():
+                return False  # mostly at the first shape of a file
+            is_any = True
+    return is_any
+
+
+def _is_outside(corners: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether a polygon, [n, 2], lies on one side of its image of width and height `size`."""
+    width, height = size
+    # Almost always, and faster by far than all corners: COCO has a million polygons.
+    if 0 <= corners.item(0) <= width and 0 <= corners.item(1) <= height:
+        return False
+    return bool((corners.max(axis=0) < 0).any() or (corners.min(axis=0) > size).any())
 
 
 def _read_folder(folder: Path) -> list[AnnotationFile]:
@@ -43,7 +93,7 @@ def _read_folder(folder: Path) -> list[AnnotationFile]:
     found: list[AnnotationFile] = []
     drawings: list[Drawing] = []
     left_out: Counter[str] = Counter()
-    others: list[UserError] = []
+    others: list[_UnknownFormat] = []
     for _, path in listing.images:
         try:
             one = _read_file(path, left_out)
@@ -57,10 +107,13 @@ def _read_folder(folder: Path) -> list[AnnotationFile]:
         else:
             drawings.append(one)
 
-    if found and any(not isinstance(one, UnreadableDrawing) for one in drawings):
+    tools = {file.tool: file.path for file in found[:1]}
+    tools |= {_tool_of(one): one.path for one in reversed(drawings) if _tool_of(one)}
+    if len(tools) > 1:
+        (second, second_path), (first, first_path), *_ = tools.items()
         raise UserError(
-            f"--annotations={files.shown(folder)} holds a file of labelme, {drawings[0].path}, and "
-            f"one of {found[0].tool}, {found[0].path}; give only one of them."
+            f"--annotations={files.shown(folder)} holds a file of {first}, {first_path}, and one "
+            f"of {second}, {second_path}; give only one of them."
         )
     if found and drawings:  # a damaged file has no image of its own here
         _raise(drawings[0])
@@ -70,6 +123,8 @@ def _read_folder(folder: Path) -> list[AnnotationFile]:
             if others
             else UserError(f"--annotations={files.shown(folder)} holds no file of {TOOLS}.")
         )
+    if supervisely.TOOL in tools:  # the project's own files
+        others = [error for error in others if error.path.name != supervisely.META]
     if others:
         warn(
             f"{files.shown(folder)}: left out {counted(len(others), 'file')} without annotations "
@@ -83,8 +138,21 @@ def _raise(drawing: Drawing) -> None:
     raise UserError(drawing.reason)
 
 
+def _tool_of(drawing: Drawing) -> str:
+    """Returns the tool that wrote a file with one image; "" if it could not be read."""
+    if isinstance(drawing, UnreadableDrawing):
+        return ""
+    return supervisely.TOOL if isinstance(drawing, SuperviselyDrawing) else labelme.TOOL
+
+
 def _joined(path: Path, drawings: list[Drawing], left_out: Counter[str]) -> AnnotationFile:
-    return AnnotationFile("labelme", path, drawings, None, left_out)
+    """Returns files with an image each as one, with the classes that their project lists."""
+    if supervisely.TOOL not in map(_tool_of, drawings):
+        return AnnotationFile(labelme.TOOL, path, drawings, None, left_out)
+
+    found = supervisely.classes_of(path)
+    listed = found[1] if found else None
+    return AnnotationFile(supervisely.TOOL, path, drawings, listed, left_out)
 
 
 def _read_file(path: Path, left_out: Counter[str]) -> AnnotationFile | Drawing:
@@ -96,13 +164,15 @@ def _read_file(path: Path, left_out: Counter[str]) -> AnnotationFile | Drawing:
     try:
         content = json_files.parse(text, _check)
     except _UnknownFormatOfJson as error:
-        raise _UnknownFormat(f"{files.shown(path)} {error}") from None
+        raise _UnknownFormat(path, str(error)) from None
     except ValueError as error:
         raise UserError(
             f"{_WHAT} {files.shown(path)} is damaged ({error}); export it again."
         ) from None
     if "shapes" in content:
         return labelme.read(path, content, left_out)
+    if "objects" in content and "size" in content:
+        return supervisely.read(path, content, left_out)
     return coco.read(path, content)
 
 
@@ -114,6 +184,7 @@ def _check(content: Any, key: str) -> None:
     """Checks the content of a JSON file by the rules of the tool that wrote it."""
     checks: dict[tuple[str, ...], Callable] = {
         ("shapes",): labelme.CHECK,
+        ("objects", "size"): supervisely.CHECK,
         ("images", "annotations"): coco.CHECK,
     }
     for keys, check in checks.items():

@@ -76,7 +76,7 @@ def pairs_of_splits(
     Raises:
       UserError: if images are missing, or it is not clear which splits there are.
     """
-    images = folder_pairs.list_images(settings.images_dir)
+    images = folder_pairs.list_images(settings.images_dir, endings=settings.image_endings)
     finder = matching.ImageFinder(images, settings.images_dir)
     for source in sources:
         matching.warn_of_left_out(source.files)

@@ -81,6 +81,61 @@ def test_objects_that_cover_nothing_are_counted():
     }
 
 
+@pytest.mark.parametrize("noise", [[[3, 3], [7, 7], [9, 2]], [[[3, 3]], [[7, 7]], [[9, 2]]]])
+def test_contours_of_single_pixels_are_counted_next_to_polygons(noise):
+    (drawing,) = (file := read({"segmentation": noise}, {"segmentation": [SQUARE]})).drawings
+    assert [one.number for one in drawing.objects] == [1]
+    assert file.left_out == {"polygon of fewer than 3 points": 3}
+    with pytest.raises(UserError, match=r"annotations\[1\] .* of single points, where COCO has"):
+        counts = {"segmentation": {"size": [6, 8], "counts": [48]}}
+        read(counts, {"segmentation": noise})
+
+
+def test_a_polygon_in_one_list_too_many_is_read():
+    np.testing.assert_array_equal(
+        drawn({"segmentation": [[SQUARE]]}), drawn({"segmentation": [SQUARE]})
+    )
+
+
+def test_whole_numbers_may_be_written_as_fractions_and_crowds_as_truth():
+    """As pandas writes columns that have gaps, and programs whose flags are true and false."""
+    image = {"id": 7.0, "file_name": "a.jpg", "width": 8.0, "height": 6.0}
+    square = {"segmentation": [SQUARE], "image_id": 7.0, "category_id": 5.0, "iscrowd": False}
+    counts = {"segmentation": {"size": [6.0, 8.0], "counts": [40.0, 8.0]}, "iscrowd": True}
+    categories = [{"id": 92, "name": "cat"}, {"id": 5.0, "name": "dog"}]
+    file = read(square, counts, images=[image], categories=categories)
+    (drawing,) = file.drawings
+
+    assert drawing.size == (8, 6) and all(type(side) is int for side in drawing.size)
+    assert [one.name for one in file.classes] == ["dog", "cat"]
+    assert [(one.label, one.is_crowd) for one in drawing.objects] == [("dog", False), ("cat", True)]
+    assert drawing.objects[1].size == (6, 8)
+    coding = DrawnCoding(num_classes=3, ignore_label=255, values=VALUES, unlabeled=0)
+    expected = np.zeros([6, 8], np.uint8)
+    expected[:4, :4], expected.T.flat[40:] = 2, 1
+    np.testing.assert_array_equal(drawing.draw((8, 6), coding), expected)
+
+    plain = read(
+        square | {"image_id": 7, "category_id": 5, "iscrowd": 0},
+        counts | {"iscrowd": 1},
+        images=[image | {"id": 7, "width": 8, "height": 6}],
+    )
+    assert plain.drawings[0].digest == drawing.digest  # so records stay up to date
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [{"id": 7.5, "file_name": "a.jpg"}],
+        [{"id": True, "file_name": "a.jpg"}],
+        [{"id": 7, "file_name": "a.jpg", "width": 8.5, "height": 6}],
+    ],
+)
+def test_other_fractions_are_refused(images):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        read(images=images)
+
+
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
@@ -91,6 +146,7 @@ def test_objects_that_cover_nothing_are_counted():
         ({"segmentation": [[0, 0, 4, 0, 4, None]]}, "points that are no pairs|no number from"),
         ({"segmentation": [[0, 0, 4, 0, 4, "x"]]}, "points that are no pairs"),
         ({"segmentation": [[0, 0, 4, 0, 4, 1e300]]}, "no number from -1,000,000"),
+        ({"segmentation": [[0, 0], [4, 0], [4, 4]]}, "of single points, where COCO has polygons"),
         ({"segmentation": "x"}, "neither polygons nor counts"),
         ({"segmentation": {"size": [6, 8], "counts": [1, 2]}}, "not those of an image of 8x6"),
         ({"segmentation": {"size": [6, 8], "counts": [1, 50]}}, "not those of an image of 8x6"),
@@ -98,6 +154,8 @@ def test_objects_that_cover_nothing_are_counted():
         ({"segmentation": {"size": [6, 8], "counts": [1, -2, 49]}}, "no numbers of pixels"),
         ({"segmentation": {"size": [6, 8], "counts": "X"}}, "no code of COCO's"),
         ({"segmentation": {"counts": [48]}}, "without size or counts"),
+        ({"segmentation": [[[0, 0, 9], [4, 0, 9]]]}, "points that are no pairs"),
+        ({"segmentation": [[[0, 0, 9, 9], [4, 0, 9, 9]]]}, "points that are no pairs"),
         ({"segmentation": [SQUARE], "category_id": 3}, "category_id 3, which no category has"),
     ],
 )

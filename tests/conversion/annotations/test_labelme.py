@@ -82,13 +82,26 @@ def test_shapes_that_enclose_nothing_are_counted():
     assert left_out == {"polygon of fewer than 3 points": 1}
 
 
+def test_sides_may_be_written_as_fractions():
+    content = {"shapes": [], "imageWidth": 60.0, "imageHeight": 50.0}
+    parsed = json_files.parse(json.dumps(content), labelme.CHECK)
+    drawing = labelme.read(PATH, parsed, Counter())
+    assert drawing.size == (60, 50) and all(type(side) is int for side in drawing.size)
+
+
 @pytest.mark.parametrize(
     ("one", "message"),
     [
         (shape("sphere", [[1, 1]]), r"shape 1 \('a'\) in a\.json is of the kind 'sphere'"),
         (shape("circle", [[1, 1]]), "is a circle of 1 points, and needs 2"),
         (shape("linestrip", []), "is a linestrip of 0 points, and needs some"),
+        (shape("polygon", [[]]), "is a polygon of 0 points, and needs some"),
         (shape("polygon", [[1, 1], [2], [3, 3]]), "points that are no pairs"),
+        (
+            shape("polygon", [[1, 1, 0], [5, 1, 0], [5, 5, 0], [1, 5, 0]]),
+            "points that are no pairs",
+        ),
+        (shape("rectangle", [[6, 1], [11, 6], [6, 11], [1, 6]]), "turned; draw it again as a poly"),
         (shape("polygon", [[1, "x"], [2, 2], [3, 3]]), "points that are no pairs"),
         (shape("polygon", [[1, 1e7], [2, 2], [3, 3]]), "no number from -1,000,000 to 1,000,000"),
         (shape("polygon", [[1, math.inf], [2, 2], [3, 3]]), "no number from"),
