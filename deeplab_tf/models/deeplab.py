@@ -27,7 +27,8 @@ _plain_python = tf.autograph.experimental.do_not_convert
 class DeepLab(tf.keras.Model):
     """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587), with a decoder V3+ (arXiv:1802.02611).
 
-    Call it on images, float32 [B, H, W, 3], RGB in 0..255, of any H and W. It returns a dict:
+    Call it on images, float32 [B, H, W, 3], RGB in 0..255, of any H and W; with more or fewer
+    numbers in `image_mean`, on images of as many channels. It returns a dict:
     `logits`, float32 [B, ceil(H / stride), ceil(W / stride), classes], where the stride is
     `output_stride`, or with a decoder its last `decoder_output_stride`; and `aux_logits` of the
     third stage, if the configuration has an auxiliary head. With several scales in `image_pyramid`,
@@ -37,7 +38,8 @@ class DeepLab(tf.keras.Model):
     To train it in a notebook, call `compile(optimizer=...)` and then `fit` on (images, labels).
     Labels are class numbers, [B, H, W, 1] or [B, H, W]. The loss is the mean over the valid pixels
     of the global batch, also under a tf.distribute strategy. `sample_weight`, [B] or [B, H, W],
-    multiplies the losses of pixels; the sum is still divided by the number of pixels.
+    multiplies the losses of pixels; the sum is still divided by the number of pixels. What
+    `add_loss` is given is added to it.
 
     Raises:
       InputError: if Keras is set to keep weights or metrics in half precision.
@@ -77,7 +79,7 @@ class DeepLab(tf.keras.Model):
         self._scale_warning = inputs.ScaleWarning()
 
     def __call__(self, images, *args, **kwargs):
-        inputs.check_images(images)
+        inputs.check_images(images, self.config.image_channels)
         return super().__call__(images, *args, **kwargs)
 
     def call(
@@ -256,7 +258,10 @@ class DeepLab(tf.keras.Model):
         if loss_weights is not None:
             kwargs["loss_weights"] = loss_weights
         self._loss = self._build_loss(loss, kwargs)
-        metrics, weighted_metrics = map(keras_metrics.checked, (metrics, weighted_metrics))
+        metrics, weighted_metrics = (
+            keras_metrics.checked(given, num_classes=self.num_classes)
+            for given in (metrics, weighted_metrics)
+        )
         self._metric_functions = keras_metrics.functions([metrics, weighted_metrics])
 
         super().compile(
@@ -313,7 +318,7 @@ class DeepLab(tf.keras.Model):
           InputError: if they do not fit the model or each other.
         """
         images, labels, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
-        inputs.check_images(images)
+        inputs.check_images(images, self.config.image_channels)
         labels = inputs.class_labels(labels, images, self.num_classes)
 
         if self._check_values:
@@ -434,6 +439,7 @@ class DeepLab(tf.keras.Model):
                 num_pixels=num_pixels,
                 parts=parts,
             )
+            loss = self._with_added_losses(loss, parts)
             target = self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss
 
         self._update_metrics(outputs, labels, *weights)
@@ -485,6 +491,7 @@ class DeepLab(tf.keras.Model):
         images, labels, weights = self._checked(data)
         outputs = self(images, training=False, for_xla=self.jit_compile)
         loss, _, num_pixels = self._losses_and_pixels(outputs, labels, weights=weights)
+        loss = self._with_added_losses(loss)
         self._update_metrics(outputs, labels, weights)
 
         # Weighted by pixels, so that the mean over a data set does not depend on its batches.
@@ -494,7 +501,7 @@ class DeepLab(tf.keras.Model):
     def predict_step(self, data):
         """Returns the output of `call` for one batch; labels, if there are any, are not used."""
         images, _, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
-        inputs.check_images(images)
+        inputs.check_images(images, self.config.image_channels)
         if self._check_values and not self.jit_compile:
             self._scale_warning.look_at(images)
         return self(images, training=False, for_xla=self.jit_compile)
@@ -592,6 +599,14 @@ class DeepLab(tf.keras.Model):
             auxiliary += auxiliary_of_scale
         return loss, auxiliary, averaged
 
+    def _with_added_losses(self, loss, parts=1):
+        """Adds to a loss its share, in one of several parts, of what `add_loss` was given."""
+        given = self.losses  # once: each time, Keras calls the functions that `add_loss` was given
+        if not given:
+            return loss
+        added = tf.add_n([tf.cast(tf.reduce_sum(one), loss.dtype) for one in given])
+        return loss + added / tf.cast(replicas.number() * parts, loss.dtype)
+
     def get_config(self):
         """Returns all that `from_config` needs to make this model again, ready for its weights."""
         training = dataclasses.asdict(self._step) | {
@@ -634,8 +649,9 @@ class DeepLab(tf.keras.Model):
 
     def make_variables(self) -> None:
         """Creates the variables, for images of any size, so that it can be saved before a call."""
-        self.build([None, None, None, 3])
-        self._set_save_spec(tf.TensorSpec([None, None, None, 3], tf.float32, name="images"))
+        shape = [None, None, None, self.config.image_channels]
+        self.build(shape)
+        self._set_save_spec(tf.TensorSpec(shape, tf.float32, name="images"))
 
     def build_from_config(self, config):
         """Does nothing, since `from_config` has created the variables."""

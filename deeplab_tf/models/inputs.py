@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 
 class InputError(UserError, ValueError):
@@ -49,8 +49,15 @@ def explained(method: Callable) -> Callable:
                 "class_weight is not possible here; give compile(label_weights=...), one number "
                 "for each class, the factor on the loss of its pixels."
             )
-        with one_sentence():
-            return method(*args, **kwargs)
+        try:
+            with one_sentence():
+                return method(*args, **kwargs)
+        except BaseException:  # also Ctrl-C in a notebook
+            # Keras keeps the function whose first trace has failed, and TensorFlow would let that
+            # one create no variables: not those of the optimizer, so no later call could train.
+            model = args[0]
+            model.train_function = model.test_function = model.predict_function = None
+            raise
 
     return run
 
@@ -67,15 +74,16 @@ def make_settings(kind: type, values: dict[str, Any]) -> Any:
         raise InputError(str(error).removeprefix("--")) from None
 
 
-def check_images(images: Any) -> None:
-    """Checks that the images are one batch of RGB images, [B, H, W, 3].
+def check_images(images: Any, channels: int = 3) -> None:
+    """Checks that the images are one batch, [B, H, W, channels]; with three channels, RGB.
 
     Raises:
       InputError: if they are anything else, as far as their shape is known.
     """
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
         raise InputError(
-            f"The images are a {type(images).__name__}; give one array or tensor, [B, H, W, 3]."
+            f"The images are a {type(images).__name__}; give one array or tensor, "
+            f"[B, H, W, {channels}]."
         )
 
     dtype = tf.as_dtype(images.dtype)
@@ -83,8 +91,13 @@ def check_images(images: Any) -> None:
         raise InputError(f"The images are of type {dtype.name}; give numbers in 0..255.")
 
     shape = tf.TensorShape(images.shape)
-    if shape.rank is None or shape.is_compatible_with([None, None, None, 3]):
+    if shape.rank is None or shape.is_compatible_with([None, None, None, channels]):
         return
+    if channels != 3:
+        raise InputError(
+            f"The images have the shape {_text(shape)}; give a batch [B, H, W, {channels}] with "
+            f"values in 0..255, since the model takes {counted(channels, 'channel')}."
+        )
 
     way_out = "give RGB images [B, H, W, 3] with values in 0..255"
     if shape.rank == 3 and shape[-1] == 3:

@@ -27,7 +27,7 @@ _WAY_OUT = (
 )
 
 
-def checked(metrics: Any) -> Any:
+def checked(metrics: Any, *, num_classes: int) -> Any:
     """Returns metrics as Keras takes them for one output.
 
     Args:
@@ -43,7 +43,7 @@ def checked(metrics: Any) -> Any:
         metrics = metrics["logits"]
 
     for metric in tf.nest.flatten(metrics):
-        _check(metric)
+        _check(metric, num_classes)
     return metrics
 
 
@@ -69,7 +69,7 @@ def check_function(function: Any, labels: tf.Tensor, logits: tf.Tensor) -> None:
         )
 
 
-def _check(metric):
+def _check(metric, num_classes):
     """Raises InputError if a metric is none, or one of Keras that would score nonsense."""
     keras_names = vars(tf.keras.metrics)
     name = getattr(metric, "name", getattr(metric, "__name__", str(metric)))
@@ -92,6 +92,11 @@ def _check(metric):
         raise InputError(f"The metric {name} takes probabilities; give it from_logits=True.")
 
     if type(metric) in (tf.keras.metrics.IoU, tf.keras.metrics.MeanIoU):
+        if metric.num_classes < num_classes:  # more do no harm: classes without pixels do not count
+            raise InputError(
+                f"The metric {name} counts {metric.num_classes} classes, and the model has "
+                f"{num_classes}; give it num_classes={num_classes}."
+            )
         metric.sparse_y_pred = False  # so that it takes the class of the highest logit
         warnings.warn(
             f"Keras' {type(metric).__name__} counts in float32 and stops at 16,777,216 pixels; "

@@ -195,6 +195,7 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
         ({"metrics": [tf.keras.metrics.SparseCategoricalCrossentropy()]}, "from_logits=True"),
         ({"metrics": {"aux_logits": ["accuracy"]}}, "only metrics for logits"),
         ({"metrics": [MeanIoU]}, "give an instance"),
+        ({"metrics": [tf.keras.metrics.MeanIoU(2)]}, "counts 2 classes, and the model has 3"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -213,9 +214,12 @@ def test_metrics_see_labels_and_enlarged_logits_without_ignored_pixels(check, lo
     weights = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     with pytest.warns(UserWarning, match="stops at 16,777,216"):
         keras_iou = tf.keras.metrics.MeanIoU(3, name="keras_iou")
+        of_many = tf.keras.metrics.MeanIoU(
+            256, name="of_many"
+        )  # classes without pixels do not count
         found = check(
             sample_weight=weights,
-            metrics=["accuracy", MeanIoU(3), PixelAccuracy(3), keras_iou, margin],
+            metrics=["accuracy", MeanIoU(3), PixelAccuracy(3), keras_iou, of_many, margin],
             weighted_metrics=[MeanIoU(3, name="weighted"), "sparse_categorical_accuracy"],
         )
     right = (logits.argmax(axis=-1) == CLASSES[..., 0])[VALID]
@@ -236,6 +240,7 @@ def test_metrics_see_labels_and_enlarged_logits_without_ignored_pixels(check, lo
 
     assert found["mean_iou"] == pytest.approx(mean_iou(np.ones(VALID.sum())), rel=1e-5)
     assert found["keras_iou"] == pytest.approx(found["mean_iou"], rel=1e-5)
+    assert found["of_many"] == pytest.approx(found["mean_iou"], rel=1e-5)
     assert found["weighted"] == pytest.approx(mean_iou(factors), rel=1e-5)
 
 
@@ -398,6 +403,47 @@ def test_class_weight_is_refused_in_favour_of_label_weights(model, check, logits
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_added_losses_are_part_of_the_loss(weights, check):
+    """A penalty on the classifier's weights, as Keras' guide to add_loss has one."""
+    model = build_model(CONFIG, num_classes=3)
+    model.set_weights(weights)
+    kernel = model.classifier.trainable_variables[0]
+    model.add_loss(lambda: 2.0 * tf.reduce_sum(kernel))
+    model.compile("sgd", run_eagerly=True, **ONE_HEAD)
+    penalty = 2.0 * kernel.numpy().sum()
+    loss = model.evaluate(IMAGES, LABELS, batch_size=5, verbose=0)
+    assert loss == pytest.approx(check()["loss"] + penalty, rel=1e-5)
+
+    def trained(factor, parts):
+        model.set_weights(weights)
+        model.add_loss(lambda: factor * tf.reduce_sum(kernel))
+        rate = tf.keras.optimizers.SGD(0.1)
+        settings = {"gradient_accumulation_steps": parts, "fine_tune_batch_norm": False}
+        model.compile(rate, run_eagerly=True, **ONE_HEAD, **settings)
+        model.train_on_batch(IMAGES[:4], LABELS[:4])
+        return kernel.numpy()
+
+    # The kernel's gradient grows by 3 everywhere, and the rate is 0.1.
+    for parts in (1, 2):
+        before, after = trained(0.0, parts), trained(3.0, parts)
+        np.testing.assert_allclose(before - after, 0.3, atol=1e-4)
+
+
+def test_an_added_loss_is_computed_once_in_a_step():
+    model = build_model(CONFIG, num_classes=3)
+    calls = []
+
+    def penalty():
+        calls.append(1)
+        return tf.constant(2.0)
+
+    model.add_loss(penalty)
+    model.compile("sgd", run_eagerly=True)
+    calls.clear()
+    model.test_on_batch(IMAGES[:2], LABELS[:2])
+    assert len(calls) == 1
+
+
 # Training, saving and loading
 
 
@@ -448,6 +494,34 @@ def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path
     np.testing.assert_allclose(first[0], second[0], rtol=1e-5)
     for one, other in zip(first[1], second[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_corrected_call_trains_after_a_refused_one(weights):
+    model = build_model(CONFIG, num_classes=3)
+    model.set_weights(weights)
+    model.compile(tf.keras.optimizers.SGD(0.001, momentum=0.9))
+    with pytest.raises(InputError, match="give class numbers"):
+        model.fit(IMAGES[:1], LABELS[:1, 0, 0], verbose=0)
+    model.fit(IMAGES[:1], LABELS[:1], verbose=0)
+    assert int(model.optimizer.iterations) == 1
+
+
+def test_a_call_trains_after_one_whose_trace_was_ended_by_any_error(weights):
+    errors = [RuntimeError("a mistake"), KeyboardInterrupt()]  # a user's function, or Ctrl-C
+
+    def loss(y_true, y_pred):
+        if errors:
+            raise errors.pop(0)
+        return y_pred[..., 0]
+
+    model = build_model(CONFIG, num_classes=3)
+    model.set_weights(weights)
+    model.compile(tf.keras.optimizers.SGD(0.001, momentum=0.9), loss)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            model.fit(IMAGES[:1], LABELS[:1], verbose=0)
+    model.fit(IMAGES[:1], LABELS[:1], verbose=0)
+    assert int(model.optimizer.iterations) == 1
 
 
 @tf.keras.utils.register_keras_serializable("tests")
