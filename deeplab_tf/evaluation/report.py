@@ -50,12 +50,12 @@ def table(
     heading = f"{'class':<{width}}" + "".join(f"  {name:>7}" for name in columns) + "  pixels %"
     lines = [heading]
     for name, count, *values in zip(class_names, pixels, *columns.values(), strict=True):
-        cells = zip(columns, map(_percent, values), strict=True)
+        cells = zip(columns, map(percent, values), strict=True)
         scored = "".join(f"  {text:>{max(7, len(column))}}" for column, text in cells)
         lines.append(f"{name:<{width}}{scored}  {100 * count / max(pixels.sum(), 1):8.2f}")
 
     lines.append("-" * len(heading))
-    lines += [f"{name:<{width}}  {_percent(value):>7}" for name, value in means.items()]
+    lines += [f"{name:<{width}}  {percent(value):>7}" for name, value in means.items()]
     return "\n".join(lines)
 
 
@@ -71,8 +71,9 @@ def class_histogram(
     return "\n".join(lines)
 
 
-def _percent(value: float) -> str:
-    return "n/a" if np.isnan(value) else f"{100 * value:.2f}"
+def percent(value: float | None) -> str:
+    """Returns a score in percent; n/a if it has no value."""
+    return "n/a" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
 def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:

@@ -14,7 +14,7 @@ from deeplab_tf.data import pipeline, records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.distribution import Workers, on_this_host
-from deeplab_tf.evaluation import evaluator, report, tables
+from deeplab_tf.evaluation import evaluator, report, result_files, tables
 from deeplab_tf.evaluation.boundaries import BoundaryScores
 from deeplab_tf.evaluation.metrics import mean_of_numbers
 from deeplab_tf.evaluation.per_image import ImageScores, WorstImage
@@ -67,7 +67,7 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
 
     with tqdm(total=len(table), desc=split, unit=" images", disable=None) as bar:
         result = evaluator.evaluate(
-            build_predictor(loaded.model, experiment.data, experiment.eval),
+            build_predictor(loaded.model, experiment.data, experiment.eval, info.image_kind),
             table,
             info,
             split=split,
@@ -99,11 +99,13 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     }
     folder = Path(job.eval_logdir)
     scores = images.table(boundary=boundary.scores if boundary else None)
-    files.write(folder / "per_image.csv", scores)
+    files.write(folder / result_files.PER_IMAGE, scores)
     _write_worst(folder, worst)
+    counts = tables.confusion_matrix(result.matrix, info.class_names)
+    files.write(folder / result_files.MATRIX, counts)
     picture = report.confusion_picture(result.matrix, info.class_names)
     report.write_picture(folder / "confusion_matrix.png", picture)
-    files.write(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    files.write(folder / result_files.RESULTS, json.dumps(content, indent=1) + "\n")
 
     with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
         for name in evaluator.MEANS:
@@ -140,5 +142,5 @@ def _write_worst(folder: Path, worst: list[WorstImage]) -> None:
     files.write(path, tables.as_csv(("number", "name", "miou"), rows))
     print(
         f"Lowest mIoU of an image: {100 * worst[0].miou:.2f} % ({worst[0].name}); the worst "
-        f"{len(worst)} are in {files.shown(path)}, all in per_image.csv."
+        f"{len(worst)} are in {files.shown(path)}, all in {result_files.PER_IMAGE}."
     )
