@@ -3,10 +3,11 @@ r"""Converts your own images and masks to TFRecords.
     python -m datasets.build_folder_data --images_dir=photos --masks_dir=masks \
         --class_list=classes.csv --output_dir=records
 
-Images are JPEG, PNG, BMP, WebP or TIFF; masks are PNGs (or lossless BMP, TIFF or WebP files) of the
-same name: grey, palette or RGB. The class list says what a mask's values or colours mean.
-In place of masks, --annotations takes what annotation tools draw: labelme's JSON files, COCO's JSON
-files of instances or stuff, and CVAT's XML for images.
+Images are JPEG, PNG, BMP, WebP or TIFF, of 8-bit RGB unless --image_channels or --image_max_value
+say otherwise; masks are PNGs (or lossless BMP, TIFF or WebP files) of the same name: grey,
+palette or RGB. The class list says what a mask's values or colours mean.
+In place of masks, --annotations takes what annotation tools draw: the JSON files of labelme and
+Supervisely, COCO's JSON files of instances or stuff, and CVAT's XML for images.
 Splits come from sub-folders that both folders share (photos/train, masks/train, ...), from list
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
@@ -14,6 +15,7 @@ files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeplab_tf import files
 from deeplab_tf.config import flags, require, require_exactly_one, require_given, setting
 from deeplab_tf.conversion import (
     building,
@@ -24,7 +26,7 @@ from deeplab_tf.conversion import (
     split_members,
 )
 from deeplab_tf.conversion.annotations import sources
-from deeplab_tf.data import catalog, class_lists
+from deeplab_tf.data import catalog, class_lists, image_kinds
 from deeplab_tf.messages import UserError
 
 _WITH_MASKS: dict[str, tuple] = {"masks_dir": (), "data_dir": ()}
@@ -47,8 +49,9 @@ class FolderConfig(building.BuilderConfig):
     annotations: tuple[str, ...] = setting(
         (),
         "In place of masks_dir, what an annotation tool drew: a folder of labelme's .json files, "
-        "which may lie beside the images; COCO's .json of instances or stuff; or CVAT's .xml for "
-        "images. With a file for each split, NAME=FILE, or a folder with files of these names.",
+        "which may lie beside the images; Supervisely's project, or a folder ann in it; COCO's "
+        ".json of instances or stuff; or CVAT's .xml for images. With a file for each split, "
+        "NAME=FILE, or a folder with files of these names.",
         names="named_files",
     )
     unlabeled: str = setting(
@@ -75,7 +78,23 @@ class FolderConfig(building.BuilderConfig):
         "",
         "Classes in the order of their train ids: names, one per line; a CSV file with the column "
         "name and optionally r, g, b and label_id (values in masks, such as 7;8); or CVAT's "
-        "labelmap.txt. Annotations of COCO and CVAT list their classes themselves.",
+        "labelmap.txt. Annotations of COCO, CVAT and Supervisely list their classes themselves.",
+    )
+    image_channels: int = setting(
+        3,
+        "Channels of the images. With other than 3, or with image_max_value, images are PNG or "
+        "TIFF files or arrays of numpy.save (.npy, [height, width, channels]) that have exactly "
+        "these channels; the first three are shown as red, green and blue.",
+        least=1,
+        most=image_kinds.MOST_CHANNELS,
+    )
+    image_max_value: int = setting(
+        0,
+        "Value in the images that means full brightness, such as 10000 or 65535: it becomes 255, "
+        "and larger ones count as it. 0 means 255, of 8 bits; any above it says that the images "
+        "have 16.",
+        least=0,
+        most=image_kinds.MOST_VALUE,
     )
     dataset: str = setting("", "Name of the data set; by default the name of output_dir.")
     ignore_label: tuple[int, ...] = setting(
@@ -142,6 +161,15 @@ class FolderConfig(building.BuilderConfig):
         has_effect = bool(self.val_fraction or not self.split_seed)
         require(has_effect, "split_seed", self.split_seed, "0 without --val_fraction")
 
+        is_possible = self.exif_orientation == "apply" or self.image_kind().is_rgb
+        require(
+            is_possible,
+            "exif_orientation",
+            self.exif_orientation,
+            "apply for images that are not 8-bit RGB, and none of those may have EXIF data that "
+            "turn it: leave the flag out, and save such images without these data",
+        )
+
         colors = self.ignore_colors
         require(len(colors) % 3 == 0, "ignore_colors", colors, "triples r,g,b of 0 to 255")
         require(
@@ -150,6 +178,16 @@ class FolderConfig(building.BuilderConfig):
             self.ignore_colors,
             "none with --mask_encoding=index, which reads no colours: give --ignore_label",
         )
+
+    def image_kind(self) -> image_kinds.ImageKind:
+        """Returns what the images are said to be."""
+        full = self.image_max_value or image_kinds.RGB.max_value
+        return image_kinds.ImageKind(self.image_channels, full)
+
+    def image_endings(self) -> tuple[str, ...]:
+        """Returns the endings of the images' files."""
+        arrays = () if self.image_kind().is_rgb else (files.ARRAY_ENDING,)
+        return (*files.IMAGE_ENDINGS, *arrays)
 
 
 def main(config: FolderConfig) -> None:
@@ -168,6 +206,7 @@ def main(config: FolderConfig) -> None:
         name=config.dataset or output_dir.resolve().name,
         classes=class_list.classes,
         ignore_label=coding.ignore_label,
+        image_kind=config.image_kind(),
     )
     building.build(config, info, splits, coding)
 
@@ -264,7 +303,7 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
       UserError: if a folder, image or mask is missing, or it is not clear which splits there are.
     """
     if config.data_dir:
-        parts = data_trees.recognise(Path(config.data_dir))
+        parts = data_trees.recognise(Path(config.data_dir), image_endings=config.image_endings())
     else:
         parts = [data_trees.Part("", Path(config.images_dir), Path(config.masks_dir))]
 
@@ -285,6 +324,7 @@ def _splits_of_part(
             part.masks_dir,
             image_suffix=config.image_suffix,
             mask_suffix=config.mask_suffix,
+            image_endings=config.image_endings(),
         )
     )
 
@@ -338,12 +378,25 @@ def find_drawings(
 
 def _split_settings(config: FolderConfig, images_dir: Path) -> split_members.SplitSettings:
     return split_members.SplitSettings(
-        images_dir, config.split_lists, config.val_fraction, config.split_seed
+        images_dir,
+        config.split_lists,
+        config.val_fraction,
+        config.split_seed,
+        config.image_endings(),
     )
 
 
+def _main_of_program(config: FolderConfig) -> None:
+    if not config.image_kind().is_rgb:
+        import tensorflow as tf  # decodes PNGs of 16 bits; 8-bit RGB needs none
+
+        # It would take the memory of GPUs from trainers on this host.
+        tf.config.set_visible_devices([], "GPU")
+    main(config)
+
+
 def run() -> None:
-    flags.run(main, [FolderConfig], (__doc__ or "").strip())
+    flags.run(_main_of_program, [FolderConfig], (__doc__ or "").strip())
 
 
 if __name__ == "__main__":

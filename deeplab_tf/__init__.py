@@ -30,8 +30,9 @@ def load_model(run_dir, output_stride=None, checkpoint=""):
         one that run_dir names, or the newest undamaged one in a folder.
     Returns:
       A `deeplab_tf.models.deeplab.DeepLab`. Called on float32 RGB images [B, H, W, 3] in 0..255,
-      it returns a dict with `logits` (float32, at the resolution of the output stride) and, if the
-      model was trained with an auxiliary head, `aux_logits`.
+      or on images of the channels that it was trained on, scaled to 0..255, it returns a dict with
+      `logits` (float32, at the resolution of the output stride) and, if the model was trained with
+      an auxiliary head, `aux_logits`.
     Raises:
       deeplab_tf.config.UserError: if the folder has no run, or not that checkpoint, or run_dir and
         `checkpoint` name two different ones.
@@ -61,7 +62,8 @@ def load(model, checkpoint="", **settings):
         max_resize_value, resize_factor.
     Returns:
       A `deeplab_tf.inference.segmenter.Segmenter`. Its `predict` takes a path, an image of Pillow,
-      an array, uint8 [H, W, 3], or a list of them. It predicts as `eval`, `vis` and `predict` do.
+      an array, uint8 [H, W, 3], or a list of them; of a model of other channels or 16 bits, a path
+      or an array of such an image. It predicts as `eval`, `vis` and `predict` do.
     Raises:
       deeplab_tf.config.UserError: if there is no such model or checkpoint, or a setting does not
         exist, is not allowed or is fixed in an exported model.

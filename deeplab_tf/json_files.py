@@ -54,11 +54,17 @@ def switch() -> Check:
     return lambda value, key: _require(isinstance(value, bool), value, key, "true or false")
 
 
-def whole(least: int, most: int) -> Check:
-    """Checks for a whole number in a range."""
+def whole(least: int, most: int, *, or_float: bool = False) -> Check:
+    """Checks for a whole number in a range.
+
+    Args:
+      or_float: whether 20.0 is allowed, as programs write it that keep whole numbers in tables
+        together with gaps. The caller makes it an int.
+    """
 
     def check(value, key):
         is_whole = isinstance(value, int) and not isinstance(value, bool)
+        is_whole |= or_float and isinstance(value, float) and value.is_integer()
         is_right = is_whole and least <= value <= most
         _require(is_right, value, key, f"a whole number from {least} to {most}")
 

@@ -38,7 +38,14 @@ def crops(folder: str, settings: dict) -> tuple[np.ndarray, np.ndarray, catalog.
     info = catalog.load_described(config)
     table = records.open_split(folder, "train", info)
     batches = pipeline.train_batches(
-        table, config, info, steps=range(1), batch_size=4, seed=2, image_mean=MEAN
+        table,
+        config,
+        info,
+        steps=range(1),
+        batch_size=4,
+        seed=2,
+        image_mean=MEAN,
+        centred_padding=True,
     )
     images, labels = next(iter(batches.as_numpy_iterator()))
     return np.round(images).astype(np.uint8), labels[..., 0], info

@@ -28,6 +28,7 @@ ORDER = [
     "training",
     "serving",
     "inference",
+    "reporting",
     "jobs",
     "entry points",
 ]

@@ -25,6 +25,7 @@ PROGRAMS = [
     "deeplab_tf.convert_model",
     "deeplab_tf.import_weights",
     "deeplab_tf.inspect_data",
+    "deeplab_tf.report",
     "deeplab_tf.data_service",
     "deeplab_tf.benchmark",
     "datasets.build_ade20k_data",
@@ -189,6 +190,17 @@ def test_training_says_something_before_tensorflow_is_imported():
             ["--input=none.jpg", "--output_dir=x", "--export_dir=y"],
             "--input=none.jpg names no image",
         ),
+        ("deeplab_tf.report", ["--train_logdir=none"], "none is not a run's folder: it does not"),
+        (
+            "deeplab_tf.report",
+            ["--train_logdir=x", "--checkpoint=best"],
+            "the page is about the checkpoint that eval scored",
+        ),
+        (
+            "deeplab_tf.report",
+            ["--train_logdir=x/model.ckpt-7"],
+            "--train_logdir=x/model.ckpt-7 is not possible; allowed: the folder of a run, x; the",
+        ),
         (
             "deeplab_tf.export_model",
             ["--train_logdir=none", "--export_dir=x"],
@@ -236,7 +248,7 @@ def test_the_ade20k_recipe_says_how_to_build_its_data(call, tmp_path):
 
 
 def test_the_whole_way(call, shapes_dir, tmp_path):
-    """Files -> records -> train -> resume -> evaluate -> paint -> export -> predict."""
+    """Files -> records -> train -> resume -> evaluate -> report -> paint -> export -> predict."""
 
     def succeed(program, *arguments, call=call):
         done = call(program, *arguments)
@@ -295,6 +307,14 @@ def test_the_whole_way(call, shapes_dir, tmp_path):
         "ring",
         "cross",
     }
+    printed = succeed(
+        "deeplab_tf.report", f"--train_logdir={run}", f"--eval_logdir={tmp_path / 'eval'}"
+    )
+    assert f"{run}/report.html: " in printed
+    page = (run / "report.html").read_text()
+    assert f"{100 * results['miou']:.2f} %" in page and "Training loss: " in page
+    assert "python -m deeplab_tf.train --flagfile=recipe.flags" in page
+
     succeed("deeplab_tf.vis", f"--checkpoint_dir={run}", f"--vis_logdir={tmp_path / 'vis'}")
     painted = list((tmp_path / "vis" / "segmentation_results").iterdir())
     assert len(painted) == 4 * 5

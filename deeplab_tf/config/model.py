@@ -19,6 +19,7 @@ from deeplab_tf.config.setting import (
 
 OUTPUT_STRIDES = (8, 16, 32)
 DECODER_STRIDES = (4, 8, 16)
+_RGB = 3  # channels
 _MOST_RATE = 4096  # cells of the encoder's output along a side of the largest image
 
 
@@ -237,13 +238,15 @@ class ModelConfig(Config):
     )
     image_mean: tuple[float, ...] = setting(
         None,
-        "RGB mean that is subtracted from images in 0..255; also the colour of padding.",
+        "RGB mean that is subtracted from images in 0..255; also the colour of padding. For images "
+        "of other channels, one number for each; if three are given, each further channel gets "
+        "their mean, and so do all if there are fewer.",
         least=0,
         most=255,
     )
     image_std: tuple[float, ...] = setting(
         None,
-        "RGB standard deviation that images are then divided by.",
+        "RGB standard deviation that images are then divided by; for other channels as image_mean.",
         least=0.001,
     )
 
@@ -252,8 +255,10 @@ class ModelConfig(Config):
         super().__post_init__()
         self._fill_in()
 
-        require(len(self.image_mean) == 3, "image_mean", self.image_mean, "three numbers, R,G,B")
-        require(len(self.image_std) == 3, "image_std", self.image_std, "three numbers, R,G,B")
+        channels = "three numbers, R,G,B, or one for each channel of other images"
+        require(len(self.image_mean) > 0, "image_mean", self.image_mean, channels)
+        is_one_each = len(self.image_std) == len(self.image_mean)
+        require(is_one_each, "image_std", self.image_std, "as many numbers as image_mean has")
 
         variant = BACKBONES[self.model_variant]
         factors = f"empty, or {variant.multi_grid} factors, one for each block of the last stage"
@@ -309,6 +314,12 @@ class ModelConfig(Config):
         for name, value in conventions.items():
             if getattr(self, name) in (None, ""):
                 object.__setattr__(self, name, value)
+        # If one of the two is given for other channels, the other one follows.
+        lengths = {len(self.image_mean), len(self.image_std)} - {_RGB}
+        if len(lengths) == 1:
+            for name in ("image_mean", "image_std"):
+                values = _for_channels(getattr(self, name), *lengths)
+                object.__setattr__(self, name, values)
         if self.dense_prediction_cell_json:
             cell = canonical(self.dense_prediction_cell_json)
             object.__setattr__(self, "dense_prediction_cell_json", cell)
@@ -331,6 +342,23 @@ class ModelConfig(Config):
             "output_stride",
             self.output_stride,
             "8 or 16 with a dense prediction cell, whose rates are given for 16",
+        )
+
+    @property
+    def image_channels(self) -> int:
+        """The number of channels of the images that the network takes."""
+        return len(self.image_mean)
+
+    def with_channels(self, channels: int) -> "ModelConfig":
+        """Returns the same network for images of so many channels, if this one is for RGB.
+
+        The means and standard deviations of the further channels are the mean of the RGB ones; with
+        fewer than three channels, all are.
+        """
+        return dataclasses.replace(
+            self,
+            image_mean=_for_channels(self.image_mean, channels),
+            image_std=_for_channels(self.image_std, channels),
         )
 
     def logits_stride(self) -> int:
@@ -360,3 +388,11 @@ class ModelConfig(Config):
             all(rates), f"a stride at which the rates {self.atrous_rates} stay 1 or more"
         )
         return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns a number for each channel, if `values` are those of red, green and blue."""
+    if len(values) != _RGB or channels == _RGB:
+        return values
+    mean = round(sum(values) / _RGB, 3)
+    return (*values, *[mean] * (channels - _RGB)) if channels > _RGB else (mean,) * channels

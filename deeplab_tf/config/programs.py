@@ -503,6 +503,39 @@ class InspectConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """Which run the page is about, where its scores are, and where the page goes."""
+
+    train_logdir: str = setting("", "The run's folder.")
+    eval_logdir: str = setting(
+        "",
+        "Folder that eval wrote; if empty, the one in the run's folder or a folder in it.",
+    )
+    dataset_dir: str = setting(
+        "",
+        "Folder of the records, if they were moved; if empty, the one that the run and its scores "
+        "name.",
+    )
+    output: str = setting("", "File to write, .html; if empty, <train_logdir>/report.html.")
+    num_images: int = setting(
+        4, "Number of best images to show, and of worst ones.", least=0, most=100
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_given("train_logdir", self.train_logdir, "the folder of a run")
+        folder, step = checkpoint_choice.split(self.train_logdir)
+        require(
+            step is None,
+            "train_logdir",
+            self.train_logdir,
+            f"the folder of a run, {folder}; the page is about the checkpoint that eval scored",
+        )
+        is_page = not self.output or Path(self.output).suffix in (".html", ".htm")
+        require(is_page, "output", self.output, "a file that ends in .html")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataServiceConfig(Config):
     """How trainers reach this host."""
 

@@ -24,6 +24,7 @@ from deeplab_tf.conversion import encoding, split_report, workers
 from deeplab_tf.conversion.encoding import BadFile, FilePair
 from deeplab_tf.data import catalog
 from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.files import warn_of_left_out
 from deeplab_tf.messages import UserError, counted, warn
 
@@ -164,6 +165,8 @@ def build(
         verify=config.verify,
         exif_orientation=config.exif_orientation,
     )
+    if not info.image_kind.is_rgb:  # said only then, since it decides what is up to date
+        encode = functools.partial(encode, image_kind=info.image_kind)
     convert_splits(
         splits,
         encode,
@@ -474,6 +477,13 @@ def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
     if "splits" not in manifest:
         raise UserError(
             f"--output_dir={output_dir} is the folder of a run; give records a folder of their own."
+        )
+    kind = ImageKind.from_json(manifest)
+    if kind != info.image_kind:
+        raise UserError(
+            f"{output_dir} already holds the data set {manifest.get('name')!r}, whose images have "
+            f"{kind.described()}, not {info.image_kind.described()}; give {kind.flags()}, choose "
+            "another --output_dir or remove it."
         )
     if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
         raise UserError(

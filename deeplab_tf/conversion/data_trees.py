@@ -39,19 +39,21 @@ def split_name(folder: str) -> str:
     return _SPLIT_OF_FOLDER.get(folder.lower(), folder)
 
 
-def recognise(root: Path) -> list[Part]:
+def recognise(root: Path, *, image_endings: Sequence[str] = files.IMAGE_ENDINGS) -> list[Part]:
     """Returns the pairs of folders in a tree, and prints what was taken for what.
 
+    Args:
+      image_endings: of the files that are images.
     Raises:
       UserError: if there is no tree, or there are several readings of it.
     """
     if not root.is_dir():
         raise UserError(f"--data_dir={files.shown(root)} does not exist or is not a folder.")
 
-    readings = [[Part("", images, masks)] for images, masks in _pairs(root)]
+    readings = [[Part("", images, masks)] for images, masks in _pairs(root, image_endings)]
     by_split: list[Part] = []
     for folder in _folders(root):
-        pairs = list(_pairs(folder))
+        pairs = list(_pairs(folder, image_endings))
         if len(pairs) > 1:
             raise UserError(_ambiguous([[Part("", *pair)] for pair in pairs]))
         by_split += [Part(split_name(folder.name), *pair) for pair in pairs]
@@ -75,7 +77,7 @@ def recognise(root: Path) -> list[Part]:
         for part in parts
     )
     print(f"{root}: {said}.")
-    _warn_of_left_out(root, parts)
+    _warn_of_left_out(root, parts, image_endings)
     return parts
 
 
@@ -107,13 +109,14 @@ def _require_distinct_splits(parts: Sequence[Part]) -> None:
             )
 
 
-def _warn_of_left_out(root: Path, parts: Sequence[Part]) -> None:
+def _warn_of_left_out(root: Path, parts: Sequence[Part], image_endings: Sequence[str]) -> None:
     """Warns of folders with images beside those of the parts, such as a split without masks."""
     used = [folder for part in parts for folder in (part.images_dir, part.masks_dir)]
     left_out = [
         folder
         for folder in _folders(root)
-        if not any(one.is_relative_to(folder) for one in used) and _holds_images(folder)
+        if not any(one.is_relative_to(folder) for one in used)
+        and _holds_images(folder, image_endings)
     ]
     if left_out:
         warn(
@@ -123,9 +126,9 @@ def _warn_of_left_out(root: Path, parts: Sequence[Part]) -> None:
         )
 
 
-def _holds_images(folder: Path) -> bool:
+def _holds_images(folder: Path, endings: Sequence[str]) -> bool:
     try:
-        return bool(files.list_folder(folder).images)
+        return bool(files.list_folder(folder, endings=endings).images)
     except UserError:  # not readable, such as the lost+found of a disk
         return False
 
@@ -142,13 +145,13 @@ def _ambiguous(readings: Sequence[Sequence[Part]]) -> str:
     )
 
 
-def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
+def _pairs(folder: Path, image_endings: Sequence[str]) -> Iterator[tuple[Path, Path]]:
     """Yields each pair of a folder of images and a folder of masks."""
     inside = _folders(folder)
     images = [one for one in inside if one.name.lower() in _IMAGE_FOLDERS]
     masks = [one for one in inside if one.name.lower() in _MASK_FOLDERS]
     for one in images if masks else ():
-        if not files.list_folder(one).images:
+        if not files.list_folder(one, endings=image_endings).images:
             continue
         for other in masks:
             if files.list_folder(other, endings=mask_files.ENDINGS).images:

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from deeplab_tf.conversion import masks
 from deeplab_tf.conversion.annotations.drawing import Drawing, DrawnCoding
 from deeplab_tf.conversion.masks import MaskCoding
-from deeplab_tf.data import decoding, image_files
+from deeplab_tf.data import decoding, image_files, other_images
 from deeplab_tf.data.examples import EncodedExample, Remark
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError
 
 CONVERSION = 5  # increase it when the same files may become other records or counts
@@ -43,21 +47,36 @@ class FilePair:
 
 
 def encode_pair(
-    pair: FilePair, coding: MaskCoding, *, verify: str = "full", exif_orientation: str = "apply"
+    pair: FilePair,
+    coding: MaskCoding,
+    *,
+    verify: str = "full",
+    exif_orientation: str = "apply",
+    image_kind: ImageKind = RGB,
 ) -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
-    The bytes of either file are kept if TensorFlow decodes them to the same pixels.
+    The bytes of either file are kept if TensorFlow decodes them to the same pixels; those of images
+    other than 8-bit RGB never are.
 
     Args:
       verify: "full"; or "header", which does not decode files whose bytes are kept.
       exif_orientation: "apply" turns an image as its EXIF data say, unless only the unturned one
         has the size of the mask; "ignore" turns none.
+      image_kind: what the images of the data set are.
     Raises:
-      UserError: if a file cannot be read, the mask holds what is not in the class list, or the
-        sizes differ.
+      UserError: if a file cannot be read, the image is of another kind, the mask holds what is not
+        in the class list, or the sizes differ.
     """
-    stored = image_files.open_image(pair.image_path, decode=verify == "full")
+    values, counts = None, None
+    if image_kind.is_rgb:
+        stored = image_files.open_image(pair.image_path, decode=verify == "full")
+    else:
+        image_content = decoding.read_file(pair.image_path)
+        values, counts = other_images.decode(image_content, pair.image_path, image_kind)
+        # Its first channel stands for the image where only the size counts.
+        first = Image.fromarray(np.ascontiguousarray(values[..., 0]))
+        stored = image_files.StoredImage(first, image_content, "", 1, has_other_channel=False)
 
     source = hashlib.sha256(stored.content)
     mask = masks.EncodedMask(b"", None, ())
@@ -74,7 +93,9 @@ def encode_pair(
 
     image, content, image_format = stored.image, stored.content, stored.format
     is_turned = turn in ("turned", "turned_unsure")
-    if is_turned or image.mode not in ("RGB", "L") or not image_format:
+    if values is not None:
+        content, image_format = other_images.encode(values), "png"
+    elif is_turned or image.mode not in ("RGB", "L") or not image_format:
         with decoding.naming(pair.image_path):
             image = (stored.turned() if is_turned else image).convert("RGB")
         # The transparency belongs to the mode before the conversion, and Pillow cannot write it.
@@ -92,6 +113,8 @@ def encode_pair(
         label_values=mask.counts,
         remarks=tuple(remark for remark in (turn, dropped, mask.chosen_reading) if remark),
         palette=mask.palette,
+        channels=image_kind.channels,
+        image_values=counts,
     )
 
 

@@ -22,12 +22,14 @@ class SplitSettings:
     split_lists: NAME=FILE of each split.
     val_fraction: share of the images that go to the split val, above 0 and below 1; 0 for none.
     split_seed: seed of the choice of that share.
+    image_endings: of the files that are images.
     """
 
     images_dir: Path
     split_lists: tuple[str, ...] = ()
     val_fraction: float = 0.0
     split_seed: int = 0
+    image_endings: tuple[str, ...] = files.IMAGE_ENDINGS
 
 
 # Whether a text names the mask of an image.
@@ -107,10 +109,14 @@ def _read_list(
     images_dir = settings.images_dir
     by_name = {name: path for path, name in images.items()}
 
+    def without_ending(name: str) -> str:
+        ending = Path(name).suffix
+        return name.removesuffix(ending) if ending.lower() in settings.image_endings else name
+
     def image_of(text: str) -> Path | None:
         """Returns the image that a text names, by name or path, with or without ending."""
         for name in (text, *paths_inside(text, images_dir)):
-            if image := by_name.get(name) or by_name.get(_without_ending(name)):
+            if image := by_name.get(name) or by_name.get(without_ending(name)):
                 return image
         return None
 
@@ -144,11 +150,6 @@ def _read_list(
             raise UserError(f"{where} names {image}, which an earlier line names too.")
         members[image] = None
     return list(members)
-
-
-def _without_ending(name: str) -> str:
-    ending = Path(name).suffix
-    return name.removesuffix(ending) if ending.lower() in files.IMAGE_ENDINGS else name
 
 
 def paths_inside(text: str, folder: Path) -> list[str]:

@@ -13,12 +13,14 @@ from deeplab_tf.conversion.masks import MaskCoding
 from deeplab_tf.data import image_files, statistics
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.data.image_kinds import ImageKind, ValueCounts
 from deeplab_tf.data.statistics import LabelCounts
 from deeplab_tf.messages import UserError, counted, warn
 
 # Well labelled data sets ignore only borders and unnamed things: 4 % of CamVid, about a tenth of
 # others. If a class is ignored by mistake, it is mostly the background, which covers far more.
 _USUAL_IGNORED_SHARE = 0.3
+_USUAL_CLIPPED_SHARE = 0.05  # of the values of images
 
 # Warnings about single images, by `examples.Remark` or "wholly_ignored". Other remarks serve to
 # compare masks with each other, and are reported for all of them together: how they were read
@@ -45,12 +47,14 @@ class SplitFacts:
     remarks: for each remark, the number of images and the name of the first one.
     palette: for each index of palette masks, its colours, and for each colour the first image whose
       mask shows it.
+    image_values: counts of the images' values, unless they are 8-bit RGB.
     """
 
     labels: LabelCounts
     uncounted: int = 0
     remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
     palette: dict[int, dict[tuple[int, ...], str]] = field(default_factory=dict)
+    image_values: ValueCounts | None = None
 
     @classmethod
     def none(cls, info: DatasetInfo) -> "SplitFacts":
@@ -69,6 +73,7 @@ class SplitFacts:
         elif example.label:
             self.uncounted += 1
 
+        self._add_values(example.image_values)
         for remark in remarks:
             self._add_remark(remark, 1, example.name)
         for index, color in example.palette:
@@ -78,6 +83,7 @@ class SplitFacts:
         """Adds the facts of images that come after the images of `self`."""
         self.labels += other.labels
         self.uncounted += other.uncounted
+        self._add_values(other.image_values)
         for remark, (count, first) in other.remarks.items():
             self._add_remark(remark, count, first)
         for index, colors in other.palette.items():
@@ -88,6 +94,10 @@ class SplitFacts:
         colors = self.palette.setdefault(index, {})
         if len(colors) < 2:  # two are enough to show that masks disagree
             colors.setdefault(color, name)
+
+    def _add_values(self, counts: ValueCounts | None) -> None:
+        if counts:
+            self.image_values = (self.image_values or ValueCounts()).merged(counts)
 
     def _add_remark(self, remark: str, images: int, first: str) -> None:
         count, name = self.remarks.get(remark, (0, first))
@@ -107,6 +117,7 @@ class SplitFacts:
                 for index, colors in self.palette.items()
                 for color, first in colors.items()
             ],
+            **({"image_values": self.image_values._asdict()} if self.image_values else {}),
         }
 
     @classmethod
@@ -119,6 +130,11 @@ class SplitFacts:
         )
         for index, color, first in content.get("palette", []):
             facts._add_color(index, tuple(color), first)
+        if values := content.get("image_values"):
+            # By name: later versions may count more.
+            facts.image_values = ValueCounts(
+                total=values["total"], clipped=values["clipped"], largest=values["largest"]
+            )
         return facts
 
     @classmethod
@@ -274,10 +290,33 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCod
                 f"{100 * _USUAL_IGNORED_SHARE:.0f} %: is it one of the classes?"
             )
 
-    remarks = SplitFacts.of_splits(info, entries).remarks
+    facts = SplitFacts.of_splits(info, entries)
+    if facts.image_values:
+        _report_values(info.image_kind, facts.image_values)
+    remarks = facts.remarks
     _warn_of_remarks(remarks)
     if doubt := _doubt_about_ignored(info, remarks, coding):
         warn(doubt)
+
+
+def _report_values(kind: ImageKind, counts: ValueCounts) -> None:
+    """Says how the images' values fit the stated maximum, and warns if they hardly can."""
+    share = counts.clipped / counts.total
+    print(
+        f"images: {kind.described()}; the largest value is {counts.largest}; values above "
+        f"{kind.max_value}, which count as {kind.max_value}: {100 * share:.3g} %."
+    )
+    if share > _USUAL_CLIPPED_SHARE:
+        warn(
+            f"{100 * share:.0f} % of the values are above --image_max_value={kind.max_value}, so "
+            "that nothing tells them apart; give a larger value, if they are not clouds or damage."
+        )
+    if counts.largest * 4 < kind.max_value:
+        warn(
+            f"no value is above {counts.largest}, less than a quarter of "
+            f"--image_max_value={kind.max_value}, so all images are dark; give the value that "
+            "means full brightness."
+        )
 
 
 def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts]) -> None:

@@ -56,11 +56,11 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor | float, *, max_sigma: floa
     """Blurs an image; its outermost pixels are repeated around it.
 
     Args:
-      image: [H, W, 3], in 0..255.
+      image: [H, W, C], whole numbers.
       sigma: standard deviation, in pixels.
       max_sigma: the kernel ends at 3 of these.
     Returns:
-      float32 [H, W, 3], whole numbers in 0..255.
+      float32 [H, W, C], whole numbers.
     """
     radius = math.ceil(3 * max_sigma)
     places = tf.range(-radius, radius + 1, dtype=tf.float32)
@@ -75,7 +75,7 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor | float, *, max_sigma: floa
         shape = [-1, 1, 1, 1] if axis == 0 else [1, -1, 1, 1]
         image = tf.nn.depthwise_conv2d(
             tf.gather(image, around, axis=axis)[tf.newaxis],
-            tf.tile(tf.reshape(kernel, shape), [1, 1, 3, 1]),
+            tf.tile(tf.reshape(kernel, shape), [1, 1, image.shape[-1], 1]),
             strides=[1, 1, 1, 1],
             padding="VALID",
         )[0]

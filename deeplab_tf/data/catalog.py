@@ -16,6 +16,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config.programs import InspectConfig
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import LabelClass
+from deeplab_tf.data.image_kinds import MOST_CHANNELS, MOST_VALUE, RGB, ImageKind
 from deeplab_tf.json_files import (
     keyed,
     listed,
@@ -40,6 +41,7 @@ class DatasetInfo:
 
     splits: number of images of each split, by its name.
     builder: the module in datasets/ that writes the records.
+    image_kind: channels and depth of the images.
     """
 
     name: str
@@ -47,6 +49,7 @@ class DatasetInfo:
     ignore_label: int = 255
     splits: dict[str, int] = dataclasses.field(default_factory=dict)
     builder: str = "build_folder_data"
+    image_kind: ImageKind = RGB
 
     @property
     def build_command(self) -> str:
@@ -77,11 +80,12 @@ class DatasetInfo:
         ]
 
     def to_json(self) -> dict:
-        """Returns the part of dataset.json that describes the classes."""
+        """Returns the part of dataset.json that describes the classes and the images."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
             "ignore_label": self.ignore_label,
+            **self.image_kind.to_json(),
             "classes": [label_class.to_json() for label_class in self.classes],
         }
 
@@ -115,6 +119,22 @@ def first_difference(
     return ""
 
 
+def image_difference(
+    one: DatasetInfo, other: DatasetInfo, *, places: tuple[str, str] = ("there", "here")
+) -> str:
+    """Describes how the images of two data sets differ in kind; "" if they do not.
+
+    Args:
+      places: as in `first_difference`.
+    """
+    if one.image_kind == other.image_kind:
+        return ""
+    return (
+        f"the images have {one.image_kind.described()} {places[0]}, "
+        f"{other.image_kind.described()} {places[1]}"
+    )
+
+
 def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> DatasetInfo:
     """Builds a DatasetInfo from the content of a dataset.json found at `origin`.
 
@@ -132,6 +152,7 @@ def from_json(content: dict, origin: Path, *, advice: str = _BUILD_AGAIN) -> Dat
         classes=tuple(map(class_lists.from_json, content["classes"])),
         ignore_label=content["ignore_label"],
         splits={name: split["images"] for name, split in content.get("splits", {}).items()},
+        image_kind=ImageKind.from_json(content),
     )
 
 
@@ -154,6 +175,7 @@ _SPLIT = keyed(
             {"pixels": mapped(_COUNT), "images_with": mapped(_COUNT), "ignored_pixels": _COUNT}
         ),
         "uncounted_labels": _COUNT,
+        "image_values": keyed({"total": whole(1, _MOST), "clipped": _COUNT, "largest": _COUNT}),
         "remarks": mapped(keyed({"images": _COUNT, "first": string()})),
         "palette": listed(tupled(_COUNT, listed(_BYTE), string())),
     },
@@ -173,6 +195,8 @@ _MANIFEST = keyed(
         ),
     },
     {
+        "image_channels": whole(1, MOST_CHANNELS),  # unless they are 8-bit RGB
+        "image_max_value": whole(1, MOST_VALUE),
         "splits": mapped(_SPLIT),  # of a data set
         "trained_on": keyed({"images": _COUNT}),  # of a run
     },
@@ -295,12 +319,13 @@ def published_images(info: DatasetInfo, split: str) -> int | None:
 def as_published(info: DatasetInfo) -> DatasetInfo | None:
     """Returns the known data set of this name; None for other data, even if called the same."""
     known = KNOWN[info.name]() if info.name in KNOWN else None
-    return known if known and not first_difference(known, info) else None
+    is_same = known and not (first_difference(known, info) or image_difference(known, info))
+    return known if is_same else None
 
 
 def known_as(info: DatasetInfo) -> DatasetInfo | None:
     """Returns the known data set with the same classes as `info`, whatever `info` is called."""
-    known = (make() for make in KNOWN.values())
+    known = (make() for make in KNOWN.values() if info.image_kind.is_rgb)
     return next((dataset for dataset in known if not first_difference(dataset, info)), None)
 
 

@@ -46,15 +46,33 @@ def stored_size(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cast(size, tf.int64)
 
 
-def is_grey_png(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether a file is an 8-bit grey PNG, as the labels of records are: bool scalar.
+def planes_size(encoded: tf.Tensor, *, channels: int, bits: int) -> tf.Tensor:
+    """Reads height and width of an image whose channels lie below each other in a grey PNG.
+
+    Args:
+      bits: 8 or 16, of the PNG.
+    Returns:
+      int64 [2], of one channel. Both are 0 if it is another kind of file.
+    """
+    header = _header(encoded)
+    width_height = tf.io.decode_raw(
+        tf.strings.substr(header, 16, 8), tf.int32, little_endian=False, fixed_length=8
+    )
+    height, width = width_height[1], width_height[0]
+    is_readable = is_grey_png(encoded, bits=bits)
+    is_readable &= tf.equal(height % channels, 0) & (width > 0) & (height > 0)
+    return tf.cast(tf.where(is_readable, tf.stack([height // channels, width]), 0), tf.int64)
+
+
+def is_grey_png(encoded: tf.Tensor, *, bits: int = 8) -> tf.Tensor:
+    """Whether a file is a grey PNG, of 8 bits as the labels of records are: bool scalar.
 
     TensorFlow changes the values of all other files when it decodes them: it turns palettes into
     luminances, scales 1 bit to 0 and 255, and keeps only the upper half of 16 bits.
     """
     header = _header(encoded)
     is_png = tf.equal(tf.strings.substr(header, 0, 16), _PNG_START)
-    return is_png & tf.equal(tf.strings.substr(header, 24, 2), b"\x08\0")  # depth and colour type
+    return is_png & tf.equal(tf.strings.substr(header, 24, 2), bytes([bits, 0]))  # depth, colours
 
 
 def _header(encoded):

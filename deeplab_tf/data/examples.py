@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from deeplab_tf.data.image_kinds import ValueCounts
+
 Color = tuple[int, int, int]
 
 # What the conversion decided about an image by itself, and its owner may want to know:
@@ -28,6 +30,8 @@ class EncodedExample:
       label or it was not decoded.
     remarks: what the owner of the images should know about the conversion.
     palette: as in `masks.EncodedMask`.
+    channels: of the image.
+    image_values: counts of its values; None of 8-bit RGB, whose values are taken as they are.
     """
 
     name: str
@@ -40,3 +44,5 @@ class EncodedExample:
     label_values: Sequence[int] = ()
     remarks: tuple[Remark, ...] = ()
     palette: tuple[tuple[int, Color], ...] = ()
+    channels: int = 3
+    image_values: ValueCounts | None = None

@@ -13,7 +13,7 @@ from deeplab_tf.ops import seeds
 
 
 class Pair(NamedTuple):
-    """A crop: image, float32 [H, W, 3] in 0..255, and label, int32 [H, W, 1]."""
+    """A crop: image, float32 [H, W, C] in 0..255, and label, int32 [H, W, 1]."""
 
     image: tf.Tensor
     label: tf.Tensor

@@ -1,4 +1,7 @@
-"""Reads image files of all formats as 8-bit RGB, without TensorFlow."""
+"""Reads image files of all formats as 8-bit RGB, or as what a data set's images are.
+
+8-bit RGB is read without TensorFlow.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -9,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
-from deeplab_tf.data import decoding
+from deeplab_tf.data import decoding, other_images
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError, counted, warn
 
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow would print it for every image
@@ -40,13 +44,22 @@ def read_image(path: Path) -> np.ndarray:
     return read_image_and_loss(path)[0]
 
 
-def read_image_and_loss(path: Path) -> tuple[np.ndarray, bool]:
-    """Reads an image file as `read_image` does; also says whether a channel was dropped."""
-    return decode_image(decoding.read_file(path), path)
+def read_image_and_loss(path: Path, kind: ImageKind = RGB) -> tuple[np.ndarray, bool]:
+    """Reads an image file as `read_image` does; also says whether something was lost.
+
+    That is a channel of 8-bit RGB images. Of images of another `kind`, [H, W, channels] of its
+    dtype, it is brightness above its `max_value`.
+    """
+    return decode_image(decoding.read_file(path), path, kind)
 
 
-def decode_image(content: bytes, name: str | Path) -> tuple[np.ndarray, bool]:
+def decode_image(
+    content: bytes, name: str | Path, kind: ImageKind = RGB
+) -> tuple[np.ndarray, bool]:
     """Decodes the content of an image file as `read_image_and_loss` does; `name` is for errors."""
+    if not kind.is_rgb:
+        image, counts = other_images.decode(content, name, kind)
+        return image, counts.clipped > 0
     stored = _opened(content, name, decode=True)
     return np.asarray(stored.turned().convert("RGB")), stored.has_other_channel
 
@@ -87,8 +100,10 @@ def require_8_bits(content: bytes, name: str | Path) -> None:
     """Raises UserError if an image file, called `name` in the error, has more bits per channel."""
     if depth := files.deeper_than_8_bits(content):
         raise UserError(
-            f"{name} has {depth}, but images have 8; scale all of them by the same range, as "
-            "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values."
+            f"{name} has {depth}, but images have 8; scale all images by the same range, as "
+            "'gdal_translate -ot Byte -scale 0 4095 0 255 IN OUT' does for 12-bit values, or keep "
+            "the depth: give build_folder_data --image_max_value, the value that means full "
+            "brightness (and --image_channels if they are not 3), and train on its records."
         )
 
 
@@ -160,7 +175,10 @@ def has_dropped_channel(image: Image.Image) -> bool:
     )
 
 
-def warn_of_dropped_channels(paths: Sequence[Path]) -> None:
-    """Warns of images with channels other than red, green and blue, if there are any."""
+def warn_of_losses(paths: Sequence[Path], kind: ImageKind = RGB) -> None:
+    """Warns of images that `read_image_and_loss` said so of, if there are any."""
+    lost = CHANNEL_DROPPED
+    if not kind.is_rgb:
+        lost = f"with values above {kind.max_value}, which count as {kind.max_value}."
     if paths:
-        warn(f"{counted(len(paths), 'image')} (the first: {str(paths[0])!r}) {CHANNEL_DROPPED}")
+        warn(f"{counted(len(paths), 'image')} (the first: {str(paths[0])!r}) {lost}")

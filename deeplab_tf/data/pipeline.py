@@ -24,6 +24,7 @@ from deeplab_tf.data import (
     service,
     transforms,
 )
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.data.record_checks import RecordChecks, naming_bad_records
 from deeplab_tf.ops import seeds
 
@@ -57,7 +58,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     image_mean: tuple[float, ...],
-    centred_padding: bool = True,
+    centred_padding: bool,
     share: Share = Share(),
     services: Sequence[str] = (),
 ) -> tf.data.Dataset:
@@ -71,7 +72,8 @@ def train_batches(
       services: addresses of the hosts that take turns in making the batches, one step each; if
         there are none, this process makes them.
     Yields:
-      images: float32 [part, height, width, 3], RGB 0..255, padded with `image_mean`.
+      images: float32 [part, height, width, C] in 0..255, padded with `image_mean`; RGB unless the
+        data set's images are of another kind.
       labels: int32 [part, height, width, 1], padded with `ignore_label`.
     """
     first, last = steps.start * batch_size, steps.stop * batch_size
@@ -96,6 +98,7 @@ def train_batches(
             ignore_label=info.ignore_label,
             image_mean=image_mean,
             centred_padding=centred_padding,
+            max_value=info.image_kind.max_value,
         )
 
     def mixed(pair, key):
@@ -134,7 +137,10 @@ def train_batches(
 def checks_of(info: catalog.DatasetInfo, *, labelled: bool = True) -> RecordChecks:
     """Returns what the records of a data set must hold; `labelled`: for training and scoring."""
     return RecordChecks(
-        num_classes=info.num_classes, ignore_label=info.ignore_label, labelled=labelled
+        num_classes=info.num_classes,
+        ignore_label=info.ignore_label,
+        labelled=labelled,
+        image_kind=info.image_kind,
     )
 
 
@@ -153,7 +159,8 @@ def augment(
     seed: tf.Tensor,
     ignore_label: int,
     image_mean: tuple[float, ...],
-    centred_padding: bool = True,
+    centred_padding: bool,
+    max_value: int = 255,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales, crops, mirrors, distorts and pads one example, in the ancestor's order.
 
@@ -161,10 +168,12 @@ def augment(
     GridMask after it.
 
     Args:
-      image: uint8 [H, W, 3]; label: uint8 [H, W, 1]; seed: int64 [2].
+      image: uint8 or uint16 [H, W, C]; label: uint8 [H, W, 1]; seed: int64 [2].
       centred_padding: whether a small image lies in the middle of the crop, else at the top left.
+      max_value: value of the image that becomes 255. Colours are varied only of 8-bit RGB, and
+        images are blurred before they are scaled, so whole numbers lose no depth by rounding.
     Returns:
-      float32 [h, w, 3] in 0..255 and int32 [h, w, 1], of size config.train_crop_size.
+      float32 [h, w, C] in 0..255 and int32 [h, w, 1], of size config.train_crop_size.
     """
     crop_size = config.train_crop_size
     window, label = transforms.random_crop(
@@ -193,8 +202,9 @@ def augment(
         blur = seeds.stream(seed, "blur")
         image = appearance.random_blur(image, seed=blur, max_sigma=config.max_blur_sigma)
 
+    image = transforms.scaled(image, max_value)
     padding: dict[str, Any] = {"size": crop_size, "centred": centred_padding}
-    image = transforms.pad(tf.cast(image, tf.float32), value=image_mean, **padding)
+    image = transforms.pad(image, value=image_mean, **padding)
     label = transforms.pad(tf.cast(label, tf.int32), value=ignore_label, **padding)
     fill = {"ignore_label": ignore_label, "image_mean": image_mean}
     return tuple(_turned_and_covered(geometric.Pair(image, label), config, seed=seed, **fill))
@@ -238,7 +248,9 @@ def _shuffled_order(num_records: int, *, first: int, last: int, seed: int) -> tf
 
 
 class EvalBatch(NamedTuple):
-    """Images of one size, uint8 [B, H, W, 3], and their labels, uint8 [B, H, W, 1].
+    """Images of one size, [B, H, W, C], and their labels, uint8 [B, H, W, 1].
+
+    The images are uint8 and RGB, or as the data set's `ImageKind` says.
 
     names: as in the records; a record without one is called record_12 if 12 come before it.
     numbers: of the records in the table, int64 [B]. Names may occur twice.
@@ -257,6 +269,7 @@ def eval_batches(
     num_classes: int,
     ignore_label: int,
     labelled: bool = True,
+    image_kind: ImageKind = RGB,
 ) -> Iterator[EvalBatch]:
     """Yields every record exactly once, at its native size; a batch holds images of one size.
 
@@ -264,11 +277,17 @@ def eval_batches(
       batch_size: maximum number of images in a batch; rare sizes give smaller batches.
       labelled: whether a record without a label is an error. If not, its label is [B, 0, 0, 1],
         and batch_size must be 1.
+      image_kind: what the images are.
     Raises:
       UserError: naming the first record that cannot be read, or whose label is missing or wrong.
     """
 
-    checks = RecordChecks(num_classes=num_classes, ignore_label=ignore_label, labelled=labelled)
+    checks = RecordChecks(
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+        labelled=labelled,
+        image_kind=image_kind,
+    )
 
     @_plain_python
     def example(numbered):
@@ -286,13 +305,13 @@ def eval_batches(
         # Records wait for others of their size while still encoded; decoded they would fill the
         # memory.
         grouped = numbered.group_by_window(
-            key_func=_plain_python(lambda _, serialized: _size_key(serialized)),
+            key_func=_plain_python(lambda _, serialized: _size_key(serialized, image_kind)),
             reduce_func=lambda _, group: group.batch(batch_size),
             window_size=batch_size,
         )
     else:
         grouped = numbered.batch(1)
-    types = (tf.string, tf.uint8, tf.uint8, tf.int64)
+    types = (tf.string, tf.as_dtype(image_kind.dtype), tf.uint8, tf.int64)
     batches = grouped.map(
         _plain_python(lambda *group: tf.map_fn(example, group, fn_output_signature=types)),
         num_parallel_calls=_CORES,
@@ -303,7 +322,7 @@ def eval_batches(
             yield EvalBatch(shown, *arrays)
 
 
-def _size_key(serialized):
+def _size_key(serialized, image_kind):
     """Returns one int64 that is equal only for images of equal height and width."""
-    height_width = records.parse_size(serialized)
+    height_width = records.parse_size(serialized, image_kind)
     return height_width[0] * (1 << 32) + height_width[1]

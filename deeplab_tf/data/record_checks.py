@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from deeplab_tf import files
-from deeplab_tf.data import encoded, records
+from deeplab_tf.data import catalog, encoded, records
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError, counted, warn
 
 _AGAIN = "build the data set again"
@@ -47,11 +48,13 @@ class RecordChecks:
 
     num_classes, ignore_label: labels hold train ids below `num_classes`, and the ignored label.
     labelled: whether every record must have a label.
+    image_kind: what the images are.
     """
 
     num_classes: int
     ignore_label: int
     labelled: bool = True
+    image_kind: ImageKind = RGB
 
     def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """Decodes one record as `records.parse` does, and checks size and values of its label.
@@ -59,7 +62,7 @@ class RecordChecks:
         Raises:
           InvalidArgumentError: if it cannot be decoded, or fails a check.
         """
-        record = records.parse(serialized)
+        record = records.parse(serialized, self.image_kind)
         image, label = record["image"], record["label"]
         fits = tf.reduce_all(tf.equal(tf.shape(image)[:2], tf.shape(label)[:2]))
         is_absent = tf.equal(tf.size(label), 0)
@@ -206,7 +209,10 @@ def require_good(table: records.RecordTable, index: int, checks: RecordChecks) -
         raise UserError(f"R{place[1:]} is not an image and a label: {reason}; {_AGAIN}.") from None
 
     named = f"{files.shown(name.decode('utf-8', 'backslashreplace'))!r} ({place})"
-    height, width = _require_image(image, named).shape[:2]
+    if checks.image_kind.is_rgb:
+        height, width = _require_image(image, named).shape[:2]
+    else:
+        height, width = _require_planes(image, named, checks.image_kind, features).shape[:2]
     if label:
         values = _require_label(label, named, checks)
         if values.shape[:2] != (height, width):
@@ -271,6 +277,28 @@ def _require_image(content: bytes, named: str) -> np.ndarray:
             ) from None
         problem = "is a CMYK JPEG" if kind == "a JPEG" else "is a PNG without size"
     raise UserError(f"The image {named} {problem}; save it as an RGB PNG of 8 bits and {_AGAIN}.")
+
+
+def _require_planes(
+    content: bytes, named: str, kind: ImageKind, features: Mapping[str, tf.train.Feature]
+) -> np.ndarray:
+    """Returns the values of an image that is not 8-bit RGB; raises UserError if it has none."""
+    channels = (
+        [*features["image/channels"].int64_list.value] if "image/channels" in features else []
+    )
+    bits = 8 * np.dtype(kind.dtype).itemsize
+    size = encoded.planes_size(tf.constant(content), channels=kind.channels, bits=bits).numpy()
+    if channels != [kind.channels] or not size.all():
+        raise UserError(
+            f"The image {named} is {_kind(content, detailed=True)}, not one of "
+            f"{kind.described()} as {catalog.MANIFEST} says; {_AGAIN}."
+        )
+    try:
+        return records.decode_planes(tf.constant(content), kind).numpy()
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"The image {named} cannot be decoded ({_reason(error)}); {_COPY}."
+        ) from None
 
 
 def _require_label(content: bytes, named: str, checks: RecordChecks) -> np.ndarray:

@@ -21,6 +21,7 @@ import tensorflow as tf
 from deeplab_tf import files
 from deeplab_tf.data import catalog, encoded
 from deeplab_tf.data.examples import EncodedExample
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError
 
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
@@ -46,30 +47,37 @@ def serialize(example: EncodedExample) -> bytes:
     for name, number in (
         ("image/height", example.height),
         ("image/width", example.width),
-        ("image/channels", 3),
+        ("image/channels", example.channels),
     ):
         features[name].int64_list.value.append(number)
 
     return record.SerializeToString(deterministic=True)  # otherwise the order of the keys may vary
 
 
-def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+def parse(serialized: tf.Tensor, kind: ImageKind = RGB) -> dict[str, tf.Tensor]:
     """Decodes one record, whoever wrote it.
 
     Args:
       serialized: scalar string, a tf.train.Example in the official schema.
+      kind: what the images of the data set are.
     Returns:
-      image: uint8 [H, W, 3], RGB; name: scalar string; label: uint8 [H, W, 1], train ids, or
-      [0, 0, 1] where the record has none.
+      image: [H, W, kind.channels] of kind.dtype, by default uint8 RGB; name: scalar string; label:
+      uint8 [H, W, 1], train ids, or [0, 0, 1] where the record has none.
     Raises:
       InvalidArgumentError: if a file cannot be decoded, or TensorFlow would decode the image to
-        other pixels or the label to other values than the file holds.
+        other pixels or the label to other values than the file holds, or if the image is of
+        another kind.
     """
-    features = tf.io.parse_single_example(serialized, _SCHEMA)
+    # Other programs' records of RGB images may say anything about the channels.
+    channels = {} if kind.is_rgb else {"image/channels": tf.io.FixedLenFeature([], tf.int64, 0)}
+    features = tf.io.parse_single_example(serialized, _SCHEMA | channels)
     image, label = features["image/encoded"], features["image/segmentation/class/encoded"]
     is_absent = tf.equal(label, "")
+    is_of_kind = tf.reduce_all(_stored_size(image, kind) > 0)
+    if channels:
+        is_of_kind &= tf.equal(features["image/channels"], kind.channels)
     checks = [
-        tf.debugging.Assert(tf.reduce_all(encoded.stored_size(image) > 0), ["kind of image"]),
+        tf.debugging.Assert(is_of_kind, ["kind of image"]),
         tf.debugging.Assert(is_absent | encoded.is_grey_png(label), ["kind of label"]),
     ]
     with tf.control_dependencies(checks):
@@ -81,7 +89,26 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         lambda: tf.io.decode_png(label, channels=1),
     )
     decoded.set_shape([None, None, 1])
-    return {"image": decode_image(image), "label": decoded, "name": features["image/filename"]}
+    pixels = decode_image(image) if kind.is_rgb else decode_planes(image, kind)
+    return {"image": pixels, "label": decoded, "name": features["image/filename"]}
+
+
+def _stored_size(image, kind):
+    """Returns height and width of an encoded image, int64 [2]; 0 if it is of another kind."""
+    if kind.is_rgb:
+        return encoded.stored_size(image)
+    bits = 8 * np.dtype(kind.dtype).itemsize
+    return encoded.planes_size(image, channels=kind.channels, bits=bits)
+
+
+def decode_planes(content: tf.Tensor, kind: ImageKind) -> tf.Tensor:
+    """Decodes a grey PNG with the channels below each other to [H, W, channels], of kind.dtype."""
+    planes = tf.io.decode_png(content, channels=1, dtype=tf.as_dtype(kind.dtype))
+    height = tf.shape(planes)[0] // kind.channels
+    image = tf.reshape(planes, [kind.channels, height, tf.shape(planes)[1]])
+    image = tf.transpose(image, [1, 2, 0])
+    image.set_shape([None, None, kind.channels])
+    return image
 
 
 def decode_image(content: tf.Tensor) -> tf.Tensor:
@@ -98,7 +125,7 @@ def decode_image(content: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def parse_size(serialized: tf.Tensor) -> tf.Tensor:
+def parse_size(serialized: tf.Tensor, kind: ImageKind = RGB) -> tf.Tensor:
     """Returns height and width of one record's image, int64 [2], without decoding it.
 
     They are read from the image itself: image/height and image/width may be absent or wrong.
@@ -107,7 +134,7 @@ def parse_size(serialized: tf.Tensor) -> tf.Tensor:
       InvalidArgumentError: if there is no image, or its header is damaged.
     """
     schema = {"image/encoded": _SCHEMA["image/encoded"]}
-    return encoded.stored_size(tf.io.parse_single_example(serialized, schema)["image/encoded"])
+    return _stored_size(tf.io.parse_single_example(serialized, schema)["image/encoded"], kind)
 
 
 _SCHEMA = {

@@ -5,7 +5,7 @@ Builders count while they convert, inspect_data counts records; both use `LabelC
 
 import collections
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -97,6 +97,35 @@ def counts_of(entry: dict) -> LabelCounts | None:
 
 
 @dataclass
+class Moments:
+    """Sums over the values of images, from which each channel's mean and deviation follow.
+
+    count: of values of a channel. sums, squares: float64 [channels], of the values and of their
+    squares.
+    """
+
+    count: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds values [..., channels]."""
+        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        self.count += len(flat)
+        self.sums = self.sums + flat.sum(axis=0)
+        self.squares = self.squares + np.square(flat).sum(axis=0)
+
+    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns each channel's mean and standard deviation, float64 [channels].
+
+        The deviation is at least what the setting image_std allows.
+        """
+        mean = self.sums / self.count
+        variance = np.maximum(self.squares / self.count - np.square(mean), 0)
+        return mean, np.maximum(np.sqrt(variance), 0.001)
+
+
+@dataclass
 class Statistics:
     """Counts over the records of a split.
 
@@ -104,11 +133,13 @@ class Statistics:
     labels: the pixels of the labels.
     room: int64 [classes]; for each class, the pixels of all classes in the images that it occurs
       in.
+    values: of the images, if they are not 8-bit RGB; scaled to 0..255, as networks take them.
     """
 
     sizes: collections.Counter[tuple[int, int]]
     labels: LabelCounts
     room: np.ndarray
+    values: Moments = field(default_factory=Moments)
 
     @classmethod
     def none(cls, num_classes: int) -> "Statistics":

@@ -84,10 +84,24 @@ def _officially_resized(height_width, least, most, factor):
     return sides + (-(sides - 1)) % factor
 
 
-def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Resizes uint8 [..., H, W, 3] bilinearly to [..., height, width, 3], rounded to uint8."""
+def scaled(image: tf.Tensor, max_value: int) -> tf.Tensor:
+    """Returns values of images, of 0 to `max_value` or more, as float32 of 0 to 255."""
+    image = tf.cast(image, tf.float32)
+    if max_value == 255:  # 8 bits cannot be more, and 8-bit RGB stays exactly as it is
+        return image
+    return tf.clip_by_value(image, 0.0, float(max_value)) * (255 / max_value)
+
+
+def resize_image(
+    image: tf.Tensor, size: tf.Tensor, *, dtype: tf.DType | type[np.integer] = np.uint8
+) -> tf.Tensor:
+    """Resizes whole numbers [..., H, W, C] bilinearly to [..., height, width, C], rounded.
+
+    Args:
+      dtype: of the result, into which the values must fit.
+    """
     resized = tf.image.resize(image, size, method="bilinear", antialias=False)
-    return tf.cast(tf.round(resized), tf.uint8)
+    return tf.cast(tf.round(resized), dtype)
 
 
 def nearest_cells(
@@ -120,7 +134,7 @@ def cut_label(label: tf.Tensor, window: Window) -> tf.Tensor:
 
 
 def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
-    """Cuts a window out of an image, uint8 [H, W, 3].
+    """Cuts a window out of an image, uint8 or uint16 [H, W, C].
 
     Resizing only the window takes twice the time per pixel, so the whole image is resized if the
     window covers more than half of it.
@@ -135,8 +149,9 @@ def cut_image(image: tf.Tensor, window: Window) -> tf.Tensor:
 
 
 def _window_of_resized(image, window):
-    resized = resize_image(image, window.size)
-    return tf.slice(resized, [*tf.unstack(window.offset), 0], [*tf.unstack(window.shape), 3])
+    resized = resize_image(image, window.size, dtype=image.dtype)
+    channels = image.shape[-1]
+    return tf.slice(resized, [*tf.unstack(window.offset), 0], [*tf.unstack(window.shape), channels])
 
 
 def _resized_window(image, window):
@@ -150,7 +165,8 @@ def _resized_window(image, window):
     # The source pixels around them.
     begin, last = tf.unstack(tf.cast(tf.floor(places), tf.int32))
     begin, end = tf.maximum(begin, 0), tf.minimum(last + 2, source)
-    part = tf.slice(image, [*tf.unstack(begin), 0], [*tf.unstack(end - begin), 3])
+    channels = image.shape[-1]
+    part = tf.slice(image, [*tf.unstack(begin), 0], [*tf.unstack(end - begin), channels])
     part = tf.cast(part, tf.float32)
 
     # Repeats the border pixels once; tf.pad's symmetric mode takes ten times as long.
@@ -161,7 +177,7 @@ def _resized_window(image, window):
     shares = (places - tf.cast(begin, tf.float64) + 1) / tf.cast(end - begin + 1, tf.float64)
     box = tf.reshape(tf.cast(shares, tf.float32), [1, 4])
     cut = tf.image.crop_and_resize(part[tf.newaxis], box, [0], window.shape)[0]
-    return tf.cast(tf.round(cut), tf.uint8)
+    return tf.cast(tf.round(cut), image.dtype)
 
 
 def random_scale(

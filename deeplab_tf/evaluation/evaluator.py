@@ -134,7 +134,7 @@ def evaluate(
     """
     classes, ignore_label = info.num_classes, info.ignore_label
     workers = workers or Workers.of(tf.distribute.get_strategy())
-    count = _counter(predictor, workers, num_classes=classes, ignore_label=ignore_label)
+    count = _counter(predictor, workers, info)
 
     matrix = np.zeros([classes, classes], np.int64)
     times_seen: collections.Counter[tuple] = collections.Counter()
@@ -145,6 +145,7 @@ def evaluate(
             batch_size=batch_size,
             num_classes=classes,
             ignore_label=ignore_label,
+            image_kind=info.image_kind,
         )
     )
 
@@ -168,13 +169,13 @@ def evaluate(
 
 
 def _counter(
-    predictor: Predictor, workers: Workers, *, num_classes: int, ignore_label: int
+    predictor: Predictor, workers: Workers, info: DatasetInfo
 ) -> Callable[[list[pipeline.EvalBatch]], list[CountedBatch]]:
     """Returns a function that predicts and counts up to one batch per replica.
 
     It is traced once for images of any size, so that a new size does not cost a new trace.
     """
-    matrices_of = _matrices_of(num_classes, ignore_label)
+    matrices_of = _matrices_of(info.num_classes, info.ignore_label)
 
     def count_here(group):
         (batch,) = group
@@ -185,9 +186,10 @@ def _counter(
         return count_here
 
     replicas = workers.local_replicas
-    signature = [
-        [tf.TensorSpec([None, None, None, channels], tf.uint8)] * replicas for channels in (3, 1)
-    ]
+    kind = info.image_kind
+    images_spec = tf.TensorSpec([None, None, None, kind.channels], tf.as_dtype(kind.dtype))
+    labels_spec = tf.TensorSpec([None, None, None, 1], tf.uint8)
+    signature = [[spec] * replicas for spec in (images_spec, labels_spec)]
 
     @tf.function(input_signature=signature, autograph=False)
     def predict_and_count(images, labels):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig, EvalConfig
 from deeplab_tf.data import transforms
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.ops.resize import resize_bilinear
@@ -53,6 +54,7 @@ class Predictor(tf.Module):
         window_blending: str = "none",
         padded_size: tuple[int, ...] = (),
         size_divisor: int = 0,
+        image_kind: ImageKind = RGB,
     ):
         """Takes the settings of EvalConfig and DataConfig.
 
@@ -63,8 +65,12 @@ class Predictor(tf.Module):
             with windows.
           size_divisor: number that height and width are padded to a multiple of, plus 1 if the
             model aligns corners; 0 pads nothing. Not together with windows or a padded size.
+          image_kind: what the images are that the model was trained on.
         """
         super().__init__()
+        # Never so by a user's fault: `runs` and `training` refuse models of other images.
+        assert image_kind.channels == model.config.image_channels
+        self.image_kind = image_kind
         self.model = model
         self.num_classes = model.num_classes
         self._resizing = {
@@ -85,10 +91,15 @@ class Predictor(tf.Module):
         self._views = [(scale, flip) for scale in scales for flip in flips]
 
         # Traced once for images of any size, so that a new size does not cost a new trace.
-        signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+        signature = [self.images_spec()]
         self._labels = tf.function(lambda images: self.predict(images)[0], signature)
         self._probabilities = tf.function(lambda images: self.predict(images)[1], signature)
         self._both = tf.function(self.predict, signature)
+
+    def images_spec(self, batch: int | None = None) -> tf.TensorSpec:
+        """Returns type and shape of the images that it takes, as they are before scaling."""
+        kind = self.image_kind
+        return tf.TensorSpec([batch, None, None, kind.channels], tf.as_dtype(kind.dtype))
 
     def labels(self, images: tf.Tensor) -> tf.Tensor:
         """Returns only the labels of `predict`, compiled.
@@ -129,7 +140,7 @@ class Predictor(tf.Module):
         The compiled functions `labels` and `probabilities` compute only one of the two.
 
         Args:
-          images: uint8 [B, H, W, 3], RGB.
+          images: [B, H, W, C], as `image_kind` says; by default uint8, RGB.
         Returns:
           Labels, [B, H, W] of `label_dtype`, and probabilities, float32 [B, H, W, classes], which
           add up to 1.
@@ -216,13 +227,15 @@ class Predictor(tf.Module):
         """Returns one view's scores at the images' size: logits, or probabilities from windows."""
         size = tf.shape(images)[1:3]
         images = tf.cast(images, tf.float32)  # ONNX and TensorFlow Lite do not resize uint8
+        if not self.image_kind.is_rgb:  # before they are resized, as images of records are
+            images = tf.clip_by_value(images, 0.0, float(self.image_kind.max_value))
         if self._padded_size:
             return self._padded_view(images, scale, flip)
 
         if self._resizes(scale):
             resized = transforms.resized_size(size, scale=scale, **self._resizing)
-            images = transforms.resize_image(images, resized)
-            images = tf.cast(images, tf.float32)
+            images = self._resized(images, resized)
+        images = transforms.scaled(images, self.image_kind.max_value)
         if flip:
             images = tf.reverse(images, [2])
 
@@ -238,6 +251,11 @@ class Predictor(tf.Module):
         if self._size_divisor and not self._resizes(scale):
             return scores
         return self._resize(scores, size)
+
+    def _resized(self, images, size):
+        """Resizes whole numbers, float32 [B, H, W, C], as training does."""
+        resized = transforms.resize_image(images, size, dtype=self.image_kind.dtype)
+        return tf.cast(resized, tf.float32)
 
     def _divisible(self, images):
         """Returns the logits of images at their size, predicted at a multiple of the divisor."""
@@ -260,8 +278,8 @@ class Predictor(tf.Module):
         """Returns the logits of one view of padded images: float32 [B, H, W, 3] -> [B, H, W, C]."""
         size = tf.shape(images)[1:3]
         if self._has_rule:
-            images = transforms.resize_image(images, self._prepared_size(size))
-            images = tf.cast(images, tf.float32)
+            images = self._resized(images, self._prepared_size(size))
+        images = transforms.scaled(images, self.image_kind.max_value)
 
         inner = tf.shape(images)[1:3]
         fits = tf.debugging.Assert(
@@ -272,7 +290,7 @@ class Predictor(tf.Module):
             below, right = tf.unstack(self._padded_size - inner)
         around = [[0, 0], [0, below], [0, right], [0, 0]]
         images = _pad_with_color(images, around, self.model.config.image_mean)
-        images = tf.ensure_shape(images, [None, *self._padded_size, 3])
+        images = tf.ensure_shape(images, [None, *self._padded_size, self.image_kind.channels])
 
         if scale != 1.0:
             images = self._resize(images, scaled_size(self._padded_size, scale))
@@ -353,14 +371,14 @@ def hann(size: tf.Tensor) -> tf.Tensor:
 
 
 def _pad_with_color(images, around, color):
-    """Pads images, [B, H, W, 3], with a colour, RGB; `around` as `tf.pad` takes it.
+    """Pads images, [B, H, W, C], with a colour; `around` as `tf.pad` takes it.
 
     No map of the padding is added or multiplied: for images of one size it would be a constant as
     large as the image, and in a converted model of a narrow network larger than all weights.
     """
     if len(set(color)) == 1:
         return tf.pad(images, around, constant_values=color[0])
-    channels = tf.split(images, 3, axis=-1)
+    channels = tf.split(images, len(color), axis=-1)
     padded = [
         tf.pad(channel, around, constant_values=value)
         for channel, value in zip(channels, color, strict=True)
@@ -386,8 +404,10 @@ def label_dtype(num_classes: int) -> tf.DType:
     return tf.int16 if num_classes <= 32768 else tf.int32
 
 
-def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) -> Predictor:
-    """Returns the predictor that a recipe's settings describe."""
+def build_predictor(
+    model: DeepLab, data: DataConfig, evaluation: EvalConfig, image_kind: ImageKind = RGB
+) -> Predictor:
+    """Returns the predictor that a recipe's settings describe, for images of a kind."""
     slide = evaluation.inference_mode == "slide"
     return Predictor(
         model,
@@ -401,4 +421,5 @@ def build_predictor(model: DeepLab, data: DataConfig, evaluation: EvalConfig) ->
         window_blending=evaluation.window_blending,
         padded_size=() if slide else evaluation.eval_crop_size,
         size_divisor=0 if slide else evaluation.eval_size_divisor,
+        image_kind=image_kind,
     )

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
-from deeplab_tf.data import decoding, image_files
+from deeplab_tf.data import decoding, image_files, other_images
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.messages import UserError, warn
 
 _WANTED = "uint8 [height, width, 3], RGB"
@@ -80,6 +81,26 @@ def pixels_of_array(image: Any) -> np.ndarray:
             f"An image has the shape {list(array.shape)}; give {_WANTED}{_way_to_rgb(array.shape)}."
         )
     return array.copy()
+
+
+def values_of_array(image: Any, kind: ImageKind) -> np.ndarray:
+    """Returns a copy of an array of another kind than 8-bit RGB, [H, W, kind.channels].
+
+    Warns of values above `kind.max_value`, which become it.
+
+    Raises:
+      UserError: if it is no array of this kind.
+    """
+    if isinstance(image, Image.Image) or not hasattr(image, "__array__"):
+        raise UserError(
+            f"An image is a {type(image).__name__}, but the model's images have "
+            f"{kind.described()}; give the path of such a file, or an array, "
+            f"{np.dtype(kind.dtype)} [height, width, {kind.channels}]."
+        )
+    values, counts = other_images.fitted(np.asarray(image), "An image", kind)
+    if counts.clipped:
+        warn(f"{counts.clipped} values of an image are above {kind.max_value} and count as it.")
+    return values.copy()
 
 
 def _way_to_uint8(dtype: np.dtype) -> str:

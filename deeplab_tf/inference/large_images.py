@@ -47,12 +47,13 @@ def with_windows(
     Says so when the first larger image comes.
 
     Args:
-      predict: the function from images, uint8 [H, W, 3], to results, as the run says.
+      predict: the function from images, [H, W, C], to results, as the run says.
       predictor: what it predicts with, whose views of an image count too.
     """
     settings = sliding(evaluation, max_pixels)
     in_windows = replicas.one_by_one(
-        build_predictor(model, data, settings), with_probabilities=with_probabilities
+        build_predictor(model, data, settings, predictor.image_kind),
+        with_probabilities=with_probabilities,
     )
     told: list[tuple] = []
 

@@ -12,6 +12,7 @@ import numpy as np
 from deeplab_tf.config import as_argument, checkpoint_choice, flags
 from deeplab_tf.config.setting import without_effect
 from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run, published
@@ -22,7 +23,7 @@ from deeplab_tf.weights.published import PUBLISHED, find
 
 
 class ImagePredictor(Protocol):
-    """What predicts images, uint8 [B, H, W, 3]; each method raises UserError for one it refuses."""
+    """What predicts images, [B, H, W, C]; each method raises UserError for one it refuses."""
 
     def labels(self, images: np.ndarray) -> Any:
         """Returns the class of each pixel, [B, H, W]."""
@@ -33,10 +34,11 @@ class ImagePredictor(Protocol):
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model that is ready to predict, and the names and colours of its classes."""
+    """A model that is ready to predict, its classes, and the kind of images that it takes."""
 
     predictor: ImagePredictor
     classes: Sequence[LabelClass]
+    image_kind: ImageKind = RGB
 
 
 def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]) -> OpenedModel:
@@ -66,7 +68,7 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
                 "or load the run that it was exported from."
             )
         exported = ExportedPredictor(folder)
-        return OpenedModel(exported, exported.classes)
+        return OpenedModel(exported, exported.classes, exported.image_kind)
 
     stride = settings.get("output_stride")
     loaded = loaded_run_of(path, checkpoint=checkpoint, output_stride=stride)
@@ -77,8 +79,10 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
             f"{as_argument(name, settings[name])} has no effect without "
             f"{lacking[name].replace('--', '')}; give that too, or leave {name} out."
         )
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
-    return OpenedModel(predictor, loaded.info.classes)
+    predictor = build_predictor(
+        loaded.model, experiment.data, experiment.eval, loaded.info.image_kind
+    )
+    return OpenedModel(predictor, loaded.info.classes, loaded.info.image_kind)
 
 
 def loaded_run_of(

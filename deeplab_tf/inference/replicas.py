@@ -14,7 +14,7 @@ Predict = Callable[[Sequence[np.ndarray]], list[Result]]
 
 
 def one_by_one(predictor: Any, *, with_probabilities: bool = False) -> Predict:
-    """Returns a function from images, uint8 [H, W, 3], to results, one image after the other.
+    """Returns a function from images, [H, W, C], to results, one image after the other.
 
     Args:
       predictor: has `labels` and, if they are wanted, `labels_and_probabilities`.
@@ -37,16 +37,14 @@ def predict_on(
 ) -> Predict:
     """Returns a function from up to one image per replica to their results.
 
-    It takes images, uint8 [H, W, 3], whose sizes may differ. It is traced once for all sizes. The
+    It takes images, [H, W, C], whose sizes may differ. It is traced once for all sizes. The
     predictor's model must have been made in the strategy's scope.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return one_by_one(predictor, with_probabilities=with_probabilities)
 
-    @tf.function(
-        input_signature=[[tf.TensorSpec([1, None, None, 3], tf.uint8)] * replicas], autograph=False
-    )
+    @tf.function(input_signature=[[predictor.images_spec(1)] * replicas], autograph=False)
     def predict(images):
         def in_replica():
             context = tf.distribute.get_replica_context()

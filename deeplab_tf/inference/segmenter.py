@@ -11,6 +11,7 @@ from PIL import Image
 
 from deeplab_tf.data import image_files
 from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.evaluation import report
 from deeplab_tf.inference import given_images, opening
 
@@ -58,6 +59,7 @@ class Segmenter:
 
     def __init__(self, opened: opening.OpenedModel):
         self._predictor = opened.predictor
+        self._image_kind = opened.image_kind
         self.classes = tuple(opened.classes)
         self.names = tuple(label_class.name for label_class in self.classes)
 
@@ -67,19 +69,20 @@ class Segmenter:
         Args:
           image: a path of an image file, which is turned as its EXIF data say; an image of Pillow,
             whose pixels are taken as they stand; an array, uint8 [H, W, 3], RGB; or a list or tuple
-            of these, whose sizes may differ.
+            of these, whose sizes may differ. If the model was trained on images of other channels
+            or more bits, a path of such a file, or an array, uint8 or uint16 [H, W, C].
         Returns:
           A `Prediction` at the image's own size, or a list of them.
         Raises:
-          deeplab_tf.config.UserError: if an image cannot be read, is no 8-bit RGB image, or is
-            refused by the model.
+          deeplab_tf.config.UserError: if an image cannot be read, is of another kind than the
+            model takes, such as not 8-bit RGB, or is refused by the model.
         """
         if isinstance(image, list | tuple):
             return [self._predict(each) for each in image]
         return self._predict(image)
 
     def _predict(self, image: Any) -> Prediction:
-        pixels = _pixels_of(image)[np.newaxis]
+        pixels = _pixels_of(image, self._image_kind)[np.newaxis]
         labels = np.asarray(self._predictor.labels(pixels))[0]
         return Prediction(
             labels, self.classes, lambda: np.asarray(self._predictor.probabilities(pixels))[0]
@@ -91,12 +94,14 @@ def load(model: str | Path, *, checkpoint: str = "", **settings: Any) -> Segment
     return Segmenter(opening.open_model(model, checkpoint=checkpoint, settings=settings))
 
 
-def _pixels_of(image: Any) -> np.ndarray:
-    """Returns any image that a caller may give as uint8 [H, W, 3], RGB."""
+def _pixels_of(image: Any, kind: ImageKind) -> np.ndarray:
+    """Returns any image that a caller may give as uint8 [H, W, 3], RGB, or of another kind."""
     if isinstance(image, str | os.PathLike):
-        pixels, lost_channel = image_files.read_image_and_loss(Path(image))
-        image_files.warn_of_dropped_channels([Path(image)] if lost_channel else [])
+        pixels, is_loss = image_files.read_image_and_loss(Path(image), kind)
+        image_files.warn_of_losses([Path(image)] if is_loss else [], kind)
         return pixels
+    if not kind.is_rgb:
+        return given_images.values_of_array(image, kind)
     if isinstance(image, Image.Image):
         return given_images.pixels_of_pillow(image)
     return given_images.pixels_of_array(image)

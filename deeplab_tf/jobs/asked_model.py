@@ -9,6 +9,7 @@ from typing import Any
 from deeplab_tf.config import flags
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data.catalog import LabelClass
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.distribution import on_this_host
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.inference import large_images, replicas
@@ -25,8 +26,8 @@ from deeplab_tf.serving.export import ExportedPredictor, version_folder
 class Model:
     """A model that predicts the images of a job.
 
-    predict: takes images, uint8 [H, W, 3], at most `together` of them, and returns the labels and
-      probabilities of each.
+    predict: takes images, [H, W, C] as `image_kind` says, at most `together` of them, and returns
+      the labels and probabilities of each.
     decides: what decides the labels, as `Finished` takes it. may_skip: whether that is all, so that
       an image need not be predicted again.
     """
@@ -34,6 +35,7 @@ class Model:
     predict: Predict
     classes: Sequence[LabelClass]
     decides: dict[str, Any]
+    image_kind: ImageKind = RGB
     together: int = 1
     may_skip: bool = True
 
@@ -82,7 +84,7 @@ def _of_export(job: PredictConfig, *, with_probabilities: bool) -> Model:
     parts = [folder / "saved_model.pb", folder / "variables/variables.index"]
     decides = {"model": _named(folder, digest_of(*parts))}
     predict = replicas.one_by_one(exported, with_probabilities=with_probabilities)
-    return Model(predict, exported.classes, decides)
+    return Model(predict, exported.classes, decides, exported.image_kind)
 
 
 def _of_checkpoint(job: PredictConfig, *, with_probabilities: bool) -> Model:
@@ -90,7 +92,9 @@ def _of_checkpoint(job: PredictConfig, *, with_probabilities: bool) -> Model:
     strategy = on_this_host(job.num_gpus)
     with strategy.scope():
         loaded, experiment = loaded_run.load_asked(path, job.checkpoint, job)
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    predictor = build_predictor(
+        loaded.model, experiment.data, experiment.eval, loaded.info.image_kind
+    )
 
     prefix = RunDir.of(path).checkpoints.prefix(loaded.step)
     # The index holds a checksum of each variable.
@@ -110,7 +114,8 @@ def _of_checkpoint(job: PredictConfig, *, with_probabilities: bool) -> Model:
             max_pixels=job.max_image_pixels,
             with_probabilities=with_probabilities,
         )
-    return Model(predict, loaded.info.classes, decides, strategy.num_replicas_in_sync)
+    kind = loaded.info.image_kind
+    return Model(predict, loaded.info.classes, decides, kind, strategy.num_replicas_in_sync)
 
 
 def _named(path: Path, digest: str) -> str:

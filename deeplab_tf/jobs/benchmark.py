@@ -22,7 +22,7 @@ from deeplab_tf.config.programs import BenchmarkConfig
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import choose_strategy, on_gpus
 from deeplab_tf.startup.process_state import seeded
-from deeplab_tf.training import step_checks
+from deeplab_tf.training import run_checks, step_checks
 from deeplab_tf.training.compilation import compiled_model
 
 
@@ -34,7 +34,8 @@ def forward_flops(model: tf.keras.Model, height: int, width: int) -> int:
     image.
     """
     forward = tf.function(lambda images: model(images))
-    graph = forward.get_concrete_function(tf.TensorSpec([1, height, width, 3])).graph
+    images = tf.TensorSpec([1, height, width, model.config.image_channels])
+    graph = forward.get_concrete_function(images).graph
     cells: dict[str, int] = {}  # layer's name -> height * width of the last map made under it
     for operation in graph.get_operations():
         shape = operation.outputs[0].shape if operation.outputs else tf.TensorShape(None)
@@ -66,9 +67,13 @@ def main(
     strategy = choose_strategy(train)
     info = catalog.load_described(data)
     train = train.for_images(1)  # the schedule's length does not change a step's time
+    experiment = Experiment(model=model, data=data, train=train, eval=evaluation)
+    if data.dataset_dir:
+        experiment = run_checks.fitted_to_images(experiment, info)
+        model = experiment.model
     with seeded(train.seed), strategy.scope():
         step_checks.require_possible(
-            Experiment(model=model, data=data, train=train, eval=evaluation),
+            experiment,
             num_classes=info.num_classes,
             replicas=strategy.num_replicas_in_sync,
             on_gpus=on_gpus(),
@@ -129,7 +134,7 @@ def _input(data, model, train, job, info, strategy) -> Iterator:
     if not data.dataset_dir:
         share = train.train_batch_size // strategy.num_replicas_in_sync
         shape = [share, *data.train_crop_size]
-        images = tf.random.uniform([*shape, 3], maxval=255.0)
+        images = tf.random.uniform([*shape, model.image_channels], maxval=255.0)
         labels = tf.random.uniform([*shape, 1], maxval=info.num_classes, dtype=tf.int32)
         return itertools.repeat(
             strategy.experimental_distribute_values_from_function(lambda _: (images, labels))

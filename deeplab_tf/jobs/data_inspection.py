@@ -79,14 +79,25 @@ def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dic
         print(f"class weights (median frequency balancing): {','.join(map(str, weights))}")
     else:
         print("no labels")
+    if counts.values.count:
+        mean, std = (
+            ",".join(f"{number:.3f}" for number in numbers)
+            for numbers in counts.values.mean_and_deviation()
+        )
+        print(f"{info.image_kind.described()}, as 0..255: --image_mean={mean} --image_std={std}")
+        if info.image_kind.channels >= 3:
+            print(
+                "to start from weights for RGB, keep the weights' numbers for the first three "
+                "channels, and take only further ones from here"
+            )
     print(f"crop at the images' own size: --train_crop_size={crop[0]},{crop[1]}")
 
     chosen = np.unique(np.linspace(0, len(table) - 1, job.num_samples).astype(int))
-    samples = [records.parse(table.read(int(index))) for index in chosen]
+    samples = [records.parse(table.read(int(index)), info.image_kind) for index in chosen]
     pictures = [
         (
             sample["name"].numpy().decode("utf-8", "backslashreplace"),
-            sample["image"].numpy(),
+            info.image_kind.picture(sample["image"].numpy()),
             sample["label"].numpy()[..., 0],
         )
         for sample in samples
@@ -119,8 +130,12 @@ def measure(info, split: str, table):
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
         labelled=False,
+        image_kind=info.image_kind,
     )
     for batch in tqdm(batches, total=len(table), desc=split, unit=" images", disable=None):
+        if not info.image_kind.is_rgb:
+            # Clipped when they were built, so only a factor leads to 0..255.
+            counts.values.add(batch.images[0] * (255 / info.image_kind.max_value))
         counts.add(batch.images.shape[1:3], batch.labels[0, :, :, 0], info.ignore_label)
     return counts
 

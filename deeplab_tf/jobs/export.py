@@ -25,12 +25,16 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
         )
 
     loaded_run.tell_departures("export_model", loaded, experiment, job)
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    predictor = build_predictor(
+        loaded.model, experiment.data, experiment.eval, loaded.info.image_kind
+    )
     if job.export_path:
         written = frozen_graph.write(predictor, loaded.info, Path(job.export_path))
     else:
         written = _write_version(job, serving, loaded, experiment, predictor)
-    print(f"{written}: step {loaded.step}, {classes} classes.")
+    kind = loaded.info.image_kind
+    takes = "" if kind.is_rgb else f" It takes arrays of {kind.described()}, and no encoded images."
+    print(f"{written}: step {loaded.step}, {classes} classes.{takes}")
 
 
 def _require_place(job: ExportConfig, serving: ServingConfig) -> None:

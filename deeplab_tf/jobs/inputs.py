@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab_tf import archives, files
 from deeplab_tf.data import decoding, image_files
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.messages import UserError
 
 STANDARD_INPUT = "-"
@@ -24,8 +25,8 @@ class ImageSource(Protocol):
     @property
     def ending(self) -> str: ...
 
-    def read(self) -> tuple[np.ndarray, bool]:
-        """Returns uint8 [H, W, 3], RGB, and whether a channel was dropped; raises UserError."""
+    def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
+        """Returns what `image_files.read_image_and_loss` does; raises UserError."""
 
     def state(self) -> list | None:
         """Returns what changes if the image changes, as JSON; None if nobody can know."""
@@ -42,9 +43,9 @@ class ImageFile:
         """Returns .jpg, for example."""
         return self.path.suffix
 
-    def read(self) -> tuple[np.ndarray, bool]:
-        """Returns the image and whether a channel was dropped."""
-        return image_files.read_image_and_loss(self.path)
+    def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
+        """Returns the image and whether something was lost."""
+        return image_files.read_image_and_loss(self.path, kind)
 
     def state(self) -> list | None:
         """Returns path, size and time of the file."""
@@ -62,7 +63,7 @@ class ImageFile:
 class VideoFile(ImageFile):
     """A video, each frame of which is an image."""
 
-    def read(self) -> tuple[np.ndarray, bool]:
+    def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
         """Raises NotImplementedError: `inference.video` reads the frames."""
         raise NotImplementedError
 
@@ -87,8 +88,8 @@ class ImageAddress:
     def _path(self) -> PurePosixPath:
         return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(self.url).path))
 
-    def read(self) -> tuple[np.ndarray, bool]:
-        """Fetches the image; returns it and whether a channel was dropped."""
+    def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
+        """Fetches the image; returns it and whether something was lost."""
         archive = archives.Archive(self.url, "sha256", "", folder="")
         if archive.file_name in ("", "..", "/"):
             raise UserError(
@@ -98,7 +99,7 @@ class ImageAddress:
         advice = "fetch the file by hand and give its path as --input"
         with tempfile.TemporaryDirectory() as folder:
             path = archives.fetch(archive, Path(folder), advice=advice)
-            return image_files.decode_image(decoding.read_file(path), self.url)
+            return image_files.decode_image(decoding.read_file(path), self.url, kind)
 
     def state(self) -> list | None:
         """Returns None."""
@@ -115,8 +116,8 @@ class StandardInput:
     name = "stdin"
     ending = ""
 
-    def read(self) -> tuple[np.ndarray, bool]:
-        """Reads the image to its end; returns it and whether a channel was dropped."""
+    def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
+        """Reads the image to its end; returns it and whether something was lost."""
         content = sys.stdin.buffer.read(_MOST_BYTES + 1)
         if not content:
             raise UserError(
@@ -125,7 +126,7 @@ class StandardInput:
             )
         if len(content) > _MOST_BYTES:
             raise UserError(f"--input=- brings more than {_MOST_BYTES >> 20} MiB; give a file.")
-        return image_files.decode_image(content, "standard input")
+        return image_files.decode_image(content, "standard input", kind)
 
     def state(self) -> list | None:
         """Returns None."""

@@ -13,6 +13,7 @@ from deeplab_tf import files
 from deeplab_tf.config.pictures import USUAL, PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data import image_files
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.evaluation import memory, outputs
 from deeplab_tf.evaluation.predictor import RefusedImage
 from deeplab_tf.inference.finished import Finished, digest_of_output
@@ -42,11 +43,12 @@ def main(
     left = _unfinished(job, pictures, finished, images) if model.may_skip else dict(images)
 
     bad: list[str] = []
-    with_other_channel: list[Path] = []
+    with_losses: list[Path] = []
     videos = [name for name, source in left.items() if isinstance(source, VideoFile)]
     stills = {name: source for name, source in left.items() if name not in videos}
     bar = tqdm(stills.items(), unit=" images", disable=None if stills else True)
-    readable = _read(memory.trimmed(bar), bad, with_other_channel)
+    kind = model.image_kind
+    readable = _read(memory.trimmed(bar), kind, bad, with_losses)
     for group in iter(lambda: list(itertools.islice(readable, model.together)), []):
         for each, (labels, probabilities) in _predicted(model, group, bad):
             digests = prediction_files.write(
@@ -54,7 +56,7 @@ def main(
                 pictures,
                 model.classes,
                 finished,
-                outputs.Predicted(each.pixels, labels, probabilities),
+                outputs.Predicted(kind.picture(each.pixels), labels, probabilities),
                 each.name,
                 each.source,
             )
@@ -66,7 +68,8 @@ def main(
     prediction_files.write_summaries(job, pictures, model.classes, finished, images)
     noun = "file" if any(isinstance(source, VideoFile) for source in images.values()) else "image"
     skipped = len(images) - len(left)
-    _conclude(job, len(images), skipped, bad, with_other_channel, noun=noun)
+    image_files.warn_of_losses([] if bad and len(images) == 1 else with_losses, kind)
+    _conclude(job, len(images), skipped, bad, noun=noun)
 
 
 def _unfinished(
@@ -114,6 +117,9 @@ def _predict_video(
     state = source.state()
     path = Path(str(source))
     try:
+        model.image_kind.require_rgb(
+            f"The video {source}", "give its frames as images of that kind, or leave it out"
+        )
         video_prediction.predict(job, model, name, path, overlay_alpha=pictures.overlay_alpha)
     except RefusedImage as error:
         bad.append(f"{source}: {error}")
@@ -141,18 +147,21 @@ class _Read:
 
 
 def _read(
-    images: Iterator[tuple[str, ImageSource]], bad: list[str], with_other_channel: list[Path]
+    images: Iterator[tuple[str, ImageSource]],
+    kind: ImageKind,
+    bad: list[str],
+    with_losses: list[Path],
 ) -> Iterator[_Read]:
     """Yields the images that can be read; adds to the two lists which others there are."""
     for name, source in images:
         state = source.state()  # before reading: a later change is then seen by the next call
         try:
-            pixels, lost_channel = source.read()
+            pixels, is_loss = source.read(kind)
         except UserError as error:  # it names the file
             bad.append(str(error))
             continue
-        if lost_channel:
-            with_other_channel.append(Path(str(source)))
+        if is_loss:
+            with_losses.append(Path(str(source)))
         yield _Read(name, source, state, pixels)
 
 
@@ -161,7 +170,6 @@ def _conclude(
     count: int,
     skipped: int,
     bad: Sequence[str],
-    with_other_channel: Sequence[Path],
     *,
     noun: str,
 ) -> None:
@@ -173,7 +181,6 @@ def _conclude(
     """
     if bad and count == 1:
         raise UserError(bad[0])
-    image_files.warn_of_dropped_channels(with_other_channel)
 
     share = f" of shard {job.shard}" if job.shard else ""
     earlier = f", {skipped} of them by an earlier call" if skipped else ""

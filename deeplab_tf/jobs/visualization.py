@@ -64,7 +64,8 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
     stored_ids = np.array(info.label_ids if job.raw_label_ids else range(info.num_classes))
     stored_ids = stored_ids.astype(np.uint8 if stored_ids.max() < 256 else np.uint16)
 
-    predictor = build_predictor(loaded.model, experiment.data, experiment.eval)
+    image_kind = info.image_kind
+    predictor = build_predictor(loaded.model, experiment.data, experiment.eval, image_kind)
     folder = Path(job.vis_logdir) / "segmentation_results"
     raw_folder = Path(job.vis_logdir) / "raw_segmentation_results"
     batches = pipeline.eval_batches(
@@ -73,6 +74,7 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
         num_classes=info.num_classes,
         ignore_label=info.ignore_label,
         labelled=False,
+        image_kind=image_kind,
     )
 
     predict = predictor.labels_and_probabilities if config.save_probabilities else None
@@ -80,6 +82,7 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
     names = _RawNames()
     for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
         predicted = _predicted(batch, predictor.labels, predict)
+        predicted = predicted._replace(image=image_kind.picture(predicted.image))
         number = f"{len(names.rows):06d}"
         raw_name = names.add(batch.names[0], number)
         _require_truth(job, predicted, name=batch.names[0])

@@ -54,6 +54,14 @@ class LoadedRun:
             return info
 
         info = catalog.load("", dataset_dir)
+        of_images = catalog.image_difference(
+            self.info, info, places=("of the model", "in the records")
+        )
+        if of_images:
+            raise UserError(
+                f"The model does not take the images of --dataset_dir={dataset_dir}: {of_images}; "
+                f"build the records with {self.info.image_kind.flags()}, from images of that kind."
+            )
         difference = catalog.first_difference(
             self.info, info, places=("in the model", "in the records")
         )
@@ -135,6 +143,12 @@ def load(
 
     run.require_plain_path()
     experiment, info = run.experiment(), run.dataset()
+    if info.image_kind.channels != experiment.model.image_channels:
+        raise UserError(
+            f"{run.path / catalog.MANIFEST} says that images are "
+            f"{info.image_kind.described()}, but "
+            f"the network takes {experiment.model.image_channels} channels; restore the file."
+        )
     wanted = checkpoint_choice.wanted(path, checkpoint)
     step = run.checkpoints.choose(wanted)
 

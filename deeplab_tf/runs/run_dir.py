@@ -147,6 +147,15 @@ class RunDir:
         """
         return self.manifest().get("trained_on", {})
 
+    def is_trained_on(self, table: records.RecordTable) -> bool | None:
+        """Returns whether the run trains on these very records; None if it noted nothing."""
+        noted = self.trained_on()
+        if "contents" in noted:
+            return noted["contents"] == table.digest()
+        if "records" in noted:
+            return noted["records"] == table.digest_of_places()
+        return None
+
     def manifest(self) -> dict:
         """Reads the run's dataset.json.
 
@@ -180,7 +189,7 @@ class RunDir:
         if content is None:
             raise UserError(
                 f"{path} is damaged; restore it from a copy or delete it: only the card of an "
-                "exported model quotes it."
+                "exported model and the report on the run quote it."
             )
         return content
 

@@ -5,21 +5,33 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import files
+from deeplab_tf import files, json_files
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
+from deeplab_tf.data.image_kinds import MOST_CHANNELS, MOST_VALUE, RGB, ImageKind
 from deeplab_tf.evaluation.predictor import Predictor, RefusedImage
+from deeplab_tf.json_files import keyed, whole
 from deeplab_tf.messages import UserError, shortened
 from deeplab_tf.runs.checkpoints import WRITE_FAULTS, reason_of
 from deeplab_tf.serving import answers, warmup
 from deeplab_tf.serving import signatures as serving
 
+_CARD = keyed(
+    {},
+    {
+        "dataset": keyed(
+            {},
+            {"image_channels": whole(1, MOST_CHANNELS), "image_max_value": whole(1, MOST_VALUE)},
+        )
+    },
+)
 LABELS, CARD = "labels.csv", "model_card.json"
 _SIGNATURE = "serving_default"
 MODEL_CONFIG, BATCHING = "model.config", "batching_parameters.txt"
@@ -56,6 +68,10 @@ def export(
       UserError: if the version exists, or the model refuses a warm-up request.
     """
     config = config or ServingConfig()
+    if config.serving_size:
+        predictor.image_kind.require_rgb(
+            "--serving_size, the size of encoded images,", "leave it out"
+        )
     version = version or max(versions(export_dir), default=0) + 1
     target = export_dir / str(version)
     if target.exists():
@@ -69,10 +85,11 @@ def export(
         model = building / "model"
         module = _save(predictor, info, model, config=config, image_size=warmup_size)
         size = config.serving_size or _allowed_size(predictor, warmup_size, config)
-        _write_warmup(model, model_name, size)
+        _write_warmup(model, model_name, size, module.functions)
 
         content = {
             "version": version,
+            "dataset": info.to_json(),  # tells what images it takes: `kind_of_images`
             **(card or {}),
             "serving": dataclasses.asdict(config),
             "signatures": signatures_of(module),
@@ -146,7 +163,9 @@ def _allowed_size(
     return height, width
 
 
-def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
+def _write_warmup(
+    model: Path, model_name: str, size: tuple[int, ...], functions: Mapping[str, Any]
+) -> None:
     """Writes the warm-up requests, then makes them, since a server refuses a model that fails one.
 
     Raises:
@@ -156,7 +175,10 @@ def _write_warmup(model: Path, model_name: str, size: tuple[int, ...]) -> None:
     path.parent.mkdir()
     inputs = {"serving_default": "images", "serve_encoded": "encoded_images"}
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, value in warmup.requests((size[0], size[1])).items():
+        (images,) = functions["serving_default"].input_signature
+        for signature, value in warmup.requests((size[0], size[1]), images).items():
+            if signature not in functions:
+                continue
             writer.write(warmup.record(model_name, signature, inputs[signature], value))
 
     try:
@@ -187,7 +209,7 @@ def signatures_of(module: serving.ServingModule) -> dict:
         (spec,) = function.input_signature
         outputs = function.get_concrete_function().structured_outputs
         signatures[name] = {
-            "inputs": described({spec.name: spec}, serving.INPUTS),
+            "inputs": described({spec.name: spec}, serving.INPUTS | module.meaning_of_images),
             "outputs": described(outputs, serving.OUTPUTS),
         }
     return signatures
@@ -258,7 +280,8 @@ def load_signature(folder: Path) -> tuple[Any, Any]:
         loaded = tf.saved_model.load(str(folder))
         signature = loaded.signatures[_SIGNATURE]
         given = {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()}
-        is_ours = given == {"images": tf.uint8} and "labels" in signature.structured_outputs
+        types = ({"images": tf.uint8}, {"images": serving.DEEP_TYPE})
+        is_ours = given in types and "labels" in signature.structured_outputs
     except Exception as error:  # what TensorFlow raises depends on which byte is damaged
         reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
         raise UserError(
@@ -272,8 +295,33 @@ def load_signature(folder: Path) -> tuple[Any, Any]:
     return loaded, signature
 
 
+def kind_of_images(folder: Path, signature: Any) -> ImageKind:
+    """Returns what images a version takes, by its signature and, if not 8-bit RGB, its card.
+
+    Raises:
+      UserError: if the card is missing, is damaged or belongs to another model.
+    """
+    images = signature.structured_input_signature[1]["images"]
+    found = (images.shape[-1], images.dtype)
+    if found == (RGB.channels, tf.uint8):
+        return RGB
+    advice = "export the model again"
+    path = folder / CARD
+    card = json_files.read(path, "The model card", _CARD, advice=advice) if path.is_file() else {}
+    kind = ImageKind.from_json(card.get("dataset", {}))
+    if found != (kind.channels, tf.uint8 if kind.is_rgb else serving.DEEP_TYPE):
+        raise UserError(
+            f"{path} does not say what images the model takes ({found[0]} channels of "
+            f"{found[1].name}); {advice}."
+        )
+    return kind
+
+
 class ExportedPredictor:
-    """Predicts with a SavedModel that `export` wrote, without the code of the model."""
+    """Predicts with a SavedModel that `export` wrote, without the code of the model.
+
+    Images are uint8 [B, H, W, 3], RGB, or as `image_kind` says.
+    """
 
     def __init__(self, export_dir: Path):
         """Loads `export_dir` if it is a version, else the highest version in it.
@@ -284,6 +332,7 @@ class ExportedPredictor:
         self._path = version_folder(export_dir)
         self.classes: tuple[LabelClass, ...] = read_class_table(self._path / "assets" / LABELS)
         self._loaded, self._serve = load_signature(self._path)
+        self.image_kind = kind_of_images(self._path, self._serve)
 
     def probabilities(self, images) -> np.ndarray:
         """Returns the probabilities of images, uint8 [B, H, W, 3]: float32 [B, H, W, classes].
@@ -323,7 +372,10 @@ class ExportedPredictor:
 
     def _outputs(self, images) -> dict[str, tf.Tensor]:
         try:
-            return self._serve(images=tf.constant(images))
+            images = tf.constant(images)
+            if not self.image_kind.is_rgb:
+                images = tf.cast(images, serving.DEEP_TYPE)
+            return self._serve(images=images)
         except tf.errors.InvalidArgumentError as error:
             raise RefusedImage(
                 f"The exported model refuses images of shape {tuple(images.shape)} "

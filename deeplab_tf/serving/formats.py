@@ -40,10 +40,14 @@ class Served(tf.Module):
           folder: the folder of one version.
           image_size: height and width of images that it takes one at a time; empty for any number
             of images of any size.
+        Raises:
+          UserError: if it does not take 8-bit RGB images.
         """
         super().__init__()
         self.class_table = (folder / "assets" / export.LABELS).read_text(encoding="utf-8")
         self.loaded, signature = export.load_signature(folder)
+        kind = export.kind_of_images(folder, signature)
+        kind.require_rgb("An ONNX or TensorFlow Lite file", "use the SavedModel itself")
         shape = [1, *image_size, 3] if image_size else [None, None, None, 3]
         self.inputs = [tf.TensorSpec(shape, tf.uint8, name="images")]
         self.serve = tf.function(lambda images: signature(images=images), self.inputs)
@@ -222,7 +226,7 @@ def calibration_images(
     """
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     read = {paths[place]: image_files.read_image_and_loss(paths[place]) for place in places}
-    image_files.warn_of_dropped_channels([path for path, (_, lost) in read.items() if lost])
+    image_files.warn_of_losses([path for path, (_, lost) in read.items() if lost])
 
     images = [image for image, _ in read.values()]
     size = image_size or images[0].shape[:2]

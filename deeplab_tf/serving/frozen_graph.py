@@ -21,7 +21,14 @@ IMAGE, LABELS, PROBABILITIES = "ImageTensor", "SemanticPredictions", "SemanticPr
 
 
 def write(predictor: Predictor, info: DatasetInfo, path: Path) -> Path:
-    """Writes the graph, and its classes as NAME.labels.csv next to it; returns the graph's path."""
+    """Writes the graph, and its classes as NAME.labels.csv next to it; returns the graph's path.
+
+    Raises:
+      UserError: if the model's images are not 8-bit RGB.
+    """
+    predictor.image_kind.require_rgb(
+        "The frozen graph of --export_path", "give --export_dir for a SavedModel"
+    )
     files.write(path, graph_of(predictor).SerializeToString())
     files.write(path.with_suffix(".labels.csv"), class_table_text(info))
     return path

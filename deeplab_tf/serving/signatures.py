@@ -19,6 +19,9 @@ INPUTS = {
     "images": "RGB images of one size, of any height and width.",
     "encoded_images": "JPEG or PNG files; over REST each as {'b64': ...}.",
 }
+# Of images that are not 8-bit RGB, so that no model that takes those can be mistaken for one of
+# these. Not uint16, which TensorFlow Serving's REST interface does not take (its `json_tensor.cc`).
+DEEP_TYPE = tf.int32
 OUTPUTS = {
     "labels": "The class of each pixel, an index into assets/labels.csv.",
     "scores": "The probability of each pixel's label, averaged over scales and flips.",
@@ -34,6 +37,9 @@ class ServingModule(tf.Module):
       serve_encoded: takes encoded_images, string [B], and resizes them to `serving_size` if given.
     Both return labels [B, H, W] and, if configured, scores, float32 [B, H, W], and
     probabilities, float32 [B, H, W, classes].
+
+    If the model's images are not 8-bit RGB, there is only the first one. It takes images of their
+    channels, of `DEEP_TYPE`, with the values of their files.
     """
 
     def __init__(
@@ -55,10 +61,19 @@ class ServingModule(tf.Module):
         self.used_variables = variables
         self.class_table = tf.saved_model.Asset(str(class_table))
 
+        kind = predictor.image_kind
+        dtype = tf.uint8 if kind.is_rgb else DEEP_TYPE
+        shape = [None, None, None, kind.channels]
+        spec_of_images = tf.TensorSpec(shape, dtype, name="images")
+        self.meaning_of_images = {}
+        if not kind.is_rgb:
+            meaning = f"Images of one size, of {kind.described()}, of any height and width."
+            self.meaning_of_images = {"images": meaning}
+
         def serve(images):
             # Before everything else: a tensor of another rank would abort the server's process
             # (docs/ancestors.md, TensorFlow).
-            images = tf.ensure_shape(images, [None, None, None, 3])
+            images = tf.ensure_shape(images, spec_of_images.shape)
             return _outputs(predictor, _checked(images, predictor, config), config)
 
         def serve_encoded(encoded_images):
@@ -69,12 +84,12 @@ class ServingModule(tf.Module):
         def signature(function: Callable, spec: tf.TensorSpec):
             return tf.function(function, input_signature=[spec], autograph=False)
 
-        images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
         files = tf.TensorSpec([None], tf.string, name="encoded_images")
         self.functions = {  # not called `signatures`, which TensorFlow uses itself
-            "serving_default": signature(serve, images),
-            "serve_encoded": signature(serve_encoded, files),
+            "serving_default": signature(serve, spec_of_images)
         }
+        if kind.is_rgb:
+            self.functions["serve_encoded"] = signature(serve_encoded, files)
 
 
 def _outputs(predictor, images, config):

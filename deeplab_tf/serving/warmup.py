@@ -21,13 +21,15 @@ _NAME, _SIGNATURE = 1, 3  # in ModelSpec
 _KEY, _VALUE = 1, 2  # in an entry of a map
 
 
-def requests(size: tuple[int, int]) -> dict[str, TensorProto]:
+def requests(size: tuple[int, int], images: tf.TensorSpec) -> dict[str, TensorProto]:
     """Returns a request with one grey image for each signature, by the signature's name.
 
     Args:
       size: height and width.
+      images: what the signature for images takes.
     """
-    grey = tf.make_tensor_proto(128, tf.uint8, shape=[1, *size, 3])  # stored as a single value
+    shape = [1, *size, images.shape[-1]]
+    grey = tf.make_tensor_proto(128, images.dtype, shape=shape)  # stored as a single value
     jpeg = tf.io.encode_jpeg(tf.fill([*size, 3], tf.constant(128, tf.uint8))).numpy()
     return {"serving_default": grey, "serve_encoded": tf.make_tensor_proto([jpeg])}
 

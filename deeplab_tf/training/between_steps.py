@@ -69,7 +69,7 @@ class BetweenSteps:
             print_lines=self._bar is None,
         )
 
-        predictor = build_predictor(model, experiment.data, experiment.eval)
+        predictor = build_predictor(model, experiment.data, experiment.eval, info.image_kind)
         saver = callbacks.Saver(
             self._saving(predictor, save, first_batch),
             pace,
@@ -159,14 +159,16 @@ class BetweenSteps:
         examples: list[pictures.Example] = []
         if config.summary_images and self._workers.is_chief:
             images, labels = first_batch()
-            crops = np.round(images[: config.summary_images]).astype(np.uint8)
+            # The predictor takes images as they are before scaling.
+            crops = self._info.image_kind.unscaled(images[: config.summary_images])
             examples = list(map(pictures.Example, crops, labels[..., 0].astype(np.uint8)))
 
         evaluation = self._experiment.eval
         if evaluation.inference_mode == "whole" and evaluation.eval_crop_size:
             # Training crops may be larger than the size that images are padded to for scoring.
             evaluation = dataclasses.replace(evaluation, eval_crop_size=())
-            predictor = build_predictor(self._model, self._experiment.data, evaluation)
+            data, kind = self._experiment.data, self._info.image_kind
+            predictor = build_predictor(self._model, data, evaluation, kind)
         predict = self._on_one_replica(predictor)
 
         def save_and_draw(step: int) -> None:
@@ -181,14 +183,12 @@ class BetweenSteps:
         return save_and_draw
 
     def _on_one_replica(self, predictor: Predictor) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns a function from images, uint8 [B, H, W, 3], to labels, for one worker alone."""
+        """Returns a function from images, [B, H, W, C], to labels, for one worker alone."""
         strategy = self._workers.strategy
         if strategy.num_replicas_in_sync == 1:
             return lambda images: predictor.labels(images).numpy()
 
-        signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
-
-        @tf.function(input_signature=signature, autograph=False)
+        @tf.function(input_signature=[predictor.images_spec()], autograph=False)
         def predict_in_replica(images):
             # Called outside a replica, this would gather each moving average from all hosts, of
             # which only the chief is here.

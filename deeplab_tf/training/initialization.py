@@ -12,7 +12,7 @@ import numpy as np
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config.backbones import BACKBONES
 from deeplab_tf.config.flags import text_of
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 from deeplab_tf.models import assembly, heads
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.runs import loaded_run, run_dir
@@ -54,6 +54,9 @@ _OF_BACKBONE = (
 )
 
 
+_OF_CHANNELS = ("image_mean", "image_std")
+
+
 def initialize(
     model: DeepLab, checkpoint: str, *, last_layers: bool = True, logits_only: bool = False
 ) -> str:
@@ -91,7 +94,10 @@ def initialize(
     elif source.num_classes != model.num_classes:
         kept = heads.classifiers(decoder_output_is_logits=is_logits)
         reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
-    mapping.assign(model, source.arrays, kept=kept)
+    arrays, stem = source.arrays, ""
+    if source.config.image_channels == 3:
+        arrays, stem = mapping.with_fitted_stem(model, arrays)
+    mapping.assign(model, arrays, kept=kept)
 
     names = mapping.variables_of(model)
     new_names = [name for name in names if name.startswith(kept)]
@@ -103,7 +109,18 @@ def initialize(
     text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
     text += f"; new: {', '.join(new)}" if new else ", all"
     text += f" ({'; '.join(reasons)})." if reasons else "."
+    if stem:
+        text += f" {_fitted_stem(stem, model.config.image_channels)}"
     return f"{text} The checkpoint is {standing}." if standing else text
+
+
+def _fitted_stem(name: str, channels: int) -> str:
+    """Returns the sentence about a kernel that `mapping.with_fitted_stem` fitted."""
+    if channels < 3:
+        each = "the sum" if channels == 1 else "half the sum"
+        return f"For {counted(channels, 'channel')}, {name} is {each} of its kernels for RGB."
+    further = "channel 4 is" if channels == 4 else f"each of channels 4 to {channels} is"
+    return f"In {name}, the kernel for {further} the mean of those for RGB."
 
 
 def fetch(checkpoint: str) -> None:
@@ -152,10 +169,23 @@ def _require_same_network(
     if BACKBONES[config.model_variant].family != "xception" and backbone_only:
         names.remove("use_bounded_activation")  # other backbones do not heed it
 
+    channels = (source.config.image_channels, config.image_channels)
+    if channels[0] not in (3, channels[1]):
+        raise UserError(
+            f"--tf_initial_checkpoint={checkpoint} ({source.kind}) belongs to a network for images "
+            f"of {counted(channels[0], 'channel')}, and those of the records have {channels[1]}; "
+            f"give weights for RGB or for {channels[1]}, or --tf_initial_checkpoint= to start "
+            "without any."
+        )
+
     different = []
     for name in names:
         theirs, ours = getattr(source.config, name), getattr(config, name)
         is_same = theirs == ours
+        if name in _OF_CHANNELS and len(theirs) == 3 != len(ours):
+            # Weights for RGB, which the stem is fitted from: further channels are new and keep
+            # ours, and with fewer nothing corresponds.
+            theirs, ours = ((*theirs, *ours[3:]), ours) if len(ours) > 3 else ((), ())
         if isinstance(theirs, tuple):
             is_same = len(theirs) == len(ours) and np.allclose(theirs, ours)
         if not is_same:

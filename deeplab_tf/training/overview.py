@@ -53,6 +53,7 @@ def describe(
     parts = {
         "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images{size}, "
         f"{info.num_classes} classes, ignored pixels {share}",
+        **_images(experiment.model, info),
         "length": f"{train.training_number_of_steps} steps of {train.train_batch_size} crops of "
         f"{crop}: {epochs} {'epoch' if epochs == '1' else 'epochs'}",
         "optimizer": f"{train.optimizer}, {learning_rate(train)}, weight decay "
@@ -69,6 +70,16 @@ def describe(
         parts["unused"] = "; ".join(unused)
 
     return "\n".join(f"{title:{_WIDTH}}  {text}" for title, text in parts.items())
+
+
+def _images(model: ModelConfig, info: catalog.DatasetInfo) -> dict[str, str]:
+    """Returns the line about images that are not 8-bit RGB."""
+    kind = info.image_kind
+    if kind.is_rgb:
+        return {}
+    mean, std = text_of(model.image_mean), text_of(model.image_std)
+    text = f"{kind.described()}, scaled to 0..255; then mean {mean}, standard deviation {std}"
+    return {"images": text}
 
 
 def trained(model: DeepLab, train: TrainConfig) -> str:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from deeplab_tf.data import records
 from deeplab_tf.data.catalog import DatasetInfo
+from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.evaluation import pictures as shared
 from deeplab_tf.evaluation import report
 
@@ -17,17 +18,19 @@ _TITLE_HEIGHT = 14
 
 
 class Example(NamedTuple):
-    """image: uint8 [H, W, 3], RGB. label: uint8 [H, W]."""
+    """image: [H, W, C], as the data set's images are. label: uint8 [H, W]."""
 
     image: np.ndarray
     label: np.ndarray
 
 
-def read_examples(table: records.RecordTable, number: int) -> list[Example]:
+def read_examples(
+    table: records.RecordTable, number: int, image_kind: ImageKind = RGB
+) -> list[Example]:
     """Reads some records of a split, always the same ones, spread evenly over it."""
     number = min(number, len(table))
     chosen = [len(table) * place // number for place in range(number)]
-    parsed = [records.parse(table.read(index)) for index in chosen]
+    parsed = [records.parse(table.read(index), image_kind) for index in chosen]
     return [Example(item["image"].numpy(), item["label"].numpy()[..., 0]) for item in parsed]
 
 
@@ -37,7 +40,7 @@ def draw(
     """Draws image, label and prediction of each example, with the names of the classes below.
 
     Args:
-      predict: images, uint8 [1, H, W, 3] -> labels [1, H, W].
+      predict: images, [1, H, W, C] -> labels [1, H, W].
     Returns:
       uint8 [examples, height, width, 3]; smaller pictures have white margins.
     """
@@ -64,7 +67,7 @@ def write(name: str, pages: np.ndarray) -> None:
 
 
 def _page(example: Example, predicted: np.ndarray, info: DatasetInfo) -> np.ndarray:
-    image = _panel("image", example.image)
+    image = _panel("image", info.image_kind.picture(example.image))
     label = _panel("label", report.colorize(example.label, info.colors))
     prediction = _panel("prediction", report.colorize(predicted, info.colors))
     panels = report.strip(image, [label, prediction])

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import Experiment, flags
 from deeplab_tf.data import catalog, records
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.training import schedules
 
@@ -26,6 +26,32 @@ def require_place(run: RunDir) -> None:
         raise UserError(f"--train_logdir={path}: {existing} is a file; give a folder's path.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--train_logdir={path}: {existing} is not writable; give another folder.")
+
+
+def fitted_to_images(experiment: Experiment, info: catalog.DatasetInfo) -> Experiment:
+    """Returns the settings with a network for the images of the data set.
+
+    Raises:
+      UserError: if the mean or the standard deviation is given for other channels, or images are
+        to be varied in a way that only 8-bit RGB can be.
+    """
+    data, kind = experiment.data, info.image_kind
+    model = experiment.model.with_channels(kind.channels)
+    if model.image_channels != kind.channels:
+        raise UserError(
+            f"--image_mean and --image_std have {counted(model.image_channels, 'number')}, but the "
+            f"images in --dataset_dir={data.dataset_dir} have {kind.described()}; give "
+            f"{kind.channels}, or leave them out."
+        )
+    # Not "leave it out": a --flagfile may have it, such as configs/own_data.flags.
+    for name, off in (("photometric_distortion", "false"), ("hsv_jitter", "")):
+        if getattr(data, name) and not kind.is_rgb:
+            raise UserError(
+                f"--{name} changes the colours of 8-bit RGB images, and those in "
+                f"--dataset_dir={data.dataset_dir} have {kind.described()}; give "
+                f"--{name}={off or ' (nothing after the =)'}."
+            )
+    return dataclasses.replace(experiment, model=model)
 
 
 def require_trainable(
@@ -71,6 +97,11 @@ def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.Da
     )
     if difference:
         changed.append(f"the data set's classes ({difference})")
+    of_images = catalog.image_difference(
+        run.dataset(), info, places=("in the run", "in the records")
+    )
+    if of_images:
+        changed.append(of_images)
 
     before = old.train.training_number_of_steps
     only_steps = len(changed) == 1 and before != experiment.train.training_number_of_steps
@@ -101,12 +132,7 @@ def _require_same_images(run: RunDir, experiment: Experiment, table: records.Rec
             "its next steps would not go on in the same order; give the records that it was "
             f"trained on, or {_start_anew(run)}."
         )
-    is_same = (
-        before["contents"] == table.digest()
-        if "contents" in before
-        else before["records"] == table.digest_of_places()
-    )
-    if not is_same:
+    if run.is_trained_on(table) is False:
         return (
             f"Warning: the records of {data.train_split!r} in {data.dataset_dir} are not those "
             f"that the run was trained on up to step {done}; its next steps take the new ones."

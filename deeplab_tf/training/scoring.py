@@ -28,7 +28,7 @@ class Scoring:
 
     Args:
       table: the records of the split.
-      predict: images, uint8 [1, H, W, 3] -> labels [1, H, W], for pictures; called by the chief.
+      predict: images, [1, H, W, C] -> labels [1, H, W], for pictures; called by the chief.
       show: shows a text while the model is scored; "" ends it.
       meet: as in `evaluator.evaluate`.
     """
@@ -98,7 +98,7 @@ class Scoring:
         if not number or not self._workers.is_chief:
             return None
         if self._examples is None:
-            self._examples = pictures.read_examples(self._table, number)
+            self._examples = pictures.read_examples(self._table, number, self._info.image_kind)
         return pictures.draw(self._examples, self._predict, self._info)
 
     def _described(self, result: evaluator.Evaluation, before: dict) -> str:

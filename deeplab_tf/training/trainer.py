@@ -50,7 +50,8 @@ class Trainer:
             advice="name one of them by --train_split, or build it",
         )
         config = experiment.train.for_images(len(self.train_table))
-        self.experiment = experiment = dataclasses.replace(experiment, train=config)
+        experiment = dataclasses.replace(experiment, train=config)
+        self.experiment = experiment = run_checks.fitted_to_images(experiment, self.info)
 
         self.eval_table = None
         if config.eval_interval_steps:
@@ -143,7 +144,8 @@ class Trainer:
     def _first_size(self) -> tuple[int, int] | None:
         """Returns height and width of the first training image; None if its record lacks them."""
         try:
-            height, width = records.parse_size(self._train_records.read(0)).numpy().tolist()
+            first = self._train_records.read(0)
+            height, width = records.parse_size(first, self.info.image_kind).numpy().tolist()
         except (tf.errors.OpError, UnicodeDecodeError):  # the latter if it quotes other bytes
             return None  # training reads this record too, and reports what is wrong with it
         return (height, width) if height and width else None

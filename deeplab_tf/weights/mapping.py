@@ -206,6 +206,38 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], *, kept: tup
         variable.assign(arrays[name])
 
 
+def with_fitted_stem(model: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> tuple[dict, str]:
+    """Fits the kernel that looks at RGB images to a model of images with other channels.
+
+    With more channels, the first three keep their kernels, and each further one gets their mean: an
+    image whose further channels are at their means then has the features that it had without them.
+    With fewer, each gets an equal share of the sum: an image whose normalised channels are equal
+    then has the features that it had as RGB. Differs: timm (`adapt_input_conv`) and
+    segmentation_models.pytorch (`patch_first_conv`) sum for one channel too; for others they repeat
+    the three kernels, times 3 / channels.
+
+    Args:
+      arrays: values by the names of the variables.
+    Returns:
+      The arrays, and the name of the kernel that was fitted, "" if none was.
+    """
+    fitted, changed = dict(arrays), ""
+    for name, variable in variables_of(model).items():
+        shape, kernel = tuple(variable.shape), arrays.get(name)
+        if kernel is None or not name.endswith("/kernel") or len(shape) != 4:
+            continue
+        channels = shape[2]
+        if kernel.shape == (*shape[:2], 3, shape[3]) and channels != 3:
+            whole = kernel.sum(axis=2, keepdims=True)
+            if channels < 3:
+                fitted[name] = np.repeat(whole / channels, channels, axis=2)
+            else:
+                others = np.repeat(whole / 3, channels - 3, axis=2)
+                fitted[name] = np.concatenate([kernel, others], axis=2)
+            changed = name
+    return fitted, changed
+
+
 def _some(items: list[str]) -> str:
     """Returns up to three of the items, and the number of the others, for messages."""
     shown = [files.shown(item, most=100) for item in items[:3]]

@@ -251,6 +251,38 @@ def test_one_decay_is_for_the_whole_network_unless_the_head_has_its_own():
     assert (config.batch_norm_decay, config.head_batch_norm_decay) == (0.5, 0.25)
 
 
+def test_means_of_other_channels_follow_from_those_of_rgb():
+    rgb = ModelConfig(model_variant="resnet_v1b_50")
+    assert rgb.with_channels(3) == rgb and rgb.image_channels == 3
+    # (123.675 + 116.28 + 103.53) / 3 = 114.495; (58.395 + 57.12 + 57.375) / 3 = 57.63
+    five = rgb.with_channels(5)
+    assert five.image_mean == (123.675, 116.28, 103.53, 114.495, 114.495)
+    assert five.image_std == (58.395, 57.12, 57.375, 57.63, 57.63)
+    assert five.with_channels(4) == five  # they are those of the user then
+    assert rgb.with_channels(1).image_mean == (114.495,)
+    assert rgb.with_channels(2).image_std == (57.63, 57.63)
+
+
+def test_one_of_mean_and_deviation_is_enough_for_other_channels():
+    config = ModelConfig(model_variant="mobilenet_v2", image_mean=(1.0, 2.0))
+    assert config.image_std == (127.5, 127.5) and config.image_channels == 2
+    config = ModelConfig(model_variant="mobilenet_v2", image_std=(1.0, 2.0, 3.0, 4.0))
+    assert config.image_mean == (127.5,) * 4
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"image_mean": ()}, "--image_mean= is not possible; .* one for each channel"),
+        ({"image_mean": (1.0,), "image_std": (1.0, 2.0)}, "--image_std=1.0,2.0 .* as image_mean"),
+        ({"image_mean": (1.0,), "image_std": ()}, "--image_std= is not possible"),
+    ],
+)
+def test_means_and_deviations_are_one_each(settings, reason):
+    with pytest.raises(UserError, match=reason):
+        ModelConfig(**settings)
+
+
 EARLIER = {  # what runs of an earlier version stored, and the network that it meant then
     "--model_variant=resnet_v1_50\n--stride_placement=\n--stem_padding=\n--initializer=\n"
     "--atrous_rates=\n--output_stride=8\n--batch_norm_decay=0.8\n--dropout_rate=0.2": {

@@ -8,7 +8,9 @@ from PIL import Image
 from deeplab_tf.conversion import building, workers
 from deeplab_tf.conversion.encoding import FilePair, encode_pair
 from deeplab_tf.conversion.masks import MaskCoding
+from deeplab_tf.conversion.split_report import SplitFacts
 from deeplab_tf.data import catalog
+from deeplab_tf.data.image_kinds import ValueCounts
 from deeplab_tf.messages import UserError
 
 INFO = catalog.DatasetInfo(
@@ -196,3 +198,11 @@ def test_images_that_are_turned_or_lose_a_channel_are_told(tmp_path, capsys):
     assert "Warning: wherever the sizes tell, the masks were drawn on unturned images" in (
         capsys.readouterr().err
     )
+
+
+def test_counts_of_values_that_a_later_version_adds_to_are_read():
+    facts = SplitFacts.none(INFO)
+    facts.image_values = ValueCounts(total=9, clipped=1, largest=7)
+    content = facts.to_json(INFO)
+    content["image_values"]["smallest"] = 0
+    assert SplitFacts.from_json(content).image_values == (9, 1, 7)

@@ -99,7 +99,13 @@ def test_geometry_equals_opencvs(name):
     )
     def augment(image, label, seed):
         return pipeline.augment(
-            image, label, config_of(name), seed=seed, ignore_label=IGNORE, image_mean=MEAN
+            image,
+            label,
+            config_of(name),
+            seed=seed,
+            ignore_label=IGNORE,
+            image_mean=MEAN,
+            centred_padding=True,
         )
 
     padded = 0

@@ -104,6 +104,20 @@ def test_other_classes_under_a_known_name_are_refused_with_the_first(tmp_path, c
     assert catalog.load("", folder).name == "camvid"  # the way that the sentence names
 
 
+def test_a_split_whose_images_have_no_values_is_damaged(tmp_path):
+    content = catalog.load("camvid", "").to_json()
+    content["splits"] = {
+        "train": {
+            "images": 1,
+            "shards": [{"file": "a", "bytes": 2}],
+            "image_values": {"total": 0, "clipped": 0, "largest": 0},
+        }
+    }
+    (tmp_path / catalog.MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"splits\.train\.image_values\.total .*build the data set"):
+        catalog.load("", tmp_path)
+
+
 def test_a_split_of_an_early_version_is_read(tmp_path):
     """It had no list of the images that were skipped."""
     content = catalog.load("camvid", "").to_json()

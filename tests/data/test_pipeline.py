@@ -41,6 +41,7 @@ def batches(table, first, last, *, seed=0, num_classes=7, batch_size=2, services
         batch_size=batch_size,
         seed=seed,
         image_mean=MEAN,
+        centred_padding=True,
         share=pipeline.Share(**share),
         services=services,
     )

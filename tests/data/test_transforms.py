@@ -112,6 +112,7 @@ def test_image_and_label_move_together(shape, compiled):
             seed=tf.stack([tf.constant(3, tf.int64), number]),
             ignore_label=IGNORE,
             image_mean=MEAN,
+            centred_padding=True,
         )
 
     numbers = tf.data.Dataset.range(8)

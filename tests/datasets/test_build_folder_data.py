@@ -428,6 +428,14 @@ def test_a_folder_of_masks_may_hold_other_files(tmp_path, capsys):
         built(tmp_path, PLAIN)
 
 
+def test_a_spare_mask_whose_name_differs_only_in_case_is_told(tmp_path, capsys):
+    draw(tmp_path, [grey(0, 1), grey(1, 2)])
+    shutil.copy(tmp_path / "masks/i0.png", tmp_path / "masks/I0.png")
+    assert built(tmp_path, PLAIN) == {"i0": [0, 1], "i1": [1, 2]}
+    told = capsys.readouterr().err
+    assert "masks: 3 masks; left out: 1 with the same name as another mask." in told
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

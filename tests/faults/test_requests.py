@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.config import ServingConfig
+from deeplab_tf.data.image_kinds import RGB
 from deeplab_tf.messages import UserError
 from deeplab_tf.serving import answers, client, signatures
 from tests.faults.mutations import mutated
@@ -17,6 +18,8 @@ from tests.serving import cases
 
 class RedPredictor:
     """In place of a network: the class of a pixel is its red over 37."""
+
+    image_kind = RGB
 
     def scores(self, images):
         return tf.one_hot(tf.cast(images[..., 0], tf.int32) // 37, 7)

@@ -1,5 +1,6 @@
 """A small exported model, and the requests, good and bad, that every program makes to it."""
 
+import dataclasses
 import functools
 import io
 import struct
@@ -41,9 +42,10 @@ def model() -> DeepLab:
 
 def write(folder, *, predictor=None, base_path="", **config):
     """Exports `predictor` (the model, whole) and returns the version's folder."""
+    predictor = predictor or Predictor(model())
     return export.export(
-        predictor or Predictor(model()),
-        INFO,
+        predictor,
+        dataclasses.replace(INFO, image_kind=predictor.image_kind),
         folder,
         config=ServingConfig(**LIMITS | config),
         warmup_size=SIZE,

@@ -13,6 +13,7 @@ from PIL import Image
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data import encoded, records
 from deeplab_tf.data.image_files import read_image
+from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
 from deeplab_tf.files import exif_orientation
 from deeplab_tf.messages import UserError
@@ -69,6 +70,21 @@ def test_the_card_tells_what_each_input_and_output_means(elaborately_exported):
         for kind, meanings in (("inputs", inputs), ("outputs", outputs)):
             found = described[signature][kind]
             assert {name: entry["meaning"] for name, entry in found.items()} == meanings
+
+
+@pytest.mark.parametrize("max_value", [10_000, 100])
+def test_three_channels_of_another_range_are_not_taken_for_rgb(tmp_path, max_value):
+    kind = ImageKind(3, max_value)
+    predictor = Predictor(cases.model(), image_kind=kind)
+    cases.write(tmp_path, predictor=predictor)
+    loaded = export.ExportedPredictor(tmp_path)
+    assert loaded.image_kind == kind
+
+    image = np.round(cases.pictures(1) / 255 * max_value).astype(kind.dtype)
+    labels = predictor.labels(image).numpy()
+    np.testing.assert_array_equal(loaded.labels(image), labels)
+    as_rgb = Predictor(cases.model()).labels(np.minimum(image, 255).astype(np.uint8))
+    assert (labels != as_rgb.numpy()).any()
 
 
 def test_names_and_types_are_the_published_ones(exported, signatures):

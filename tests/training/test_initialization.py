@@ -1,7 +1,9 @@
 import dataclasses
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config.programs import ImportConfig
@@ -220,3 +222,87 @@ def test_a_decoder_of_other_steps_is_another_network(monkeypatch):
         config = ModelConfig(**(settings | {"decoder_output_stride": strides}))
         with pytest.raises(UserError, match="need: .*--decoder_output_stride=8,4"):
             initialization.initialize(build_model(config, num_classes=3), "run")
+
+
+def one_stem(channels):
+    """The variables of a stem for images of so many channels, and of the layer after it."""
+    named = {"backbone/conv/kernel": [1, 1, channels, 2], "backbone/next/kernel": [1, 1, 3, 3]}
+    variables = [tf.Variable(tf.zeros(shape), name=name) for name, shape in named.items()]
+    return types.SimpleNamespace(variables=variables)
+
+
+@pytest.mark.parametrize(
+    "channels, expected",
+    [
+        (1, [[9, 90]]),  # 1 + 2 + 6 and 10 + 20 + 60
+        (2, [[4.5, 45]] * 2),
+        (3, [[1, 10], [2, 20], [6, 60]]),
+        (5, [[1, 10], [2, 20], [6, 60], [3, 30], [3, 30]]),
+    ],
+)
+def test_a_stem_for_rgb_is_fitted_to_other_channels(channels, expected):
+    kernel = np.array([[1, 10], [2, 20], [6, 60]], np.float32).reshape(1, 1, 3, 2)
+    arrays = {"backbone/conv/kernel": kernel, "backbone/next/kernel": np.ones([1, 1, 3, 3], "f")}
+    fitted, name = mapping.with_fitted_stem(one_stem(channels), arrays)
+    assert name == ("" if channels == 3 else "backbone/conv/kernel")
+    assert fitted["backbone/conv/kernel"][0, 0].tolist() == expected
+    assert fitted["backbone/next/kernel"] is arrays["backbone/next/kernel"]
+
+
+@pytest.mark.parametrize(
+    "channels, said",
+    [
+        (
+            4,
+            "In backbone/stem1/conv/kernel, the kernel for channel 4 is the mean of those for RGB.",
+        ),
+        (6, "the kernel for each of channels 4 to 6 is the mean of those for RGB."),
+        (1, "For 1 channel, backbone/stem1/conv/kernel is the sum of its kernels for RGB."),
+    ],
+)
+def test_weights_for_rgb_start_a_network_of_other_channels(pth, channels, said):
+    """With further channels at their means, or a grey image in one, the scores are those of RGB."""
+    rgb = build_model(ModelConfig(**SETTINGS), num_classes=7)
+    initialization.initialize(rgb, str(pth))
+    config = ModelConfig(**SETTINGS).with_channels(channels)
+    model = build_model(config, num_classes=7)
+    text = initialization.initialize(model, str(pth))
+    assert said in text and "variables, all." in text
+
+    # In the units of the normalised images, since one channel has a mean of its own.
+    def raw(normalized, settings):
+        return normalized * np.float32(settings.image_std) + np.float32(settings.image_mean)
+
+    normalized = np.random.default_rng(0).normal(size=[1, 65, 49, 3]).astype(np.float32)
+    if channels == 1:
+        normalized[:] = normalized[..., :1]
+    padding = np.zeros([1, 65, 49, max(channels - 3, 0)], np.float32)
+    others = np.concatenate([normalized[..., :channels], padding], axis=-1)
+    np.testing.assert_allclose(
+        model(raw(others, config))["logits"],
+        rgb(raw(normalized, rgb.config))["logits"],
+        atol=1e-3,
+    )
+
+
+def test_weights_for_other_channels_do_not_start_a_network_for_rgb(tmp_path):
+    config = ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(1,))
+    model = build_model(config, num_classes=7)
+    source = Source("a run", config.with_channels(4), 7, {}, {})
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match="for images of 4 channels, and those of the records have 3"),
+    ):
+        patch.setattr(initialization, "_read_run", lambda _: (source, ""))
+        initialization.initialize(model, "runs/nir")
+
+
+def test_weights_of_another_mean_need_it_for_other_channels_too(pth):
+    settings = SETTINGS | {"image_mean": (1.0, 2.0, 3.0, 4.0)}
+    model = build_model(ModelConfig(**settings), num_classes=7)
+    with pytest.raises(UserError, match="need: --image_mean=123.675,116.28,103.53,4.0;"):
+        initialization.initialize(model, str(pth))
+
+    # What it names is a way out.
+    settings["image_mean"] = (123.675, 116.28, 103.53, 4.0)
+    initialization.initialize(build_model(ModelConfig(**settings), num_classes=7), str(pth))
