@@ -3,3 +3,4 @@
 RESULTS = "results.json"
 PER_IMAGE = "per_image.csv"
 MATRIX = "confusion_matrix.csv"
+WORST = "worst_images.csv"

@@ -79,14 +79,6 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     evaluator.require_labels(result, info, where=experiment.data.dataset_dir)
 
     outlines = boundary.of_classes if boundary else None
-    print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
-    print(report.table(result.scores, info.class_names, result.matrix, boundary=outlines))
-    if boundary and boundary.ignored_share > 0.5:
-        warn(
-            f"{100 * boundary.ignored_share:.0f} % of the outlines in the labels lie beside "
-            "ignored pixels, where they cannot be scored; the boundary F-score says little here."
-        )
-
     worst = images.worst(job.worst_images)
     content = {
         **result.to_json(info, loaded.step),
@@ -99,19 +91,29 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     }
     folder = Path(job.eval_logdir)
     scores = images.table(boundary=boundary.scores if boundary else None)
-    files.write(folder / result_files.PER_IMAGE, scores)
-    _write_worst(folder, worst)
-    counts = tables.confusion_matrix(result.matrix, info.class_names)
-    files.write(folder / result_files.MATRIX, counts)
-    picture = report.confusion_picture(result.matrix, info.class_names)
-    report.write_picture(folder / "confusion_matrix.png", picture)
-    files.write(folder / result_files.RESULTS, json.dumps(content, indent=1) + "\n")
+    try:
+        files.write(folder / result_files.PER_IMAGE, scores)
+        _write_worst(folder / result_files.WORST, worst)
+        _write_matrix(folder, result.matrix, info.class_names)
+        files.write(folder / result_files.RESULTS, json.dumps(content, indent=1) + "\n")
+        _write_summary(folder, result, info.class_names, loaded.step)
+    finally:
+        # After the files, for `eval | head`, whose output nobody reads to the end; and also if the
+        # disk took none of them.
+        print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
+        print(report.table(result.scores, info.class_names, result.matrix, boundary=outlines))
 
-    with tf.summary.create_file_writer(str(folder)).as_default(step=loaded.step):
-        for name in evaluator.MEANS:
-            tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
-        for name, iou in zip(info.class_names, result.scores.iou, strict=True):
-            tf.summary.scalar(f"eval/iou/{name}", iou)
+    if boundary and boundary.ignored_share > 0.5:
+        warn(
+            f"{100 * boundary.ignored_share:.0f} % of the outlines in the labels lie beside "
+            "ignored pixels, where they cannot be scored; the boundary F-score says little here."
+        )
+    if worst:
+        print(
+            f"Lowest mIoU of an image: {100 * worst[0].miou:.2f} % ({worst[0].name}); the worst "
+            f"{len(worst)} are in {files.shown(folder / result_files.WORST)}, all in "
+            f"{result_files.PER_IMAGE}."
+        )
     return result
 
 
@@ -131,16 +133,29 @@ def _boundary_to_json(job: EvalJobConfig, info: DatasetInfo, scores: np.ndarray 
     }
 
 
-def _write_worst(folder: Path, worst: list[WorstImage]) -> None:
-    """Writes worst_images.csv, unless it would be empty, and says where it is."""
-    path = folder / "worst_images.csv"
+def _write_worst(path: Path, worst: list[WorstImage]) -> None:
+    """Writes the table of the worst images, unless it would be empty."""
     if not worst:
         path.unlink(missing_ok=True)  # an earlier call's
         return
 
     rows = [(f"{number:06d}", name, f"{miou:.6f}") for number, name, miou in worst]
     files.write(path, tables.as_csv(("number", "name", "miou"), rows))
-    print(
-        f"Lowest mIoU of an image: {100 * worst[0].miou:.2f} % ({worst[0].name}); the worst "
-        f"{len(worst)} are in {files.shown(path)}, all in {result_files.PER_IMAGE}."
-    )
+
+
+def _write_matrix(folder: Path, matrix: np.ndarray, class_names: list[str]) -> None:
+    """Writes the confusion matrix, as pixels and as a picture of shares."""
+    files.write(folder / result_files.MATRIX, tables.confusion_matrix(matrix, class_names))
+    picture = report.confusion_picture(matrix, class_names)
+    report.write_picture(folder / "confusion_matrix.png", picture)
+
+
+def _write_summary(
+    folder: Path, result: evaluator.Evaluation, class_names: list[str], step: int
+) -> None:
+    """Writes the scores for TensorBoard."""
+    with tf.summary.create_file_writer(str(folder)).as_default(step=step):
+        for name in evaluator.MEANS:
+            tf.summary.scalar(f"eval/{name}", getattr(result.scores, name))
+        for name, iou in zip(class_names, result.scores.iou, strict=True):
+            tf.summary.scalar(f"eval/iou/{name}", iou)

@@ -81,7 +81,7 @@ def main(job: ReportConfig) -> None:
     for sentence in markup.what_is_missing(sections):
         print(f"Missing: {sentence}")
     print(
-        f"{files.shown(output)}: {len(page.encode()) / 2**20:.1f} MiB in one file, which opens "
+        f"{files.shown(output)}: {len(page.encode()) / 2**10:,.0f} KiB in one file, which opens "
         "without a network."
     )
 
