@@ -33,7 +33,10 @@ class MetricsLog:
             ) from None
 
     def entries(self) -> list[dict]:
-        """Returns the lines of metrics.jsonl; leaves out a last one that a killed run cut off.
+        """Returns the lines of metrics.jsonl.
+
+        Leaves out a last line that a killed run cut off, and a line that stands there twice, as
+        after a copy that was joined to its original: nothing is measured twice in a step.
 
         Raises:
           UserError: if any other line is damaged: without it, another checkpoint could be the best.
@@ -43,7 +46,7 @@ class MetricsLog:
             return []
 
         *lines, unfinished = path.read_bytes().split(b"\n")
-        entries = []
+        entries = {}
         for number, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is None:
@@ -51,10 +54,12 @@ class MetricsLog:
                     f"Line {number} of {path} is damaged; restore the file from a copy, or delete "
                     "that line: the run then forgets it."
                 )
-            entries.append(entry)
+            entries[line] = entry
 
         last = _entry(unfinished)
-        return entries + ([last] if last else [])
+        if last:
+            entries[unfinished] = last
+        return list(entries.values())
 
     def forget_after(self, step: int) -> None:
         """Removes what was recorded after `step`: a resumed run does these steps again."""

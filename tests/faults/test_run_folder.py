@@ -163,6 +163,14 @@ def test_files_of_earlier_versions_are_read(run, whole):
             run.metrics.entries()
 
 
+def test_a_line_that_stands_twice_is_one_measurement(run, whole):
+    path = run.path / "metrics.jsonl"
+    path.write_text(2 * path.read_text() + path.read_text().splitlines()[-1])
+    assert run.metrics.entries() == whole.metrics.entries()
+    run.metrics.forget_after(1000)
+    assert path.read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
+
+
 def test_a_best_that_only_one_file_knows_is_kept(run):
     """Scores of earlier versions have no checksums: a changed digit makes two bests."""
     (run.path / "best.json").write_text('{"step": 800, "miou": 0.5341, "split": "val"}\n')
