@@ -145,6 +145,7 @@ def test_differences_name_what_must_not_change():
     ]
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_told_in_one_sentence():
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
         tf.zeros([10**6, 10**8])

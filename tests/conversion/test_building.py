@@ -275,6 +275,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_no_process_and_goes_on(pairs, tmp_path):
     script = tmp_path / "slow_build.py"
     script.write_text(SLOW_BUILD)

@@ -101,6 +101,7 @@ def test_a_known_data_sets_classes_are_known_in_any_list(tmp_path):
     assert RunDir(tmp_path / "with_zero").dataset().name == "classes_19"
 
 
+@pytest.mark.slow
 def test_an_official_tar_is_unpacked_and_scored_at_native_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     oracle = OfficialOracle()

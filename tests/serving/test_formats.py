@@ -116,6 +116,7 @@ def run_onnx(file, images):
     return labels, session.get_modelmeta().custom_metadata_map
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_path):
     pytest.importorskip("tf2onnx")
     file = convert(export_dir, tmp_path / "model.onnx", format="onnx")

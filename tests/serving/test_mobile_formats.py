@@ -102,6 +102,7 @@ def num_weights(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "num_depthwise", "num_hard_swish"),
     [
@@ -109,7 +110,7 @@ def num_weights(model):
         # 11; the first convolution, two for each of eight units, and the last convolution
         pytest.param(V3_SMALL, 11, 18, id="v3_small"),
         # 15; the same with nine units
-        pytest.param(V3_LARGE, 15, 20, id="v3_large", marks=pytest.mark.slow),
+        pytest.param(V3_LARGE, 15, 20, id="v3_large"),
     ],
 )
 def test_a_mobile_network_needs_only_the_operations_of_its_layers(
@@ -132,6 +133,7 @@ def test_a_mobile_network_needs_only_the_operations_of_its_layers(
     assert equal_share(file, pictures(1, 65, 65, seed=7), folder) > 0.999
 
 
+@pytest.mark.slow
 def test_a_padded_size_adds_no_constant_image(tmp_path):
     padded = {"padded_size": (257, 257)}
     _, folder = export_of(V2_NARROW, tmp_path / "export", num_classes=5, **padded)

@@ -139,12 +139,14 @@ def require_survival(ask_program, bad_cases, good, expected):
         assert same(labels[2 * number + 1].reshape(2, 45, 60), expected), case
 
 
+@pytest.mark.slow
 def test_a_cpp_server_survives_bad_images(program, exported, images, expected, tmp_path):
     """One process answers all of them; an image of the wrong rank once crashed it."""
     ask_program = functools.partial(ask, program, exported, "serving_default", tmp_path)
     require_survival(ask_program, cases.bad_images(), images, expected)
 
 
+@pytest.mark.slow
 def test_a_cpp_server_survives_bad_files(program, exported, images, expected, tmp_path):
     files = {name: (np.array(bad, object), why) for name, (bad, why) in cases.bad_files().items()}
     good = np.array([cases.encode(image) for image in images], object)

@@ -470,6 +470,7 @@ def test_a_finished_run_made_longer_equals_a_run_of_that_length(tiny_experiment,
     assert_same_weights(tmp_path / "straight", tmp_path / "longer")
 
 
+@pytest.mark.slow
 def test_two_replicas_train_like_one(whole, tiny_experiment):
     settings = {"eval_interval_steps": 4, "recompute_stages": 1}  # the whole run recomputed nothing
     experiment = change(tiny_experiment, "train", **settings)
