@@ -1,7 +1,8 @@
 """The command lines that the official pages print, with our programs in place of theirs.
 
 They stand here as they are printed in research/deeplab (tensorflow/models), each page's in order.
-Only what would take hours is changed, by SHORTER: number of steps, batch and crop sizes.
+Only what would take hours is changed, by SHORTER: number of steps, batch and crop sizes. Two pages
+print a batch of one image, which is refused where batch normalisation is trained.
 """
 
 import contextlib
