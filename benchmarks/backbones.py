@@ -144,4 +144,4 @@ def keras_xception():
 
 
 if __name__ == "__main__":
-    flags.run(main, [BackbonesConfig], "Measures Google's backbones beside plain Keras layers.")
+    flags.run(main, [BackbonesConfig], "Measures Google's backbones next to plain Keras layers.")

@@ -43,7 +43,7 @@ def main(config: ConversionConfig) -> None:
         return
     folders = [f"--images_dir={config.images_dir}", f"--masks_dir={config.masks_dir}"]
     processes = f"--num_processes={config.num_processes}"
-    for verify, limited_by in (("header", "copying alone"), ("full", "decoding alone")):
+    for verify, limited_by in (("header", "only copying"), ("full", "only decoding")):
         command = pairs.ours("conversion", *folders, processes, f"--verify={verify}")
         programs = [
             pairs.Program(f"ours, verify={verify}", [*command, "--worker=builder"]),

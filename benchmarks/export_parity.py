@@ -135,7 +135,7 @@ def compare(config: ParityConfig, folder: Path) -> None:
 
 
 def require_parity(found: dict[str, tuple[float, float]]) -> None:
-    """Checks the labels and scores of all formats against those of the first.
+    """Checks the labels and scores of all formats against the first format's.
 
     Args:
       found: labels equal to the first's, in %, and mIoU in %, by format.

@@ -65,7 +65,7 @@ def series(
       cases: height (which is the width too) and images, the smallest first.
       command: of the program that measures a case.
     Returns:
-      The pixels/s of the largest over those of the smallest: the median over the turns.
+      The pixels/s of the largest case divided by the smallest's: the median over the turns.
     """
     programs = [
         pairs.Program(f"{batch} of {size}x{size}", command(size, batch)) for size, batch in cases

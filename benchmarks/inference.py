@@ -4,8 +4,8 @@
     python -m benchmarks.inference --device=gpu --batch_size=16 --calls=20
 
 The network is SSSegmentation's, untrained; every program returns labels and probabilities at the
-images' size. The limit is the device's own rate of matrix products, and the work is counted with
-its products by padding, of which Winograd's form needs fewer. Float32 is TF32 on GPUs that have it.
+images' size. The limit is the device's own rate of matrix products. The work counts all products,
+those with padding too; Winograd's form needs fewer of them. Float32 is TF32 on GPUs that have it.
 """
 
 import subprocess
@@ -66,7 +66,7 @@ def main(config: InferenceConfig) -> None:
 
 
 def export(config: InferenceConfig) -> None:
-    """Exports the network, untrained, and writes its operations for an image beside it."""
+    """Exports the network, untrained, and writes its operations for an image next to it."""
     from benchmarks import network
     from deeplab_tf.config import ServingConfig
     from deeplab_tf.data.catalog import DatasetInfo, LabelClass

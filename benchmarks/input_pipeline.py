@@ -4,9 +4,9 @@ r"""Training examples per second: ours against the ancestor's pipeline in a Data
         --masks_dir=camvid/labels/train
 
 The images are enlarged by mirroring to the size of ADE20K's (683x512) and saved as JPEGs; examples
-are those of the ADE20K recipes: scales 0.5 to 2, crops of 512, mirrored, distorted, padded. The
-limit is only decoding whole images and masks, by TensorFlow on all cores; ours decodes just the
-window of a crop.
+are made as in the ADE20K recipes: scales 0.5 to 2, crops of 512, mirrored, distorted, padded. As
+the limit, TensorFlow only decodes whole images and masks, on all cores; our pipeline decodes just
+the window of a crop.
 """
 
 import tempfile
@@ -32,7 +32,7 @@ class InputConfig(Config):
     batch_size: int = setting(8, "Examples in a batch.", least=1)
     pairs: int = setting(5, "Measurements of each program.", least=1)
     worker: str = setting("", "Folder of the records that this process reads.")
-    limit: bool = setting(False, "Whether this process decodes images_dir and masks_dir alone.")
+    limit: bool = setting(False, "Whether this process only decodes images_dir and masks_dir.")
 
 
 def main(config: InputConfig) -> None:
@@ -52,7 +52,7 @@ def main(config: InputConfig) -> None:
             pairs.Program("DataLoader", pairs.peer("input_pipeline", *folders, *batch)),
         ]
         command = pairs.ours("input_pipeline", *folders, *batch, "--limit")
-        limit = pairs.Program("decoding alone", command)
+        limit = pairs.Program("only decoding", command)
         ratio = pairs.compare(programs, pairs=config.pairs, limit=limit)
     print(f"ratio: {ratio:.3f}")
 

@@ -1,4 +1,4 @@
-"""What every program of export_parity does; numpy alone, for other environments too."""
+"""What every program of export_parity does; needs only numpy, for other environments too."""
 
 import statistics
 import time

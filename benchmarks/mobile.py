@@ -2,9 +2,9 @@
 
     python -m benchmarks.mobile
 
-The networks are those of the recipes in configs/official, untrained. An int8 file's labels say
-nothing then, so only the others' are compared with the SavedModel's. Latencies are medians over
-calls with one image, with one and with two threads.
+The networks come from the recipes in configs/official and are untrained. The labels of an untrained
+int8 file say nothing, so only the other files' labels are compared with the SavedModel's. Latencies
+are medians over calls with one image, with one and with two threads.
 """
 
 import dataclasses

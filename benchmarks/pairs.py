@@ -128,9 +128,9 @@ def compare(
     Args:
       limit: what the machine can do at most: one of the programs, or one that is measured in the
         same turns but not compared.
-      limited: the figure of which the limit is one.
+      limited: the figure that the limit bounds.
     Returns:
-      The first program's images/s over those of the fastest other: the median over the turns.
+      The first program's images/s divided by the fastest other's: the median over the turns.
     """
     measured = list(dict.fromkeys([*programs, *([limit] if limit else [])]))
     take_turns(measured, pairs)
@@ -144,7 +144,7 @@ def compare(
         program.close()
     first, *others = programs
     best = max(others, key=lambda program: program.median("images/s"))
-    print(f"memory over that of {best.title}: {first.over(best, 'peak MiB'):.2f}")
+    print(f"memory divided by {best.title}'s: {first.over(best, 'peak MiB'):.2f}")
     if limit:
         print(f"share of the limit, {limit.title}: {100 * first.over(limit, limited):.0f} %")
     return first.over(best, "images/s")

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling
 
 Replicas are logical CPU devices that share all cores, so two cannot be faster than one: their
-ratio shows what sharing costs. There is no peer; the network is that of `training_step`.
+ratio shows what sharing costs. There is no peer; the network is as in `training_step`.
 """
 
 import time

@@ -3,7 +3,7 @@
     python -m benchmarks.start --dataset_dir=records/camvid
 
 R50, output stride 16. There is no peer; the limits are LIMIT and OWN_LIMIT, and the last line is
-the former over the median. More starts, under Python's profiler, tell how long this package's own
+LIMIT divided by the median. More starts, under Python's profiler, tell how long this package's own
 work takes, without TensorFlow's import, variables, tracing and the step: what OWN does, and its
 Python. Most of it is writing the first checkpoint.
 """
@@ -46,7 +46,7 @@ def main(config: StartConfig) -> None:
     own = [own_seconds(config) for _ in range(config.profiles)]
     print(f"peak MiB {peak:.4g}")
     report("first step done after", seconds, LIMIT)
-    report("of which this package's own work", own, OWN_LIMIT)
+    report("this package's own work in that", own, OWN_LIMIT)
     print(f"ratio: {LIMIT / statistics.median(seconds):.3f}")
 
 

@@ -50,7 +50,7 @@ class ADE20KConfig(building.DownloadConfig):
     )
     official_classes: bool = setting(
         None,
-        "Whether to keep 151 classes, of which class 0 is ignored (data set ade20k_151).",
+        "Whether to keep 151 classes and ignore class 0 (data set ade20k_151).",
         open="true with train_image_folder and its like, as in the official package; else false",
     )
 

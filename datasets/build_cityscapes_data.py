@@ -76,7 +76,7 @@ def main(config: CityscapesConfig) -> None:
 
 
 def _splits_in(root: Path) -> tuple[str, ...]:
-    """Returns the splits to convert by default; without the test images, not that of the tests."""
+    """Returns the splits to convert by default: test_fine only if its images are there."""
     folder = root / "leftImg8bit" / "test"
     if folder.is_dir() or not folder.parent.is_dir():
         return DEFAULT_SPLITS

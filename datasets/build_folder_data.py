@@ -49,14 +49,14 @@ class FolderConfig(building.BuilderConfig):
     annotations: tuple[str, ...] = setting(
         (),
         "In place of masks_dir, what an annotation tool drew: a folder of labelme's .json files, "
-        "which may lie beside the images; Supervisely's project, or a folder ann in it; COCO's "
+        "which may lie next to the images; Supervisely's project, or a folder ann in it; COCO's "
         ".json of instances or stuff; or CVAT's .xml for images. With a file for each split, "
         "NAME=FILE, or a folder with files of these names.",
         names="named_files",
     )
     unlabeled: str = setting(
         "background",
-        "What pixels are that no annotation covers: the class background (or _background_, "
+        "What pixels without an annotation are: the class background (or _background_, "
         "__background__), or ignored.",
         choices=("background", "ignore"),
         only_with=_WITH_ANNOTATIONS,
@@ -70,7 +70,7 @@ class FolderConfig(building.BuilderConfig):
     )
     crowds: str = setting(
         "class",
-        "What COCO's crowds are, which are regions of many objects: their class, or ignored.",
+        "What COCO's crowds (regions of many objects) are: their class, or ignored.",
         choices=("class", "ignore"),
         only_with=_WITH_ANNOTATIONS,
     )
@@ -91,8 +91,8 @@ class FolderConfig(building.BuilderConfig):
     image_max_value: int = setting(
         0,
         "Value in the images that means full brightness, such as 10000 or 65535: it becomes 255, "
-        "and larger ones count as it. 0 means 255, of 8 bits; any above it says that the images "
-        "have 16.",
+        "and larger values count as this one. 0 means 255, for images of 8 bits; any value above "
+        "255 says that they have 16 bits.",
         least=0,
         most=image_kinds.MOST_VALUE,
     )
@@ -180,7 +180,7 @@ class FolderConfig(building.BuilderConfig):
         )
 
     def image_kind(self) -> image_kinds.ImageKind:
-        """Returns what the images are said to be."""
+        """Returns the kind of the images, as the settings say."""
         full = self.image_max_value or image_kinds.RGB.max_value
         return image_kinds.ImageKind(self.image_channels, full)
 

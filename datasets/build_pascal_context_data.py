@@ -3,7 +3,7 @@ r"""Converts PASCAL Context to TFRecords: 60 classes, or 59 without the backgrou
     python -m datasets.build_pascal_context_data --voc2010_root=VOCdevkit/VOC2010 \
         --labels_dir=trainval --output_dir=records [--without_background]
 
-The images are those of VOC 2010. The labels are the .mat files of the PASCAL-Context release
+The images come from VOC 2010. The labels are the .mat files of the PASCAL-Context release
 (Mottaghi et al. 2014) with 459 labels: the 59 published classes are kept, in alphabetical order,
 and all other labels become background. PNGs that hold the 60 classes already (0 background, 255
 ignored) can be given instead. With 59 classes the background becomes the ignored label.

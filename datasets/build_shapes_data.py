@@ -5,8 +5,8 @@ r"""Draws the "shapes" data set, from which the demo and the tests learn without
         --class_list=shapes/classes.csv --output_dir=records
 
 Six kinds of textured shapes overlap on cluttered backgrounds; their size, turn, colour and light
-vary. Masks are palette PNGs like those of PASCAL VOC, with a border of the ignored label around
-every shape. Everything follows from the seed and the number of the image.
+vary. Masks are palette PNGs like PASCAL VOC's, with a border of the ignored label around every
+shape. Everything follows from the seed and the number of the image.
 """
 
 import shutil

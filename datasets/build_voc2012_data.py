@@ -3,7 +3,7 @@ r"""Converts PASCAL VOC 2012 to TFRecords, with the extra labels of SBD: 21 clas
     python -m datasets.build_voc2012_data --voc_root=VOCdevkit/VOC2012 \
         --sbd_root=benchmark_RELEASE --output_dir=records
 
-The splits train, val and trainval are those of ImageSets/Segmentation. `trainaug` is train and val
+The splits train, val and trainval come from ImageSets/Segmentation. `trainaug` is train and val
 of SBD (Hariharan et al. 2011) together with VOC's train, without VOC's val: 10,582 images. Images
 of VOC's train keep their masks of VOC. 255 in VOC's masks is the ignored label.
 
@@ -40,7 +40,7 @@ SBD = archives.Archive(
     folder="benchmark_RELEASE",
 )
 SPLITS = ("train", "trainaug", "trainval", "val")
-WITH_SBD = ("trainaug", "train_aug")  # our name, and that of the official package
+WITH_SBD = ("trainaug", "train_aug")  # our name, and the official package's
 IMAGE_FORMATS = ("jpg", "jpeg", "png")
 
 

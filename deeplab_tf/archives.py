@@ -39,7 +39,7 @@ _NETWORK_FAULTS = (  # not every OSError: trying again does not help against a f
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
 _WEB = ("http://", "https://")
 _MOST_UNTOLD = 4 << 30  # bytes from a server that does not say how many will come
-# A connection that brings less than so many bytes in so many seconds counts as broken.
+# A connection that brings fewer bytes than this in this many seconds counts as broken.
 _PACE_BYTES, _PACE_SECONDS = 60_000, 60
 _TEMPORARY_ANSWERS = (408, 429, 500, 502, 503, 504)  # HTTP status codes
 
@@ -169,9 +169,9 @@ class _Transfer:
 
     Args:
       partial: where the bytes are collected.
-      archive: what is published of the file. If that is no hash, only the attempts of this transfer
-        are put together, and only if the server says that the file has not changed between them:
-        nobody would notice a mixture of two files.
+      archive: what is published of the file. Without a published hash, nobody would notice a
+        mixture of two files. So only the attempts of this transfer are put together then, and only
+        if the server says that the file has not changed between them.
       advice: what the user can do if it fails.
     """
 

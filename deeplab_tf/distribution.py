@@ -213,7 +213,7 @@ def _cluster() -> tuple[int, int]:
             '"index": 0}}.'
         ) from None
 
-    # A chief counts as worker 0, before those of type "worker".
+    # A chief counts as worker 0, before the hosts of type "worker".
     before = len(content["cluster"].get("chief", [])) if kind == "worker" else 0
     return len(hosts), before + index
 
@@ -318,7 +318,7 @@ class Workers:
         others = [str(index) for index in range(self.count) if checksums[index] != checksums[0]]
         if others:
             raise UserError(
-                f"{what} of worker {', '.join(others)} are not those of worker 0; {advice}."
+                f"{what} of worker {', '.join(others)} differ from worker 0's; {advice}."
             )
 
     def of_chief(self, value: int) -> int:

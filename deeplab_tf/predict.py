@@ -18,16 +18,14 @@ from deeplab_tf.weights import published
 def main(job: PredictConfig, pictures: PictureConfig = USUAL) -> None:
     if job.server and pictures.save_probabilities:
         raise UserError(
-            "--save_probabilities cannot be had from a --server; predict with --export_dir or "
+            "--save_probabilities is not possible with a --server; predict with --export_dir or "
             "--checkpoint_dir."
         )
     if job.weights:
         published.find(job.weights)
     images = paths.images_to_predict(job, pictures)
     if not images:
-        print(
-            f"--shard={job.shard}: none of the images is in it, since there are fewer than shards."
-        )
+        print(f"--shard={job.shard}: no image is in it, since there are fewer images than shards.")
         return
     jobs.start("prediction", job, images, pictures)
 

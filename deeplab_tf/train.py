@@ -9,7 +9,7 @@ from deeplab_tf.training import trackers
 def main(model: ModelConfig, data: DataConfig, train: TrainConfig, evaluation: EvalConfig) -> None:
     experiment = Experiment(model=model, data=data, train=train, eval=evaluation)
 
-    # What can be refused without TensorFlow is refused before one waits for it.
+    # Refuses whatever it can before the user waits for TensorFlow.
     trackers.require_installed(train.tracker)
     info = catalog.load_described(data)
 

@@ -27,10 +27,10 @@ _DAMAGED_ARCHIVE = (
     RuntimeError,  # a password is needed
     NotImplementedError,  # an unknown method
 )
-# Photographs do not shrink, masks to a tenth. What a published archive can unpack to, in bytes: so
-# many times its own size, or for small ones the other number.
+# Photographs do not shrink, masks shrink to a tenth. A published archive may unpack to this many
+# times its own size, and a small one to this many bytes.
 _MOST_GROWTH, _MOST_OF_SMALL = 100, 1 << 30
-_OF_A_MEMBER = 4096  # bytes that a file or folder takes on a disk, besides its content
+_OF_A_MEMBER = 4096  # bytes that a file or folder takes on a disk, on top of its content
 _MOST_HEADERS = 16 << 20  # bytes of a tar between the contents of two members
 _OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -56,7 +56,7 @@ def unpack(path: Path, folder: Path) -> None:
             _unpack_tar(path, folder, room)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        # bz2 says by an OSError without a number that its data are damaged.
+        # bz2 raises an OSError without a number if its data are damaged.
         is_disk = isinstance(error, OSError) and error.errno
         if is_disk or not isinstance(error, (*_DAMAGED_ARCHIVE, OSError)):
             raise
@@ -99,7 +99,7 @@ def _unpack_tar(path: Path, folder: Path, room: "_Room") -> None:
 
 
 class _Stream:
-    """The unpacked bytes of a tar; its headers may take only so many of them.
+    """The unpacked bytes of a tar; its headers may take only a limited number of them.
 
     tarfile reads a header's names and tables into memory, however long the header says they are.
     """
@@ -110,7 +110,7 @@ class _Stream:
         self.allow(0)
 
     def allow(self, size: int) -> None:
-        """Lets so many bytes of content be read, and headers after it."""
+        """Allows reading this many bytes of content, and headers after it."""
         self._left = size + _MOST_HEADERS
 
     def read(self, size: int) -> bytes:
@@ -131,7 +131,7 @@ class _Room:
         self._taken = 0
 
     def take(self, size: int) -> None:
-        """Counts a member of so many bytes, before it is unpacked."""
+        """Counts a member of this many bytes, before it is unpacked."""
         self._taken += size + _OF_A_MEMBER
         if self._taken > self._most:
             raise UserError(

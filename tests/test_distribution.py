@@ -333,7 +333,7 @@ def test_hosts_with_other_settings_are_told_so(experiment, tmp_path):
         statuses, printed = hosts.outcome()
     assert statuses == [1, 1], printed
     for text in printed:
-        assert "The settings of worker 1 are not those of worker 0" in text
+        assert "The settings of worker 1 differ from worker 0's" in text
         assert "Traceback" not in text
     assert not (tmp_path / "run").exists()
 

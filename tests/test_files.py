@@ -431,7 +431,7 @@ def test_a_name_from_data_never_leads_out_of_the_folder(tmp_path, name, problem)
 
 
 def test_a_file_is_read_whole_though_a_read_returns_less_than_was_asked_for(tmp_path, monkeypatch):
-    """As on some network file systems, of which others give no size, as /proc does."""
+    """As on some network file systems; others give no size, like /proc."""
     path = tmp_path / "a"
     path.write_bytes(bytes(range(256)) * 10)
     assert files.read_bytes(Path("/proc/self/stat")).startswith(str(os.getpid()).encode())

@@ -153,7 +153,7 @@ def test_what_was_clipped_is_told_and_kept(tree, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "maximum, warning",
-    # An eighth of the values of three channels, and those of class 1 in the fourth.
+    # An eighth of the values of three channels, and class 1's in the fourth.
     [(7000, "13 % of the values are above --image_max_value=7000"), (10_000, "")],
 )
 def test_a_maximum_that_hardly_fits_is_told(tree, tmp_path, capsys, maximum, warning):
@@ -374,12 +374,12 @@ def test_a_run_learns_what_only_channel_4_shows(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert max(line.get("miou", 0) for line in lines) > 0.6
     text = (run / "experiment.flags").read_text()
-    # The means of the further channel are those of the RGB ones: (123.675 + 116.28 + 103.53) / 3
+    # The further channel's mean is the mean of the RGB ones: (123.675 + 116.28 + 103.53) / 3
     assert "--image_mean=123.675,116.28,103.53,114.495\n" in text
 
 
 def test_pictures_of_training_show_what_the_model_predicts(run):
-    """The prediction beside a crop is neither all of one class nor unlike its label."""
+    """The prediction next to a crop is neither all of one class nor unlike its label."""
     pages = {}
     for path in run.glob("events*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):

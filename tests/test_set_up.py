@@ -46,7 +46,7 @@ class Machine:
         path.chmod(0o755)
 
     def python(self, name: str, *, supported: bool = True) -> None:
-        """Installs an interpreter at a path below the home; those of bin/ are on PATH."""
+        """Installs an interpreter at a path below the home; bin/ is on PATH."""
         self.script(name, PYTHON.format(status=int(not supported), name=name))
 
     def set_up(self, wanted: str = "", *, system: str = "ID=debian"):

@@ -48,7 +48,7 @@ VOC_VALUES = [*range(21), 255]
 
 
 def voc2012(root: Path) -> None:
-    """VOC 2012 and SBD: `a`s are VOC's train, `b`s its val, `c`s SBD's alone."""
+    """VOC 2012 and SBD: `a`s are VOC's train, `b`s its val, `c`s only SBD's."""
     voc, sbd = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE/dataset"
     lists = {"train": ["a_0", "a_1"], "val": ["b_2", "b_3"]}
     lists["trainval"] = lists["train"] + lists["val"]

@@ -1,6 +1,6 @@
 """The settings of an experiment: each is written once, with its default, meaning and limits.
 
-Flag names are those of Google's official DeepLab wherever it has one for the same thing.
+A flag has the name that Google's official DeepLab gives it, if that has a flag for the same thing.
 `config.flags` turns these dataclasses into command-line flags and into flagfiles.
 """
 

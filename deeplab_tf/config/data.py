@@ -15,9 +15,9 @@ class DataConfig(AugmentationConfig):
     dataset: str = setting(
         "",
         "Name of the data set; if empty, the one in <dataset_dir>/dataset.json. If the name is a "
-        "known one, the records must have that data set's classes. ade20k has them in two ways: "
-        "dataset.json says in which, and records without one are read as the official package "
-        "writes them, with 151 classes, of which 0 is ignored (ade20k_151).",
+        "known one, the records must have that data set's classes. ade20k may be one of two: "
+        "dataset.json says which, and records without one are read as the official package "
+        "writes them, with 151 classes and class 0 ignored (ade20k_151).",
         may_change=True,
     )
     dataset_dir: str = setting(
@@ -41,7 +41,7 @@ class DataConfig(AugmentationConfig):
     ignore_label: int = setting(
         -1,
         "For records of your own without dataset.json: value of pixels that do not count. -1 takes "
-        "that of dataset.json or dataset; it is 255 where neither says it.",
+        "the value in dataset.json or of dataset, or 255 if neither has one.",
         least=-1,
         most=255,
         may_change=True,

@@ -34,7 +34,7 @@ class LossConfig(LossWeights):
         ("cross_entropy",),
         "The losses to add up, as in --loss=cross_entropy,dice. focal is the focal loss of each "
         "class against the others (Lin et al. 2017). dice is computed over the images of all "
-        "replicas, lovasz_softmax (Berman et al. 2018) over those of each replica.",
+        "replicas, lovasz_softmax (Berman et al. 2018) over each replica's own images.",
         choices=(*PIXEL_LOSSES, *REGION_LOSSES),
     )
     label_smoothing: float = setting(

@@ -36,8 +36,9 @@ class ModelConfig(Config):
         "mobilenet_v2",
         "Backbone. mobilenet_*, xception_* and resnet_v1_* are the networks of Google's DeepLab "
         "and follow its conventions; resnet_v1b_* (one 7x7 convolution as stem: torchvision) and "
-        "resnet_v1c_* (three 3x3 convolutions: SSSegmentation, mmsegmentation) follow those of the "
-        "PyTorch programs. The conventions are the settings `as the model variant has it`.",
+        "resnet_v1c_* (three 3x3 convolutions: SSSegmentation, mmsegmentation) follow the "
+        "PyTorch programs' conventions: the settings whose default is `as the model variant has "
+        "it`.",
         choices=tuple(BACKBONES),
     )
     depth_multiplier: float = setting(
@@ -87,7 +88,7 @@ class ModelConfig(Config):
     )
     use_bounded_activation: bool = setting(
         False,
-        "Whether activations are limited to 6, as quantisation wants it, in Xception, ASPP and "
+        "Whether activations are limited to 6, as quantisation needs it, in Xception, ASPP and "
         "decoder.",
     )
     atrous_rates: tuple[int, ...] = setting(
@@ -105,7 +106,7 @@ class ModelConfig(Config):
         most=MOST_CHANNELS,
     )
     aspp_with_concat_projection: bool = setting(
-        True, "Whether a projection follows on the ASPP branches, and not only their concatenation."
+        True, "Whether the ASPP branches are projected, and not only concatenated."
     )
     aspp_projection_kernel_size: int = setting(
         1,
@@ -350,7 +351,7 @@ class ModelConfig(Config):
         return len(self.image_mean)
 
     def with_channels(self, channels: int) -> "ModelConfig":
-        """Returns the same network for images of so many channels, if this one is for RGB.
+        """Returns the same network for images of this many channels, if this one is for RGB.
 
         The means and standard deviations of the further channels are the mean of the RGB ones; with
         fewer than three channels, all are.
@@ -391,7 +392,7 @@ class ModelConfig(Config):
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Returns a number for each channel, if `values` are those of red, green and blue."""
+    """Returns one value per channel from three for red, green and blue; others as they are."""
     if len(values) != _RGB or channels == _RGB:
         return values
     mean = round(sum(values) / _RGB, 3)

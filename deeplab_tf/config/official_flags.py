@@ -1,7 +1,7 @@
 """Every flag of Google's programs in research/deeplab, and what it is in this package.
 
 One table: `command_line` answers these flags by it, the programs say by it where a default differs,
-and docs/research-deeplab.md prints it. Names and defaults are those of common.py, train.py,
+and docs/research-deeplab.md prints it. Names and defaults come from common.py, train.py,
 eval.py, vis.py, export_model.py and convert_to_tflite.py.
 
 Verdicts:
@@ -18,7 +18,7 @@ from typing import Any
 
 SAME, ALIAS, ACCEPTED, INSTEAD, SAID = VERDICTS = ("same", "alias", "accepted", "instead", "said")
 
-# The official programs, each with ours. Their flags come on top of those of common.py.
+# The official programs, each with ours. The first four also have the flags of common.py.
 PROGRAMS = {
     "train": "deeplab_tf.train",
     "eval": "deeplab_tf.eval",
@@ -382,13 +382,13 @@ FLAGS: tuple[OfficialFlag, ...] = (
         "convert_to_tflite",
         "test_image_path",
         None,
-        "predict writes the labels of the exported model, to be compared with those of the file",
+        "predict writes the labels of the exported model; compare them with the file's labels",
     ),
 )
 
 
 def of_program(program: str) -> dict[str, OfficialFlag]:
-    """Returns the flags of an official program, with those of common.py, by name.
+    """Returns the flags of an official program by name, with the flags of common.py.
 
     Args:
       program: a key of PROGRAMS; empty for a program of ours that has no official counterpart.

@@ -34,8 +34,8 @@ class PictureConfig(Config):
     )
     save_probabilities: tuple[str, ...] = setting(
         (),
-        "npz: the probabilities of all classes, float16 [height, width, classes]; png: that of "
-        "the predicted class, 255 for 1, as an 8-bit picture.",
+        "npz: the probabilities of all classes, float16 [height, width, classes]; png: only "
+        "the predicted class's, 255 for 1, as an 8-bit picture.",
     )
     save_polygons: tuple[str, ...] = setting(
         (),

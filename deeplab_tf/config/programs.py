@@ -130,8 +130,8 @@ class VisConfig(Config):
     )
     colormap_type: str = setting(
         "",
-        "Colours of the predictions, by the data set they belong to. They are those of the data "
-        "set in any case; one whose colours are others is refused.",
+        "Data set whose colours the predictions have. They always have the colours of the run's "
+        "own data set; a name that stands for other colours is refused.",
         choices=("", *COLORMAPS),
     )
     eval_interval_secs: int = setting(
@@ -197,7 +197,7 @@ class PredictConfig(Config):
     max_image_pixels: int = setting(
         0,
         "Images with more pixels, also after resizing for prediction, are predicted in windows of "
-        "at most so many pixels, as --inference_mode=slide does; 0 predicts all as the run says.",
+        "at most this many pixels, as --inference_mode=slide does; 0 predicts all as the run says.",
         only_with={"checkpoint_dir": (), "weights": ()},
     )
     shard: str = setting(

@@ -245,14 +245,14 @@ class TrainConfig(LossConfig, StepConfig):
     )
     summary_images: int = setting(
         2,
-        "Number of example images to write to TensorBoard: of the training crops (at most those of "
-        "one replica's batch) at each checkpoint, and of eval_split at each validation.",
+        "Number of example images to write to TensorBoard: training crops at each checkpoint (at "
+        "most one replica's batch), and images of eval_split at each validation.",
         least=0,
         may_change=True,
     )
     tracker: str = setting(
         "",
-        "Program that collects the values of many runs, besides TensorBoard: wandb (Weights & "
+        "Program that collects the values of many runs, next to TensorBoard: wandb (Weights & "
         "Biases) or mlflow. Install it as deeplab_tf[wandb] or deeplab_tf[mlflow].",
         choices=("", "wandb", "mlflow"),
         may_change=True,

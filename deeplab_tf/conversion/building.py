@@ -291,7 +291,7 @@ def _print_kept(kept: Mapping[str, dict], mask_settings: str, output_dir: Path) 
 def convert_split(
     pairs: Sequence[FilePair], encode: functools.partial, *, split: str, **settings
 ) -> None:
-    """Converts files to one split; the settings are those of `convert_splits`."""
+    """Converts files to one split; the settings are as in `convert_splits`."""
     convert_splits({split: pairs}, encode, **settings)
 
 

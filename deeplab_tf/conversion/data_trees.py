@@ -63,7 +63,7 @@ def recognise(root: Path, *, image_endings: Sequence[str] = files.IMAGE_ENDINGS)
     if not readings:
         found = ", ".join(folder.name for folder in _folders(root)[:8]) or "no folder"
         raise UserError(
-            f"--data_dir={files.shown(root)} holds no tree that is known ({_TREES}; there is "
+            f"--data_dir={files.shown(root)} holds no known tree ({_TREES}; there is "
             f"{found}); give --images_dir and --masks_dir."
         )
     if len(readings) > 1:
@@ -104,13 +104,13 @@ def _require_distinct_splits(parts: Sequence[Part]) -> None:
     for part in parts:
         if names.count(part.split) > 1:
             raise UserError(
-                f"Several folders beside {part.images_dir.parent} hold the split {part.split!r}; "
+                f"Several folders next to {part.images_dir.parent} hold the split {part.split!r}; "
                 "rename or remove one of them."
             )
 
 
 def _warn_of_left_out(root: Path, parts: Sequence[Part], image_endings: Sequence[str]) -> None:
-    """Warns of folders with images beside those of the parts, such as a split without masks."""
+    """Warns of folders with images that belong to no part, such as a split without masks."""
     used = [folder for part in parts for folder in (part.images_dir, part.masks_dir)]
     left_out = [
         folder
@@ -121,8 +121,8 @@ def _warn_of_left_out(root: Path, parts: Sequence[Part], image_endings: Sequence
     if left_out:
         warn(
             f"{root}: left out {', '.join(files.shown(folder.name) for folder in left_out)}, whose "
-            f"images are in no pair of folders that is known ({_TREES}); if they belong to the "
-            "data, name them so."
+            f"images are in no known pair of folders ({_TREES}); if they belong to the data, "
+            "name the folders like these."
         )
 
 

@@ -56,8 +56,8 @@ def encode_pair(
 ) -> EncodedExample:
     """Reads, checks and encodes an image with its mask.
 
-    The bytes of either file are kept if TensorFlow decodes them to the same pixels; those of images
-    other than 8-bit RGB never are.
+    A file's bytes are kept if TensorFlow decodes them to the same pixels. Images other than 8-bit
+    RGB are always encoded again.
 
     Args:
       verify: "full"; or "header", which does not decode files whose bytes are kept.

@@ -44,7 +44,7 @@ def list_images(
 ) -> dict[Path, str]:
     """Lists a folder's images with their names, and warns of files that are left out.
 
-    Files that may hold annotations are not counted: they often lie beside the images.
+    Files that may hold annotations are not counted: they often lie next to the images.
 
     Raises:
       UserError: as `ImagesAndMasks` does.

@@ -242,8 +242,8 @@ def _ids_of_image(image: Image.Image, name: str | Path, coding: MaskCoding) -> n
 def _require_opaque(image: Image.Image, name: str | Path, coding: MaskCoding) -> None:
     """Refuses transparent pixels; an alpha channel that is 255 everywhere is allowed.
 
-    PNGs store the transparent value with 16 bits, of which the lower 8 count (PNG, 2nd edition,
-    sec. 11.3.2.1).
+    PNGs store the transparent value with 16 bits; only the lower 8 count (PNG, 2nd edition, sec.
+    11.3.2.1).
     """
     if "A" in image.mode:
         is_transparent = np.asarray(image.getchannel("A")) < 255

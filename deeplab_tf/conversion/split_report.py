@@ -309,7 +309,7 @@ def _report_values(kind: ImageKind, counts: ValueCounts) -> None:
     if share > _USUAL_CLIPPED_SHARE:
         warn(
             f"{100 * share:.0f} % of the values are above --image_max_value={kind.max_value}, so "
-            "that nothing tells them apart; give a larger value, if they are not clouds or damage."
+            "they all look alike; give a larger value, unless they are clouds or damage."
         )
     if counts.largest * 4 < kind.max_value:
         warn(

@@ -1,7 +1,7 @@
 """Colours and sharpness of training images beyond the recipes: pure functions of image and seed.
 
-They are written in TensorFlow's own operations, since TensorFlow Addons exists for one of the two
-TensorFlow stacks only, and results must not depend on it.
+They are written in TensorFlow's own operations, since TensorFlow Addons exists only for one of the
+two TensorFlow stacks, and results must not depend on it.
 """
 
 import math
@@ -15,8 +15,8 @@ def jitter_hsv(image: tf.Tensor, *, seed: tf.Tensor, shares: tuple[float, ...]) 
     Args:
       image: [H, W, 3], RGB in 0..255.
       seed: int64 [2].
-      shares: the largest turn of the hue, in full turns, and the largest changes of the factors on
-        saturation and value from 1.
+      shares: how far the hue may turn, in full turns, and how far the factors on saturation and
+        value may be from 1.
     Returns:
       float32 [H, W, 3], whole numbers in 0..255.
     """
@@ -64,7 +64,7 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor | float, *, max_sigma: floa
     """
     radius = math.ceil(3 * max_sigma)
     places = tf.range(-radius, radius + 1, dtype=tf.float32)
-    # Not below a hundredth of a pixel, which is no blur, since 0 / 0 would be no number.
+    # At least a hundredth of a pixel, which does not blur; 0 would give 0 / 0.
     kernel = tf.exp(-tf.square(places / tf.maximum(sigma, 0.01)) / 2)
     kernel /= tf.reduce_sum(kernel)
 

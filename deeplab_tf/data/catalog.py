@@ -165,7 +165,7 @@ _SPLIT = keyed(
         "images": _COUNT,
         "shards": listed(keyed({"file": text(), "bytes": _COUNT})),
     },
-    {  # what earlier versions did not write, and what only print
+    {  # keys that earlier versions did not write, and keys for people
         "skipped": listed(keyed({"name": string(), "reason": string()})),
         "labelled": switch(),
         "published_images": or_null(_COUNT),
@@ -283,7 +283,7 @@ KNOWN = {
         {"train": 1464, "trainaug": 10582, "trainval": 2913, "val": 1449},
     ),
 }
-# Splits of known data sets that have two names: that of our builders, and another. The official
+# Splits of known data sets that have two names: our builders' name, then the other. The official
 # package says train_aug, and its first builders of Cityscapes have names without _fine.
 _TWO_NAMES = {
     "pascal_voc_seg": (("trainaug", "train_aug"),),
@@ -340,7 +340,7 @@ def load(
     """Returns the facts of a data set: from its dataset.json, from `KNOWN`, or as they are given.
 
     If there is a dataset.json, it decides. A known name must then have the same classes; any other
-    name is not checked, since users call their records what they like. What is given besides must
+    name is not checked, since users call their records what they like. All other arguments must
     agree with what is found.
 
     Args:
@@ -348,8 +348,8 @@ def load(
       dataset_dir: folder of the shards; may lack a dataset.json if the name is known, or the
         classes are given.
       class_list: file with the classes; "" for none.
-      num_classes: number of classes; 0 for no matter.
-      ignore_label: the ignored label; -1 for no matter.
+      num_classes: number of classes; 0 allows any.
+      ignore_label: the ignored label; -1 allows any.
     Raises:
       UserError: if nothing describes the data set, or what does contradicts itself.
     """
@@ -425,7 +425,7 @@ def _by_name(name: str, *, has_records: bool, num_classes: int, ignore_label: in
     Args:
       has_records: whether there are records, which then have no dataset.json. Under a name of
         several conventions they are taken for the official package's, unless `num_classes` or
-        `ignore_label` is that of another one.
+        `ignore_label` fits another one.
     """
     conventions = [KNOWN[known]() for known in _CONVENTIONS.get(name, (name,))]
     fitting = [info for info in conventions if info.num_classes == num_classes]
@@ -467,12 +467,12 @@ def _require_agreement(
             )
     if num_classes not in (0, info.num_classes):
         raise UserError(
-            f"--num_classes={num_classes} is not that of {origin}, which has {info.num_classes} "
+            f"--num_classes={num_classes} contradicts {origin}, which has {info.num_classes} "
             "classes; leave --num_classes out, or give other records."
         )
     if ignore_label not in (-1, info.ignore_label):
         raise UserError(
-            f"--ignore_label={ignore_label} is not that of {origin}, which is "
+            f"--ignore_label={ignore_label} contradicts {origin}, whose ignored label is "
             f"{info.ignore_label}; leave --ignore_label out, or give other records."
         )
 

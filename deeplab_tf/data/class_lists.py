@@ -55,8 +55,8 @@ def from_json(content: dict) -> LabelClass:
 class ClassList:
     """The classes of a list, in the order of their train ids.
 
-    has_colors: whether the list gives colours. If not, the classes have those of `default_color`,
-      which serve to show predictions but say nothing about how the masks are drawn.
+    has_colors: whether the list gives colours. If not, the classes get `default_color`s, which only
+      serve to paint predictions: they say nothing about how the masks are drawn.
     """
 
     classes: tuple[LabelClass, ...]
@@ -109,8 +109,8 @@ def read_class_list(path: Path) -> ClassList:
     for number, text in lines:
         if len(text) > _LONGEST_LINE:
             raise UserError(
-                f"Line {number} of the class list {path} has {len(text)} characters, and that of "
-                f"a class has at most {_LONGEST_LINE}; {FORMS}."
+                f"Line {number} of the class list {path} has {len(text)} characters, but a "
+                f"class takes at most {_LONGEST_LINE}; {FORMS}."
             )
         if _is_hidden_class(text):
             raise UserError(

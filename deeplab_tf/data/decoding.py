@@ -242,12 +242,12 @@ def _lacks_rows(header: bytes, compressed: Sequence[memoryview]) -> bool:
     Data that are damaged in another way are left to the decoder.
 
     This decompresses the file once more, which takes about as long as decoding it: 0.08 s for 3
-    megapixels of RGB. Pillow does not tell afterwards, and most images are decoded later, wherever
-    their pixels are first needed.
+    megapixels of RGB. Pillow does not report it, and most images are decoded later, wherever their
+    pixels are first needed.
 
     Args:
       header: the content of IHDR.
-      compressed: that of each IDAT.
+      compressed: the content of each IDAT.
     """
     width, height, depth, color_type, *_, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _NUM_CHANNELS.get(color_type, 1)

@@ -10,7 +10,7 @@ import functools
 import tensorflow as tf
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# PNG (2nd edition) sec. 11.2.2: IHDR, from byte 8, holds 13 bytes, of them depth and colour type.
+# PNG (2nd edition) sec. 11.2.2: IHDR, from byte 8, holds 13 bytes, such as depth and colour type.
 _PNG_START = _PNG + b"\0\0\0\x0dIHDR"
 _HEADER = 26
 _ORIENTATION = 0x0112  # EXIF 2.32 sec. 4.6.4; 1 is upright

@@ -8,7 +8,7 @@ from deeplab_tf.data.image_kinds import ValueCounts
 
 Color = tuple[int, int, int]
 
-# What the conversion decided about an image by itself, and its owner may want to know:
+# Decisions of the conversion about an image that its owner may want to know:
 Remark = Literal[
     "turned",  # as its EXIF data say
     "turned_unsure",  # the same, but the mask would also fit the image as stored
@@ -31,7 +31,7 @@ class EncodedExample:
     remarks: what the owner of the images should know about the conversion.
     palette: as in `masks.EncodedMask`.
     channels: of the image.
-    image_values: counts of its values; None of 8-bit RGB, whose values are taken as they are.
+    image_values: counts of its values; None for 8-bit RGB, whose values are taken as they are.
     """
 
     name: str

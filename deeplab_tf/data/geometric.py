@@ -1,7 +1,7 @@
 """Geometry of finished training crops: rotation, GridMask and CutMix, as pure functions of a seed.
 
-Image and label have the crop's size here, and are padded. What no image covers gets the mean
-colour, and the label that is ignored.
+Image and label have the crop's size here, and are padded. Pixels that no image covers get the
+mean colour and the ignored label.
 """
 
 import math

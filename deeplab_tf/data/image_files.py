@@ -1,4 +1,4 @@
-"""Reads image files of all formats as 8-bit RGB, or as what a data set's images are.
+"""Reads image files of all formats as 8-bit RGB, or as the kind of a data set's images.
 
 8-bit RGB is read without TensorFlow.
 """
@@ -47,8 +47,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_image_and_loss(path: Path, kind: ImageKind = RGB) -> tuple[np.ndarray, bool]:
     """Reads an image file as `read_image` does; also says whether something was lost.
 
-    That is a channel of 8-bit RGB images. Of images of another `kind`, [H, W, channels] of its
-    dtype, it is brightness above its `max_value`.
+    8-bit RGB images may lose a channel. Images of another `kind`, [H, W, channels] of its dtype,
+    may lose brightness above its `max_value`.
     """
     return decode_image(decoding.read_file(path), path, kind)
 
@@ -97,7 +97,7 @@ def open_image(path: Path, *, decode: bool = True) -> StoredImage:
 
 
 def require_8_bits(content: bytes, name: str | Path) -> None:
-    """Raises UserError if an image file, called `name` in the error, has more bits per channel."""
+    """Raises UserError if an image file, called `name` there, has over 8 bits per channel."""
     if depth := files.deeper_than_8_bits(content):
         raise UserError(
             f"{name} has {depth}, but images have 8; scale all images by the same range, as "
@@ -176,7 +176,7 @@ def has_dropped_channel(image: Image.Image) -> bool:
 
 
 def warn_of_losses(paths: Sequence[Path], kind: ImageKind = RGB) -> None:
-    """Warns of images that `read_image_and_loss` said so of, if there are any."""
+    """Warns of images that lost something in `read_image_and_loss`, if there are any."""
     lost = CHANNEL_DROPPED
     if not kind.is_rgb:
         lost = f"with values above {kind.max_value}, which count as {kind.max_value}."

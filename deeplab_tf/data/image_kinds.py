@@ -59,7 +59,7 @@ class ImageKind:
         return np.round(scaled).astype(np.uint8)
 
     def unscaled(self, image: np.ndarray) -> np.ndarray:
-        """Returns values of 0..255, as networks take them, as they are in images, of `dtype`."""
+        """Scales values of 0..255, as networks take them, back to the images' own, of `dtype`."""
         return np.round(image * (self.max_value / 255)).astype(self.dtype)
 
     def to_json(self) -> dict[str, int]:
@@ -94,7 +94,7 @@ RGB = ImageKind()
 
 
 class ValueCounts(NamedTuple):
-    """What values images had before those above `ImageKind.max_value` became it.
+    """Counts of images' values, taken before larger ones become `ImageKind.max_value`.
 
     total: how many there are. clipped: how many were above. largest: the largest of all.
     """

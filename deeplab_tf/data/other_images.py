@@ -2,8 +2,8 @@
 
 They come as PNG or TIFF files, or as arrays that `numpy.save` wrote. Nothing is converted: a file
 has the channels and the depth that the data set says, or it is refused. Records hold such an image
-as one grey PNG, in which the channels lie below each other: PNG itself has at most four, and takes
-some of them for transparency.
+as one grey PNG, in which the channels lie below each other: a PNG itself has at most four channels,
+and some count as transparency.
 """
 
 import io
@@ -38,8 +38,8 @@ def decode(content: bytes, name: str | Path, kind: ImageKind) -> tuple[np.ndarra
       content: a PNG, TIFF or other image file with the wanted channels, or an array of NumPy.
       name: what errors call it.
     Returns:
-      The values, of `kind.dtype`, [H, W, channels]. Those above `kind.max_value` became it, and are
-      counted.
+      The values, of `kind.dtype`, [H, W, channels], where larger ones have become `kind.max_value`,
+      and counts of the values before that.
     Raises:
       UserError: if it is damaged, too large, or has other channels or another depth.
     """
@@ -51,7 +51,7 @@ def decode(content: bytes, name: str | Path, kind: ImageKind) -> tuple[np.ndarra
 
 
 def fitted(image: np.ndarray, name: str | Path, kind: ImageKind) -> tuple[np.ndarray, ValueCounts]:
-    """Returns what `decode` does, of values that are decoded already.
+    """Returns what `decode` does, for values that are decoded already.
 
     Args:
       image: uint8 or uint16, in any order of bytes, [H, W, C], or [H, W] for one channel.
@@ -66,8 +66,8 @@ def fitted(image: np.ndarray, name: str | Path, kind: ImageKind) -> tuple[np.nda
         )
     if kind.dtype == np.uint16 and image.dtype == np.uint8:
         raise UserError(
-            f"{name} has 8 bits per channel, but the images have {kind.described()}, of which it "
-            "could only be the darkest part; give the original, with 16 bits."
+            f"{name} has 8 bits per channel, but the images have {kind.described()}, so it "
+            "could hold only their darkest values; give the original, with 16 bits."
         )
     if kind.dtype == np.uint8 and image.dtype == np.uint16:
         raise UserError(
@@ -159,8 +159,8 @@ def _decoded_file(content: bytes, name: str | Path, kind: ImageKind) -> np.ndarr
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     if max(orientation, files.exif_orientation(exif)) > 1:
         raise UserError(
-            f"{name} would be turned by its EXIF data, which is done for 8-bit RGB images only; "
-            "save it upright, without them."
+            f"{name} has EXIF data that turn it, but only 8-bit RGB images are turned; save it "
+            "upright, without them."
         )
 
     if image.format == "PNG":
@@ -180,7 +180,7 @@ def _decoded_file(content: bytes, name: str | Path, kind: ImageKind) -> np.ndarr
 def _changes_pixels(image: Image.Image) -> bool:
     """Whether Pillow drops a channel of a TIFF, divides the others by it, or may invert them."""
     tags = getattr(image, "tag_v2", {})
-    # Those in which 0 is white, Pillow inverts with 8 bits and not with 16.
+    # If 0 is white, Pillow inverts 8-bit files but not 16-bit ones.
     if decoding.num_hidden_bands(image) or tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         return True
     extra = tags.get(_EXTRA_SAMPLES, ())
@@ -189,7 +189,7 @@ def _changes_pixels(image: Image.Image) -> bool:
 
 def _decoded_png(content: bytes, name: str | Path, kind: ImageKind) -> np.ndarray:
     # Pillow reads colours of 16 bits as if they had 8.
-    import tensorflow as tf  # of which workers that convert 8-bit RGB need none
+    import tensorflow as tf  # here, since workers that convert 8-bit RGB do without it
 
     depth, color_type = content[24], content[25]
     if color_type not in _PNG_CHANNELS or depth not in (8, 16):

@@ -146,7 +146,7 @@ def _hsv_to_rgb(hue, saturation, value, width):
     """Inverts `_rgb_to_hsv`, bit by bit as OpenCV on x86 with AVX2; returns uint8 [3, H, W].
 
     OpenCV multiplies and subtracts with a single rounding, as XLA does, and truncates the result.
-    It works in blocks of 32 pixels; the pixels left over at the end of a row it rounds instead.
+    It works in blocks of 32 pixels, and rounds the pixels left over at the end of a row.
     """
     # The minimum changes no value. It keeps XLA from fusing the product with the differences below,
     # which would then be rounded only once.

@@ -102,8 +102,8 @@ def train_batches(
         )
 
     def mixed(pair, key):
-        # The partner is any record, not another image of the batch: so an example depends on its
-        # position alone, however the batch is divided among replicas and hosts.
+        # The partner is any record, not another image of the batch: so an example depends only on
+        # its position, however the batch is divided among replicas and hosts.
         key = seeds.stream(key, "cutmix")
         draws = tf.random.stateless_uniform([], key, 0, len(table), tf.int64)
 
@@ -170,7 +170,7 @@ def augment(
     Args:
       image: uint8 or uint16 [H, W, C]; label: uint8 [H, W, 1]; seed: int64 [2].
       centred_padding: whether a small image lies in the middle of the crop, else at the top left.
-      max_value: value of the image that becomes 255. Colours are varied only of 8-bit RGB, and
+      max_value: value of the image that becomes 255. Only 8-bit RGB has its colours varied, and
         images are blurred before they are scaled, so whole numbers lose no depth by rounding.
     Returns:
       float32 [h, w, C] in 0..255 and int32 [h, w, 1], of size config.train_crop_size.

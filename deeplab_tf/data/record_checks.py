@@ -82,7 +82,8 @@ def naming_bad_records(table: records.RecordTable, checks: RecordChecks) -> Iter
     """Turns the failure to read a record into a UserError that names the first bad record.
 
     Only after a failure, all records are read again until the bad one is found, which takes as long
-    as decoding all that come before it. If all are fine, the failure had another cause: it passes.
+    as decoding all that come before it. If all are fine, the failure had another cause and is
+    raised as it was.
 
     Args:
       table: where the records are read from.
@@ -326,7 +327,7 @@ def _require_label(content: bytes, named: str, checks: RecordChecks) -> np.ndarr
 
 
 def _other_meaning(value: int, checks: RecordChecks) -> str:
-    """Returns what a label may mean that is not in the class list, and the settings for that."""
+    """Returns what a label outside the class list may mean, and the settings for that."""
     meant = (checks.num_classes, checks.ignore_label)
     if (*meant, value) == (151, 0, 255):
         return (

@@ -206,7 +206,7 @@ class RecordTable:
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
         """Returns the serialized record at `index` (scalar), inside or outside tf.data."""
-        # A dataset that starts at the record's offset, of which only the first element is read.
+        # A dataset that starts at the record's offset; only its first element is read.
         # `tf.data.TFRecordDataset` itself takes no offsets, so it is made from the raw operation.
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(self.files, tf.gather(self.file_index, index))],
@@ -355,8 +355,8 @@ def _shards_of_other_names(folder: Path, split: str) -> list[Path]:
 def index_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the offset of each record in a TFRecord file, int64 [N], and its CRC, uint32 [N].
 
-    A record is a uint64 length, a crc32, the data and another crc32. Only the lengths and the
-    latter are read.
+    A record is a uint64 length, a crc32, the data and another crc32. Only the lengths and
+    the second crc32 are read.
 
     Raises:
       UserError: if the last record does not end at the end of the file.

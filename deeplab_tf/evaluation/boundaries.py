@@ -1,4 +1,4 @@
-"""The boundary F-score: how well the outlines of a prediction follow those of the label.
+"""The boundary F-score: how well a prediction's outlines follow the label's.
 
 For each image and class, precision is the share of the prediction's boundary pixels that lie at
 most the tolerance away from a boundary pixel of the label; recall is the same the other way round;
@@ -10,10 +10,10 @@ benchmark (Perazzi et al. 2016, `db_eval_boundary`), of one class against all ot
 the boundary if it differs from its neighbour on the right, below, or below on the right. So the
 border of the image is no boundary.
 
-No pair of pixels counts of which one is ignored, so the border of an ignored area is no boundary
-either. A class has no score in an image whose label shows the class without any boundary, since
-then nobody knows where its outline is: all of it may be ignored, as in PASCAL VOC. Otherwise, if
-only one of the two maps has a boundary, the score is 0. A class's score for a split is the mean
+A pair of pixels does not count if one of the two is ignored, so the border of an ignored area is no
+boundary either. A class has no score in an image whose label shows the class without any boundary:
+nobody knows then where its outline is, since all of it may be ignored, as in PASCAL VOC. Otherwise,
+if only one of the two maps has a boundary, the score is 0. A class's score for a split is the mean
 over the images in which it has one.
 """
 
@@ -65,7 +65,7 @@ class BoundaryScores:
 
     @property
     def ignored_share(self) -> float:
-        """Share of the outlines in the labels that lie beside ignored pixels and do not count."""
+        """Share of the outlines in the labels that lie next to ignored pixels and do not count."""
         return self._unknown / max(self._known + self._unknown, 1)
 
 

@@ -1,6 +1,6 @@
 """Predictions as COCO's JSON, with run-length encoded regions, which are exact.
 
-The format is that of COCO-Stuff's annotations: one annotation for each class in an image. It is
+The format is COCO-Stuff's: one annotation for each class in an image. It is
 described at https://cocodataset.org/#format-data, and the encoding in cocoapi's `maskApi.c`.
 """
 
@@ -69,8 +69,9 @@ def runs(mask: np.ndarray) -> list[int]:
 def compressed(counts: Sequence[int]) -> str:
     """Returns run lengths as COCO's text.
 
-    From the fourth on, the difference from the last but one is stored. Each number is cut into
-    groups of 5 bits, the lowest first, as two's complement; a sixth bit says that more follow.
+    From the fourth on, the difference from the number two places before is stored. Each number is
+    cut into groups of 5 bits, the lowest first, as two's complement; a sixth bit says that more
+    follow.
     """
     text = []
     for number, count in enumerate(counts):

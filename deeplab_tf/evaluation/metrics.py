@@ -10,7 +10,7 @@ With the hits, the labelled and the predicted pixels of a class:
 A class that occurs neither in labels nor in predictions has none of them, and the means leave it
 out. A class that occurs only in predictions, all of them wrong, has IoU and F1 0, but no recall;
 one that is never predicted has no precision. These are the definitions of mmsegmentation's
-its mIoU, mDice, mPrecision, mRecall = mAcc, and aAcc, the pixel accuracy. Only its mFscore is
+mIoU, mDice, mPrecision, mRecall = mAcc, and aAcc, the pixel accuracy. Only its mFscore is
 another mean of F1: it leaves out the classes without any hit, which mDice counts as 0.
 """
 
@@ -72,8 +72,8 @@ def confusion_matrices(
 def _pair_numbers(labels, predictions, num_classes, ignore_label):
     """Returns the number of each pixel's pair (label, prediction), int32 of the labels' shape.
 
-    Ignored pixels have one more number after those of the pairs, which is not counted in the end:
-    XLA has no boolean_mask.
+    Ignored pixels get one more number, after the pairs' numbers; it is not counted in the end. (XLA
+    has no boolean_mask.)
     """
     labels, predictions = tf.cast(labels, tf.int64), tf.cast(predictions, tf.int64)
     pairs = labels * num_classes + predictions

@@ -1,4 +1,4 @@
-"""What `vis` and `predict` write for an image beside the usual pictures, and for all images."""
+"""What `vis` and `predict` write next to the usual pictures of an image, and about all images."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ def of_image(
     """Yields the files of one image that are wanted, of its `kinds`.
 
     Args:
-      image_path: of the image itself, as labelme's file shall name it.
+      image_path: of the image itself, as labelme's file names it.
       ignore_label: of the truth; not needed without one.
       error_map: how errors are painted: "red", or "class" for the colour of the true class; ""
         paints none, and there must be a truth otherwise.

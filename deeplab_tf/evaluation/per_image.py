@@ -19,10 +19,10 @@ class WorstImage(NamedTuple):
 
 
 class ImageScores:
-    """Collects the counts of each image, whatever the order that they are predicted in.
+    """Collects the counts of each image, in whatever order they are predicted.
 
     An image's mIoU is the mean over the classes that occur in its label or its prediction, by the
-    same rule as that of a whole split (`metrics`). Pixels with the ignored label do not count.
+    same rule as for a whole split (`metrics`). Pixels with the ignored label do not count.
 
     Args:
       images: number of images in the split. class_names: of its classes.
@@ -59,7 +59,7 @@ class ImageScores:
         return _means(self.iou)
 
     def worst(self, count: int) -> list[WorstImage]:
-        """Returns up to `count` images with the lowest mIoU; those of one mIoU by their names.
+        """Returns up to `count` images with the lowest mIoU; images of equal mIoU by name.
 
         Images without a score are left out.
         """

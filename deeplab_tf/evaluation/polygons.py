@@ -1,8 +1,8 @@
 """Outlines of the regions of a label map, exactly on the borders of pixels, as labelme draws them.
 
 A region is all pixels of one class that are connected along their sides. labelme's polygons have no
-holes, but it draws later ones over earlier ones (its `shapes_to_label`). So each region is given by
-its outer outline alone, and larger ones come first: what lies in a hole is drawn over it.
+holes, but it draws later ones over earlier ones (its `shapes_to_label`). So each region is given
+only by its outer outline, and larger ones come first: what lies in a hole is drawn over it.
 
 labelme draws a polygon with Pillow, which cuts the fractions off coordinates and draws the pixels
 that the outline then runs through as well as those within (`shape_to_mask`). So right and lower

@@ -35,9 +35,9 @@ class Predictor(tf.Module):
     cells are squeezed into the image, and labels move up and to the left, by nearly a cell at the
     end.
 
-    With a padded size, the views are those of official DeepLab (eval.py, model.py): the image,
+    With a padded size, the views are made as in official DeepLab (eval.py, model.py): the image,
     resized by the recipe's rule, is padded with the mean colour below and on the right; then it is
-    scaled and mirrored as one image, and what belongs to the padding is cut off the scores.
+    scaled and mirrored as one image, and the padding is cut off the scores.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Predictor(tf.Module):
             with windows.
           size_divisor: number that height and width are padded to a multiple of, plus 1 if the
             model aligns corners; 0 pads nothing. Not together with windows or a padded size.
-          image_kind: what the images are that the model was trained on.
+          image_kind: the kind of images that the model was trained on.
         """
         super().__init__()
-        # Never so by a user's fault: `runs` and `training` refuse models of other images.
+        # Users cannot cause this: `runs` and `training` refuse models of other images.
         assert image_kind.channels == model.config.image_channels
         self.image_kind = image_kind
         self.model = model
@@ -301,8 +301,8 @@ class Predictor(tf.Module):
             scores = tf.reverse(scores, [2])
 
         if scale < 1:
-            # Official DeepLab enlarges the logits of small views in two steps, of which the first
-            # leads to the size that they have at scale 1 (model.py, multi_scale_logits).
+            # Official DeepLab enlarges the logits of small views in two steps. The first leads to
+            # the size that they have at scale 1 (model.py, multi_scale_logits).
             stride = self.model.config.logits_stride()
             scores = self._resize(scores, [(side - 1) // stride + 1 for side in self._padded_size])
         scores = self._resize(scores, self._padded_size)[:, : inner[0], : inner[1]]

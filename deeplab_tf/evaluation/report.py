@@ -160,7 +160,7 @@ def _sample_pair(
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Writes a picture as PNG, completely or not at all, as `files.write` does."""
-    # There may be thousands, which can be made again after a power failure.
+    # There may be thousands, and they can be made again after a power failure.
     files.write(path, decoding.encode_png(picture), is_lasting=False)
 
 

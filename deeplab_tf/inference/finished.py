@@ -1,10 +1,11 @@
 """What earlier calls of predict have finished in a folder, and with which model.
 
-The folder `finished` beside the outputs holds model.json, which says what decides the outputs, and
-one list for each shard, so that shards on several hosts can share the folder. A list grows by a
-line for each image, after all of its outputs were written, with a digest of each output. An image
-is finished if its outputs are still what was written for it; so an image of the same name, or a
-hand that replaced them, is noticed, whatever list says so and whatever clock its host has.
+The folder `finished` next to the outputs holds model.json, which says what decides the outputs, and
+one list for each shard, so that shards on several hosts can share the folder. When all outputs of
+an image are written, the list gets a line with a digest of each. An image counts as finished while
+its outputs have these digests. So it no longer counts if another image of the same name, or a
+person, replaced an output. It does not matter in which list the line is, or what its host's clock
+says.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ _PIECE = 2**20  # bytes that are read at once
 class _Entry(NamedTuple):
     """A line of a list.
 
-    image: what summaries call the image. state: what it was, as `ImageSource.state` says. outputs:
-    the digest of each, by its path in the folder. seconds: of the writer's clock.
+    image: its name in summaries. state: its `ImageSource.state`. outputs: their digests, by their
+    paths in the folder. seconds: the time of writing, by the writer's clock.
     """
 
     image: str
@@ -44,7 +45,7 @@ class Finished:
         """Reads what was finished; writes nothing.
 
         Args:
-          shard: K/N, whose list this call writes.
+          shard: K/N; this call writes that shard's list.
         """
         self._output_dir = output_dir
         self._folder = output_dir / _FOLDER
@@ -54,13 +55,13 @@ class Finished:
         for path in sorted(self._folder.glob("*.jsonl")):
             for line in files.read_bytes(path).splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                    self._take(json.loads(line))  # but for a line that a killed process left
+                    self._take(json.loads(line))  # skips a line that a killed process cut off
 
     def claim(self, decides: Mapping[str, Any]) -> None:
         """Claims the folder for a model and its settings.
 
         Args:
-          decides: what decides the outputs for an image, by what a user calls it, as JSON values.
+          decides: what decides the outputs of an image: JSON values, by the names that users know.
         Raises:
           UserError: if the folder holds predictions that something else decided.
         """
@@ -76,7 +77,7 @@ class Finished:
             )
 
     def has(self, name: str, state: Any, outputs: Iterable[Path]) -> bool:
-        """Whether an image was finished in its state, which None never is, with all `outputs`."""
+        """Whether an image was finished in this state with all `outputs`; never if it is None."""
         same = [each for each in self._entries.get(name, ()) if each.state == state]
         return (
             state is not None
@@ -88,7 +89,7 @@ class Finished:
         )
 
     def images(self) -> Iterator[tuple[str, str]]:
-        """Yields name and image of each entry whose index picture is still there, by name."""
+        """Yields name and image of each entry whose index picture is still there, in name order."""
         for name, entries in sorted(self._entries.items()):
             index = f"index/{name}.png"
             digest = _digest_of_file(self._output_dir / index)
@@ -97,11 +98,11 @@ class Finished:
                 yield name, max(fitting, key=lambda each: each.seconds).image
 
     def wrote(self, path: Path) -> bool:
-        """Whether what an announced file holds was written by predict, and not changed since."""
+        """Whether an announced file still holds what predict wrote there."""
         return _digest_of_file(path) in self._announced.get(self._key(path), set())
 
     def announce(self, path: Path, content: bytes | str) -> None:
-        """Notes that a file is about to be written, which people may correct by hand."""
+        """Notes that predict is about to write a file that people may correct by hand."""
         digest = digest_of_content(content)
         self._append({"announced": {self._key(path): digest}})
 
@@ -109,8 +110,8 @@ class Finished:
         """Notes that all outputs of an image are written.
 
         Args:
-          outputs: digest of each.
-          image: what summaries call it.
+          outputs: the digest of each output.
+          image: the image's name in summaries.
         """
         digests = {self._key(path): digest for path, digest in outputs.items()}
         self._append(
@@ -126,8 +127,8 @@ class Finished:
     def _append(self, entry: dict[str, Any]) -> None:
         """Adds a line to this call's list."""
         self._take(json.loads(json.dumps(entry)))
-        # On a line of its own, even if a killed process left the start of one; and in one piece,
-        # should another process write there too.
+        # It starts a new line, since a killed process may have left half a line, and is written in
+        # one piece, since another process may write there too.
         line = "\n" + json.dumps(entry)
         with self._list.open("ab", buffering=0) as file:
             file.write(line.encode())
@@ -153,7 +154,7 @@ class Finished:
             complete = self._folder / f".{secrets.token_hex(8)}"
             files.write(complete, content)
             try:
-                # A link, not a renaming: of two hosts that start at once, only one is first.
+                # A link, not a renaming: if two hosts start at once, only the first one succeeds.
                 with contextlib.suppress(FileExistsError):
                     os.link(complete, path)
             except OSError:  # a file system without links
@@ -185,13 +186,13 @@ def digest_of(*paths: Path) -> str:
 
 
 def digest_of_content(content: bytes | str) -> str:
-    """Returns what the lists hold of a file's content; text is UTF-8, as `files.write` writes."""
+    """Returns the digest of a content in the lists; text counts as UTF-8, as it is written."""
     data = content.encode() if isinstance(content, str) else content
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def digest_of_output(path: Path) -> str:
-    """Returns what the lists hold of a file that was written."""
+    """Returns the digest of a written file in the lists."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for piece in iter(lambda: file.read(_PIECE), b""):

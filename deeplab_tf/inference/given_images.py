@@ -1,7 +1,7 @@
 """Images that Python callers give as objects, taken as 8-bit RGB or refused.
 
-Nothing is scaled and no axes are moved: an array that means something else than it seems to would
-be predicted wrongly without a word.
+Nothing is scaled and no axes are moved: a wrong guess about an array would give wrong predictions
+without a word.
 """
 
 import os
@@ -20,10 +20,10 @@ _WANTED = "uint8 [height, width, 3], RGB"
 
 
 def pixels_of_pillow(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of an image of Pillow, uint8 [H, W, 3], as they stand.
+    """Returns the pixels of a Pillow image, uint8 [H, W, 3], without turning them.
 
-    Warns of a dropped channel, and if EXIF data would turn the image: its pixels are the caller's,
-    so labels must be at their size.
+    Warns of a dropped channel, and of EXIF data that would turn the image. The labels must have the
+    size of the caller's pixels, so it is not turned.
 
     Raises:
       UserError: if it has more than 8 bits per channel, or cannot be decoded.
@@ -61,7 +61,7 @@ def _require_8_bits_in_file(image: Image.Image, name: str) -> None:
 def pixels_of_array(image: Any) -> np.ndarray:
     """Returns a copy of an array, or of what NumPy takes for one, if it is uint8 [H, W, 3].
 
-    A copy, since scores are computed later, when the caller may have filled the array anew.
+    A copy, since scores are computed later, when the caller may have overwritten the array.
 
     Raises:
       UserError: if it has another type or shape.
@@ -86,7 +86,7 @@ def pixels_of_array(image: Any) -> np.ndarray:
 def values_of_array(image: Any, kind: ImageKind) -> np.ndarray:
     """Returns a copy of an array of another kind than 8-bit RGB, [H, W, kind.channels].
 
-    Warns of values above `kind.max_value`, which become it.
+    Values above `kind.max_value` become it, with a warning.
 
     Raises:
       UserError: if it is no array of this kind.
@@ -99,7 +99,10 @@ def values_of_array(image: Any, kind: ImageKind) -> np.ndarray:
         )
     values, counts = other_images.fitted(np.asarray(image), "An image", kind)
     if counts.clipped:
-        warn(f"{counts.clipped} values of an image are above {kind.max_value} and count as it.")
+        warn(
+            f"{counts.clipped} values of an image are above {kind.max_value} and count as "
+            f"{kind.max_value}."
+        )
     return values.copy()
 
 

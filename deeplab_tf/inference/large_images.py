@@ -1,4 +1,4 @@
-"""Predicts images that are too large to be predicted at once in windows, all others as usual."""
+"""Predicts images in windows if they are too large to be predicted at once."""
 
 import dataclasses
 import math
@@ -42,13 +42,13 @@ def with_windows(
     max_pixels: int,
     with_probabilities: bool = False,
 ) -> Predict:
-    """Returns `predict` for images of up to `max_pixels` pixels, and windows for larger ones.
+    """Returns a function that predicts images of more than `max_pixels` pixels in windows.
 
-    Says so when the first larger image comes.
+    It leaves all others to `predict`, and prints a line when the first larger image comes.
 
     Args:
       predict: the function from images, [H, W, C], to results, as the run says.
-      predictor: what it predicts with, whose views of an image count too.
+      predictor: what `predict` uses; the sizes of its views of an image count too.
     """
     settings = sliding(evaluation, max_pixels)
     in_windows = replicas.one_by_one(

@@ -23,7 +23,7 @@ from deeplab_tf.weights.published import PUBLISHED, find
 
 
 class ImagePredictor(Protocol):
-    """What predicts images, [B, H, W, C]; each method raises UserError for one it refuses."""
+    """Predicts images, [B, H, W, C]; its methods raise UserError for an image they refuse."""
 
     def labels(self, images: np.ndarray) -> Any:
         """Returns the class of each pixel, [B, H, W]."""
@@ -50,7 +50,7 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
       checkpoint: newest, best or a step; empty takes the one that the path names, or the newest.
       settings: values in place of the run's, by the names of `flags.INFERENCE`.
     Raises:
-      UserError: if there is no such model or checkpoint, or a setting cannot be had.
+      UserError: if there is no such model or checkpoint, or a setting is not possible.
     """
     _require_known(settings)
     checkpoint_choice.require_one_choice(checkpoint, str(path), "model", written=as_argument)
@@ -58,7 +58,7 @@ def open_model(path: str | Path, *, checkpoint: str, settings: Mapping[str, Any]
     if not folder.exists() and str(path) in PUBLISHED:
         path = folder = published.folder_of(str(path))
     elif not folder.exists() and difflib.get_close_matches(str(path), PUBLISHED):
-        find(str(path))  # says which name is near
+        find(str(path))  # its error names the nearest name
     if not (folder / EXPERIMENT).is_file() and export.is_export(folder):
         fixed = {"checkpoint": checkpoint} if checkpoint else dict(settings)
         if fixed:
@@ -103,7 +103,7 @@ def loaded_run_of(
 
 
 def _require_known(settings: Mapping[str, Any]) -> None:
-    """Raises UserError if a setting is none that a prediction may change."""
+    """Raises UserError if predictions have no setting of a given name."""
     for name in settings:
         if name not in flags.INFERENCE:
             near = difflib.get_close_matches(name, flags.INFERENCE, n=1)

@@ -58,7 +58,7 @@ def predict_on(
         batches = [image[np.newaxis] for image in images]
         for batch in batches:
             predictor.require_fitting(batch)
-        # Every replica needs an image: those without one get the first again, and nobody looks.
+        # Every replica needs an image: idle ones get the first again, and their results are unused.
         filled = batches + batches[:1] * (replicas - len(batches))
         labels, *probabilities = predict([tf.constant(batch) for batch in filled])
         return [

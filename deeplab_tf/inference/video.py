@@ -1,4 +1,4 @@
-"""Reads and writes videos with ffmpeg, a program of its own that the extra `video` brings.
+"""Reads and writes videos with ffmpeg, an external program that the extra `video` installs.
 
 imageio-ffmpeg and not OpenCV: its wheel fits every Python and any NumPy, it reads what phones and
 cameras write, and it keeps the audio. This module does not import TensorFlow.
@@ -32,7 +32,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,
 _ONLY_VIDEO_FILES = ("-protocol_whitelist", "file", "-format_whitelist", _FORMATS)
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")  # what players expect in an MP4
 _UNKNOWN = -(2**63)  # AV_NOPTS_VALUE of libavutil/avutil.h
-_JITTER = 0.01  # a rate counts as constant if its frames are as evenly shown as that
+_JITTER = 0.01  # a rate counts as constant if the gaps between frames vary by at most this
 _HIGHEST_RATE = 60  # frames/s of a video that had no constant rate
 _USUAL_RATES = tuple(map(Fraction, (24, 25, 30, 48, 50, 60)))
 _PLAIN_RATE = 25  # of a single frame that does not say how long it is shown
@@ -42,11 +42,11 @@ _PLAIN_RATE = 25  # of a single frame that does not say how long it is shown
 class Video:
     """What a video file says of itself.
 
-    frames: number of frames to come, unless the file is damaged; about, if is_variable.
+    frames: number of frames, if the file is undamaged; an estimate if is_variable.
     rate: frames/s of the video that is written.
     is_variable: whether the file has no constant rate; then frames are repeated or left out, so
-      that the length stays.
-    start: seconds before the first frame. aspect: width by height of a pixel.
+      that the length stays the same.
+    start: seconds before the first frame. aspect: a pixel's width divided by its height.
     audio: codec of the first audio track; "" if there is none.
     """
 
@@ -108,7 +108,7 @@ def look_at(path: Path) -> Video:
     tick = Fraction(header("tb", 0, "1/1"))
     over, under = map(int, header("sar", 0, "1/1").split("/"))
     shown = [int(time) for _, time, _ in packets]
-    # Some containers say only when frames are decoded, which is as regular.
+    # Some containers only say when frames are decoded; these times are as regular.
     is_told = min(shown) > _UNKNOWN
     times = sorted(shown if is_told else (int(time) for time, _, _ in packets))
     gaps = [after - before for before, after in itertools.pairwise(times)]
@@ -149,7 +149,7 @@ def _rate(
         return mean
     # Rounded times, such as the milliseconds of Matroska, allow a range of rates. The usual ones
     # are the likeliest of these, then another whole number, then the rates of NTSC.
-    # ffmpeg completes times that are not told by adding durations, each of which it rounds.
+    # Where a file tells no times, ffmpeg adds up durations and rounds each.
     rounded = max(gaps) - min(gaps) or 1
     rounded = rounded if is_told else max(rounded, len(gaps))
     slowest = len(gaps) / ((ticks + rounded) * tick)

@@ -28,8 +28,8 @@ class Model:
 
     predict: takes images, [H, W, C] as `image_kind` says, at most `together` of them, and returns
       the labels and probabilities of each.
-    decides: what decides the labels, as `Finished` takes it. may_skip: whether that is all, so that
-      an image need not be predicted again.
+    decides: what decides the labels, as `Finished.claim` takes it.
+    may_skip: whether nothing else decides them, so that finished images need no new prediction.
     """
 
     predict: Predict
@@ -44,7 +44,7 @@ def open_model(job: PredictConfig, *, with_probabilities: bool = False) -> Model
     """Opens the model that the command line asks for.
 
     Args:
-      with_probabilities: whether it shall return probabilities too; a server cannot.
+      with_probabilities: whether to return probabilities too; a server cannot.
     """
     given = [name for name in flags.INFERENCE if flags.given(name) is not None]
     if given and not (job.checkpoint_dir or job.weights):
@@ -119,5 +119,5 @@ def _of_checkpoint(job: PredictConfig, *, with_probabilities: bool) -> Model:
 
 
 def _named(path: Path, digest: str) -> str:
-    """Returns what tells a model from others, whichever folder it lies in, with a name to read."""
+    """Returns a readable name and a digest that identify a model, whichever folder it lies in."""
     return f"{path.name}, SHA-256 {digest[:24]}"

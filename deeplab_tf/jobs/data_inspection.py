@@ -19,7 +19,7 @@ def main(job: InspectConfig) -> None:
     info = catalog.load_described(job)
     splits = job.splits or _splits_of(info, Path(job.dataset_dir))
     if not splits:
-        raise UserError(f"{job.dataset_dir} lists no splits; name those to inspect with --splits.")
+        raise UserError(f"{job.dataset_dir} lists no splits; name them with --splits.")
     tables = {
         split: records.open_split(job.dataset_dir, split, info, labelled=False) for split in splits
     }
@@ -134,7 +134,7 @@ def measure(info, split: str, table):
     )
     for batch in tqdm(batches, total=len(table), desc=split, unit=" images", disable=None):
         if not info.image_kind.is_rgb:
-            # Clipped when they were built, so only a factor leads to 0..255.
+            # The builder has clipped the values, so a factor alone scales them to 0..255.
             counts.values.add(batch.images[0] * (255 / info.image_kind.max_value))
         counts.add(batch.images.shape[1:3], batch.labels[0, :, :, 0], info.ignore_label)
     return counts

@@ -105,7 +105,7 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
 
     if boundary and boundary.ignored_share > 0.5:
         warn(
-            f"{100 * boundary.ignored_share:.0f} % of the outlines in the labels lie beside "
+            f"{100 * boundary.ignored_share:.0f} % of the outlines in the labels lie next to "
             "ignored pixels, where they cannot be scored; the boundary F-score says little here."
         )
     if worst:

@@ -38,7 +38,7 @@ def main(job: ExportConfig, serving: ServingConfig) -> None:
 
 
 def _require_place(job: ExportConfig, serving: ServingConfig) -> None:
-    """Raises UserError if nothing can be written there, or a setting is without effect there."""
+    """Raises UserError if nothing can be written there, or a setting has no effect there."""
     if job.export_dir:
         files.require_plain(Path(job.export_dir), "--export_dir")
         return

@@ -16,11 +16,11 @@ from deeplab_tf.data.image_kinds import ImageKind
 from deeplab_tf.messages import UserError
 
 STANDARD_INPUT = "-"
-_MOST_BYTES = 2**30  # as of files
+_MOST_BYTES = 2**30  # as for files
 
 
 class ImageSource(Protocol):
-    """One image; as text, it is what messages call it. ending: that of its file's name."""
+    """One image; `str` gives its name in messages. ending: the ending of its file's name."""
 
     @property
     def ending(self) -> str: ...
@@ -29,7 +29,7 @@ class ImageSource(Protocol):
         """Returns what `image_files.read_image_and_loss` does; raises UserError."""
 
     def state(self) -> list | None:
-        """Returns what changes if the image changes, as JSON; None if nobody can know."""
+        """Returns JSON values that change if the image changes; None if nobody can know."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class VideoFile(ImageFile):
-    """A video, each frame of which is an image."""
+    """A video; each frame is an image."""
 
     def read(self, kind: ImageKind) -> tuple[np.ndarray, bool]:
         """Raises NotImplementedError: `inference.video` reads the frames."""
@@ -70,13 +70,13 @@ class VideoFile(ImageFile):
 
 @dataclass(frozen=True)
 class ImageAddress:
-    """An image on the web, which may be another one the next time."""
+    """An image on the web; the next download may give another one."""
 
     url: str
 
     @property
     def name(self) -> str:
-        """What its outputs are called: the file's name in the address, without ending."""
+        """The name of its outputs: the file's name in the address, without ending."""
         return files.safe_name(self._path.stem, otherwise="image")
 
     @property

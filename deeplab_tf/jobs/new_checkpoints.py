@@ -27,7 +27,7 @@ def follow(
 
     run = RunDir(checkpoint_dir)
     while run.may_begin():
-        print(f"Waiting for a run in {run.path}, where nothing is yet.", flush=True)
+        print(f"Waiting for a run in {run.path}: nothing is there yet.", flush=True)
         time.sleep(interval_secs)
 
     if not run.experiment().train.train_logdir:  # imported weights, which nothing trains
@@ -49,7 +49,7 @@ def follow(
 
         if taken == (at_most or None) or last_tried >= last_step:
             return
-        # Looked at again, since the last checkpoint may have come while the one before was taken.
+        # Lists them again, since the last checkpoint may have come while `take` ran.
         if run.stopped_early() and max(run.checkpoints.steps()) == last_tried:
             return
         print(f"Waiting for a checkpoint after step {last_tried} in {run.path}.", flush=True)

@@ -32,9 +32,9 @@ def images_to_predict(
     """Returns the images of --input, or of its --shard, by the names of their outputs.
 
     Raises:
-      UserError: if two images would be written to the same file, an output over an input or over
-        work that may be done by hand, nothing can be written to --output_dir, or the images are of
-        a kind that `pictures` does not go with.
+      UserError: if two images would be written to the same file, an output would replace an input
+        or somebody's work, nothing can be written to --output_dir, or an image cannot have the
+        outputs that `pictures` asks for.
     """
     files.require_writable(Path(job.output_dir), flag="output_dir")
     elsewhere = [part for part in job.input if is_address(part) or part == STANDARD_INPUT]
@@ -80,13 +80,13 @@ def _by_name(
 
 
 def _require_possible(pictures: PictureConfig, images: Mapping[str, ImageSource]) -> None:
-    """Raises UserError if what is asked for cannot be had of one of the images."""
+    """Raises UserError if one of the images cannot have all outputs that are asked for."""
     beside = pictures.beside_overlays()
     for source in images.values():
         if beside and isinstance(source, VideoFile):
             raise UserError(
-                f"{beside[0]} is for images, but --input={files.shown(source)} is a video, of "
-                f"which only the overlay is written; predict it in a call without {beside[0]}."
+                f"{beside[0]} is for images, but --input={files.shown(source)} is a video, which "
+                f"gets only an overlay; predict it in a call without {beside[0]}."
             )
         if "labelme" in pictures.save_polygons and not isinstance(source, ImageFile):
             raise UserError(
@@ -105,7 +105,7 @@ def _require_own(
 ) -> None:
     """Raises UserError if a file would be replaced that somebody may have made or corrected.
 
-    Such files are those of annotation tools, and tables. What predict wrote, and nobody changed,
+    These are files for annotation tools, and tables. A file that predict wrote and nobody changed
     may be replaced.
     """
     targets = [summary_file(job, name) for name in pictures.summaries()]
@@ -120,7 +120,7 @@ def _require_own(
     for path in existing:
         if finished and not finished.wrote(path):
             raise UserError(
-                f"{files.shown(path)} exists, and is not, or no longer, what predict wrote there; "
+                f"{files.shown(path)} was not written by predict, or was changed since; "
                 "move it elsewhere if it is somebody's work, or give another --output_dir."
             )
 

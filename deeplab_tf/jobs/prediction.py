@@ -78,7 +78,7 @@ def _unfinished(
     finished: Finished,
     images: Mapping[str, ImageSource],
 ) -> dict[str, ImageSource]:
-    """Returns the images but for those that an earlier call predicted, with all that is wanted."""
+    """Returns the images that no earlier call has predicted with all wanted outputs."""
     # Every output is read, which may take a while for thousands of images.
     bar = tqdm(images.items(), desc="comparing", unit=" images", disable=None, delay=2, leave=False)
     return {
@@ -91,7 +91,7 @@ def _unfinished(
 def _predicted(
     model: asked_model.Model, group: Sequence["_Read"], bad: list[str]
 ) -> Iterator[tuple["_Read", Result]]:
-    """Yields the images of a group with their predictions; adds those refused to `bad`."""
+    """Yields the images of a group with their predictions; adds refused ones to `bad`."""
     try:
         results = model.predict([each.pixels for each in group])
     except RefusedImage as error:
@@ -113,7 +113,7 @@ def _predict_video(
     source: ImageSource,
     bad: list[str],
 ) -> None:
-    """Predicts a video; adds it to `bad` if it cannot be."""
+    """Predicts a video; adds it to `bad` if that fails."""
     state = source.state()
     path = Path(str(source))
     try:
@@ -132,13 +132,13 @@ def _predict_video(
 
 
 def _shown(name: str, source: ImageSource) -> str:
-    """Returns what summaries call an image."""
+    """Returns the name of an image in summaries."""
     return name + source.ending
 
 
 @dataclass(frozen=True)
 class _Read:
-    """An image that was read. state: what it was before that, as `ImageSource.state` says."""
+    """An image that was read. state: its `ImageSource.state`, taken before reading."""
 
     name: str
     source: ImageSource
@@ -152,7 +152,7 @@ def _read(
     bad: list[str],
     with_losses: list[Path],
 ) -> Iterator[_Read]:
-    """Yields the images that can be read; adds to the two lists which others there are."""
+    """Yields the readable images; adds the others to `bad`, and lossy ones to `with_losses`."""
     for name, source in images:
         state = source.state()  # before reading: a later change is then seen by the next call
         try:
@@ -176,8 +176,9 @@ def _conclude(
     """Prints what was done; raises UserError if too little was.
 
     Args:
-      count: number of images, of which an earlier call predicted `skipped`.
-      noun: what they are called.
+      count: number of all images.
+      skipped: number of images that an earlier call predicted.
+      noun: what messages call an image.
     """
     if bad and count == 1:
         raise UserError(bad[0])

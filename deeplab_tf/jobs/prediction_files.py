@@ -1,4 +1,4 @@
-"""Writes what predict writes: the files of each image, and those about all images."""
+"""Writes predict's outputs: the files of each image, and the files about all images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def write(
     name: str,
     source: ImageSource,
 ) -> dict[Path, str]:
-    """Writes the files of one image, those of `paths.outputs`; returns the digest of each.
+    """Writes the files that `paths.outputs` lists for one image; returns the digest of each.
 
     Args:
       name: a key of `paths.images_to_predict`; source: its value.
@@ -36,7 +36,7 @@ def write(
     for path, content in _contents(job, config, classes, predicted, name, source).items():
         if paths.is_for_tools(path):
             finished.announce(path, content)
-        # There may be thousands, which can be made again after a power failure.
+        # There may be thousands, and they can be made again after a power failure.
         files.write(path, content, is_lasting=False)
         digests[path] = digest_of_content(content)
     return digests
@@ -82,12 +82,12 @@ def write_summaries(
 ) -> None:
     """Writes the files about all finished images of the folder, or of this shard, if wanted.
 
-    They are made from the index pictures, so that what earlier calls and other shards finished is
-    in them. Shards have files of their own: two that end at the same time would lose images in a
-    common one.
+    They are made from the index pictures, so they hold what earlier calls and other shards
+    finished too. Each shard writes files of its own: in a common file, two shards that end at the
+    same time would lose images.
 
     Args:
-      images: those of this call.
+      images: the images of this call.
     """
     if not config.summaries():
         return

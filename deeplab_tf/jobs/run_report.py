@@ -26,7 +26,7 @@ from deeplab_tf.runs.loaded_run import LoadedRun
 from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.serving import model_card
 
-# A prediction made again may differ in a few pixels: other devices round otherwise.
+# A repeated prediction may differ in a few pixels: other devices round differently.
 _SAME_MIOU = 0.01
 
 
@@ -172,7 +172,7 @@ def _restored(
 
 
 def _as_scored(experiment: Experiment, inference: dict[str, str]) -> Experiment:
-    """Returns a run's settings with those that an evaluation was predicted with."""
+    """Returns a run's settings, changed to what an evaluation predicted with."""
     fields = {
         field.name: field
         for group in (experiment.data, experiment.eval)
@@ -229,8 +229,8 @@ def _why_not_its_records(job: ReportConfig, folder: str, info: catalog.DatasetIn
         return "the run names no folder of records"
     if job.dataset_dir and not Path(folder).is_dir():
         raise UserError(
-            f"--dataset_dir={files.shown(folder)} is no folder; give that of the run's records, "
-            "or leave it out."
+            f"--dataset_dir={files.shown(folder)} is no folder; give the folder of the run's "
+            "records, or leave it out."
         )
     path = Path(folder) / catalog.MANIFEST
     if not path.is_file():  # as for records of the official package
@@ -244,7 +244,7 @@ def _why_not_its_records(job: ReportConfig, folder: str, info: catalog.DatasetIn
         difference = files.shown(compare(info, described, places=places))
         if difference and job.dataset_dir:
             raise UserError(
-                f"The {what} in --dataset_dir={files.shown(folder)} are not those of the run: "
+                f"The {what} in --dataset_dir={files.shown(folder)} differ from the run's: "
                 f"{difference}; give the folder of the run's records, or leave it out."
             )
         if difference:
@@ -253,13 +253,13 @@ def _why_not_its_records(job: ReportConfig, folder: str, info: catalog.DatasetIn
 
 
 def _compared(run: RunDir, split: str, folder: str, info: catalog.DatasetInfo) -> tuple[str, str]:
-    """Compares records with those that a run was trained on.
+    """Compares records with the records that a run was trained on.
 
     Returns:
-      Why they are not the same, and what is to be said if that is not known; usually both empty.
+      Why they differ, and a sentence for the case that nobody knows; usually both are empty.
     """
     shown = files.shown(folder)
-    unknown = f"The run does not say which records it was trained on; these are those in {shown}."
+    unknown = f"The run does not say which records it was trained on; these are from {shown}."
     if not run.trained_on():
         return "", unknown
     try:
@@ -325,7 +325,7 @@ def _images(job: ReportConfig, evaluation: Scored, model: Model | None) -> marku
         except UserError as error:
             # The error may name flags that only eval has.
             notes = [
-                f"There are no pictures. Of these records, eval says: {error} Score the run again "
+                f"There are no pictures. For these records, eval says: {error} Score the run again "
                 "with eval; if the records were only moved, --dataset_dir=FOLDER names them."
             ]
     return results.images(evaluation, pages, notes, groups)
@@ -352,8 +352,8 @@ def _painted(
     """Predicts and paints some images of the split that was scored.
 
     Returns:
-      The pages by the images' numbers, and a sentence if the images or their scores are not those
-      of the evaluation: then there are no pages.
+      The pages, by the images' numbers. If the images or their scores differ from the evaluation's,
+      no pages, and a sentence that says so.
     """
     scores, (loaded, experiment) = evaluation.results, model
     folder = job.dataset_dir or scores["dataset_dir"]
@@ -379,7 +379,7 @@ def _painted(
     pages = {}
     for place, (image, batch) in enumerate(zip(by_place, memory.trimmed(batches), strict=True)):
         pixels, truth = batch.images[0], batch.labels[0, ..., 0]
-        # A record without a name is called by its number, which is another one here.
+        # A record without a name is named after its number, and among these few it has another.
         is_named = files.shown(batch.names[0]) == image.name or batch.names[0] == f"record_{place}"
         valid = int((truth != info.ignore_label).sum())
         if not is_named or (*truth.shape, valid) != (image.height, image.width, image.valid_pixels):
@@ -404,8 +404,8 @@ def _painted(
 def _other_records(evaluation: Scored, folder: str) -> str:
     return (
         f"There are no pictures: the records of {evaluation.results['split']} in "
-        f"{files.shown(folder)} are not those that were scored. Score the run again, or name the "
-        "folder of those records with --dataset_dir."
+        f"{files.shown(folder)} are not the ones that were scored. Score the run again, or name "
+        "the folder of the scored records with --dataset_dir."
     )
 
 

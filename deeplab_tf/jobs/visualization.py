@@ -1,7 +1,7 @@
 """Paints a split's predictions.
 
-Pictures are called by their number in the split, as the official package calls them. A record's own
-name decides nothing but the last part of the name of its raw prediction.
+Pictures are named after their number in the split, as in the official package. A record's own name
+is used only for the file name of its raw prediction.
 """
 
 import itertools
@@ -27,7 +27,7 @@ _COLORMAPS = {"pascal": "pascal_voc_seg", "cityscapes": "cityscapes", "ade20k": 
 
 
 def main(job: VisConfig, pictures: PictureConfig = USUAL) -> None:
-    """Paints the chosen checkpoint's predictions, or those of each new one until the run's end."""
+    """Paints what the chosen checkpoint predicts, or each new checkpoint until the run's end."""
     files.require_writable(Path(job.vis_logdir), flag="vis_logdir")
     new_checkpoints.follow(
         job.checkpoint_dir,
@@ -40,7 +40,7 @@ def main(job: VisConfig, pictures: PictureConfig = USUAL) -> None:
 def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
     """Writes the image, prediction, overlay and label of each record as pictures, and names.csv.
 
-    And what else is asked for.
+    Also writes whatever else `config` asks for.
 
     Args:
       path: a checkpoint, or the folder of the run whose chosen checkpoint is taken.
@@ -142,7 +142,7 @@ def _pictures(
 
 
 def _require_truth(job: VisConfig, predicted: outputs.Predicted, *, name: str) -> None:
-    """Raises UserError if errors shall be painted, but the image has no label."""
+    """Raises UserError if errors are to be painted, but the image has no label."""
     if job.error_map and predicted.truth is None:
         raise UserError(
             f"--error_map={job.error_map} compares with labels, and {files.shown(name)!r} of the "
@@ -151,7 +151,7 @@ def _require_truth(job: VisConfig, predicted: outputs.Predicted, *, name: str) -
 
 
 class _RawNames:
-    """Names of the raw predictions: those of the records, as far as files can have them.
+    """Names of the raw predictions: the records' names, as far as files can have them.
 
     Records may come from anybody: their names may be paths, may lead out of the folder, and may
     occur twice.
@@ -164,7 +164,7 @@ class _RawNames:
         self._taken: set[str] = set()
 
     def add(self, name: str, number: str) -> str:
-        """Returns the file's name, with the number in it if the name is taken, or is none."""
+        """Returns the file's name; if the record's name is taken or unusable, it has the number."""
         stem = files.safe_name(name, otherwise=number)
         chosen, times = stem, 0
         while files.folded(chosen) in self._taken:
@@ -181,7 +181,7 @@ class _RawNames:
 
 
 def _tell_departures(job: VisConfig, loaded: loaded_run.LoadedRun, experiment: Experiment) -> None:
-    """Prints where vis works otherwise than official DeepLab's.
+    """Prints where vis differs from official DeepLab's.
 
     Raises:
       UserError: if --colormap_type has other colours than the data set.
@@ -190,7 +190,7 @@ def _tell_departures(job: VisConfig, loaded: loaded_run.LoadedRun, experiment: E
     fitting = []
     for name, dataset in _COLORMAPS.items():
         known = tuple(catalog.KNOWN[dataset]().colors)
-        # ADE20K has, or has not, a class 0 for ignored pixels; a map may have more colours.
+        # ADE20K comes with or without a class 0 for ignored pixels; a map may have more colours.
         if colors[1:] == known or any(colors == known[i : i + len(colors)] for i in (0, 1)):
             fitting.append(name)
     if job.colormap_type and job.colormap_type not in fitting:

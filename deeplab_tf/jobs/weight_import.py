@@ -32,8 +32,8 @@ def _origin_of_names(job: ImportConfig, info, num_classes: int) -> str:
     if job.class_list:
         return f"from {job.class_list}"
     if job.dataset:
-        return f"those of {info.name}"
+        return f"as in {info.name}"
     if info.name in importing.DATASETS.values():
         reason = "guessed from their number" if num_classes else "since the file has no classes"
-        return f"those of {info.name}, {reason}; --class_list or --dataset gives others"
+        return f"as in {info.name}, {reason}; --class_list or --dataset gives others"
     return f"numbers ({info.class_names[0]} and so on); --class_list gives names"

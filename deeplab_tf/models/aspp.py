@@ -35,14 +35,14 @@ class ASPP(tf.keras.layers.Layer):
       pooling_window: height and width in cells. If given, image pooling is a moving average over
         this window, as in official DeepLab; smaller images are pooled whole.
       pooling_stride: stride of that window, down and across in cells.
-      gate: whether image pooling is no branch, but multiplies the result: "" for a branch,
+      gate: "" if image pooling is a branch. Otherwise it multiplies the result, through
         "sigmoid", or "hard_sigmoid" for ReLU6(x + 3) / 6 (Lite R-ASPP, Howard et al. 2019,
         arXiv:1905.02244, sec. 6.4). Without projection, a gate needs that there are no rates.
       projection: whether the joined branches are projected.
       projection_kernel_size: 1 in the paper, 3 in SSSegmentation.
       dropout_rate: share of the projection's numbers that training drops; without projection none
         are dropped (official model.py).
-      bounded: whether activations are limited to 6, except that of the image pooling branch.
+      bounded: whether activations are limited to 6, except in the image pooling branch.
       align_corners: as in `resize_bilinear`, for enlarging the moving average.
       batch_norm_decay, initializer: as in `ConvNorm`.
     """

@@ -168,7 +168,7 @@ class DeepLab(tf.keras.Model):
                 layer.use_own_weights()
 
     def _outputs(self, images, run):
-        """Returns the logits of images at one scale, and those of the auxiliary head."""
+        """Returns the logits of images at one scale, and the auxiliary head's logits."""
         features = self._features(images, run)
         outputs = {"logits": self._logits(features, run)}
 
@@ -240,8 +240,8 @@ class DeepLab(tf.keras.Model):
           recompute_stages: as in `ResNet.call`.
           check_values: whether each step checks its labels and the scale of its images. This costs
             well below 1 % of a step.
-          detailed_logs: whether a training step also returns what `_details` does, of this step
-            alone.
+          detailed_logs: whether a training step also returns what `_details` does, only of this
+            step.
           from_serialized: true if Keras calls this for a model that it loads.
           **kwargs: the settings of `StepConfig` and `LossConfig`, `ignore_label`, and what Keras'
             own `compile` takes.

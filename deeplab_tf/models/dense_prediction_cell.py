@@ -18,7 +18,7 @@ class DensePredictionCell(tf.keras.layers.Layer):
 
     [B, H, W, C] -> [B, H, W, filters]. A branch is a 1x1 convolution, a separable atrous 3x3
     convolution, or pyramid pooling: means of windows, a 1x1 convolution, and resizing to H x W. All
-    branches are joined in their order, also those that others take. (Official
+    branches are joined in their order, even those that others take. (Official
     core/dense_prediction_cell.py.)
 
     Args:
@@ -78,7 +78,7 @@ class DensePredictionCell(tf.keras.layers.Layer):
         part=(0, 1),
         for_xla=False,
     ):
-        """Returns the features; the arguments are those of `ASPP.call`."""
+        """Returns the features; the arguments are as in `ASPP.call`."""
         norm_training = training if norm_training is None else norm_training
         size = tf.shape(inputs)[1:3]
         corners = self._settings["align_corners"]

@@ -23,14 +23,14 @@ HEADS = ("aspp/", "cell/", "decoder/", "decoder_", "classifier/", "auxiliary_hea
 
 
 def classifiers(*, decoder_output_is_logits: bool) -> tuple[str, ...]:
-    """Returns how the names of the variables begin whose shapes depend on the number of classes."""
+    """Returns the prefixes of variables whose shapes depend on the number of classes."""
     if decoder_output_is_logits:
         return ("decoder/", "decoder_", "auxiliary_head/classifier/")
     return ("classifier/", "auxiliary_head/classifier/")
 
 
 def last_layers(*, logits_only: bool, decoder_output_is_logits: bool) -> tuple[str, ...]:
-    """Returns how the names of the last layers' variables begin.
+    """Returns the prefixes of the last layers' variables.
 
     Args:
       logits_only: the setting `last_layers_contain_logits_only`.

@@ -22,8 +22,8 @@ def over_scales(
 ) -> dict[str, Any]:
     """Runs a network at each scale of the images, and merges the logits.
 
-    The logits of all scales are resized to the size of the largest scale's, or to that of scale 1
-    if all are smaller.
+    The logits of all scales are resized to the largest scale's size, or to the size of scale 1 if
+    all are smaller.
 
     Args:
       outputs_of: takes the images at one scale and the scale's index; returns a dict of the

@@ -53,8 +53,8 @@ def explained(method: Callable) -> Callable:
             with one_sentence():
                 return method(*args, **kwargs)
         except BaseException:  # also Ctrl-C in a notebook
-            # Keras keeps the function whose first trace has failed, and TensorFlow would let that
-            # one create no variables: not those of the optimizer, so no later call could train.
+            # Keras keeps a function whose first trace has failed, and TensorFlow would let it
+            # create no variables, not even the optimizer's: no later call could train.
             model = args[0]
             model.train_function = model.test_function = model.predict_function = None
             raise

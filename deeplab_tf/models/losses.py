@@ -344,7 +344,7 @@ def _require_effect(settings: LossConfig, given: Any, *, is_restored: bool) -> N
 
     Args:
       given: the losses, as `SegmentationLoss` takes them.
-      is_restored: whether the settings have the names, as those of a saved loss do.
+      is_restored: whether the loss was saved; then `settings.loss` has the names too.
     Raises:
       InputError: if one of them would have no effect, since its loss is missing or is an object
         with settings of its own.

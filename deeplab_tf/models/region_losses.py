@@ -1,6 +1,6 @@
 """Losses of a region: one value for many pixels, from how a class's pixels overlap its label.
 
-The definitions and defaults are those of segmentation_models.pytorch 0.6, in its multiclass mode.
+Definitions and defaults follow segmentation_models.pytorch 0.6, in its multiclass mode.
 """
 
 import tensorflow as tf

@@ -61,7 +61,7 @@ def conv2d(
     def product(inputs, kernel):
         def gradients(upstream):
             # The order matters: the kernel must be free before the optimizer changes it, and the
-            # memory of these products before those of the next layer begin.
+            # memory of these products before the next layer's products begin.
             with tf.control_dependencies([upstream]):
                 by_inputs = _input_gradient(forms, inputs, kernel, upstream, rate)
             with tf.control_dependencies([by_inputs]):

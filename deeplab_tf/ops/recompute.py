@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def recomputed(function: Callable[..., Any]) -> Callable[[tf.Tensor], Any]:
-    """Returns `function` of its inputs alone, whose inner results are not kept for the gradient.
+    """Returns `function` of only its inputs; its inner results are not kept for the gradient.
 
     They are computed again when the gradient needs them.
 

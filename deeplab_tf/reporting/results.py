@@ -106,7 +106,7 @@ def classes(results: Mapping, source: str) -> Element:
 def confusion(scored: Scored, info: DatasetInfo, run: RunDir) -> Element:
     """Returns the confusion matrix: as a table, or as a picture if that would be too large.
 
-    And the largest confusions as a list, which can be read whatever the number of classes.
+    Also lists the largest confusions, which can be read whatever the number of classes.
     """
     matrix, names = scored.matrix, info.class_names
     if matrix is None:
@@ -119,8 +119,8 @@ def confusion(scored: Scored, info: DatasetInfo, run: RunDir) -> Element:
         is_small = len(names) <= _MOST_CELLS
         content = [
             markup.paragraph(
-                "Of the pixels that are labelled as a class, in percent, how many are predicted as "
-                "which class. Perfect predictions have 100 on the diagonal."
+                "How many of the pixels labelled as a class are predicted as each class, in "
+                "percent. Perfect predictions have 100 on the diagonal."
             ),
             _matrix_table(matrix, names) if is_small else _matrix_picture(matrix, names),
             _confusions(matrix, names),

@@ -1,4 +1,4 @@
-"""Reads what `eval` wrote; checks that it is of one evaluation, and of this run."""
+"""Reads what `eval` wrote; checks that it belongs to one evaluation of this run."""
 
 import filecmp
 import math
@@ -228,14 +228,14 @@ def read(run: RunDir, info: DatasetInfo, folder: Path, *, dataset_dir: str = "")
 def _require_own(run: RunDir, info: DatasetInfo, path: Path, results: dict) -> None:
     """Raises UserError if results score another run.
 
-    What lies in the run's own folder is the run's, also if the folder was moved or copied since,
+    What lies in the run's own folder is the run's, even if the folder was moved or copied since,
     unless the results name another run that is there.
     """
     for kind in (*_PER_CLASS, "per_class_boundary_f_score", "pixels_per_class"):
         if kind in results and [*results[kind]] != info.class_names:
             raise UserError(
-                f"{files.shown(path)} scores another run: the classes of its {kind} are not those "
-                f"of {files.shown(run.path)}; {_GIVE_OWN}."
+                f"{files.shown(path)} scores another run: the classes of its {kind} differ from "
+                f"the classes of {files.shown(run.path)}; {_GIVE_OWN}."
             )
 
     is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run.path))
@@ -259,9 +259,9 @@ def _require_own(run: RunDir, info: DatasetInfo, path: Path, results: dict) -> N
 
 
 def _is_copy(run: RunDir, other: RunDir, step: int) -> bool:
-    """Returns whether two folders hold the same run, of which one was copied.
+    """Returns whether two folders hold copies of one run.
 
-    Its weights of this step decide, or, if one of them is gone, the settings of the training.
+    The weights of this step decide, or the training settings if either folder lacks the weights.
     """
     mine, others = _weights(run, step), _weights(other, step)
     if mine and others:

@@ -81,7 +81,7 @@ class Checkpoints:
         return step
 
     def last_good(self) -> str:
-        """Says which checkpoint a failed run can be continued from."""
+        """Says from which checkpoint a failed run can continue."""
         steps = self.steps()
         return f"the last good checkpoint is model.ckpt-{steps[-1]}" if steps else "none was saved"
 
@@ -116,7 +116,7 @@ class Checkpoints:
         self.prune(keep=keep, also={step})
 
     def write(self, checkpoint: tf.train.Checkpoint, step: int) -> None:
-        """Writes a checkpoint; raises one of WRITE_FAULTS if it cannot, or cannot find it again."""
+        """Writes a checkpoint; raises one of WRITE_FAULTS if it cannot be written or read back."""
         checkpoint.write(self.prefix(step))
         try:
             self._require_written(step)
@@ -152,7 +152,7 @@ class Checkpoints:
         """Deletes all checkpoints except the newest `keep`, the best, and the steps in `also`.
 
         Raises:
-          UserError: if the files that tell the best are damaged; nothing is deleted then.
+          UserError: if the files that name the best one are damaged; then nothing is deleted.
         """
         steps = self.steps()
         for old in set(steps) - {*steps[-keep:], *also, *self._metrics.steps_to_keep()}:
@@ -245,8 +245,8 @@ class FollowersCheckpoints(Checkpoints):
 def warn_of_damage(step: int, error: Exception) -> None:
     """Logs that a checkpoint is damaged and will not be used.
 
-    TensorFlow lists each value that it could not restore when it deletes what it had read: a
-    hundred lines and more, often at the program's end, that hide this one.
+    When TensorFlow deletes what it had read, it lists each value that it could not restore: a
+    hundred lines and more, often at the program's end, which would hide this one.
     """
     tf.get_logger().addFilter(_is_no_list_of_values)
     reason = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Makes a run's folder of weights that another program trained."""
+"""Makes a run's folder from weights that another program trained."""
 
 import contextlib
 import dataclasses

@@ -47,8 +47,8 @@ class LoadedRun:
           UserError: if the classes differ.
         """
         if not dataset_dir or not (Path(dataset_dir) / catalog.MANIFEST).is_file():
-            # Shards of the official package have no description. If the classes are those of a
-            # known data set, its entry in the catalog says how to build it.
+            # Shards of the official package have no description. If a known data set has the same
+            # classes, its entry in the catalog says how to build it.
             info = catalog.known_as(self.info) or self.info
             self._require_convention(info, dataset_dir)
             return info
@@ -67,7 +67,7 @@ class LoadedRun:
         )
         if difference:
             raise UserError(
-                f"The model's classes are not those of --dataset_dir={dataset_dir}: {difference}; "
+                f"The model and --dataset_dir={dataset_dir} differ in their classes: {difference}; "
                 f"{self._way_to_same_classes(info)}."
             )
         return info
@@ -75,8 +75,8 @@ class LoadedRun:
     def _require_convention(self, info: catalog.DatasetInfo, dataset_dir: str) -> None:
         """Raises UserError if records without description would be read as other classes.
 
-        Their labels would be valid under either convention, so that the scores would be wrong
-        without a word.
+        Their labels would be valid under either convention, so the scores would be wrong without a
+        word.
         """
         if not (dataset_dir and Path(dataset_dir).is_dir() and info.name in catalog.KNOWN):
             return
@@ -129,7 +129,7 @@ def load(
 
     Args:
       path: the folder, or the path of one checkpoint in it (.../model.ckpt-1000).
-      checkpoint: newest, best or a step, as the setting; empty takes the one that the path names,
+      checkpoint: newest, best or a step, like the setting; empty takes the one that the path names,
         or the newest undamaged one.
       output_stride: builds the network at another output stride than it was trained at.
       written: how sentences write settings that choose another checkpoint. None if the user has
@@ -211,7 +211,7 @@ def _require_dataset(asked: str | None, loaded: LoadedRun) -> None:
         return
     if all(catalog.first_difference(known, info) for known in catalog.conventions_of(asked)):
         raise UserError(
-            f"--dataset={asked} is not what the run was trained on: its classes are those of "
+            f"--dataset={asked} is not what the run was trained on: it has the classes of "
             f"{info.name}; give --dataset={info.name}, or leave --dataset out."
         )
 
@@ -219,7 +219,7 @@ def _require_dataset(asked: str | None, loaded: LoadedRun) -> None:
 def tell_departures(
     program: str, loaded: LoadedRun, experiment: Experiment, job: Any, **values: Any
 ) -> None:
-    """Prints where a program that reads a run works otherwise than official DeepLab's.
+    """Prints where a program that reads a run differs from official DeepLab's.
 
     Args:
       program: a key of `official_flags.PROGRAMS`.

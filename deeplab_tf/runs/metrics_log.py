@@ -64,7 +64,7 @@ class MetricsLog:
     def forget_after(self, step: int) -> None:
         """Removes what was recorded after `step`: a resumed run does these steps again."""
         entries = [entry for entry in self.entries() if entry["step"] <= step]
-        # First: while the lines are there, `best` knows what best.json tells.
+        # This comes first: `best` can still find the best score in the lines if we are killed now.
         if self._noted_best().get("step", 0) > step:
             (self.folder / BEST_FILE).unlink()
         lines = "".join(sealed.to_json(entry) + "\n" for entry in entries)
@@ -78,9 +78,9 @@ class MetricsLog:
     def best(self) -> dict:
         """Returns step, miou and split of the best validation; empty before the first one.
 
-        Only scores of the split that was validated last are compared. What best.json tells counts
-        too, since metrics.jsonl may have lost lines, or not be there, as in a copy of only the
-        checkpoints of a run.
+        Only scores of the split that was validated last are compared. What best.json says counts
+        too, since metrics.jsonl may have lost lines or be missing, as in a copy that holds only a
+        run's checkpoints.
 
         Raises:
           UserError: if either file is damaged.
@@ -131,7 +131,7 @@ class MetricsLog:
         return noted
 
     def note_best(self) -> None:
-        """Writes best.json, in which people can read what `best` returns."""
+        """Writes what `best` returns to best.json, for people."""
         best = self.best()
         if best:
             files.write(self.folder / BEST_FILE, sealed.to_json(best) + "\n")

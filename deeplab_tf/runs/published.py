@@ -1,4 +1,4 @@
-"""Makes a run's folder of published weights, once, in the user's cache."""
+"""Makes a run's folder from published weights, once, in the user's cache."""
 
 from pathlib import Path
 

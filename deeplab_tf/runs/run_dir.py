@@ -49,7 +49,7 @@ class RunDir:
     ) -> None:
         """Writes the settings, the data set and the environment of a new or continued run.
 
-        Files that are there are replaced: `run_checks` has made sure that they are the same run's.
+        Existing files are replaced: `run_checks` has made sure that they belong to the same run.
 
         Args:
           table: the records that the run trains on; None if there are none.
@@ -103,8 +103,8 @@ class RunDir:
 
         Raises:
           UserError: if the folder is not a run's (the message says what the folder holds), or if
-            the file is damaged: another value, or the default of a lost one, could silently make
-            another network of the same weights.
+            the file is damaged: a changed value, or the default in place of a lost one, could
+            silently build another network from the same weights.
         """
         path = self.path / EXPERIMENT
         if not path.is_file():
@@ -126,11 +126,11 @@ class RunDir:
     def stopped_early(self, settings: TrainConfig | None = None) -> bool:
         """Whether --early_stopping_patience has ended the run at its newest checkpoint.
 
-        It follows from the scores, so it holds for a copy of the folder, and after a run was killed
-        before it could tell.
+        It follows from the scores. So it is right for a copy of the folder too, and for a run that
+        was killed before it could say so.
 
         Args:
-          settings: to use in place of those that the run has stored.
+          settings: used in place of the settings that the run has stored.
         """
         train = settings or self.experiment().train
         newest = max(self.checkpoints.steps(), default=0)
@@ -143,7 +143,7 @@ class RunDir:
     def trained_on(self) -> dict:
         """Reads the number of `images` that the run trains on, and the digest of their `contents`.
 
-        Runs of earlier versions have the digest of their `records` in place of it, or nothing.
+        Earlier versions wrote a digest of the `records` in place of `contents`, or neither.
         """
         return self.manifest().get("trained_on", {})
 
@@ -245,7 +245,7 @@ def _count_of_settings(text: str) -> int:
 
 
 def environment() -> dict:
-    """Returns what results may depend on besides the settings: versions, devices, command line."""
+    """Returns what else than settings may affect results: versions, devices, command line."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout

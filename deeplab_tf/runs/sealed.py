@@ -1,7 +1,7 @@
 """Checksums in the small files of a run.
 
-A changed digit in a score or a setting is still a score or a setting: only a checksum tells that it
-is damage. Files of earlier versions have none, and are read as they are.
+A changed digit in a score or a setting is still a score or a setting: only a checksum shows the
+damage. Files of earlier versions have none, and are read as they are.
 """
 
 import json

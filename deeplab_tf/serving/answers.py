@@ -1,4 +1,4 @@
-"""Checks what a model answers that another process runs, or that another file describes."""
+"""Checks the answers of a model that another process runs, or another file describes."""
 
 from collections.abc import Sequence
 

@@ -19,8 +19,9 @@ INPUTS = {
     "images": "RGB images of one size, of any height and width.",
     "encoded_images": "JPEG or PNG files; over REST each as {'b64': ...}.",
 }
-# Of images that are not 8-bit RGB, so that no model that takes those can be mistaken for one of
-# these. Not uint16, which TensorFlow Serving's REST interface does not take (its `json_tensor.cc`).
+# For images that are not 8-bit RGB: a type of their own, so that nobody mistakes one kind of model
+# for the other. Not uint16, which TensorFlow Serving's REST interface does not take (its
+# `json_tensor.cc`).
 DEEP_TYPE = tf.int32
 OUTPUTS = {
     "labels": "The class of each pixel, an index into assets/labels.csv.",

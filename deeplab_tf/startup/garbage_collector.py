@@ -1,4 +1,4 @@
-"""Spares Python's garbage collector the work that is in vain while a program starts."""
+"""Spares Python's garbage collector useless work while a program starts."""
 
 import contextlib
 import gc

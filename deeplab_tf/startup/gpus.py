@@ -130,7 +130,7 @@ def why_too_old(capability: tuple[int, int], built_for: Sequence[str]) -> str:
 
     Args:
       capability: the GPU's compute capability, such as (6, 1).
-      built_for: those of TensorFlow's build, such as "sm_60" and "compute_80".
+      built_for: what TensorFlow was built for, such as "sm_60" and "compute_80".
     """
     numbers = [re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", name) for name in built_for]
     known = [(int(number[1]), int(number[2])) for number in numbers if number]

@@ -183,15 +183,15 @@ class BetweenSteps:
         return save_and_draw
 
     def _on_one_replica(self, predictor: Predictor) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns a function from images, [B, H, W, C], to labels, for one worker alone."""
+        """Returns a function from images, [B, H, W, C], to labels, for one worker only."""
         strategy = self._workers.strategy
         if strategy.num_replicas_in_sync == 1:
             return lambda images: predictor.labels(images).numpy()
 
         @tf.function(input_signature=[predictor.images_spec()], autograph=False)
         def predict_in_replica(images):
-            # Called outside a replica, this would gather each moving average from all hosts, of
-            # which only the chief is here.
+            # Called outside a replica, this would gather each moving average from all hosts, but
+            # only the chief is here.
             labels = strategy.run(lambda: predictor.predict(images)[0])
             return strategy.experimental_local_results(labels)[0]
 

@@ -56,7 +56,7 @@ class Saver(StepCallback):
     """Saves a checkpoint every `save_interval_steps`, and when training ends early or late.
 
     Args:
-      save: saves the weights as those of a step.
+      save: saves the weights under the step's number.
       show: shows a text while it does so; "" ends it.
     """
 
@@ -80,7 +80,7 @@ class Saver(StepCallback):
         self.save_once(self.step)
 
     def save_once(self, step: int) -> None:
-        """Saves the present weights as those after `step`, unless this was done already."""
+        """Saves the present weights under `step`, unless this was done already."""
         if self._saved != step:
             self._show("saving")
             with self._pace.pause("save"):

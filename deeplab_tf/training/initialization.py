@@ -120,7 +120,7 @@ def _fitted_stem(name: str, channels: int) -> str:
         each = "the sum" if channels == 1 else "half the sum"
         return f"For {counted(channels, 'channel')}, {name} is {each} of its kernels for RGB."
     further = "channel 4 is" if channels == 4 else f"each of channels 4 to {channels} is"
-    return f"In {name}, the kernel for {further} the mean of those for RGB."
+    return f"In {name}, the kernel for {further} the mean of its kernels for RGB."
 
 
 def fetch(checkpoint: str) -> None:
@@ -163,7 +163,7 @@ def _require_same_network(
     if assembly.has_logits_decoder(source.config) and assembly.has_logits_decoder(config):
         names.remove("decoder_filters")  # it is the number of classes, which may differ
     if config.dense_prediction_cell_json:
-        names = [name for name in names if name not in _OF_ASPP]  # there is none beside a cell
+        names = [name for name in names if name not in _OF_ASPP]  # a cell takes its place
     if backbone_only:
         names = list(_OF_BACKBONE)
     if BACKBONES[config.model_variant].family != "xception" and backbone_only:
@@ -173,7 +173,7 @@ def _require_same_network(
     if channels[0] not in (3, channels[1]):
         raise UserError(
             f"--tf_initial_checkpoint={checkpoint} ({source.kind}) belongs to a network for images "
-            f"of {counted(channels[0], 'channel')}, and those of the records have {channels[1]}; "
+            f"of {counted(channels[0], 'channel')}, but the records' images have {channels[1]}; "
             f"give weights for RGB or for {channels[1]}, or --tf_initial_checkpoint= to start "
             "without any."
         )

@@ -22,7 +22,7 @@ class _KeepsWeights(tf.keras.optimizers.Optimizer):
         """Does nothing. Keras would replace the weights by the averages before the last save."""
 
     def build(self, var_list):
-        """Creates the slots, and notes of each variable whether it is a kernel, a bias or else."""
+        """Creates the slots; notes whether each variable is a kernel, a bias or something else."""
         # Noted now, since in a step a replica sees its own part of a variable, whose name differs.
         self._kinds = [v.name.rsplit("/", 1)[-1].split(":")[0] for v in var_list]
         super().build(var_list)

@@ -16,8 +16,8 @@ class Recorder:
     """Takes the values of training and validation.
 
     Args:
-      run: the run's folder; that of a worker other than the chief writes nothing.
-      writer: of TensorBoard's file; one that writes nothing for workers other than the chief.
+      run: the run's folder; on workers other than the chief, it writes nothing.
+      writer: of TensorBoard's file; it writes nothing on workers other than the chief.
       tracker: of --tracker; as above.
     """
 

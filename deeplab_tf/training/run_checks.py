@@ -47,7 +47,7 @@ def fitted_to_images(experiment: Experiment, info: catalog.DatasetInfo) -> Exper
     for name, off in (("photometric_distortion", "false"), ("hsv_jitter", "")):
         if getattr(data, name) and not kind.is_rgb:
             raise UserError(
-                f"--{name} changes the colours of 8-bit RGB images, and those in "
+                f"--{name} changes the colours of 8-bit RGB images, but the images in "
                 f"--dataset_dir={data.dataset_dir} have {kind.described()}; give "
                 f"--{name}={off or ' (nothing after the =)'}."
             )
@@ -113,7 +113,7 @@ def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.Da
 
 
 def _require_same_images(run: RunDir, experiment: Experiment, table: records.RecordTable) -> str:
-    """Refuses another number of images; returns a warning if the records are others, else "".
+    """Refuses another number of images; returns a warning if the records changed, else "".
 
     The step and the number of images decide which images a batch holds. So another number would
     change the order of all images. Other records of as many images keep the order, and may be the

@@ -7,8 +7,8 @@ from deeplab_tf.config.setting import MOST_COUNT
 from deeplab_tf.messages import UserError
 
 # The largest maps of ResNet and Xception, for each pixel of an image: 128 channels at half the
-# height and width. MobileNetV2's have 96 there, times the depth multiplier; those of the other
-# MobileNets are smaller. On CPUs cross-entropy holds no larger map of the classes
+# height and width. MobileNetV2's have 96 there, times the depth multiplier; the other
+# MobileNets' are smaller. On CPUs cross-entropy holds no larger map of the classes
 # (`ops.cross_entropy`); other losses do.
 _NUMBERS_PER_PIXEL = 32
 _NUMBERS_PER_PIXEL_OF_MOBILENET = 24
@@ -57,7 +57,7 @@ def require_batch_statistics(experiment: Experiment) -> None:
     size, parts = experiment.train.train_batch_size, experiment.train.gradient_accumulation_steps
     single_images = size == parts and experiment.train.fine_tune_batch_norm
     model = experiment.model
-    # A gate has no batch normalisation, and beside a dense prediction cell there is no ASPP.
+    # A gate has no batch normalisation, and a dense prediction cell takes the place of ASPP.
     has_branch = (
         model.add_image_level_feature
         and not model.aspp_with_squeeze_and_excitation

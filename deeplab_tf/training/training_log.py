@@ -16,9 +16,9 @@ _MEANS = ("main_loss", "auxiliary_loss", "gradient_norm")
 
 
 class StepDetails:
-    """Means over some steps of what each of them tells about itself alone.
+    """Means, over some steps, of values that describe one step each.
 
-    If a call runs several steps, only the last one tells.
+    If a call runs several steps, only the last one's values are known.
     """
 
     def __init__(self):
@@ -64,7 +64,7 @@ class StepDetails:
 class TrainingLog(StepCallback):
     """Tells mean loss, learning rate, speed and more every `log_steps`.
 
-    The speed is that of the training steps only; the remaining time includes saves and validations.
+    The speed counts only training steps; the remaining time includes saves and validations.
 
     Args:
       record: takes the step and the values by name.

@@ -98,7 +98,7 @@ class Collector:
         Args:
           axis: where the channels are.
         Raises:
-          UserError: if the file lacks it, or no network to import has so many channels.
+          UserError: if the file lacks it, or no network to import has as many channels.
         """
         number = self.shape(origin, 4)[axis]
         if not 1 <= number <= _MOST_CHANNELS:
@@ -210,9 +210,9 @@ def with_fitted_stem(model: tf.keras.Model, arrays: Mapping[str, np.ndarray]) ->
     """Fits the kernel that looks at RGB images to a model of images with other channels.
 
     With more channels, the first three keep their kernels, and each further one gets their mean: an
-    image whose further channels are at their means then has the features that it had without them.
+    image whose further channels are at their means then has the same features as without them.
     With fewer, each gets an equal share of the sum: an image whose normalised channels are equal
-    then has the features that it had as RGB. Differs: timm (`adapt_input_conv`) and
+    then has the same features as in RGB. Differs: timm (`adapt_input_conv`) and
     segmentation_models.pytorch (`patch_first_conv`) sum for one channel too; for others they repeat
     the three kernels, times 3 / channels.
 

@@ -31,7 +31,7 @@ DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What training files hold besides weights, such as numpy's numbers and mmengine's logs. It is read
+# What training files hold next to weights, such as numpy's numbers and mmengine's logs. It is read
 # as `Metadata`.
 _METADATA = {
     ("numpy.core.multiarray", "scalar"),
@@ -353,7 +353,7 @@ class _Machine:
     # What the functions make.
 
     def _once(self, items: Any) -> list[Any]:
-        """Returns the items of a list or tuple, each of which took an instruction to make."""
+        """Returns the items of a list or tuple, after checking that each took an instruction."""
         if not isinstance(items, list | tuple):
             raise RefusedError(f"it makes a container of {brief(items)}")
         self._copied += len(items)

@@ -1,7 +1,7 @@
 """Published weights by name: where they are, what their owners say of them, how they are imported.
 
-A name is that of the recipe in `configs/` that describes the network, or else the name in Google's
-zoo. What is not published, such as most hashes, is not here. Does not import TensorFlow.
+A name is the name of the recipe in `configs/` that describes the network, or else the name in
+Google's zoo. What is not published, such as most hashes, is not here. Does not import TensorFlow.
 """
 
 import difflib
@@ -19,8 +19,8 @@ _SSSEG = "https://github.com/SegmentationBLWX/modelstore/releases/download/ssseg
 _GOOGLE = "http://download.tensorflow.org/models/"
 # The owners license their repositories. Neither says anything of the weights in particular, or of
 # what the data sets' terms mean for them.
-_MIT = "MIT, that of github.com/SegmentationBLWX/sssegmentation; none is stated for the weights"
-_APACHE = "Apache 2.0, that of github.com/tensorflow/models; none is stated for the weights"
+_MIT = "MIT, as github.com/SegmentationBLWX/sssegmentation; none is stated for the weights"
+_APACHE = "Apache 2.0, as github.com/tensorflow/models; none is stated for the weights"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Both formats are read: the zip of PyTorch 1.6 and later, whose members are <name>/data.pkl and
 <name>/data/<key>, and the earlier stream of pickles. `pickles` reads the pickles in them. What is
-in memory is never much larger than the file: tensors are views of its storages, each of which is
+in memory is never much larger than the file: tensors are views of its storages, and each storage is
 read once.
 """
 

@@ -245,7 +245,7 @@ def test_a_comma_in_the_name_of_what_exists_belongs_to_it(folder, text, paths):
         (folder / name).touch()
     (folder / "broken,link").symlink_to("nowhere")
     assert parse(f"--input={text}") == {"input": tuple(paths)}
-    # A flag given once more begins anew: its text is never joined to the one before.
+    # A flag given again starts afresh: its text is never joined to the one before.
     assert parse("--input=my photo", f"--input={text}") == {"input": ("my photo", *paths)}
 
 

@@ -259,7 +259,7 @@ def test_means_of_other_channels_follow_from_those_of_rgb():
     five = rgb.with_channels(5)
     assert five.image_mean == (123.675, 116.28, 103.53, 114.495, 114.495)
     assert five.image_std == (58.395, 57.12, 57.375, 57.63, 57.63)
-    assert five.with_channels(4) == five  # they are those of the user then
+    assert five.with_channels(4) == five  # then they are the user's
     assert rgb.with_channels(1).image_mean == (114.495,)
     assert rgb.with_channels(2).image_std == (57.63, 57.63)
 

@@ -204,7 +204,7 @@ def test_a_flag_without_effect_is_refused_unless_a_recipe_gives_it(monkeypatch, 
 
 
 def test_windows_need_a_run_or_a_flag_that_slides(monkeypatch):
-    """`eval --eval_crop_stride=...` alone would score whole images without a word."""
+    """Only `eval --eval_crop_stride=...` would score whole images without a word."""
     slides = Experiment(
         eval=EvalConfig(inference_mode="slide", eval_crop_size=(9, 9), eval_crop_stride=(9, 9))
     )

@@ -74,7 +74,7 @@ def test_a_tree_without_splits_takes_a_share(tmp_path):
         (("images", "masks", "train/images", "train/masks"), "several ways"),
         (("train/images", "train/img", "train/masks"), "several ways"),
         (("train/images", "train/masks", "training/images", "training/masks"), "split 'train'"),
-        (("photos", "masks"), "no tree that is known .*there is masks, photos.; give --images_dir"),
+        (("photos", "masks"), "no known tree .*there is masks, photos.; give --images_dir"),
         ((), "there is no folder"),
     ],
 )
@@ -96,7 +96,7 @@ def test_splits_that_are_no_pair_are_told(tmp_path, capsys, folders):
     tree(tmp_path, "train/images", "train/masks", *folders)
     assert list(splits(tmp_path)) == ["train"]
     split = folders[0].partition("/")[0]
-    assert f"left out {split}, whose images are in no pair" in capsys.readouterr().err
+    assert f"left out {split}, whose images are in no known pair" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_equal_classes_are_one_data_set_under_any_name(tmp_path):
     )
     described(tmp_path, "camvid", classes=black)
     info = catalog.load("camvid", tmp_path)
-    assert info.name == tmp_path.name and info.colors[0] == (0, 0, 0)  # those of the records
+    assert info.name == tmp_path.name and info.colors[0] == (0, 0, 0)  # the records' names
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_dataset_json_says_which_ade20k_it_is(tmp_path, convention):
     (tmp_path / catalog.MANIFEST).write_text(json.dumps(content))
     assert catalog.load("ade20k", tmp_path).class_names == expected.class_names
     other = {"ade20k": 151, "ade20k_151": 150}[convention]
-    with pytest.raises(UserError, match=f"--num_classes={other} is not that of .*dataset.json"):
+    with pytest.raises(UserError, match=f"--num_classes={other} contradicts .*dataset.json"):
         catalog.load("ade20k", tmp_path, num_classes=other)
 
 
@@ -125,14 +125,14 @@ def test_own_records_are_described_by_settings(tmp_path):
     [
         ("", {}, "has no dataset.json.*--dataset, one of ade20k, .*--class_list=FILE"),
         ("roofs", {}, "has no dataset.json"),
-        ("pascal_voc_seg", {"num_classes": 20}, "=20 is not that of --dataset=pascal_voc_seg.* 21"),
-        ("pascal_voc_seg", {"ignore_label": 0}, "--ignore_label=0 is not that of .* is 255"),
+        ("pascal_voc_seg", {"num_classes": 20}, "=20 contradicts --dataset=pascal_voc_seg.* 21"),
+        ("pascal_voc_seg", {"ignore_label": 0}, "--ignore_label=0 contradicts .* is 255"),
         (
             "pascal_voc_seg",
             {"class_list": "two.txt"},
             "0 is 'a' in .*two.txt, '__background__'",
         ),
-        ("", {"class_list": "two.txt", "num_classes": 3}, "--num_classes=3 is not that of .* 2 cl"),
+        ("", {"class_list": "two.txt", "num_classes": 3}, "--num_classes=3 contradicts .* 2 cl"),
     ],
 )
 def test_what_contradicts_itself_or_says_too_little_is_refused(tmp_path, dataset, given, message):
@@ -149,7 +149,7 @@ def test_a_setting_may_not_contradict_dataset_json(tmp_path):
     (tmp_path / catalog.MANIFEST).write_text(json.dumps(info.to_json() | {"splits": {}}))
     assert catalog.load("", tmp_path, num_classes=11, ignore_label=255).name == "camvid"
     for given in ({"num_classes": 12}, {"ignore_label": 0}):
-        with pytest.raises(UserError, match="is not that of .*dataset.json"):
+        with pytest.raises(UserError, match="contradicts .*dataset.json"):
             catalog.load("", tmp_path, **given)
 
 

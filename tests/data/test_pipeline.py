@@ -140,7 +140,7 @@ def test_the_shares_of_workers_make_up_each_batch(table):
 
 @pytest.mark.slow
 def test_everything_beyond_the_recipes_is_a_function_of_the_position(table, monkeypatch):
-    """And not of how a batch is divided, where a run was resumed, or which record is beside it."""
+    """And not of how a batch is divided, where a run was resumed, or which record is next to it."""
     plain = batches(table, 0, 4, batch_size=4)
     monkeypatch.setattr(f"{__name__}.CONFIG", BEYOND)
     whole = batches(table, 0, 4, batch_size=4)

@@ -143,7 +143,7 @@ def test_files_of_labelme_may_lie_beside_the_images(two_images, capsys):
     }
     told = capsys.readouterr().err
     assert "left out 1 image of 3 without annotations" in told and "b.jpg" in told
-    assert "left out 1 file without annotations" in told and "other.json is none of" in told
+    assert "left out 1 file without annotations" in told and "other.json is not a file of" in told
     assert "left out: " not in told
 
 
@@ -389,7 +389,7 @@ def test_lists_name_annotated_images_only(of_labelme):
         ({"masks_dir": "m"}, "Give either --masks_dir or --annotations"),
         ({"annotations": ()}, "Give either --masks_dir or --annotations"),
         ({"annotations": ("nowhere",)}, "--annotations=nowhere does not exist"),
-        ({"annotations": ("{}/images",)}, "holds no file of labelme, Supervisely and COCO"),
+        ({"annotations": ("{}/images",)}, "holds no file of labelme, Supervisely or COCO"),
         ({"images_dir": "{}/labels.txt"}, "does not exist or is not a folder"),
     ],
 )

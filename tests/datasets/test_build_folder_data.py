@@ -88,7 +88,7 @@ def test_a_list_may_hold_names_paths_or_pairs(raw, lines):
 
 
 def test_a_listed_name_is_taken_as_it_stands_first(raw):
-    """Names may begin as comments do, hold blanks, or be those of folders above."""
+    """Names may begin like comments, hold blanks, or be the names of folders above."""
     for name in ("#9", "i 1", "images/i1", "i1.b"):
         for folder, ending in (("images", "jpg"), ("masks", "png")):
             path = raw / folder / f"{name}.{ending}"

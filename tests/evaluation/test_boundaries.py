@@ -33,11 +33,11 @@ def test_the_same_outline_is_right():
 def test_an_outline_within_the_tolerance_is_right():
     label, prediction = square(10, 10), square(10, 13)
     assert score(label, prediction, tolerance=0.03).tolist() == [1, 1]
-    # One pixel of tolerance. An outline has 21 pixels on each of its sides, 80 in all. Of its four
-    # sides, those at the top and at the bottom lie on the other's but for what is more than one
-    # pixel to its left: of 21 pixels, columns 9 to 29 against 12 to 32, columns 9 and 10. The left
-    # side is 3 pixels away; of the right side, 3 pixels away too, rows 9 and 29 are at top and
-    # bottom, and those beside them within one pixel of the other's.
+    # One pixel of tolerance. An outline has 21 pixels on each of its sides, 80 in all. Its top and
+    # bottom lie on the other's, except for what is more than one pixel to its left: of 21 pixels,
+    # columns 9 to 29 against 12 to 32, columns 9 and 10. The left side is 3 pixels away. So is the
+    # right side, but its rows 9 and 29 are at top and bottom, and the rows next to them lie within
+    # one pixel of the other's.
     # So of the label's pixels: top and bottom 2 * 19, and on the right the rows 10 and 28.
     expected = (2 * 19 + 2) / 80
     assert score(label, prediction)[1] == pytest.approx(expected)

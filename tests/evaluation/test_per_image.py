@@ -23,7 +23,7 @@ def counted(numbers, names, matrices, size=(2, 5)):
 
 @pytest.fixture
 def by_hand():
-    """Four images, of which the last two come first."""
+    """Four images; the last two come first."""
     scores = ImageScores(4, NAMES)
     nothing = np.zeros([3, 3])
     half = [[2, 2, 0], [0, 0, 0], [0, 0, 0]]  # sky 2 of 4, sea 0 of 2: mIoU 1/4

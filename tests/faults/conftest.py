@@ -1,4 +1,4 @@
-"""The fixture of the fuzzers: many small tries from seeds, of which a failed one can be repeated.
+"""The fixture of the fuzzers: many small tries from seeds; a failed one can be repeated.
 
 `make test` runs a few tries of each fuzzer, always the same ones; `make slow` runs thirty times as
 many; `make fuzz MINUTES=10` runs new ones for that long. A failed try names its seed, and keeps

@@ -3,7 +3,7 @@
     pip install torch==2.13.0 segmentation-models-pytorch==0.6.0
     python tests/golden/losses.py
 
-Values and gradients are in double precision, those of Lovasz in single precision. `case` gives the
+Values and gradients are in double precision, Lovasz's in single precision. `case` gives the
 tensors to the tests too.
 """
 

@@ -90,7 +90,7 @@ def test_the_checkpoint_is_chosen_as_everywhere(run, segmenter, caplog):
 
 
 def test_settings_take_the_place_of_the_recipes(run):
-    """A mirrored view more: the scores are those of both views, averaged here."""
+    """With a mirrored view too, the scores are the average of both views, computed here."""
     found = deeplab_tf.load(run, checkpoint=100, add_flipped_images=True).predict(PIXELS)
     mirrored = by_keras(PIXELS[:, ::-1])[1][:, ::-1]
     np.testing.assert_allclose(found.scores, (by_keras(PIXELS)[1] + mirrored) / 2, atol=1e-4)

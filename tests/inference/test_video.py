@@ -82,8 +82,8 @@ def test_an_overlay_video_has_the_length_size_rate_and_colours(run, tmp_path, ca
     assert sorted(path.name for path in (tmp_path / "out/overlay").iterdir()) == ["clip.mp4"]
     for number, pixels in enumerate(frames[3:], start=3):
         border = 4 * (number + 1)
-        # Half image, half colour: light (220 + 250, 220 + 40, 220 + 130) / 2, dark 30 / 2; some
-        # pixels beside the border are smeared by the compression.
+        # Half image, half colour: light (220 + 250, 220 + 40, 220 + 130) / 2, dark 30 / 2; the
+        # compression smears some pixels next to the border.
         light, dark = pixels[8:-8, 2 : border - 5], pixels[8:-8, border + 5 : -2]
         np.testing.assert_allclose(light.mean((0, 1)), (235, 130, 175), atol=6)
         np.testing.assert_allclose(dark.mean((0, 1)), (15, 15, 15), atol=6)

@@ -10,7 +10,7 @@ from tests.jobs import thresholds
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder of three images, of which `b.jpg` is cut; predict's model is a threshold."""
+    """A folder of three images; `b.jpg` is cut, and predict's model is a threshold."""
     monkeypatch.setattr(asked_model, "open_model", thresholds.open_model)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"

@@ -209,7 +209,7 @@ def test_shards_are_disjoint_and_together_everything(photos, monkeypatch, capsys
     for number in (1, 2, 3):
         predict.main(job(skip_bad=True, shard=f"{number}/3"))
         written_by.append(set(written()) - set().union(*written_by))
-    # Ten names in order, a b c n0 ... n6, of which b is bad; every third belongs to a shard.
+    # Ten names in order, a b c n0 ... n6; b is bad, and every third belongs to a shard.
     assert written_by == [
         {"a.png", "n0.png", "n3.png", "n6.png"},
         {"n1.png", "n4.png"},
@@ -220,7 +220,7 @@ def test_shards_are_disjoint_and_together_everything(photos, monkeypatch, capsys
     assert len(shapes) == 9  # all were finished by the shards
 
     predict.main(job(input=("photos/a.png",), shard="2/2", output_dir="few"))
-    assert "none of the images is in it" in capsys.readouterr().out
+    assert "no image is in it" in capsys.readouterr().out
     for wrong in ("0/3", "4/3", "3", "1/", "1/0", "a/b", "-1/3"):
         with pytest.raises(UserError, match=f"--shard={wrong} is not possible; allowed: K/N"):
             job(shard=wrong)

@@ -1,4 +1,4 @@
-"""What predict writes beside the usual pictures, in one call and in several; see thresholds."""
+"""What predict writes next to the usual pictures, in one call and in several; see thresholds."""
 
 import csv
 import functools
@@ -71,7 +71,7 @@ def test_no_picture_that_is_asked_for_replaces_an_input(photos):
 
 def test_a_server_gives_no_probabilities(photos):
     asked = job(server="host:1", checkpoint_dir="", class_list="x")
-    with pytest.raises(UserError, match="cannot be had from a --server; predict with"):
+    with pytest.raises(UserError, match="is not possible with a --server; predict with"):
         predict.main(asked, PictureConfig(save_probabilities=("png",)))
     assert not (photos.parent / "out").exists()
 
@@ -159,7 +159,7 @@ def test_polygons_drawn_by_hand_are_never_replaced(photos):
     (photos.parent / "labelme").mkdir()
     (photos.parent / "labelme/a.json").write_text("drawn")
     asked = job(skip_bad=True, output_dir=".")
-    with pytest.raises(UserError, match="^labelme/a.json exists, and is not.*; move it elsewhere"):
+    with pytest.raises(UserError, match="^labelme/a.json was not written by.*; move it elsewhere"):
         predict.main(asked, LABELME)
     assert sorted(os.listdir()) == ["labelme", "photos"]
     assert (photos.parent / "labelme/a.json").read_text() == "drawn"
@@ -171,7 +171,9 @@ def test_polygons_drawn_by_hand_are_never_replaced(photos):
     predict.main(asked, LABELME)
     assert json.loads((photos.parent / "labelme/c.json").read_text())["imageWidth"] == 9
     (photos.parent / "labelme/c.json").write_text("corrected")
-    with pytest.raises(UserError, match="labelme/c.json exists, and is not, or no longer"):
+    with pytest.raises(
+        UserError, match="labelme/c.json was not written by predict, or was changed"
+    ):
         predict.main(asked, LABELME)
     predict.main(asked)  # without polygons, it goes on
     predict.main(job(skip_bad=True, output_dir="other"), LABELME)  # the other way out
@@ -180,7 +182,7 @@ def test_polygons_drawn_by_hand_are_never_replaced(photos):
 
 def test_tables_of_others_are_never_replaced(photos):
     (photos.parent / "coco.json").write_text("drawn")
-    with pytest.raises(UserError, match="^coco.json exists, and is not"):
+    with pytest.raises(UserError, match="^coco.json was not written by"):
         predict.main(job(skip_bad=True, output_dir="."), SUMMARIES)
     assert sorted(os.listdir()) == ["coco.json", "photos"]
 

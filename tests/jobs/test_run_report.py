@@ -84,7 +84,7 @@ def require_accessible(page):
 
 @pytest.fixture(scope="module")
 def scored_run(records_dir, tmp_path_factory):
-    """A run at step 0, of which some lines of metrics are written, and its evaluation."""
+    """A run at step 0 with some lines of metrics, and its evaluation."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     trainer = Trainer(tiny_run(records_dir, folder))
     run = trainer.run_dir
@@ -120,7 +120,7 @@ def test_the_page_shows_what_eval_wrote(run, records_dir):
         assert name in text
         assert iou is None or f"{100 * iou:.2f}" in text
     assert f"{100 * results['miou']:.2f} %" in text
-    # 5 images: the two worst are those of results.json, the two best are others.
+    # 5 images: results.json has the two worst, the two best are others.
     for name in results["worst_images"][:2]:
         assert f"{name}, mIoU" in text
     pictures = [image for image in page.all("img") if "prediction" in image["alt"]]
@@ -271,7 +271,7 @@ def test_scores_of_other_classes_are_refused(run, key):
     content = json.loads((run / "eval/results.json").read_text())
     content[key] = {f"new {name}": score for name, score in content[key].items()}
     (run / "eval/results.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"scores another run: the classes of its {key} are not"):
+    with pytest.raises(UserError, match=f"scores another run: the classes of its {key} differ"):
         report_on(run)
 
 
@@ -471,7 +471,7 @@ def test_records_are_compared_as_training_does(run, records_dir, kind):
 
 
 def test_records_without_a_description_are_scored_on(run, records_dir, tmp_path):
-    """As those of the official package, which eval takes."""
+    """Like the official package's records, which eval takes."""
     shutil.copytree(records_dir, tmp_path / "plain")
     (tmp_path / "plain" / catalog.MANIFEST).unlink()
     page = report_on(run, dataset_dir=str(tmp_path / "plain"))
@@ -481,7 +481,7 @@ def test_records_without_a_description_are_scored_on(run, records_dir, tmp_path)
     other["classes"][1]["name"] = "another"
     del other["splits"]
     (tmp_path / "other" / catalog.MANIFEST).write_text(json.dumps(other))
-    with pytest.raises(UserError, match="The classes in --dataset_dir=.*other are not those of"):
+    with pytest.raises(UserError, match="The classes in --dataset_dir=.*other differ from the run"):
         report_on(run, dataset_dir=str(tmp_path / "other"))
 
 

@@ -239,7 +239,7 @@ def test_convolutions_folded_for_cpus_give_the_same_logits():
     with model.folded((129, 161)) as variables:
         folded = model.infer(images).numpy()
         aspp = [len(branch.folded) for branch in [*model.aspp.branches, model.aspp.projection]]
-    # Number of arrays: 17, of which 16 are matrices, for rate 2 and for the 3x3 projection. The 1x1
+    # Number of arrays: 17, 16 of them matrices, for rate 2 and for the 3x3 projection. The 1x1
     # has a kernel and a bias, and so has rate 12, whose kernel mostly lies outside of 17x21 cells.
     assert aspp == [2, 17, 2, 17]
     assert np.abs(folded - expected).max() < 1e-4 * expected.std()

@@ -481,7 +481,9 @@ def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path
     assert set(history) == names | {f"val_{name}" for name in names} | {"learning_rate"}
     assert (tmp_path / "best.keras").is_file() and list((tmp_path / "logs").rglob("*tfevents*"))
     scored = model.evaluate(IMAGES, LABELS, batch_size=2, verbose=0, return_dict=True)
-    assert scored["mean_iou"] == pytest.approx(history["val_mean_iou"][-1])  # each epoch anew
+    assert scored["mean_iou"] == pytest.approx(
+        history["val_mean_iou"][-1]
+    )  # each epoch starts afresh
 
     model.save(tmp_path / "model.keras")
     loaded = tf.keras.models.load_model(tmp_path / "model.keras")

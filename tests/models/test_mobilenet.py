@@ -43,7 +43,7 @@ def count(variables):
 
 
 def randomize(layer, seed=0):
-    """Gives a layer weights and statistics of which each has an effect on the result."""
+    """Gives a layer weights and statistics that all have an effect on the result."""
     rng = np.random.default_rng(seed)
     for variable in layer.variables:
         name, shape = variable.name.split(":")[0].rsplit("/", 1)[-1], variable.shape
@@ -126,9 +126,9 @@ def test_multiply_adds_with_the_published_head_equal_the_official_count(
     assert (adds + head) / 1e9 == pytest.approx(expected, rel=0.005)
 
 
-# slim's nets/mobilenet/README.md: millions of weights, without those of batch normalisation and
-# rounded down, and of multiply-adds, of the classifier of 1001 classes at 224x224. There the last
-# convolution has 1280 channels at every multiplier.
+# slim's nets/mobilenet/README.md: millions of weights, rounded down and without batch
+# normalisation's, and of multiply-adds, for the classifier of 1001 classes at 224x224. There the
+# last convolution has 1280 channels at every multiplier.
 @pytest.mark.parametrize(
     ("multiplier", "weights", "multiply_adds"),
     [pytest.param(1.0, 4.0, 990, marks=SLOW), (0.75, 2.9, 624)],

@@ -51,7 +51,7 @@ def test_a_run_ends_after_its_patience_also_if_it_was_interrupted(constant, monk
         assert Trainer(experiment).run() == 3  # done, but neither saved nor scored
     assert scored(experiment) == [1, 2]
 
-    # The score of step 1 is the best; those of steps 2 and 3 equal it.
+    # The score of step 1 is the best; steps 2 and 3 equal it.
     trainer = Trainer(experiment)
     assert trainer.run() == 3 and scored(experiment) == [1, 2, 3]
     output = capsys.readouterr().out

@@ -254,14 +254,15 @@ def test_a_stem_for_rgb_is_fitted_to_other_channels(channels, expected):
     [
         (
             4,
-            "In backbone/stem1/conv/kernel, the kernel for channel 4 is the mean of those for RGB.",
+            "In backbone/stem1/conv/kernel, the kernel for channel 4 is the mean of its kernels "
+            "for RGB.",
         ),
-        (6, "the kernel for each of channels 4 to 6 is the mean of those for RGB."),
+        (6, "the kernel for each of channels 4 to 6 is the mean of its kernels for RGB."),
         (1, "For 1 channel, backbone/stem1/conv/kernel is the sum of its kernels for RGB."),
     ],
 )
 def test_weights_for_rgb_start_a_network_of_other_channels(pth, channels, said):
-    """With further channels at their means, or a grey image in one, the scores are those of RGB."""
+    """With further channels at their means, or a grey image in one, the scores are RGB's."""
     rgb = build_model(ModelConfig(**SETTINGS), num_classes=7)
     initialization.initialize(rgb, str(pth))
     config = ModelConfig(**SETTINGS).with_channels(channels)
@@ -291,7 +292,7 @@ def test_weights_for_other_channels_do_not_start_a_network_for_rgb(tmp_path):
     source = Source("a run", config.with_channels(4), 7, {}, {})
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(UserError, match="for images of 4 channels, and those of the records have 3"),
+        pytest.raises(UserError, match="for images of 4 channels, but the records' images have 3"),
     ):
         patch.setattr(initialization, "_read_run", lambda _: (source, ""))
         initialization.initialize(model, "runs/nir")

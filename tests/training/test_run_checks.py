@@ -82,7 +82,7 @@ def test_other_past_rates_are_refused_with_the_way_out(tmp_path, settings, done,
 
 
 def longer(folder, settings, done, steps):
-    """Opens a run of 1000 steps, of which `done` are done, as a run of `steps` steps."""
+    """Opens a run of 1000 steps that has done `done` of them, as a run of `steps` steps."""
     train = TrainConfig(base_learning_rate=0.1, training_number_of_steps=1000, **settings)
     run = RunDir(folder)
     start(run, Experiment(train=train))

@@ -396,7 +396,7 @@ def test_a_directory_that_lists_more_than_the_file_has_is_refused(tmp_path):
         for n in (1, 2):
             archive.getinfo(f"archive/data/{n}").header_offset = first.header_offset
         first.file_size = first.compress_size = 10**9
-        archive.comment = b"written anew"
+        archive.comment = b"written again"
     with pytest.raises(UserError, match="the members of its zip file are larger than the file"):
         torch_file.load(path)
 
@@ -423,7 +423,7 @@ def test_many_views_of_one_storage_are_refused(tmp_path):
 
 
 def test_what_python_2_wrote_is_read(tmp_path):
-    """It gives an OrderedDict its pairs as one list; state dicts have attributes besides."""
+    """It gives an OrderedDict its pairs as one list; state dicts also have attributes."""
     program = b"\x80\x02" + PAIRS + b"](](U\x01aK\x01e](U\x01bK\x02ee\x85R}U\x09_metadataNsb."
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("archive/data.pkl", program)

@@ -15,7 +15,7 @@ from deeplab_tf.data.class_lists import ClassList, LabelClass
 from deeplab_tf.messages import UserError, warn
 
 IGNORE_LABEL = 255
-# labelme's name has an underscore on each side, that of our lists of PASCAL's classes two.
+# labelme's name has one underscore on each side; in our lists of PASCAL's classes it has two.
 _BACKGROUNDS = ("background", "_background_", "__background__")
 _MOST_CLASSES = 255
 
@@ -94,8 +94,8 @@ def drawn_coding(
     Args:
       path: the file of the class list, for errors; "" if it was derived.
       unlabeled: what pixels without a shape are, "background" or "ignore".
-      unlisted: what shapes are whose label the class list lacks: "refuse", "ignore" (they become
-        the ignored label) or "skip" (they are not drawn).
+      unlisted: what happens to shapes whose label the class list lacks: "refuse", "ignore" (they
+        become the ignored label) or "skip" (they are not drawn).
       crowds: what COCO's crowds are, "class" or "ignore".
     Raises:
       UserError: if a label is not in the class list, or there is no class for the background.
@@ -154,12 +154,12 @@ def _report_unlisted(unknown: Counter[str], where: str, names: Sequence[str], th
     if then == "refuse":
         listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise UserError(
-            f"The annotations have labels that are not in {where} ({listed}), with so many shapes: "
-            f"{found}; add them there, or give --unlisted=ignore, whose pixels do not count, or "
-            "--unlisted=skip, which leaves these shapes out."
+            f"The annotations have labels that are not in {where} ({listed}), each with its number "
+            f"of shapes: {found}; add them there, or give --unlisted=ignore, whose pixels do not "
+            "count, or --unlisted=skip, which leaves these shapes out."
         )
     done = "ignored the pixels of" if then == "ignore" else "left out"
-    warn(f"{done} labels that are not in {where}, with so many shapes: {found}.")
+    warn(f"{done} labels that are not in {where}, each with its number of shapes: {found}.")
 
 
 def _require_a_drawn_class(

@@ -1,8 +1,8 @@
 """Reads COCO's JSON files of instances and stuff, and draws their objects as pycocotools does.
 
 Objects are drawn in the file's order, later ones over earlier ones. A crowd, which is a region of
-many objects, is drawn as its class, as torchvision's training script and the maps of COCO-Stuff
-that mmsegmentation reads have it; the coding may ignore it.
+many objects, is drawn as its class, as in torchvision's training script and in the COCO-Stuff maps
+that mmsegmentation reads; the coding may ignore it.
 
 Source: https://cocodataset.org/#format-data; the behaviour of pycocotools' annToMask.
 """
@@ -137,7 +137,7 @@ def _runs(one: CocoObject, shape: tuple[int, ...], where: str) -> tuple[np.ndarr
 
     if one.size != shape or (counts < 0).any() or counts.sum() != shape[0] * shape[1]:
         raise UserError(
-            f"{where} has counts that are not those of an image of {shape[1]}x{shape[0]} pixels; "
+            f"{where} has counts that do not fit an image of {shape[1]}x{shape[0]} pixels; "
             "export the file again."
         )
     return columns.runs_of_counts(counts)
@@ -149,7 +149,7 @@ def read(path: Path, content: dict[str, Any]) -> AnnotationFile:
     Args:
       content: the file's, checked by CHECK.
     Raises:
-      UserError: if it is of another kind of COCO's, or an object is damaged.
+      UserError: if it is another kind of COCO file, or an object is damaged.
     """
     _require_regions(path, content)
     name_of = _names(path, content["categories"])
@@ -161,7 +161,7 @@ def read(path: Path, content: dict[str, Any]) -> AnnotationFile:
         if image_id in objects:
             raise UserError(
                 f"{files.shown(path)} has two images with the id {image_id!r}, so it is not "
-                "clear whose the annotations are; export it again."
+                "clear which image the annotations mean; export it again."
             )
         objects[image_id] = []
 

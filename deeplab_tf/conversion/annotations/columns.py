@@ -122,7 +122,7 @@ def counts_of_text(text: str) -> np.ndarray:
     """Decodes the compressed counts of a COCO region, int64.
 
     Each character holds 5 bits, the least ones first, and whether the number goes on. From the
-    fourth on, a number is the difference from the one but one before it.
+    fourth on, a number is the difference from the number two places before it.
 
     Raises:
       ValueError: if the text is not such a code.

@@ -88,7 +88,7 @@ class Drawing(ABC):
 
     @abstractmethod
     def other_shapes(self) -> list[np.ndarray | None]:
-        """Returns what places each shape that `polygons` lacks: numbers in pixels, [n, 2].
+        """Returns the numbers in pixels, [n, 2], that place each shape that `polygons` lacks.
 
         None stands for a mask or runs, which cannot be in other units than pixels.
         """

@@ -16,8 +16,8 @@ def filled(size: tuple[int, int], contours: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
       size: width and height.
-      contours: int64 [n, 2], x and y, of at least one point each. What lies in two contours lies in
-        none of them, apart from the lines.
+      contours: int64 [n, 2], x and y, of at least one point each. What lies in two contours
+        counts as outside, except on the lines.
     """
     width, height = size
     outline = np.zeros([height, width], bool)

@@ -143,7 +143,7 @@ def _read_shape(shape: dict[str, Any], where: str) -> LabelmeShape:
     kinds = ("polygon", "linestrip", *_NUM_POINTS)
     if kind not in kinds:
         raise UserError(
-            f"{where} is of the kind {files.shown(kind, most=40)!r}; those that are read are "
+            f"{where} is of the kind {files.shown(kind, most=40)!r}; the kinds that are read are "
             f"{', '.join(kinds)}: draw it again as one of them, or remove it."
         )
 
@@ -164,7 +164,7 @@ def _read_shape(shape: dict[str, Any], where: str) -> LabelmeShape:
 
 
 def _is_upright(corners: np.ndarray) -> bool:
-    """Whether four corners, [4, 2], are those of the box around them, to a pixel."""
+    """Whether four corners, [4, 2], form an upright box, to a pixel."""
     low, high = corners.min(axis=0), corners.max(axis=0)
     nearest = np.where(corners - low < high - corners, low, high)
     is_close = bool((np.abs(corners - nearest) <= 1).all())

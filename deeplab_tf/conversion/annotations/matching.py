@@ -93,7 +93,7 @@ class ImageFinder:
         return _only(_most_alike(found, name), drawing) if found else None
 
     def _own_image(self, drawing: Drawing, root: Path, split: str) -> Path | None:
-        """Returns the image with the name of a file: beside it, or in the same sub-folder."""
+        """Returns the image with the name of a file: next to it, or in the same sub-folder."""
         name = drawing.path.stem  # some programs write a.jpg.json
         beside = self._places.beside(drawing.path)
         hits = self._hits(name, Hints((), beside, split))
@@ -122,10 +122,11 @@ class ImageFinder:
         return None if beside is None or climb > len(beside) else beside[: len(beside) - climb]
 
     def _best(self, found: list[Path], drawing: Drawing, hints: Hints) -> Path | None:
-        """Returns the image that is meant out of those in the right folders.
+        """Returns the image that a drawing means, out of `found` in the right folders.
 
-        Of several, it is the one whose name is the same in case and ending; then the one with whose
-        whole path the name ends, the one beside the file, the one right in the split's folder.
+        If there are several, these are preferred, in this order: the same case and ending of the
+        name; a folder with which the name's folders end; the folder of the annotation file; a
+        folder with the name of the split.
         """
         if not found:
             return None
@@ -195,7 +196,7 @@ def drawings_of_images(
     """Returns the drawing of each image, and warns of drawings whose image is missing.
 
     Args:
-      split: the split whose annotations these are; "" if they are those of several.
+      split: the split whose annotations these are; "" if they belong to several.
     Raises:
       UserError: if no image is found, or two drawings have the same image.
     """

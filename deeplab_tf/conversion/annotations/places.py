@@ -20,7 +20,7 @@ Folder = tuple[str, ...]
 class Hints:
     """What is known about the folder of an image.
 
-    named: the folders in the image's name, which may be those of another machine.
+    named: the folders in the image's name, which may be folders of another machine.
     beside: the folder from which the name leads to the image; None if it is outside the folder of
       images.
     split: the name of the split; "" if unknown.
@@ -63,7 +63,7 @@ class Places:
     def allowed(self, hints: Hints) -> set[Folder]:
         """Returns the folders in which the image may lie.
 
-        A hint that no folder fits, together with the stronger ones, does not count.
+        A hint does not count if no folder fits both it and the stronger ones.
         """
         if hints not in self._allowed:
             places, beside = self._named(hints.named), hints.beside
@@ -71,7 +71,7 @@ class Places:
                 places = {one for one in places if one[: len(beside)] == beside} or places
             if hints.split:
                 places = {one for one in places if is_of_split(one, hints.split)} or places
-            if hints.file_name:  # a folder without images may be that of the files
+            if hints.file_name:  # a folder without images may hold the annotation files
                 own = places & self._with_images
                 places = {one for one in own if is_of_split(one, hints.file_name)} or places
             self._allowed[hints] = places
@@ -93,7 +93,7 @@ def folder(parts: Iterable[str]) -> Folder:
 
 
 def is_of_split(one: Folder, split: str) -> bool:
-    """Whether a folder is that of a split, or lies in it."""
+    """Whether a folder is a split's, or lies in a split's folder."""
     wanted = files.folded(split)
     return any(wanted in (part, data_trees.split_name(part)) for part in one)
 

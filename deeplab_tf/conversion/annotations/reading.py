@@ -13,7 +13,7 @@ from deeplab_tf.conversion.annotations.drawing import AnnotationFile, Drawing, U
 from deeplab_tf.conversion.annotations.supervisely import SuperviselyDrawing
 from deeplab_tf.messages import UserError, counted, warn
 
-TOOLS = "labelme, Supervisely and COCO (.json), and of CVAT for images (.xml)"
+TOOLS = "labelme, Supervisely or COCO (.json), or of CVAT for images (.xml)"
 ENDINGS = (".json", ".xml")
 # COCO's own instances_train2017.json has 448 MB. Reading takes about eight times a file's size.
 _MOST_BYTES = 2**30
@@ -21,7 +21,7 @@ _WHAT = "The annotation file"
 
 
 class _UnknownFormat(UserError):
-    """A file that is none of those that are read."""
+    """A file of a format that is not read."""
 
     def __init__(self, path: Path, sentence: str):
         super().__init__(f"{files.shown(path)} {sentence}")
@@ -191,6 +191,6 @@ def _check(content: Any, key: str) -> None:
         if isinstance(content, dict) and all(name in content for name in keys):
             return check(content, key)
     raise _UnknownFormatOfJson(
-        f"is none of the files that are read, which are those of {TOOLS}; export the annotations "
-        "as one of them, or as masks for --masks_dir."
+        f"is not a file of {TOOLS}; export the annotations as one of these, or as masks for "
+        "--masks_dir."
     )

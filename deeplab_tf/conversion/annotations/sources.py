@@ -60,7 +60,7 @@ def classes_of(
 
     Args:
       class_list: the user's; None derives the classes from the files.
-      settings: those of `classes.drawn_coding`.
+      settings: passed on to `classes.drawn_coding`.
     """
     annotations = [file for source in sources for file in source.files]
     if class_list is None:

@@ -164,7 +164,7 @@ def _read_object(each: dict[str, Any], where: str) -> SuperviselyObject:
         return SuperviselyObject(label, kind)
     if kind not in _REGIONS:
         raise UserError(
-            f"{where} is of the kind {files.shown(kind, most=40)!r}; those that are read are "
+            f"{where} is of the kind {files.shown(kind, most=40)!r}; the kinds that are read are "
             f"{', '.join(_REGIONS)}: convert it to one of them in Supervisely, or remove it."
         )
 

@@ -174,7 +174,7 @@ def divisible(width: float, divisor: int, least: int) -> int:
     """Returns the multiple of `divisor` nearest to a width, and not below nine tenths of it.
 
     Args:
-      least: smallest result, also if it is no multiple.
+      least: smallest result, even if it is no multiple.
     """
     nearest = max(least, int(width + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * width else nearest
@@ -460,7 +460,7 @@ def unit_plans(
     small, its input is then added to its result, which is so only at a finer output stride.
 
     Args:
-      width: from channels at a depth multiplier of 1 to those at the wanted one.
+      width: from channels at a depth multiplier of 1 to channels at the wanted one.
       output_stride: 8, 16 or 32.
     """
     plans = []

@@ -71,7 +71,7 @@ def settings_in(
     """Returns the settings of the backbone in a file.
 
     Raises:
-      UserError: if its widths are those of no such network.
+      UserError: if no such network has its widths.
     """
     variant = _SCOPES[scope]
     if scope.startswith("resnet") and f"{scope}/conv1_1/weights" in file:

@@ -149,7 +149,7 @@ def _require_answers(num_branches: int, is_gated: bool, untold: Untold, path: st
         missing = [name for name in missing if name != "--image_pooling_stride"]  # no effect
     if is_gated and missing:
         wanted.append(
-            "has a squeeze-and-excite gate, of which the weights do not tell all; give "
+            "has a squeeze-and-excite gate, which the weights describe only in part; give "
             f"{', '.join(missing)} (the published MobileNetV3: "
             "--image_se_uses_qsigmoid --image_pooling_crop_size=769,769 --image_pooling_stride=4,5)"
         )

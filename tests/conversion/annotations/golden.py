@@ -72,13 +72,13 @@ def unpack(text: str, height: int, width: int) -> np.ndarray:
 
 
 def _draw_polygon(height, width, points):
-    from pycocotools import mask  # only to make the file anew
+    from pycocotools import mask  # only to make the file again
 
     return mask.frPyObjects([np.ravel(points).tolist()], height, width)[0]["counts"].decode()
 
 
 def _draw_ellipse(height, width, center, radii, rotation):
-    import cv2  # only to make the file anew
+    import cv2  # only to make the file again
 
     drawn = np.zeros([height, width], np.uint8)
     center, radii = tuple(map(round, center)), tuple(map(round, radii))
@@ -86,7 +86,7 @@ def _draw_ellipse(height, width, center, radii, rotation):
 
 
 def _draw_shapes(drawn):
-    from labelme.utils.shape import shapes_to_label  # only to make the file anew
+    from labelme.utils.shape import shapes_to_label  # only to make the file again
 
     given = [
         shape | ({"mask": np.array(shape["mask"], bool)} if "mask" in shape else {})

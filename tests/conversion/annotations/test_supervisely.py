@@ -19,7 +19,7 @@ from deeplab_tf.conversion.annotations.filling import filled
 from deeplab_tf.messages import UserError
 
 PATH = Path("ann/a.jpg.json")
-# The SDK's own example (Bitmap.to_json), of which it says that it is a ring of 3x3 pixels.
+# The SDK's own example (Bitmap.to_json); it says that this is a ring of 3x3 pixels.
 RING = (
     "eJzrDPBz5+WS4mJgYOD19HAJAtLMIMwIInOeqf8BUmwBPiGuQPr///9Lb86/C2QxlgT5BTM4PLuRBuTwebo4hlTMSa44"
     "sKHhISMDuxpTYrr03F6gDIOnq5/LOqeEJgDM5ht6"
@@ -178,7 +178,7 @@ WHERE = r"The object 1 \('a'\) in ann/a.jpg.json "
     [
         (
             each("alpha_mask"),
-            "is of the kind 'alpha_mask'; those that are read are bitmap, polygon",
+            "is of the kind 'alpha_mask'; the kinds that are read are bitmap, polygon",
         ),
         ({"classTitle": "a", "points": {"exterior": []}}, "has no geometryType; export"),
         (each("bitmap"), "is a bitmap without a picture"),
