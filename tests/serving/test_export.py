@@ -72,7 +72,7 @@ def test_the_card_tells_what_each_input_and_output_means(elaborately_exported):
             assert {name: entry["meaning"] for name, entry in found.items()} == meanings
 
 
-@pytest.mark.parametrize("max_value", [10_000, 100])
+@pytest.mark.parametrize("max_value", [10_000, pytest.param(100, marks=pytest.mark.slow)])
 def test_three_channels_of_another_range_are_not_taken_for_rgb(tmp_path, max_value):
     kind = ImageKind(3, max_value)
     predictor = Predictor(cases.model(), image_kind=kind)
@@ -303,7 +303,10 @@ def test_warm_up_images_are_as_large_as_requests_may_be(scales, limit, share):
 
 @pytest.mark.parametrize(
     ("config", "size"),
-    [({}, "45x60"), ({"serving_size": (20, 30), "max_image_pixels": 600}, "20x30")],
+    [
+        pytest.param({}, "45x60", marks=pytest.mark.slow),
+        ({"serving_size": (20, 30), "max_image_pixels": 600}, "20x30"),
+    ],
 )
 def test_a_model_that_refuses_its_warm_up_is_not_published(config, size, tmp_path):
     growing = Predictor(cases.model(), min_resize_value=500)

@@ -44,6 +44,7 @@ def test_keras_applications(size):
     assert np.abs(ours - expected).max() / expected.std() < 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 65)])
 def test_keras_cv(size):
     from keras_cv.models import ResNetBackbone
