@@ -19,6 +19,7 @@ MEAN = (123.675, 116.28, 103.53)
 SETTINGS = {
     "none": {},
     "hsv_jitter": {"hsv_jitter": (0.3, 0.7, 0.4)},
+    "randaugment": {"randaugment_operations": 2, "randaugment_magnitude": 0.7},
     "max_blur_sigma": {"max_blur_sigma": 3.0},
     "max_rotation_degrees": {"max_rotation_degrees": 60.0},
     "grid_mask": {"grid_mask_probability": 1.0, "grid_mask_size": (24, 32)},

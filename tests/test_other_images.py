@@ -531,6 +531,7 @@ def test_a_run_whose_description_lost_its_kind_is_refused(run, tmp_path):
     [
         ("data", {"photometric_distortion": True}, "; give --photometric_distortion=false.$"),
         ("data", {"hsv_jitter": (0.1, 0.1, 0.1)}, "; give --hsv_jitter= .nothing after the =.*"),
+        ("data", {"randaugment_operations": 2}, "; give --randaugment_operations=0.$"),
         ("model", {"image_mean": (1.0,) * 5}, "have 5 numbers, .* have 4 channels"),
     ],
 )
@@ -555,8 +556,12 @@ def test_the_recipe_for_own_data_takes_other_images_without_distortion(tree):
         return run_checks.fitted_to_images(config, info)
 
     words = ["--flagfile=configs/own_data.flags", f"--dataset_dir={tree / 'records'}"]
-    words += ["--train_logdir=run", "--hsv_jitter=0.1,0.1,0.1"]
-    for way_out in ("--photometric_distortion=false", "--hsv_jitter="):
+    words += ["--train_logdir=run", "--hsv_jitter=0.1,0.1,0.1", "--randaugment_operations=2"]
+    for way_out in (
+        "--photometric_distortion=false",
+        "--hsv_jitter=",
+        "--randaugment_operations=0",
+    ):
         with pytest.raises(UserError, match=f"; give {way_out}"):
             fitted(words)
         words = [word for word in words if not word.startswith(way_out.partition("=")[0])]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from deeplab_tf.config.setting import MOST_PIXELS_OF_A_SIDE, Config, require, setting
 
 MOST_SIGMA = 16.0  # a kernel of 97 pixels
+MOST_OPERATIONS = 10  # the paper tries up to 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,20 @@ class AugmentationConfig(Config):
         "nothing.",
         least=0,
         most=1,
+    )
+    randaugment_operations: int = setting(
+        0,
+        "Operations that RandAugment (Cubuk et al. 2020) applies to each image, drawn from the six "
+        "of keras-cv that move nothing: auto contrast, equalize, solarize, less colour, contrast, "
+        "brightness; 0 applies none.",
+        most=MOST_OPERATIONS,
+    )
+    randaugment_magnitude: float = setting(
+        0.5,
+        "Mean strength of RandAugment's operations, from 0 to 1 as in keras-cv.",
+        least=0,
+        most=1,
+        only_with={"randaugment_operations": ()},
     )
     max_blur_sigma: float = setting(
         0.0,

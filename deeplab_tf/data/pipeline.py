@@ -20,6 +20,7 @@ from deeplab_tf.data import (
     catalog,
     geometric,
     photometric,
+    randaugment,
     records,
     service,
     transforms,
@@ -164,8 +165,8 @@ def augment(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales, crops, mirrors, distorts and pads one example, in the ancestor's order.
 
-    Augmentation beyond the recipes comes last: HSV jitter and blur before padding, rotation and
-    GridMask after it.
+    Augmentation beyond the recipes comes last: HSV jitter, RandAugment and blur before padding,
+    rotation and GridMask after it.
 
     Args:
       image: uint8 or uint16 [H, W, C]; label: uint8 [H, W, 1]; seed: int64 [2].
@@ -198,6 +199,13 @@ def augment(
     if config.hsv_jitter:
         colors = seeds.stream(seed, "hsv jitter")
         image = appearance.jitter_hsv(image, seed=colors, shares=config.hsv_jitter)
+    if config.randaugment_operations:
+        image = randaugment.randaugment(
+            image,
+            seed=seeds.stream(seed, "randaugment"),
+            operations=config.randaugment_operations,
+            magnitude=config.randaugment_magnitude,
+        )
     if config.max_blur_sigma:
         blur = seeds.stream(seed, "blur")
         image = appearance.random_blur(image, seed=blur, max_sigma=config.max_blur_sigma)

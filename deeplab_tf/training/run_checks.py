@@ -44,7 +44,8 @@ def fitted_to_images(experiment: Experiment, info: catalog.DatasetInfo) -> Exper
             f"{kind.channels}, or leave them out."
         )
     # Not "leave it out": a --flagfile may have it, such as configs/own_data.flags.
-    for name, off in (("photometric_distortion", "false"), ("hsv_jitter", "")):
+    ways_out = {"photometric_distortion": "false", "hsv_jitter": "", "randaugment_operations": "0"}
+    for name, off in ways_out.items():
         if getattr(data, name) and not kind.is_rgb:
             raise UserError(
                 f"--{name} changes the colours of 8-bit RGB images, but the images in "

@@ -12,6 +12,8 @@ from deeplab_tf.config import DataConfig, UserError
         ({"grid_mask_ratio": 1.0}, "--grid_mask_ratio=1.0 .* not including, 1"),
         ({"max_rotation_degrees": 181}, "--max_rotation_degrees=181.0 .* 0 to 180"),
         ({"max_blur_sigma": 17}, "--max_blur_sigma=17.0 .* 0 to 16.0"),
+        ({"randaugment_operations": 11}, "--randaugment_operations=11 .* 0 to 10"),
+        ({"randaugment_magnitude": 5}, "--randaugment_magnitude=5.0 .* 0 to 1"),
         ({"cutmix_probability": 1.5}, "--cutmix_probability=1.5 .* 0 to 1"),
     ],
 )
@@ -23,4 +25,5 @@ def test_what_is_no_augmentation_is_refused(values, message):
 def test_all_of_it_is_off_by_default():
     config = DataConfig()
     assert not config.hsv_jitter and not config.max_blur_sigma and not config.max_rotation_degrees
+    assert not config.randaugment_operations
     assert not config.grid_mask_probability and not config.cutmix_probability

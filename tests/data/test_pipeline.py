@@ -17,6 +17,7 @@ CONFIG = DataConfig(
 BEYOND = dataclasses.replace(
     CONFIG,
     hsv_jitter=(0.1, 0.5, 0.4),
+    randaugment_operations=2,
     max_blur_sigma=1.0,
     max_rotation_degrees=20.0,
     grid_mask_probability=0.5,
@@ -156,3 +157,14 @@ def test_everything_beyond_the_recipes_is_a_function_of_the_position(table, monk
         for both in zip(*halves, strict=True)
     ]
     assert_equal(whole, joined)
+
+
+def test_randaugment_changes_images_only(table, monkeypatch):
+    plain = batches(table, 0, 4)
+    with_operations = dataclasses.replace(CONFIG, randaugment_operations=3)
+    monkeypatch.setattr(f"{__name__}.CONFIG", with_operations)
+    changed = batches(table, 0, 4)
+    for (image, label), (before, label_before) in zip(changed, plain, strict=True):
+        np.testing.assert_array_equal(label, label_before)
+        assert (image != before).any() and image.min() >= 0 and image.max() <= 255
+    assert_equal(changed[2:], batches(table, 2, 4))
