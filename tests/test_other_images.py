@@ -119,6 +119,22 @@ def experiment(tree, folder, **train):
     )
 
 
+def train_batches(tree, config, *, steps):
+    """The first batches of four crops: images and labels."""
+    info = catalog.load("", tree / "records")
+    batches = pipeline.train_batches(
+        records.open_split(tree / "records", "train", info),
+        config,
+        info,
+        steps=range(steps),
+        batch_size=4,
+        seed=0,
+        image_mean=MEAN,
+        centred_padding=True,
+    )
+    return [*batches.as_numpy_iterator()]
+
+
 @pytest.fixture(scope="module")
 def run(tree, tmp_path_factory):
     """A run that learns what only channel 4 shows."""
@@ -257,20 +273,8 @@ def test_without_the_kind_arrays_are_not_listed_and_16_bits_refused(tree, tmp_pa
 
 def test_crops_are_scaled_values_by_hand(tree):
     """The records of one image, at its own size and larger than the crop: 255 / 10000 of each."""
-    info = catalog.load("", tree / "records")
     config = DataConfig(train_crop_size=(44, 48), min_scale_factor=1.0, max_scale_factor=1.0)
-    table = records.open_split(tree / "records", "train", info)
-    batches = pipeline.train_batches(
-        table,
-        config,
-        info,
-        steps=range(1),
-        batch_size=4,
-        seed=0,
-        image_mean=MEAN,
-        centred_padding=True,
-    )
-    ((images, labels),) = [(images.numpy(), labels.numpy()) for images, labels in batches]
+    ((images, labels),) = train_batches(tree, config, steps=1)
     sources = [np.minimum(source(tree, f"train/{i}"), 10_000) for i in range(4)]
     expected = [image.astype(np.float64) * 255 / 10_000 for image in sources]
     expected += [image[:, ::-1] for image in expected]
@@ -283,7 +287,6 @@ def test_crops_are_scaled_values_by_hand(tree):
 
 
 def test_resized_crops_and_blur_keep_channels_and_depth(tree):
-    info = catalog.load("", tree / "records")
     config = DataConfig(
         train_crop_size=(20, 24),
         min_resize_value=30,
@@ -293,18 +296,7 @@ def test_resized_crops_and_blur_keep_channels_and_depth(tree):
         grid_mask_size=(4, 8),
         cutmix_probability=0.5,
     )
-    table = records.open_split(tree / "records", "train", info)
-    batches = pipeline.train_batches(
-        table,
-        config,
-        info,
-        steps=range(2),
-        batch_size=4,
-        seed=0,
-        image_mean=MEAN,
-        centred_padding=True,
-    )
-    images = np.concatenate([images.numpy() for images, _ in batches])
+    images = np.concatenate([images for images, _ in train_batches(tree, config, steps=2)])
     assert images.shape == (8, 20, 24, 4) and images.min() >= 0 and images.max() <= 255
     assert len(np.unique(images[..., 3])) > 256  # more than 8 bits have
 
