@@ -1,137 +1,137 @@
-"""Curves as vector graphics in the page: they need neither a library for plots nor a script."""
+"""Curves as vector graphics in the page, drawn by matplotlib."""
 
+import contextlib
+import io
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from xml.etree import ElementTree
 
-import numpy as np
-
-from deeplab_tf.reporting.markup import Element, element
+from deeplab_tf.reporting import markup
+from deeplab_tf.reporting.markup import Element
 
 Point = tuple[float, float]
 
-_MOST_POINTS = 600  # about as many as the picture has columns
-_WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 14, 44  # margins
+_WIDTH, _HEIGHT = 480, 260  # of a picture, in CSS pixels; texts are legible on a phone's 360
+_PER_INCH = 72  # of matplotlib's SVG files
+_INK = "#000000"  # matplotlib's black; the page has its own, which may be white
 _COLOR = "#2a7ac7"  # visible on white and on black
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.formatter.useoffset": False,  # a number in a corner to be added to all is overlooked
+    "font.family": ["DejaVu Sans"],  # is part of matplotlib
+    "font.size": 13,
+    "grid.alpha": 0.2,
+    "grid.color": _INK,
+    "lines.linewidth": 1.8,
+    # Drawn as if no point were left out, to a pixel; 30,000 points take no more room than 3,000.
+    "path.simplify_threshold": 1.0,
+    "svg.fonttype": "none",  # texts stay texts, which can be searched and read aloud
+}
 
 
-def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
-    """Returns at most `most` points: the means of as many neighbours each, in their order."""
-    if len(points) <= most:
-        return list(points)
-    group = math.ceil(len(points) / most)
-    values = np.array(points, np.float64)
-    parts = (values[start : start + group] for start in range(0, len(values), group))
-    return [tuple(part.mean(axis=0).tolist()) for part in parts]
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Returns about `most` round numbers, evenly spaced, between which all values lie.
-
-    Args:
-      low, high: the smallest and the largest value.
-    """
-    size = max(abs(low), abs(high))
-    if high - low <= max(1e-9 * size, 1e-300):  # in effect one value, which gets room around it
-        room = size / 2 if size > 1e-300 else 0.5
-        low, high = low - room, high + room
-    raw = (high - low) / (most - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    # Rounded, since 3 * 0.1 is not 0.3.
-    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
-
-
-def curve(name: str, points: Sequence[Point], *, unit: str = "", marked: bool = False) -> Element:
+def curve(
+    name: str, points: Sequence[Point], *, unit: str = "", of: str = "", marked: bool = False
+) -> Element:
     """Returns a figure with one curve over the steps of training.
 
     Args:
-      name: of what is shown. unit: of its values.
-      points: step and value, at least one, by rising steps; all finite.
+      name: of what is shown, in this package's words. unit: of its values.
+      points: step and value by rising steps. A value that is not finite leaves a gap; at least one
+        is finite.
+      of: what it belongs to, in any words.
       marked: whether each point has a mark, as a curve of few points needs.
     """
-    drawn = thinned(points)
-    across = ticks(min(x for x, _ in points), max(x for x, _ in points))
-    up = ticks(min(y for _, y in drawn), max(y for _, y in drawn))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        right = (x - across[0]) / (across[-1] - across[0])
-        above = (y - up[0]) / (up[-1] - up[0])
-        return (
-            round(_LEFT + right * (_WIDTH - _LEFT - _RIGHT), 1),
-            round(_HEIGHT - _BOTTOM - above * (_HEIGHT - _TOP - _BOTTOM), 1),
-        )
-
-    described = _described(name, points, unit)
-    drawing = element(
-        "svg",
-        element("title", described),
-        *_axes(across, up, place, f"{name}{f', {unit}' if unit else ''}"),
-        role="img",
-        aria_label=described,
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        width=_WIDTH,
-        height=_HEIGHT,
-        fill="currentColor",
-    )
-    places = [place(*point) for point in drawn]
-    line = " ".join(f"{x},{y}" for x, y in places)
-    drawing.append(element("polyline", points=line, fill="none", stroke=_COLOR, stroke_width=1.8))
-    if marked or len(places) == 1:
-        drawing.extend(element("circle", cx=x, cy=y, r=3, fill=_COLOR) for x, y in places)
-
-    caption = described
-    if len(drawn) < len(points):
-        caption += f" Each point is the mean of {math.ceil(len(points) / len(drawn))} lines."
-    return element("figure", drawing, element("figcaption", caption))
+    described = _described(f"{name}, {of}" if of else name, points, unit)
+    title = f"{name}, {unit}" if unit else name
+    drawing = _inlined(_drawn(title, points, marked, salt=described), described)
+    return markup.element("figure", drawing, markup.element("figcaption", described))
 
 
-def _axes(across, up, place, title: str) -> list[Element]:
-    """Returns lines, numbers and titles of both axes."""
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    parts = []
-    for value in up:
-        _, y = place(across[0], value)
-        parts += [
-            element("path", d=f"M{_LEFT} {y}H{right}", stroke="currentColor", stroke_opacity=0.2),
-            element(
-                "text", f"{value:,.12g}", x=_LEFT - 6, y=y + 4, text_anchor="end", font_size=12
-            ),
-        ]
-    for value in across:
-        x, _ = place(value, up[0])
-        parts += [
-            element("path", d=f"M{x} {bottom}v5", stroke="currentColor"),
-            element(
-                "text", f"{value:,.12g}", x=x, y=bottom + 19, text_anchor="middle", font_size=12
-            ),
-        ]
-    middle = (_LEFT + right) / 2
-    half = (_TOP + bottom) / 2
-    parts += [
-        element("path", d=f"M{_LEFT} {bottom}H{right}", stroke="currentColor"),
-        element("text", "step", x=middle, y=_HEIGHT - 6, text_anchor="middle", font_size=13),
-        element(
-            "text",
-            title,
-            transform=f"translate(14 {half}) rotate(-90)",
-            text_anchor="middle",
-            font_size=13,
-        ),
-    ]
-    return parts
+def _drawn(title: str, points: Sequence[Point], marked: bool, *, salt: str) -> str:
+    """Returns the curve as the text of an SVG file, whose ids follow from `salt`."""
+    steps, values = zip(*points, strict=True)
+    seen = range(len(points)) if marked else _between_gaps(values)
+    with _quiet():
+        from matplotlib import figure, style, ticker  # here, where it is quiet about its fonts
+
+        # The user's own style would make another page.
+        with style.context(["default", _STYLE | {"svg.hashsalt": salt}]):
+            size = (_WIDTH / _PER_INCH, _HEIGHT / _PER_INCH)
+            page = figure.Figure(size, layout="constrained")
+            axes = page.subplots()
+            axes.plot(steps, values, color=_COLOR)
+            axes.plot([steps[n] for n in seen], [values[n] for n in seen], "o", color=_COLOR)
+            axes.set_xlabel("step")
+            axes.set_ylabel(title)
+            axes.xaxis.set_major_locator(
+                ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+            )
+            axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+            file = io.StringIO()
+            no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            page.savefig(file, format="svg", transparent=True, metadata=no_date)
+    return file.getvalue()
+
+
+def _between_gaps(values: Sequence[float]) -> list[int]:
+    """Returns the places of values without a neighbour, which no line leads to."""
+    known = [False, *map(math.isfinite, values), False]
+    return [n for n in range(len(values)) if known[n : n + 3] == [False, True, False]]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps matplotlib's news to itself: that it looks for fonts, or where it cannot note them."""
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _inlined(text: str, described: str) -> Element:
+    """Returns an SVG file as a part of an HTML page.
+
+    There, names have no namespaces, ids are those of the whole page, and so are styles.
+    """
+    drawing = ElementTree.fromstring(text)
+    for part in drawing.iter():
+        part.tag = _plain(part.tag)
+        attributes = {_plain(name): value for name, value in part.attrib.items()}
+        if part.tag == "g":
+            attributes.pop("id", None)  # the same ones in each file
+        if "style" in attributes:
+            attributes["style"] = attributes["style"].replace(_INK, "currentColor")
+        part.attrib.clear()
+        part.attrib.update(attributes)
+    drawing.remove(drawing[0])  # its style, which says what the next line says
+    drawing.attrib |= {"stroke-linejoin": "round", "fill": "currentColor"}
+
+    drawing.attrib |= {"width": str(_WIDTH), "height": str(_HEIGHT)}
+    drawing.attrib |= {"role": "img", "aria-label": described}
+    drawing.insert(0, markup.element("title", described))
+    return drawing
+
+
+def _plain(name: str) -> str:
+    """Returns a name without its namespace."""
+    return name.rpartition("}")[2]
 
 
 def _described(name: str, points: Sequence[Point], unit: str) -> str:
     """Returns what a curve shows, in words."""
     unit = f" {unit}" if unit else ""
+    known = [point for point in points if math.isfinite(point[1])]
 
     def at(point: Point) -> str:
         return f"{point[1]:.4g}{unit} at step {point[0]:,.0f}"
 
-    if len(points) == 1:
-        return f"{name}: {at(points[0])}."
-    lowest, highest = (f(points, key=lambda point: point[1]) for f in (min, max))
-    return f"{name}: {at(points[0])}, {at(points[-1])}; lowest {at(lowest)}, highest {at(highest)}."
+    if len(known) == 1:
+        return f"{name}: {at(known[0])}."
+    lowest, highest = (f(known, key=lambda point: point[1]) for f in (min, max))
+    return f"{name}: {at(known[0])}, {at(known[-1])}; lowest {at(lowest)}, highest {at(highest)}."

@@ -121,17 +121,19 @@ def training(run: RunDir, experiment: Experiment, *, scoring: str) -> Element:
     """
     entries = run.metrics.entries()
     train = experiment.train
+    shown: list[Element] = []
     parts: list[Element] = []
     for key, name in (("loss", "Training loss"), ("learning_rate", "Learning rate")):
-        points, others = _points(entries, key)
-        if points:
-            parts.append(curves.curve(name, points))
+        points = _points(entries, key)
+        others = sum(not math.isfinite(value) for _, value in points)
+        if others < len(points):
+            shown.append(curves.curve(name, points))
         if others:
             lines = counted(others, "line")
             parts.append(
                 markup.missing(f"{name}: {lines} of metrics.jsonl without a finite number.")
             )
-    if not parts:
+    if not shown and not parts:
         parts.append(_no_training(run, experiment))
 
     scores = [entry for entry in entries if entry.get("miou") is not None]
@@ -139,26 +141,32 @@ def training(run: RunDir, experiment: Experiment, *, scoring: str) -> Element:
         of_split = [entry for entry in scores if entry.get("split") == split]
         # A resumed run may have validated a step twice; the last one counts, as in `best`.
         by_step = {entry["step"]: 100 * entry["miou"] for entry in of_split}
-        name = "mIoU in validation" + (f", split {split}" if split else "")
-        parts.append(curves.curve(name, sorted(by_step.items()), unit="%", marked=True))
+        shown.append(
+            curves.curve(
+                "mIoU in validation",
+                sorted(by_step.items()),
+                unit="%",
+                of=f"split {split}" if split else "",
+                marked=True,
+            )
+        )
     if scores:
         parts.append(_validations(run, scores))
     elif train.train_logdir:
         parts.append(_no_validation(run, experiment, scoring=scoring))
-    return markup.section("training", "Training", *parts)
+    return markup.section(
+        "training", "Training", markup.element("div", *shown, class_="curves"), *parts
+    )
 
 
-def _points(entries: Sequence[dict], key: str) -> tuple[list[curves.Point], int]:
-    """Returns steps and values of a key by rising steps, and how many values are not finite."""
-    values = {}
-    others = 0
-    for entry in entries:
-        value = entry.get(key)
-        if isinstance(value, int | float) and math.isfinite(value):
-            values[entry["step"]] = float(value)
-        elif value is not None:
-            others += 1
-    return sorted(values.items()), others
+def _points(entries: Sequence[dict], key: str) -> list[curves.Point]:
+    """Returns steps and values of a key by rising steps; NaN for what is no number."""
+    values = {
+        entry["step"]: float(entry[key]) if isinstance(entry[key], int | float) else math.nan
+        for entry in entries
+        if entry.get(key) is not None
+    }
+    return sorted(values.items())
 
 
 def _no_training(run: RunDir, experiment: Experiment) -> Element:

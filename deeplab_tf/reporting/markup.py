@@ -17,18 +17,25 @@ Content = str | Element | None
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --band: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 0 auto; padding: 1rem; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .15rem .5rem; text-align: right; }
-th[scope=row], td.text { text-align: left; overflow-wrap: anywhere; }
+th[scope=row], th:first-child, .text { text-align: left; }
+th[scope=row] { white-space: nowrap; }
+td.text { overflow-wrap: anywhere; min-width: 7rem; }
 thead th { background: var(--band); vertical-align: bottom; }
 pre { background: var(--band); padding: .6rem; overflow-x: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 img, svg { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
+.curves, .panels { display: grid; gap: 1rem; }
+.curves { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
+.panels { grid-template-columns: repeat(auto-fill, minmax(min(45%, 22rem), 1fr)); }
+.panels figure { margin: 0; }
+.curves svg, .panels img { width: 100%; }
+.wide { overflow: auto; margin: 1rem 0; }
 .wide img { max-width: none; }
 .missing { border-left: 4px solid #c60; padding-left: .6rem; }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid var(--line);
@@ -110,9 +117,9 @@ def table(
     Args:
       texts: whether the other cells are texts, and not numbers.
     """
-    head = element("tr", *(element("th", name, scope="col") for name in heading))
-    body = element("tbody")
     kind = "text" if texts else None
+    head = element("tr", *(element("th", name, scope="col", class_=kind) for name in heading))
+    body = element("tbody")
     for name, *cells in rows:
         row = element("tr", element("th", name, scope="row"))
         body.append(extended(row, *(element("td", cell, class_=kind) for cell in cells)))
