@@ -63,8 +63,14 @@ def of_image(
         return report.overlay(image, labels, colors, alpha=config.overlay_alpha)
 
     def paint_errors(true: np.ndarray) -> np.ndarray:
-        shown = colors if error_map == "class" else ()
-        return pictures.errors(image, true, labels, ignore_label=ignore_label, colors=shown)
+        return pictures.errors(
+            image,
+            true,
+            labels,
+            ignore_label=ignore_label,
+            colors=colors if error_map == "class" else (),
+            ignored_color=pictures.color_of_ignored(colors),
+        )
 
     def with_legend() -> bytes:
         entries = pictures.occurring([labels], names, colors)
@@ -72,19 +78,16 @@ def of_image(
         return _png(pictures.above(Image.fromarray(overlay()), below))
 
     def side_by_side() -> bytes:
-        panels, maps, ignored = {"image": image}, [labels], []
-        if truth is not None:
-            painted = panels["label"] = report.colorize(truth, colors)
-            maps.append(truth)
-            if (truth == ignore_label).any():
-                # Black, as in the pictures of labels, may be the colour of a class.
-                painted[truth == ignore_label] = pictures.IGNORED
-                ignored = [("ignored", pictures.IGNORED)]
-        panels |= {"prediction": report.colorize(labels, colors), "overlay": overlay()}
-        if error_map and truth is not None:
-            title = "errors in the true class's colour" if error_map == "class" else "errors in red"
-            panels[title] = paint_errors(truth)
-        return _png(pictures.page(panels, pictures.occurring(maps, names, colors) + ignored))
+        panels, entries = pictures.compared(
+            image,
+            labels,
+            classes,
+            truth=truth,
+            ignore_label=ignore_label,
+            error_map=error_map,
+            alpha=config.overlay_alpha,
+        )
+        return _png(pictures.page(panels, entries))
 
     makers: dict[str, Callable[[], bytes | str]] = {
         "legend": with_legend,

@@ -1,38 +1,27 @@
 """Pictures of a prediction: legend, errors against the label, confidence, and all on one page."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from deeplab_tf import files
+from deeplab_tf.data.class_lists import LabelClass
 from deeplab_tf.data.examples import Color
 from deeplab_tf.evaluation import report
 
 WRONG: Color = (230, 0, 0)
 IGNORED: Color = (128, 128, 128)
 _TEXT_SIZE, _LINE, _PATCH, _GAP = 14, 20, 14, 8  # pixels
-_LONGEST_NAME = 40  # characters
+# For ignored pixels where a class is grey, as in CamVid; at a distance that is seen.
+_FOR_IGNORED: tuple[Color, ...] = (IGNORED, (0, 0, 0), (255, 255, 255), (255, 0, 255))
+_FAR = 64
 _SMALLEST_PANEL, _LARGEST_PANEL = 240, 640  # longer side of a page's panels, in pixels
 _PALE = 0.3  # what is left of an image's contrast with white
 
 
-@functools.cache
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(_TEXT_SIZE)
-    except (ImportError, TypeError):  # Pillow without FreeType, or before 10.1
-        return ImageFont.load_default()
-
-
-def _printable(text: str) -> str:
-    """Returns a text as the font can draw it."""
-    line = files.shown(text, most=_LONGEST_NAME)
-    if isinstance(_font(), ImageFont.FreeTypeFont):
-        return line
-    return line.encode("latin-1", "replace").decode("latin-1")  # all that the old font has
+def _font() -> report.Font:
+    return report.font(_TEXT_SIZE)
 
 
 def legend(entries: Sequence[tuple[str, Color]], *, width: int) -> Image.Image:
@@ -41,7 +30,7 @@ def legend(entries: Sequence[tuple[str, Color]], *, width: int) -> Image.Image:
     Args:
       width: of the picture, in pixels; it becomes wider if a name needs more.
     """
-    texts = [_printable(name) for name, _ in entries]
+    texts = [report.printable(name, _font()) for name, _ in entries]
     longest = max((math.ceil(_font().getlength(text)) for text in texts), default=0)
     cell = _GAP + _PATCH + _GAP + longest + _GAP
     columns = max(1, width // cell)
@@ -55,16 +44,8 @@ def legend(entries: Sequence[tuple[str, Color]], *, width: int) -> Image.Image:
         patch = (left, top + 2, left + _PATCH, top + 2 + _PATCH)
         draw.rectangle(patch, fill=color, outline="black")
         place = (left + _PATCH + _GAP, top + 2 + _PATCH / 2)
-        _write(draw, place, text)
+        report.write(draw, place, text, _font())
     return picture
-
-
-def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
-    """Writes a text; `place` is the middle of its left end, or near it with the old font."""
-    is_outline = isinstance(_font(), ImageFont.FreeTypeFont)
-    x, y = place
-    anchor, top = ("lm", y) if is_outline else (None, y - _TEXT_SIZE / 2)
-    draw.text((x, top), text, fill="black", font=_font(), anchor=anchor)
 
 
 def occurring(
@@ -93,10 +74,11 @@ def errors(
     *,
     ignore_label: int | None,
     colors: Sequence[Color] = (),
+    ignored_color: Color = IGNORED,
 ) -> np.ndarray:
     """Paints where a prediction is wrong, uint8 [H, W, 3].
 
-    Correct pixels show the image, grey and pale; ignored ones are `IGNORED`.
+    Correct pixels show the image, grey and pale.
 
     Args:
       image: uint8 [H, W, 3]. label, prediction: class numbers, [H, W].
@@ -108,8 +90,63 @@ def errors(
     ignored = label == ignore_label
     wrong = (label != prediction) & ~ignored
     painted[wrong] = report.colorize(label, colors)[wrong] if colors else WRONG
-    painted[ignored] = IGNORED
+    painted[ignored] = ignored_color
     return painted
+
+
+def compared(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[LabelClass],
+    *,
+    truth: np.ndarray | None = None,
+    ignore_label: int | None = None,
+    error_map: str = "",
+    alpha: float = 0.5,
+) -> tuple[dict[str, np.ndarray], list[tuple[str, Color]]]:
+    """Paints a prediction and what it is compared with, each uint8 [H, W, 3], by their titles.
+
+    Args:
+      image: uint8 [H, W, 3]. labels: predicted class numbers, [H, W]. truth: the label, if there
+        is one.
+      error_map: how errors are painted: "red", "class" or "", as in `outputs.of_image`.
+      alpha: share of the colours in the overlay.
+    Returns:
+      And the names and colours of what occurs, for a legend.
+    """
+    names = [label_class.name for label_class in classes]
+    colors = [label_class.color for label_class in classes]
+    panels, maps, ignored = {"image": image}, [labels], []
+    if truth is not None:
+        painted = panels["label"] = report.colorize(truth, colors)
+        maps.append(truth)
+        if (truth == ignore_label).any():
+            # Black, as in the pictures of labels, may be the colour of a class.
+            ignored = [("ignored", color_of_ignored(colors))]
+            painted[truth == ignore_label] = ignored[0][1]
+    panels["prediction"] = report.colorize(labels, colors)
+    panels["overlay"] = report.overlay(image, labels, colors, alpha=alpha)
+    if error_map and truth is not None:
+        title = "errors in the true class's colour" if error_map == "class" else "errors in red"
+        panels[title] = errors(
+            image,
+            truth,
+            labels,
+            ignore_label=ignore_label,
+            colors=colors if error_map == "class" else (),
+            ignored_color=color_of_ignored(colors),
+        )
+    return panels, occurring(maps, names, colors) + ignored
+
+
+def color_of_ignored(colors: Sequence[Color]) -> Color:
+    """Returns the colour of ignored pixels: grey, unless a class has nearly the same."""
+
+    def distance(one: Color) -> int:
+        apart = (sum(abs(a - b) for a, b in zip(one, color, strict=True)) for color in colors)
+        return min(_FAR, *apart, _FAR)
+
+    return max(_FOR_IGNORED, key=distance)  # of equals, the first
 
 
 def confidence(probabilities: np.ndarray) -> np.ndarray:
@@ -121,7 +158,9 @@ def confidence(probabilities: np.ndarray) -> np.ndarray:
     return np.rint(255 * probabilities.max(axis=-1)).astype(np.uint8)
 
 
-def page(panels: Mapping[str, np.ndarray], entries: Sequence[tuple[str, Color]]) -> Image.Image:
+def page(
+    panels: Mapping[str, np.ndarray], entries: Sequence[tuple[str, Color]], *, columns: int = 0
+) -> Image.Image:
     """Puts pictures of one size side by side, with titles above and a legend below.
 
     Large pictures are reduced and small ones enlarged, so that titles fit and pages stay handy.
@@ -129,27 +168,28 @@ def page(panels: Mapping[str, np.ndarray], entries: Sequence[tuple[str, Color]])
     Args:
       panels: uint8 [H, W, 3], by their titles.
       entries: names and colours for the legend.
+      columns: pictures in a row; 0 puts all into one.
     """
-    pictures = [_panel(pixels) for pixels in panels.values()]
-    titles = [_printable(title) for title in panels]
-    widths = [
-        max(picture.width, math.ceil(_font().getlength(title)))
-        for picture, title in zip(pictures, titles, strict=True)
-    ]
-    height = _LINE + _GAP + max(picture.height for picture in pictures) + _GAP
-    row = Image.new("RGB", (sum(widths) + _GAP * (len(widths) + 1), height), "white")
-    draw = ImageDraw.Draw(row)
+    pictures = [panel(pixels) for pixels in panels.values()]
+    titles = [report.printable(title, _font()) for title in panels]
+    columns = columns or len(panels)
+    width = max(picture.width for picture in pictures)
+    width = max(width, *(math.ceil(_font().getlength(title)) for title in titles), 0)
+    height = _LINE + _GAP + pictures[0].height
+    rows = -(-len(panels) // columns)
+    size = ((width + _GAP) * columns + _GAP, (height + _GAP // 2) * rows + _GAP // 2)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
 
-    left = _GAP
-    for picture, title, width in zip(pictures, titles, widths, strict=True):
-        place = (left, _GAP // 2 + _LINE / 2)
-        _write(draw, place, title)
-        row.paste(picture, (left, _LINE + _GAP))
-        left += width + _GAP
-    return above(row, legend(entries, width=row.width))
+    for number, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        left = _GAP + number % columns * (width + _GAP)
+        top = number // columns * (height + _GAP // 2)
+        report.write(draw, (left, top + _GAP // 2 + _LINE / 2), title, _font())
+        sheet.paste(picture, (left, top + _LINE + _GAP))
+    return above(sheet, legend(entries, width=sheet.width))
 
 
-def _panel(pixels: np.ndarray) -> Image.Image:
+def panel(pixels: np.ndarray) -> Image.Image:
     """Returns a picture reduced to the largest panel, or enlarged by a whole number."""
     picture = Image.fromarray(pixels)
     longer = max(picture.size)

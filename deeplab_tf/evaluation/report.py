@@ -1,16 +1,21 @@
 """Tables and pictures of results."""
 
+import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from deeplab_tf import files
 from deeplab_tf.data import decoding
 from deeplab_tf.evaluation.metrics import Scores, mean_of_numbers
 
 Color = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_LONGEST_NAME = 40  # characters of a name in a picture
 
 
 def table(
@@ -165,27 +170,66 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Draws a confusion matrix, each row (label) divided by its sum; darker is more."""
-    cell = max(12, min(48, 960 // len(matrix)))
-    margin = 8 + 6 * max(map(len, class_names))
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    """Draws a confusion matrix, each row (label) divided by its sum; darker is more.
+
+    The row of a class without a labelled pixel is grey.
+    """
+    cell = max(14, min(48, 960 // len(matrix)))
+    text = font(max(10, round(0.42 * cell)))  # TensorBoard shows the picture at half its size
+    names = [printable(name, text) for name in class_names]
+    margin = 8 + math.ceil(max(map(text.getlength, names)))
+    sums = matrix.sum(axis=1, keepdims=True)
+    share = matrix / np.maximum(sums, 1)
     size = margin + cell * len(matrix)
     picture = Image.new("RGB", (size + 8, size + 8), "white")
     draw = ImageDraw.Draw(picture)
 
-    for row, name in enumerate(class_names):
-        draw.text((4, margin + row * cell + cell // 2 - 5), name, fill="black")
+    for row, name in enumerate(names):
+        write(draw, (4, margin + (row + 0.5) * cell), name, text)
         # The same name above the column, turned.
         turned = Image.new("RGB", (margin, cell), "white")
-        ImageDraw.Draw(turned).text((4, cell // 2 - 5), name, fill="black")
+        write(ImageDraw.Draw(turned), (4, cell / 2), name, text)
         picture.paste(turned.rotate(90, expand=True), (margin + row * cell, 0))
 
         for column in range(len(matrix)):
             left, top = margin + column * cell, margin + row * cell
             value = share[row, column]
             tone = int(255 * (1 - value))
-            draw.rectangle((left, top, left + cell - 1, top + cell - 1), fill=(tone, tone, 255))
-            if cell >= 24:
+            fill = (tone, tone, 255) if sums[row] else (235, 235, 235)
+            box = (left, top, left + cell, top + cell)
+            draw.rectangle(box, fill=fill, outline=(225, 225, 225))
+            if cell >= 24 and sums[row]:
                 ink = "white" if value > 0.5 else "black"
-                draw.text((left + 4, top + cell // 2 - 5), f"{100 * value:.0f}", fill=ink)
+                write(draw, (left + 4, top + cell / 2), f"{100 * value:.0f}", text, ink)
     return picture
+
+
+@functools.cache
+def font(size: int) -> Font:
+    """Returns Pillow's own font, in pixels; if Pillow has no FreeType, its old one of one size."""
+    try:
+        return ImageFont.load_default(size)
+    except (ImportError, TypeError):  # without FreeType, or before 10.1
+        return ImageFont.load_default()
+
+
+def printable(text: str, font: Font) -> str:
+    """Returns a text as a font can draw it in one line, cut if it is long."""
+    line = files.shown(text, most=_LONGEST_NAME)
+    if isinstance(font, ImageFont.FreeTypeFont):
+        return line
+    return line.encode("latin-1", "replace").decode("latin-1")  # all that the old font has
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    font: Font,
+    ink: str = "black",
+) -> None:
+    """Writes a text; `place` is the middle of its left end, or near it with the old font."""
+    is_outline = isinstance(font, ImageFont.FreeTypeFont)
+    x, y = place
+    anchor, top = ("lm", y) if is_outline else (None, y - 6)
+    draw.text((x, top), text, fill=ink, font=font, anchor=anchor)

@@ -1,21 +1,18 @@
 """Writes one page about a run: how it was made, and how good it is."""
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from deeplab_tf import files
 from deeplab_tf.config import Experiment, flags
-from deeplab_tf.config.pictures import PictureConfig
 from deeplab_tf.config.programs import ReportConfig
 from deeplab_tf.data import catalog, decoding, pipeline, records, statistics
 from deeplab_tf.data.record_checks import find_bad
-from deeplab_tf.evaluation import memory, metrics, outputs, report
+from deeplab_tf.evaluation import memory, metrics, pictures, report
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.messages import UserError
 from deeplab_tf.reporting import card, made, markup, results, scored
@@ -312,7 +309,7 @@ def _images(job: ReportConfig, evaluation: Scored, model: Model | None) -> marku
     """Returns the section on the best and the worst images, painted again by the same model."""
     groups = evaluation.extremes(job.num_images)
     chosen = [*groups[0], *groups[1]]
-    pages: dict[int, bytes] = {}
+    painted: dict[int, results.Painted] = {}
     notes = []
     if model is None and chosen:
         notes.append(
@@ -321,39 +318,40 @@ def _images(job: ReportConfig, evaluation: Scored, model: Model | None) -> marku
         )
     elif model is not None and chosen:
         try:
-            pages, notes = _painted(job, evaluation, model, chosen)
+            painted, notes = _painted(job, evaluation, model, chosen)
         except UserError as error:
             # The error may name flags that only eval has.
             notes = [
                 f"There are no pictures. For these records, eval says: {error} Score the run again "
                 "with eval; if the records were only moved, --dataset_dir=FOLDER names them."
             ]
-    return results.images(evaluation, pages, notes, groups)
+    return results.images(evaluation, painted, notes, groups)
 
 
-def _page(predicted: outputs.Predicted, info: catalog.DatasetInfo) -> bytes:
-    """Returns image, label, prediction, overlay and errors side by side, as a JPEG."""
-    painted = outputs.of_image(
-        predicted,
-        PictureConfig(side_by_side=True),
+def _pictures(
+    image: np.ndarray, labels: np.ndarray, truth: np.ndarray, info: catalog.DatasetInfo
+) -> results.Painted:
+    """Returns image, label, prediction, overlay and errors, each small enough to be mailed."""
+    panels, legend = pictures.compared(
+        image,
+        labels,
         info.classes,
-        image_path="",
+        truth=truth,
         ignore_label=info.ignore_label,
         error_map="red",
     )
-    contents = {file.kind: file.content for file in painted}
-    with Image.open(io.BytesIO(contents["side_by_side"])) as picture:  # type: ignore[arg-type]
-        return results.compact(picture)
+    contents = {title: results.compact(pictures.panel(pixels)) for title, pixels in panels.items()}
+    return results.Painted(contents, legend)
 
 
 def _painted(
     job: ReportConfig, evaluation: Scored, model: Model, chosen: Sequence[ImageScore]
-) -> tuple[dict[int, bytes], list[str]]:
+) -> tuple[dict[int, results.Painted], list[str]]:
     """Predicts and paints some images of the split that was scored.
 
     Returns:
-      The pages, by the images' numbers. If the images or their scores differ from the evaluation's,
-      no pages, and a sentence that says so.
+      The pictures by the images' numbers, and a sentence if the images or their scores are not
+      those of the evaluation: then there are no pictures.
     """
     scores, (loaded, experiment) = evaluation.results, model
     folder = job.dataset_dir or scores["dataset_dir"]
@@ -376,7 +374,7 @@ def _painted(
         image_kind=info.image_kind,
     )
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval, info.image_kind)
-    pages = {}
+    painted = {}
     for place, (image, batch) in enumerate(zip(by_place, memory.trimmed(batches), strict=True)):
         pixels, truth = batch.images[0], batch.labels[0, ..., 0]
         # A record without a name is named after its number, and among these few it has another.
@@ -397,8 +395,8 @@ def _painted(
                 "evaluation; its checkpoint or its records have changed since. Score the run again."
             ]
         shown = info.image_kind.picture(pixels)
-        pages[image.number] = _page(outputs.Predicted(shown, labels, truth=truth), info)
-    return pages, []
+        painted[image.number] = _pictures(shown, labels, truth, info)
+    return painted, []
 
 
 def _other_records(evaluation: Scored, folder: str) -> str:

@@ -85,7 +85,7 @@ def data(
     heading = ["class"]
     for split in counts:
         heading += [f"{split}: pixels, %", f"{split}: images with it"]
-    rows: list[list] = [[_named(info, index)] for index in range(info.num_classes)]
+    rows: list[list] = [[markup.swatch(one.name, one.color)] for one in info.classes]
     for labels in counts.values():
         total = max(int(labels.pixels.sum()), 1)
         for row, pixels, images in zip(rows, labels.pixels, labels.images, strict=True):
@@ -102,15 +102,6 @@ def data(
         *(markup.missing(note) for note in notes),
         *samples,
     )
-
-
-def _named(info: DatasetInfo, index: int) -> Element:
-    """Returns a class's colour and name."""
-    red, green, blue = info.colors[index]
-    patch = markup.element(
-        "span", class_="swatch", style=f"background:#{red:02x}{green:02x}{blue:02x}"
-    )
-    return markup.element("span", patch, info.class_names[index])
 
 
 def training(run: RunDir, experiment: Experiment, *, scoring: str) -> Element:
@@ -154,18 +145,17 @@ def training(run: RunDir, experiment: Experiment, *, scoring: str) -> Element:
         parts.append(_validations(run, scores))
     elif train.train_logdir:
         parts.append(_no_validation(run, experiment, scoring=scoring))
-    return markup.section(
-        "training", "Training", markup.element("div", *shown, class_="curves"), *parts
-    )
+    together = markup.element("div", *shown, class_="curves") if shown else None
+    return markup.section("training", "Training", together, *parts)
 
 
 def _points(entries: Sequence[dict], key: str) -> list[curves.Point]:
-    """Returns steps and values of a key by rising steps; NaN for what is no number."""
-    values = {
-        entry["step"]: float(entry[key]) if isinstance(entry[key], int | float) else math.nan
-        for entry in entries
-        if entry.get(key) is not None
-    }
+    """Returns steps and values of a key by rising steps; NaN where training had no finite one."""
+    values = {}
+    for entry in entries:
+        if entry.get("miou") is None:  # not of a validation
+            value = entry.get(key)
+            values[entry["step"]] = float(value) if isinstance(value, int | float) else math.nan
     return sorted(values.items())
 
 

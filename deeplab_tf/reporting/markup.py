@@ -24,11 +24,12 @@ caption { text-align: left; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .15rem .5rem; text-align: right; }
 th[scope=row], th:first-child, .text { text-align: left; }
 th[scope=row] { white-space: nowrap; }
-td.text { overflow-wrap: anywhere; min-width: 7rem; }
+td.text { overflow-wrap: anywhere; min-width: 9rem; }
 thead th { background: var(--band); vertical-align: bottom; }
 pre { background: var(--band); padding: .6rem; overflow-x: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
+figure > figcaption:first-child { font-weight: bold; }
 img, svg { max-width: 100%; height: auto; }
 .curves, .panels { display: grid; gap: 1rem; }
 .curves { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
@@ -36,7 +37,21 @@ img, svg { max-width: 100%; height: auto; }
 .panels figure { margin: 0; }
 .curves svg, .panels img { width: 100%; }
 .wide { overflow: auto; margin: 1rem 0; }
-.wide img { max-width: none; }
+.matrix { max-height: 90vh; }
+.matrix td { padding: 0; }
+.matrix td span { display: block; padding: .15rem .4rem; }
+.matrix thead th, .matrix th[scope=row] { position: sticky; background: Canvas; }
+.matrix th { box-shadow: 0 0 0 .5px var(--line); }
+.matrix thead th { top: 0; }
+.matrix th[scope=row], .matrix th:first-child { left: 0; }
+.matrix th:first-child { z-index: 1; }
+.matrix thead th:first-child { z-index: 2; }
+.large { font-size: .7rem; }
+.large th { padding: .2rem; font-weight: normal; }
+.large td { min-width: 1.3rem; height: 1.3rem; text-align: center; }
+.large td span { padding: .15rem 0; }
+.large thead th + th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
 .missing { border-left: 4px solid #c60; padding-left: .6rem; }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid var(--line);
   margin-right: .4em; vertical-align: -.1em; }
@@ -133,19 +148,24 @@ def scrollable(content: Element, *, label: str) -> Element:
     return element("div", content, class_="wide", tabindex="0", role="region", aria_label=label)
 
 
-def picture(content: bytes, alternative: str, caption: str = "", *, is_wide: bool = False):
+def swatch(name: str, color: tuple[int, int, int]) -> Element:
+    """Returns a class's colour and name."""
+    red, green, blue = color
+    patch = element("span", class_="swatch", style=f"background:#{red:02x}{green:02x}{blue:02x}")
+    return element("span", patch, name)
+
+
+def picture(content: bytes, alternative: str, caption: str) -> Element:
     """Returns a picture that is part of the page.
 
     Args:
       content: of a PNG or JPEG file.
       alternative: what it shows, for those who do not see it.
-      is_wide: whether it keeps its size, and is scrolled where the page is narrower.
     """
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     address = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     image = element("img", alt=alternative, src=address)
-    shown = scrollable(image, label=alternative) if is_wide else image
-    return element("figure", shown, element("figcaption", caption) if caption else None)
+    return element("figure", image, element("figcaption", caption))
 
 
 def section(identity: str, title: str, *content: Content) -> Element:

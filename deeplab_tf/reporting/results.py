@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from deeplab_tf import files
 from deeplab_tf.data import decoding
 from deeplab_tf.data.catalog import DatasetInfo
-from deeplab_tf.evaluation import report
+from deeplab_tf.data.examples import Color
 from deeplab_tf.evaluation.report import percent
 from deeplab_tf.evaluation.result_files import MATRIX, PER_IMAGE
 from deeplab_tf.messages import counted
@@ -19,9 +20,9 @@ from deeplab_tf.reporting.markup import Element
 from deeplab_tf.reporting.scored import ImageScore, Scored, same_evaluation
 from deeplab_tf.runs.run_dir import RunDir
 
-_MOST_CELLS = 24  # classes whose whole matrix a page can show as a table
+_MOST_WITH_FRACTIONS = 24  # classes in whose matrix there is room for a decimal
 _MOST_PAIRS = 30  # confusions that are listed
-_JPEG_QUALITY = 88  # class colours stay apart; PNGs of photographs would be ten times as large
+_JPEG_QUALITY = 88  # colours of classes stay apart
 
 MEAN_NAMES = {
     "miou": "mean IoU",
@@ -104,10 +105,7 @@ def classes(results: Mapping, source: str) -> Element:
 
 
 def confusion(scored: Scored, info: DatasetInfo, run: RunDir) -> Element:
-    """Returns the confusion matrix: as a table, or as a picture if that would be too large.
-
-    Also lists the largest confusions, which can be read whatever the number of classes.
-    """
+    """Returns the confusion matrix, and the largest confusions as a list."""
     matrix, names = scored.matrix, info.class_names
     if matrix is None:
         sentence = (
@@ -116,13 +114,12 @@ def confusion(scored: Scored, info: DatasetInfo, run: RunDir) -> Element:
         )
         content = [markup.missing(sentence, same_evaluation(run, scored.results, scored.folder))]
     else:
-        is_small = len(names) <= _MOST_CELLS
         content = [
             markup.paragraph(
                 "How many of the pixels labelled as a class are predicted as each class, in "
                 "percent. Perfect predictions have 100 on the diagonal."
             ),
-            _matrix_table(matrix, names) if is_small else _matrix_picture(matrix, names),
+            _matrix(matrix, names),
             _confusions(matrix, names),
         ]
     return markup.section("confusion", "Confusion matrix", *content)
@@ -134,33 +131,31 @@ def _shares(matrix: np.ndarray) -> np.ndarray:
         return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-def _matrix_table(matrix: np.ndarray, names: Sequence[str]) -> Element:
+def _matrix(matrix: np.ndarray, names: Sequence[str]) -> Element:
+    """Returns the matrix as a table; one of many classes has short cells and turned names."""
+    is_large = len(names) > _MOST_WITH_FRACTIONS
+    digits = 0 if is_large else 1
     rows = []
     for name, shares in zip(names, _shares(matrix), strict=True):
-        rows.append((name, *map(_cell, shares)))
+        rows.append((name, *(_cell(share, digits) for share in shares)))
     caption = "Rows: class in the label; columns: class in the prediction; % of the row's pixels"
-    return markup.table(caption, ("label \\ prediction", *names), rows)
+    if is_large:
+        caption += "; shares below 0.5 % are left empty"
+    shown = markup.table(caption, ("label \\ prediction", *names), rows)
+    shown.set("class", "wide matrix large" if is_large else "wide matrix")
+    return shown
 
 
-def _cell(share: float) -> Element | str:
+def _cell(share: float, digits: int) -> Element | str:
     if np.isnan(share):
-        return "n/a"
+        return "n/a" if digits else "-"
+    if not digits and share < 0.005:
+        return ""
     # At most 0.55 of the colour, so that the page's own ink stays readable, black or white.
     return markup.element(
         "span",
-        f"{100 * share:.1f}",
-        style=f"display:block;background:rgba(42,122,199,{0.55 * share:.2f})",
-    )
-
-
-def _matrix_picture(matrix: np.ndarray, names: Sequence[str]) -> Element:
-    shown = [files.shown(name, most=40) for name in names]
-    picture = report.confusion_picture(matrix, shown)
-    return markup.picture(
-        decoding.encode_png(picture),
-        f"Confusion matrix of {len(names)} classes; the largest confusions are in the table below.",
-        "Rows: class in the label; columns: class in the prediction; darker is more.",
-        is_wide=True,
+        f"{100 * share:.{digits}f}",
+        style=f"background:rgba(42,122,199,{0.55 * share:.2f})",
     )
 
 
@@ -189,16 +184,23 @@ def _confusions(matrix: np.ndarray, names: Sequence[str]) -> Element:
     return markup.table(f"The {len(rows)} largest confusions", heading, rows)
 
 
+class Painted(NamedTuple):
+    """Pictures of a prediction, JPEG or PNG files by their titles, and the colours in them."""
+
+    panels: dict[str, bytes]
+    legend: list[tuple[str, Color]]
+
+
 def images(
     scored: Scored,
-    pages: dict[int, bytes],
+    painted: Mapping[int, Painted],
     notes: Sequence[str],
     groups: tuple[Sequence[ImageScore], Sequence[ImageScore]],
 ) -> Element:
     """Returns the images with the lowest and the highest mIoU.
 
     Args:
-      pages: of the images that could be painted, by their numbers: JPEG or PNG files.
+      painted: the images that could be painted, by their numbers.
       notes: sentences about what is missing.
       groups: the worst and the best images.
     """
@@ -211,13 +213,7 @@ def images(
             continue
         parts.append(markup.element("h3", f"{title} images"))
         parts += [
-            markup.picture(
-                pages[image.number],
-                f"{image.name}: image, label, prediction, overlay and errors, with a legend",
-                f"{image.name}, mIoU {percent(image.miou)} %",
-            )
-            for image in group
-            if image.number in pages
+            _image(image, painted[image.number]) for image in group if image.number in painted
         ]
         parts.append(markup.table(f"{title} images", ("image", "mIoU, %", "height x width"), rows))
     parts.append(
@@ -230,8 +226,22 @@ def images(
     return markup.section("images", "Best and worst images", *parts)
 
 
+def _image(image: ImageScore, painted: Painted) -> Element:
+    panels = (
+        markup.picture(content, f"{image.name}: {title}", title)
+        for title, content in painted.panels.items()
+    )
+    legend = (markup.swatch(name, color) for name, color in painted.legend)
+    return markup.element(
+        "figure",
+        markup.element("figcaption", f"{image.name}, mIoU {percent(image.miou)} %"),
+        markup.element("div", *panels, class_="panels"),
+        markup.element("p", *legend, class_="legend"),
+    )
+
+
 def compact(picture: Image.Image) -> bytes:
-    """Returns a picture as a JPEG, small enough to be mailed."""
+    """Returns a picture as a JPEG or PNG file, whichever is smaller, so that it can be mailed."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+    return min(buffer.getvalue(), decoding.encode_png(picture), key=len)

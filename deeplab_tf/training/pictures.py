@@ -1,20 +1,20 @@
-"""Pictures for TensorBoard: an image, its label and what the network predicts, side by side."""
+"""Pictures for TensorBoard: an image, its label, what the network predicts, and its errors."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from deeplab_tf.data import records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.evaluation import pictures as shared
-from deeplab_tf.evaluation import report
 
-_MOST_SIDE = 480  # pixels of a panel's longer side; TensorBoard keeps every picture of every step
-_TITLE_HEIGHT = 14
+# Pixels of a panel's longer side. TensorBoard keeps every picture of every step, and shows it about
+# 350 pixels wide: with two panels in a row, the names stay legible.
+_MOST_SIDE = 320
 
 
 class Example(NamedTuple):
@@ -37,7 +37,7 @@ def read_examples(
 def draw(
     examples: Sequence[Example], predict: Callable[[np.ndarray], np.ndarray], info: DatasetInfo
 ) -> np.ndarray:
-    """Draws image, label and prediction of each example, with the names of the classes below.
+    """Draws image, label, prediction and errors of each example, with a legend below.
 
     Args:
       predict: images, [1, H, W, C] -> labels [1, H, W].
@@ -67,24 +67,27 @@ def write(name: str, pages: np.ndarray) -> None:
 
 
 def _page(example: Example, predicted: np.ndarray, info: DatasetInfo) -> np.ndarray:
-    image = _panel("image", info.image_kind.picture(example.image))
-    label = _panel("label", report.colorize(example.label, info.colors))
-    prediction = _panel("prediction", report.colorize(predicted, info.colors))
-    panels = report.strip(image, [label, prediction])
+    """Returns a page about an example, uint8 [H, W, 3]."""
+    image = _reduced(info.image_kind.picture(example.image), Image.Resampling.BOX)
+    # Classes must not be mixed, so only the image itself is smoothed.
+    label, labels = (
+        _reduced(classes.astype(np.uint8), Image.Resampling.NEAREST)
+        for classes in (example.label, predicted)
+    )
+    panels, entries = shared.compared(
+        image,
+        labels,
+        info.classes,
+        truth=label,
+        ignore_label=info.ignore_label,
+        error_map="red",
+    )
+    del panels["overlay"]  # so that two rows of two are left
+    return np.asarray(shared.page(panels, entries, columns=2))
 
-    entries = shared.occurring([example.label, predicted], info.class_names, info.colors)
-    legend = shared.legend(entries, width=panels.shape[1])
-    return np.asarray(shared.above(Image.fromarray(panels), legend))
 
-
-def _panel(title: str, pixels: np.ndarray) -> np.ndarray:
-    """Returns a picture under its title, reduced to `_MOST_SIDE`."""
+def _reduced(pixels: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
+    """Returns a picture, [H, W] or [H, W, 3], reduced to `_MOST_SIDE`."""
     picture = Image.fromarray(pixels)
-    # Colours of classes must not be mixed, so only the image itself is smoothed.
-    smoothly = Image.Resampling.BOX if title == "image" else Image.Resampling.NEAREST
-    picture.thumbnail((_MOST_SIDE, _MOST_SIDE), smoothly)
-
-    panel = Image.new("RGB", (picture.width, picture.height + _TITLE_HEIGHT), "white")
-    ImageDraw.Draw(panel).text((2, 1), title, fill="black")
-    panel.paste(picture, (0, _TITLE_HEIGHT))
-    return np.asarray(panel)
+    picture.thumbnail((_MOST_SIDE, _MOST_SIDE), resampling)
+    return np.asarray(picture)

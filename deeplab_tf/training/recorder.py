@@ -58,7 +58,12 @@ class Recorder:
 
         picture = np.asarray(report.confusion_picture(result.matrix, info.class_names))
         with self.writer.as_default(step=step):
-            tf.summary.image("eval/confusion_matrix", picture[np.newaxis])
+            tf.summary.image(
+                "eval/confusion_matrix",
+                picture[np.newaxis],
+                description="Of the pixels of each class in the label (row), the share in % that "
+                "is predicted as each class (column). Rows of classes without a pixel are grey.",
+            )
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         with self.writer.as_default(step=step):

@@ -49,6 +49,36 @@ def test_errors_are_red_or_of_their_true_class():
         assert found[0].tolist() == expected
 
 
+def test_ignored_pixels_have_a_colour_of_their_own():
+    assert pictures.color_of_ignored(COLORS) == pictures.IGNORED == (128, 128, 128)
+    assert pictures.color_of_ignored([*COLORS, (128, 128, 128)]) == (0, 0, 0)  # CamVid's sky
+    assert pictures.color_of_ignored([(120, 130, 128), (0, 0, 0)]) == (255, 255, 255)
+    greys = [(value,) * 3 for value in range(256)]
+    assert pictures.color_of_ignored(greys) == (255, 0, 255)
+    label, found = np.array([[255, 3]], np.uint8), np.zeros([1, 2], np.uint8)
+    classes = [*CLASSES, LabelClass("grey", (128, 128, 128))]
+    panels, legend = pictures.compared(
+        IMAGE[:1, :2], found, classes, truth=label, ignore_label=255, error_map="red"
+    )
+    assert panels["label"][0].tolist() == [[0, 0, 0], [128, 128, 128]]
+    assert panels["errors in red"][0].tolist() == [[0, 0, 0], [*pictures.WRONG]]
+    assert legend == [("road", COLORS[0]), ("grey", (128, 128, 128)), ("ignored", (0, 0, 0))]
+
+
+@pytest.mark.parametrize("classes", [3, 150])
+def test_a_confusion_matrix_is_darker_where_there_is_more(classes):
+    matrix = np.zeros([classes, classes], np.int64)
+    matrix[0, :2] = 1, 3
+    matrix[1, 1] = 5
+    picture = np.asarray(report.confusion_picture(matrix, [f"class {n}" for n in range(classes)]))
+    cell = {3: 48, 150: 14}[classes]
+    start = picture.shape[0] - 8 - classes * cell
+    # Two pixels within the upper right corner of each cell, where no number is.
+    row = [picture[start + 2, start + (n + 1) * cell - 2].tolist() for n in range(classes)]
+    assert row[:3] == [[191, 191, 255], [63, 63, 255], [255, 255, 255]]
+    assert picture[start + 2 * cell + 2, start + cell - 2].tolist() == [235] * 3  # no such label
+
+
 def test_confidence_is_the_highest_probability():
     probabilities = np.array([[[0.2, 0.5, 0.3], [0, 0, 1]]], np.float32)
     assert pictures.confidence(probabilities).tolist() == [[128, 255]]
@@ -79,7 +109,8 @@ def test_names_that_the_font_does_not_have_are_drawn_all_the_same(monkeypatch):
     entries = [("道路\n", COLORS[0]), ("Straße", COLORS[1])]
     for font in (None, ImageFont.load_default_imagefont()):
         if font:
-            monkeypatch.setattr(pictures, "_font", lambda font=font: font)
+            monkeypatch.setattr(report, "font", lambda size, font=font: font)
+            assert report.confusion_picture(np.eye(2), [name for name, _ in entries])
         assert patches(pictures.legend(entries, width=300)) == set(COLORS[:2])
 
 

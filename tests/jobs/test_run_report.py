@@ -123,8 +123,10 @@ def test_the_page_shows_what_eval_wrote(run, records_dir):
     # 5 images: results.json has the two worst, the two best are others.
     for name in results["worst_images"][:2]:
         assert f"{name}, mIoU" in text
+    panels = [image["alt"].split(": ") for image in page.all("img")]
+    titles = ["image", "label", "prediction", "overlay", "errors in red"]
+    assert [title for _, title in panels] == 4 * titles
     pictures = [image for image in page.all("img") if "prediction" in image["alt"]]
-    assert len(pictures) == 4
     assert [image["alt"].split(":")[0] for image in pictures[:2]] == results["worst_images"][:2]
     assert pictures[2]["alt"].split(":")[0] == results["worst_images"][-1]
     # The curves say in words what they show: 2, 1, 2/3, 1/2.
@@ -167,12 +169,22 @@ def test_the_matrix_is_that_of_the_scores(run):
 def test_a_run_without_evaluation_says_so(run):
     shutil.rmtree(run / "eval")
     (run / "metrics.jsonl").unlink()
-    text = report_on(run).text()
+    page = report_on(run)
+    text = page.text()
     command = f"python -m deeplab_tf.eval --checkpoint_dir={run} --eval_logdir={run}/eval"
     assert text.count("The run has no evaluation yet") == 3
     assert command in text
     assert "holds no losses: a line comes every" in text
-    assert "polyline" not in (run / "report.html").read_text()
+    assert not page.all("svg")
+
+
+def test_a_loss_that_is_not_finite_is_told(run):
+    """Training leaves such a value out of its line."""
+    for values in ({"step": 5}, {"step": 6, "loss": 0.25}):
+        RunDir(run).metrics.record(values | {"learning_rate": 0.01})
+    page = report_on(run)
+    assert "Training loss: 1 line of metrics.jsonl without a finite number." in page.text()
+    assert any("0.25 at step 6" in drawing["aria-label"] for drawing in page.all("svg"))
 
 
 def test_without_evaluation_the_classes_are_those_of_the_best_validation(run):

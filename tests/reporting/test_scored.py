@@ -61,21 +61,26 @@ def test_a_damaged_matrix_is_refused(text, message):
 
 
 @pytest.mark.parametrize("classes", [24, 25, 150])
-def test_a_large_matrix_is_a_picture_and_a_list(classes):
-    """Class 2 is taken for class 5 in 30 of 100 pixels: the largest confusion."""
-    matrix = 100 * np.eye(classes, dtype=np.int64)
-    matrix[2, 2], matrix[2, 5] = 70, 30
+def test_a_matrix_of_any_size_is_a_table_and_a_list(classes):
+    """Class 2 is taken for class 5 in 30 of 1000 pixels, for class 6 in 4: the only confusions."""
+    matrix = 1000 * np.eye(classes, dtype=np.int64)
+    matrix[2, 2], matrix[2, 5], matrix[2, 6] = 966, 30, 4
     info = DatasetInfo(name="n", classes=numbered_classes(classes))
     section = results.confusion(Scored(None, {}, [], matrix), info, None)
-    assert len(list(section.iter("img"))) == (classes > 24)
-    *_, confusions = section.iter("table")
+    shown, confusions = section.iter("table")
     rows = ["|".join(row.itertext()) for row in confusions.find("tbody")]
     names = info.class_names
-    assert rows == [f"{names[2]}|{names[5]}|30.00|100.00|30"]
+    expected = [f"{names[2]}|{names[5]}|3.00|88.24|30", f"{names[2]}|{names[6]}|0.40|11.76|4"]
+    assert rows == expected
+
+    assert [cell.text for cell in shown.find("thead")[0]][1:] == names
+    assert len(shown.find("tbody")) == classes
+    cells = ["".join(cell.itertext()) for cell in shown.find("tbody")[2]]
     if classes == 24:
-        table = next(section.iter("table"))
-        cells = ["".join(cell.itertext()) for cell in table.find("tbody")[2]]
-        assert cells[:7] == [names[2], "0.0", "0.0", "70.0", "0.0", "0.0", "30.0"]
+        assert cells[:8] == [names[2], "0.0", "0.0", "96.6", "0.0", "0.0", "3.0", "0.4"]
+    else:  # whole percents, and nothing below a half
+        assert cells[:8] == [names[2], "", "", "97", "", "", "3", ""]
+    assert len(cells) == classes + 1
 
 
 def test_classes_without_pixels_have_no_shares():

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: where the image, the label and the prediction are in them."""
+"""Pictures for TensorBoard: where the image, the label, the prediction and the errors are."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from deeplab_tf.training import pictures
 INFO = DatasetInfo(
     name="two", classes=(LabelClass("wall", (200, 0, 0)), LabelClass("door", (0, 200, 0)))
 )
-TITLE, LEGEND = 14, 28  # pixels; one line of names
+TITLE, GAP = 28, 8  # pixels: above each panel, and between them
 
 
 def example(height, width, value):
@@ -21,20 +21,36 @@ def doors(images):
     return np.ones(images.shape[:3], np.uint8)
 
 
-def test_image_label_and_prediction_stand_side_by_side():
-    page = pictures.draw([example(40, 60, 77)], doors, INFO)[0]
-    assert page.shape == (TITLE + 40 + LEGEND, 180, 3)
-    panels = page[TITLE : TITLE + 40]
-    np.testing.assert_array_equal(panels[:, :60], np.full([40, 60, 3], 77))
-    np.testing.assert_array_equal(panels[:, 60:120], np.broadcast_to([200, 0, 0], [40, 60, 3]))
-    np.testing.assert_array_equal(panels[:, 120:], np.broadcast_to([0, 200, 0], [40, 60, 3]))
+def panel(page, row, column, height, width, *, left=0):
+    """A panel of a page; `left` is the width of a place, if that is wider than the panel."""
+    top = TITLE + row * (TITLE + height + GAP // 2)
+    start = GAP + column * (GAP + (left or width))
+    return page[top : top + height, start : start + width]
+
+
+def test_image_label_prediction_and_errors_stand_in_two_rows():
+    small = example(300, 240, 77)
+    small.label[:30] = 255  # ignored
+    page = pictures.draw([small], doors, INFO)[0]
+    label = np.broadcast_to([200, 0, 0], [300, 240, 3]).copy()
+    label[:30] = 128
+    errors = np.broadcast_to([230, 0, 0], [300, 240, 3]).copy()
+    errors[:30] = 128
+    expected = np.full([300, 240, 3], 77), label, np.broadcast_to([0, 200, 0], label.shape), errors
+    for number, pixels in enumerate(expected):
+        np.testing.assert_array_equal(panel(page, *divmod(number, 2), 300, 240), pixels)
+    # The legend below has both classes and the ignored pixels.
+    legend = page[2 * (TITLE + 300 + GAP // 2) :].reshape(-1, 3).tolist()
+    assert {(200, 0, 0), (0, 200, 0), (128, 128, 128)} <= {tuple(color) for color in legend}
 
 
 def test_large_images_are_reduced_without_new_colours_and_small_ones_get_margins():
-    large = example(960, 640, 9)
+    large = example(960, 720, 9)
     large.label[::2] = 1
-    pages = pictures.draw([large, example(40, 60, 77)], doors, INFO)
-    assert pages.shape[:3] == (2, TITLE + 480 + LEGEND, 3 * 320)
-    label = pages[0, TITLE : TITLE + 480, 320:640].reshape(-1, 3)
+    pages = pictures.draw([large, example(240, 240, 77)], doors, INFO)
+    # 960 x 720 becomes 320 x 240.
+    label = panel(pages[0], 0, 1, 320, 240).reshape(-1, 3)
     assert {tuple(color) for color in label.tolist()} <= {(200, 0, 0), (0, 200, 0)}
-    assert (pages[1, TITLE + 40 + LEGEND :] == 255).all() and (pages[1, :, 180:] == 255).all()
+    second = pages[1]
+    assert (panel(second, 1, 0, 240, 240) == [0, 200, 0]).all()
+    assert (second[-100:] == 255).all()
