@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 from deeplab_tf.messages import UserError
 
@@ -26,7 +27,7 @@ def select() -> None:
 
 
 def require() -> None:
-    """Makes sure that tf.keras is Keras 2, before anything is built with it.
+    """Makes sure that tf.keras and tensorflow.keras are Keras 2, before anything is built with it.
 
     Raises:
       UserError: if tf-keras is not installed, or if this process has already used Keras 3.
@@ -36,7 +37,8 @@ def require() -> None:
         return
 
     minor = ".".join(map(str, version))
-    if importlib.util.find_spec("tf_keras") is None:
+    spec = importlib.util.find_spec("tf_keras")
+    if spec is None or not spec.origin:
         raise UserError(
             f"TensorFlow {minor} needs the package tf-keras here, which is not installed; "
             f"pip install 'tf-keras=={minor}.*'"
@@ -49,6 +51,12 @@ def require() -> None:
             "`import deeplab_tf` before the first use of tf.keras, or set TF_USE_LEGACY_KERAS=1 "
             "before Python starts (in a notebook: restart the kernel first)."
         )
+    if tensorflow:
+        # On import, TensorFlow chose what `from tensorflow.keras import` finds. If that is Keras 3,
+        # the import of keras-cv fails and leaves Keras 3 behind as tf.keras.
+        folder = str(Path(spec.origin).parent / "api" / "_v2")
+        if tensorflow.__path__[0] != folder:
+            tensorflow.__path__.insert(0, folder)
 
 
 @functools.cache

@@ -59,3 +59,20 @@ def test_a_program_that_has_used_keras_3_is_told_what_to_put_first(use_first):
     )
     assert (done.returncode == 1) == use_first, done.stderr
     assert ("already used Keras 3" in done.stderr) == use_first
+
+
+@pytest.mark.parametrize("first", ["tensorflow", "deeplab_tf"])
+def test_imports_from_keras_find_the_same_one_in_any_order(first):
+    """And keras-cv, which has them, leaves tf.keras as it is."""
+    code = f"""
+import {first}
+import deeplab_tf, tensorflow as tf
+before = tf.keras.layers.Layer
+from tensorflow.keras.layers import Layer
+assert before is Layer is tf.keras.layers.Layer
+import keras_cv
+assert before is tf.keras.layers.Layer
+assert isinstance(keras_cv.layers.Solarization((0, 255)), before)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
