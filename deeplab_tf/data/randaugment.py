@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from deeplab_tf.ops import seeds
-from deeplab_tf.startup.process_state import environment_variable
+from deeplab_tf.startup.process_state import import_keras_cv
 
 OPERATIONS = ("auto_contrast", "equalize", "solarize", "color", "contrast", "brightness")
 # keras-cv, rand_augment.py
@@ -127,11 +127,8 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
 @functools.cache
 def _layers() -> dict[str, Any]:
     """Returns keras-cv's layers by operation; what they would draw themselves is not used."""
-    with tf.init_scope(), environment_variable("KERAS_BACKEND", "tensorflow"):
-        # Importing keras-cv takes seconds. With another backend, which the user may have chosen for
-        # another project, its layers would not be TensorFlow's.
-        from keras_cv import layers  # while the variable is set
-
+    with tf.init_scope():
+        layers = import_keras_cv().layers
         return {
             "auto_contrast": layers.AutoContrast(value_range=(0, 255)),
             "solarize": layers.Solarization(value_range=(0, 255)),

@@ -7,9 +7,12 @@ notebook, in a test, or after a shell has exported a variable that was meant for
 
 import contextlib
 import functools
+import importlib
+import io
 import os
 import random
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
@@ -68,6 +71,19 @@ def environment_variable(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = inherited
+
+
+def import_keras_cv() -> ModuleType:
+    """Returns keras-cv, whose import takes seconds, with TensorFlow as its backend.
+
+    KERAS_BACKEND may name another backend for another project of the user, and keras-cv prints
+    which one it takes.
+    """
+    with (
+        environment_variable("KERAS_BACKEND", "tensorflow"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        return importlib.import_module("keras_cv")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.config.backbones import BACKBONES
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.backbones.resnet import DEPTHS
-from deeplab_tf.startup.process_state import environment_variable, keras_settings
+from deeplab_tf.startup.process_state import import_keras_cv, keras_settings
 from deeplab_tf.weights.mapping import Source
 from deeplab_tf.weights.untold import Untold
 
@@ -44,14 +44,11 @@ def read(source: str, untold: Untold | None = None) -> Source:
     output_stride = untold.output_stride or 16
     try:
         if source.startswith(KERAS_CV):
-            # Without it, keras-cv would use the backend that the user chose for another project.
-            with environment_variable("KERAS_BACKEND", "tensorflow"):
-                from keras_cv.models import ResNetBackbone  # while the variable is set
-
-            trained = sorted(ResNetBackbone.presets_with_weights)
+            backbone = import_keras_cv().models.ResNetBackbone
+            trained = sorted(backbone.presets_with_weights)
             if name not in trained:
                 raise UserError(f"{source} has no weights; allowed: {', '.join(trained)}.")
-            mapped = from_keras_cv(ResNetBackbone.from_preset(name), output_stride=output_stride)
+            mapped = from_keras_cv(backbone.from_preset(name), output_stride=output_stride)
             return _dilated(mapped, untold)
 
         if name not in ("ResNet50", "ResNet101", "ResNet152"):
