@@ -104,7 +104,7 @@ def compared(
     error_map: str = "",
     alpha: float = 0.5,
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, Color]]]:
-    """Paints a prediction and what it is compared with, each uint8 [H, W, 3], by their titles.
+    """Paints a prediction and what it is compared with.
 
     Args:
       image: uint8 [H, W, 3]. labels: predicted class numbers, [H, W]. truth: the label, if there
@@ -112,7 +112,7 @@ def compared(
       error_map: how errors are painted: "red", "class" or "", as in `outputs.of_image`.
       alpha: share of the colours in the overlay.
     Returns:
-      And the names and colours of what occurs, for a legend.
+      The pictures, uint8 [H, W, 3], by their titles; names and colours of what occurs in them.
     """
     names = [label_class.name for label_class in classes]
     colors = [label_class.color for label_class in classes]
@@ -144,7 +144,7 @@ def color_of_ignored(colors: Sequence[Color]) -> Color:
 
     def distance(one: Color) -> int:
         apart = (sum(abs(a - b) for a, b in zip(one, color, strict=True)) for color in colors)
-        return min(_FAR, *apart, _FAR)
+        return min([_FAR, *apart])
 
     return max(_FOR_IGNORED, key=distance)  # of equals, the first
 
@@ -174,7 +174,7 @@ def page(
     titles = [report.printable(title, _font()) for title in panels]
     columns = columns or len(panels)
     width = max(picture.width for picture in pictures)
-    width = max(width, *(math.ceil(_font().getlength(title)) for title in titles), 0)
+    width = max([width, *(math.ceil(_font().getlength(title)) for title in titles)])
     height = _LINE + _GAP + pictures[0].height
     rows = -(-len(panels) // columns)
     size = ((width + _GAP) * columns + _GAP, (height + _GAP // 2) * rows + _GAP // 2)
