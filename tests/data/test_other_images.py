@@ -118,7 +118,7 @@ TURNED = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\
         (png(SHALLOW), KIND, "has 8 bits per channel, but the images have 4 channels of 0..10000"),
         (png(DEEP), ImageKind(4), "has 16 bits per channel, .*--image_max_value, .* above 255"),
         (PALETTE.getvalue(), ImageKind(1), "a PNG with a palette"),
-        (png(DEEP, TURNED), KIND, "would be turned by its EXIF data"),
+        (png(DEEP, TURNED), KIND, "EXIF data that turn it, but only 8-bit RGB images are turned"),
         (png(DEEP)[:-20], KIND, "its part b?'?IEND'? is damaged|its end is missing"),
         (npy(DEEP.astype(np.float32)), KIND, "an array of float32; .*image_max_value of 65535"),
         (npy(DEEP.astype(np.int32)), KIND, "an array of int32"),
