@@ -104,8 +104,9 @@ def run(scored_run, tmp_path):
     return tmp_path / "copy"
 
 
-def report_on(run, **settings):
-    run_report.main(ReportConfig(train_logdir=str(run), **settings))
+def report_on(run, *, num_images=0, **settings):
+    """Returns the page about a run; pictures take seconds, so they are made only on request."""
+    run_report.main(ReportConfig(train_logdir=str(run), num_images=num_images, **settings))
     text = (run / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     require_accessible(page)
@@ -349,7 +350,7 @@ def test_pictures_are_only_of_the_images_that_were_scored(run):
     low, high = by_score[0], by_score[-1]
     low[column], high[column] = str(float(high[column]) + 0.2), low[column]
     path.write_text("\n".join(map(",".join, lines)) + "\n")
-    page = report_on(run)
+    page = report_on(run, num_images=4)
     assert "now gets an mIoU of" in page.text()
     assert not [image for image in page.all("img") if "prediction" in image["alt"]]
 
@@ -362,9 +363,9 @@ def test_records_elsewhere_are_named_by_a_flag(run, records_dir, tmp_path):
     results = json.loads((run / "eval/results.json").read_text())
     results["dataset_dir"] = str(tmp_path / "gone")
     (run / "eval/results.json").write_text(json.dumps(results))
-    text = report_on(run).text()
+    text = report_on(run, num_images=4).text()
     assert "There are no pictures" in text and "there is no " in text
-    page = report_on(run, dataset_dir=str(tmp_path / "moved"))
+    page = report_on(run, num_images=4, dataset_dir=str(tmp_path / "moved"))
     assert len([image for image in page.all("img") if "prediction" in image["alt"]]) == 5
     assert "shares of the classes are not known" not in page.text()
     with pytest.raises(UserError, match="--dataset_dir=nowhere is no folder; give"):
@@ -384,7 +385,7 @@ def test_other_records_than_those_trained_on_are_not_described(run):
 def test_a_checkpoint_that_is_gone_leaves_the_rest(run):
     for path in run.glob("model.ckpt-*"):
         path.unlink()
-    text = report_on(run).text()
+    text = report_on(run, num_images=4).text()
     assert "There is no model card, since the checkpoint cannot be restored" in text
     assert "Scores of the classes" in text
 
@@ -393,7 +394,7 @@ def test_the_commands_make_it_again(run, tmp_path, monkeypatch):
     """The recipe of the page is a flagfile, and the command of the scores scores the same."""
     started = {"command": ["/venv/bin/deeplab-train", "--flagfile=own_data", "--dataset_dir=a b"]}
     (run / "environment.json").write_text(json.dumps(started))
-    page = report_on(run)
+    page = report_on(run, num_images=4)
     shown = page.texts["pre"]
     assert "python -m deeplab_tf.train --flagfile=own_data '--dataset_dir=a b'" in shown
     assert f"python -m deeplab_tf.report --train_logdir={run}" in shown
@@ -486,7 +487,7 @@ def test_records_without_a_description_are_scored_on(run, records_dir, tmp_path)
     """Like the official package's records, which eval takes."""
     shutil.copytree(records_dir, tmp_path / "plain")
     (tmp_path / "plain" / catalog.MANIFEST).unlink()
-    page = report_on(run, dataset_dir=str(tmp_path / "plain"))
+    page = report_on(run, num_images=4, dataset_dir=str(tmp_path / "plain"))
     assert "The shares of the classes are not known: there is no" in page.text()
     (tmp_path / "other").mkdir()
     other = json.loads((records_dir / catalog.MANIFEST).read_text())
@@ -494,7 +495,7 @@ def test_records_without_a_description_are_scored_on(run, records_dir, tmp_path)
     del other["splits"]
     (tmp_path / "other" / catalog.MANIFEST).write_text(json.dumps(other))
     with pytest.raises(UserError, match="The classes in --dataset_dir=.*other differ from the run"):
-        report_on(run, dataset_dir=str(tmp_path / "other"))
+        report_on(run, num_images=4, dataset_dir=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
