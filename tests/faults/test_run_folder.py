@@ -116,6 +116,7 @@ def replace(path, old, new):
         ("experiment.flags", "--ema_decay=0.9998\n", "", "settings", r"has \d+ of its \d+ set"),
         ("dataset.json", '"b"', '"B"', "classes", "names the model's classes: restore it from"),
         ("metrics.jsonl", "0.3,", "0.9,", "best", "Line 2 of .*metrics.jsonl is damaged; restore"),
+        ("metrics.jsonl", 'sum": "crc32 ', 'sun": "crc32 0', "best", "Line 1 of .* damaged"),
         ("best.json", "800", "801", "best", "best.json is damaged; delete it: the best"),
         ("environment.json", '"checksum"', '"check"', "environment", "damaged; restore it from a"),
     ],
