@@ -301,9 +301,7 @@ def eval_batches(
     def example(numbered):
         number, serialized = numbered
         record = checks.parse(serialized)
-        name = record["name"]
-        numbered_name = tf.strings.join(["record_", tf.strings.as_string(number)])
-        name = tf.where(tf.equal(name, ""), numbered_name, name)
+        name = _name_or_number(record["name"], number)
         return name, record["image"], record["label"], number
 
     numbers = tf.data.Dataset.range(len(table))
@@ -326,8 +324,30 @@ def eval_batches(
     )
     with naming_bad_records(table, checks):
         for names, *arrays in _untuned(batches.prefetch(2)).as_numpy_iterator():
-            shown = [name.decode("utf-8", "backslashreplace") for name in names]
-            yield EvalBatch(shown, *arrays)
+            yield EvalBatch([_as_text(name) for name in names], *arrays)
+
+
+def record_names(table: records.RecordTable, checks: RecordChecks) -> Iterator[str]:
+    """Yields the name of every record, as `eval_batches` gives them, without decoding images.
+
+    Raises:
+      UserError: naming the first record that cannot be read.
+    """
+    read = _plain_python(
+        lambda number: _name_or_number(records.parse_name(table.read(number)), number)
+    )
+    names = tf.data.Dataset.range(len(table)).map(read, num_parallel_calls=_CORES)
+    with naming_bad_records(table, checks):
+        yield from map(_as_text, _untuned(names.prefetch(2)).as_numpy_iterator())
+
+
+def _name_or_number(name: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    numbered_name = tf.strings.join(["record_", tf.strings.as_string(number)])
+    return tf.where(tf.equal(name, ""), numbered_name, name)
+
+
+def _as_text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _size_key(serialized, image_kind):

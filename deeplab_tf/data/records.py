@@ -137,6 +137,12 @@ def parse_size(serialized: tf.Tensor, kind: ImageKind = RGB) -> tf.Tensor:
     return _stored_size(tf.io.parse_single_example(serialized, schema)["image/encoded"], kind)
 
 
+def parse_name(serialized: tf.Tensor) -> tf.Tensor:
+    """Returns the name in one record, a scalar string; "" if it has none."""
+    key = "image/filename"
+    return tf.io.parse_single_example(serialized, {key: _SCHEMA[key]})[key]
+
+
 _SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/filename": tf.io.FixedLenFeature([], tf.string, ""),

@@ -5,6 +5,7 @@ is used only for the file name of its raw prediction.
 """
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from PIL import Image
 
 from deeplab_tf import files
 from deeplab_tf.config import Experiment
-from deeplab_tf.config.pictures import USUAL, PictureConfig
+from deeplab_tf.config.pictures import AREAS, COCO, USUAL, PictureConfig
 from deeplab_tf.config.programs import VisConfig
 from deeplab_tf.data import catalog, pipeline, records
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import memory, outputs, report, tables
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import new_checkpoints
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 from deeplab_tf.runs import loaded_run
+
+_FOLDER, _RAW_FOLDER, _NAMES = "segmentation_results", "raw_segmentation_results", "names.csv"
+_PICTURES = ("image", "prediction", "overlay", "label")  # the last one only of labelled records
 
 # Official DeepLab's names of colour tables, each with a known data set that has these colours.
 _COLORMAPS = {"pascal": "pascal_voc_seg", "cityscapes": "cityscapes", "ade20k": "ade20k"}
@@ -51,14 +55,11 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
 
     info = loaded.dataset_at(experiment.data.dataset_dir)
     table = records.open_split(experiment.data.dataset_dir, job.vis_split, info, labelled=False)
+    checks = pipeline.checks_of(info, labelled=False)
     table = table.without(
-        find_bad(
-            table,
-            pipeline.checks_of(info, labelled=False),
-            most=experiment.data.max_bad_records,
-            split=job.vis_split,
-        )
+        find_bad(table, checks, most=experiment.data.max_bad_records, split=job.vis_split)
     )
+    _require_no_other_pictures(job, config, pipeline.record_names(table, checks))
 
     # Train id -> the value that raw predictions are stored with.
     stored_ids = np.array(info.label_ids if job.raw_label_ids else range(info.num_classes))
@@ -66,8 +67,8 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
 
     image_kind = info.image_kind
     predictor = build_predictor(loaded.model, experiment.data, experiment.eval, image_kind)
-    folder = Path(job.vis_logdir) / "segmentation_results"
-    raw_folder = Path(job.vis_logdir) / "raw_segmentation_results"
+    folder = Path(job.vis_logdir) / _FOLDER
+    raw_folder = Path(job.vis_logdir) / _RAW_FOLDER
     batches = pipeline.eval_batches(
         table,
         batch_size=1,
@@ -79,7 +80,7 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
 
     predict = predictor.labels_and_probabilities if config.save_probabilities else None
     summaries = outputs.Summaries(config, info.classes)
-    names = _RawNames()
+    names = _Names()
     for batch in memory.trimmed(itertools.islice(batches, job.max_number_of_images or None)):
         predicted = _predicted(batch, predictor.labels, predict)
         predicted = predicted._replace(image=image_kind.picture(predicted.image))
@@ -106,9 +107,68 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
             report.write_picture(raw_folder / raw_name, raw)
 
     summaries.write(Path(job.vis_logdir))
-    files.write(Path(job.vis_logdir) / "names.csv", names.table())
+    text = names.table(with_raw=job.also_save_raw_predictions)
+    files.write(Path(job.vis_logdir) / _NAMES, text)
     count = len(names.rows)
     print(f"{folder}: {count} images of {job.vis_split} at step {loaded.step}; names in names.csv.")
+
+
+def _require_no_other_pictures(
+    job: VisConfig, config: PictureConfig, record_names: Iterator[str]
+) -> None:
+    """Raises UserError if files of an earlier call would contradict the new pictures.
+
+    The same images may be painted again, with another checkpoint, and more images after them:
+    then every earlier file is replaced.
+
+    Args:
+      record_names: the names of the split's records; read only if there are earlier files.
+    """
+    folder = Path(job.vis_logdir)
+    earlier = {
+        *folder.glob(f"{_FOLDER}/[0-9][0-9][0-9][0-9][0-9][0-9]_*.*"),
+        *folder.glob(f"{_RAW_FOLDER}/*.png"),
+        *(path for path in (folder / AREAS, folder / COCO, folder / _NAMES) if path.exists()),
+    }
+    if not earlier:
+        return
+
+    names = _Names()
+    for name in itertools.islice(record_names, job.max_number_of_images or None):
+        names.add(name, f"{len(names.rows):06d}")
+    if folder / _NAMES in earlier:
+        rows = _rows_of(folder / _NAMES)
+        for (number, name, _), row in zip(names.rows, rows, strict=False):
+            if row[:2] != [number, name]:
+                raise UserError(
+                    f"--vis_logdir={files.shown(folder)} holds pictures of other images: {number} "
+                    f"would be {files.shown(name)}, and {_NAMES} says "
+                    f"{files.shown(','.join(row[:2]))}; give another --vis_logdir, or remove that "
+                    "folder."
+                )
+
+    kinds = dict.fromkeys(_PICTURES, ".png") | config.kinds(with_errors=bool(job.error_map))
+    replaced = {folder / name for name in (*config.summaries(), _NAMES)}
+    for number, _, raw_name in names.rows:
+        replaced |= {folder / _FOLDER / f"{number}_{kind}{end}" for kind, end in kinds.items()}
+        if job.also_save_raw_predictions:
+            replaced.add(folder / _RAW_FOLDER / raw_name)
+    if left := sorted(earlier - replaced):
+        first = left[0].relative_to(folder)
+        others = f" and {counted(len(left) - 1, 'other file')}" if len(left) > 1 else ""
+        raise UserError(
+            f"--vis_logdir={files.shown(folder)} holds {files.shown(first)}{others} of an earlier "
+            "call, which this call would not write again; give the earlier call's flags too, or "
+            "another --vis_logdir, or remove that folder."
+        )
+
+
+def _rows_of(path: Path) -> list[list[str]]:
+    """Returns the rows of an earlier call's names.csv, without the heading."""
+    try:
+        return tables.parse_csv(files.read_text(path, "the names of pictures in"))[1:]
+    except ValueError:
+        return [[""]]  # nobody knows which images it names
 
 
 def _predicted(batch: pipeline.EvalBatch, labels_of, both_of) -> outputs.Predicted:
@@ -150,13 +210,13 @@ def _require_truth(job: VisConfig, predicted: outputs.Predicted, *, name: str) -
         )
 
 
-class _RawNames:
+class _Names:
     """Names of the raw predictions: the records' names, as far as files can have them.
 
     Records may come from anybody: their names may be paths, may lead out of the folder, and may
     occur twice.
 
-    rows: number, name in the record and name of the file of each image so far.
+    rows: number, name in the record and name of the raw prediction of each image so far.
     """
 
     def __init__(self):
@@ -175,9 +235,14 @@ class _RawNames:
         self.rows.append((number, files.shown(name), f"{chosen}.png"))
         return f"{chosen}.png"
 
-    def table(self) -> str:
-        """Returns the rows as the text of a CSV file."""
-        return tables.as_csv(("number", "name", "raw_prediction"), self.rows)
+    def table(self, *, with_raw: bool) -> str:
+        """Returns the rows as the text of a CSV file.
+
+        Args:
+          with_raw: whether raw predictions are written; their column is empty otherwise.
+        """
+        rows = ((number, name, raw if with_raw else "") for number, name, raw in self.rows)
+        return tables.as_csv(("number", "name", "raw_prediction"), rows)
 
 
 def _tell_departures(job: VisConfig, loaded: loaded_run.LoadedRun, experiment: Experiment) -> None:

@@ -167,6 +167,15 @@ def paint(folder, *, pictures=USUAL, **settings):
     return folder / "vis"
 
 
+EVERYTHING = PictureConfig(
+    legend=True,
+    side_by_side=True,
+    save_areas=True,
+    save_probabilities=("npz", "png"),
+    save_polygons=("coco", "labelme"),
+)
+
+
 def test_more_pictures_lie_beside_the_others(labelled):
     kinds = {
         *(f"{kind}.png" for kind in ("image", "prediction", "overlay", "label")),
@@ -176,13 +185,7 @@ def test_more_pictures_lie_beside_the_others(labelled):
     vis = paint(
         labelled,
         error_map="class",
-        pictures=PictureConfig(
-            legend=True,
-            side_by_side=True,
-            save_areas=True,
-            save_probabilities=("npz", "png"),
-            save_polygons=("coco", "labelme"),
-        ),
+        pictures=EVERYTHING,
     )
     written = {path.name for path in (vis / "segmentation_results").iterdir()}
     numbers = {name[:6] for name in written}
@@ -201,3 +204,72 @@ def test_errors_cannot_be_painted_without_labels(labelled):
     odd_records.split(labelled, unlabelled)
     with pytest.raises(UserError, match="--error_map=red compares with labels, and '.*' of the"):
         paint(labelled, error_map="red")
+
+
+def contents(folder):
+    """The content of each file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_images_are_painted_again_and_more_after_them(labelled):
+    vis = paint(labelled, max_number_of_images=2)
+    before = contents(vis)
+    paint(labelled, max_number_of_images=2)
+    assert contents(vis) == before
+    paint(labelled, pictures=PictureConfig(legend=True, save_areas=True))
+    rows = list(csv.reader((vis / "names.csv").open()))
+    assert [row[:2] for row in rows[1:]] == [
+        ["000000", "first"],
+        ["000001", "odd"],
+        ["000002", "last"],
+    ]
+    assert (vis / "segmentation_results/000002_legend.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "earlier", "left"),
+    [
+        (PictureConfig(save_areas=True), {}, "areas.csv of"),
+        (PictureConfig(save_polygons=("coco",)), {}, "coco.json of"),
+        (
+            PictureConfig(legend=True),
+            {},
+            "segmentation_results/000000_legend.png and 2 other files",
+        ),
+        (PictureConfig(save_probabilities=("npz",)), {}, ".*000000_probabilities.npz and 2"),
+        (USUAL, {"error_map": "red"}, ".*000000_errors.png and 2"),
+        (USUAL, {"also_save_raw_predictions": True}, "raw_segmentation_results/first.png and 2"),
+    ],
+)
+def test_files_that_would_not_be_written_again_are_refused(labelled, pictures, earlier, left):
+    vis = paint(labelled, pictures=pictures, **earlier)
+    before = contents(vis)
+    with pytest.raises(UserError, match=f"^--vis_logdir=.*/vis holds {left}.*earlier call's flags"):
+        paint(labelled)
+    assert contents(vis) == before
+    paint(labelled, pictures=EVERYTHING, **earlier)  # the way out
+
+
+def test_pictures_of_other_images_are_refused(labelled):
+    vis = paint(labelled)
+    before = contents(vis)
+    with pytest.raises(UserError, match="000002_image.png and 3 other files of an earlier call"):
+        paint(labelled, max_number_of_images=2)
+    odd_records.split(labelled, odd_records.record(name=b""))
+    with pytest.raises(
+        UserError, match="holds pictures of other images: 000001 would be record_1, .* 000001,odd; "
+    ):
+        paint(labelled)
+    (vis / "names.csv").write_text("")  # it names no image, but all pictures are replaced
+    paint(labelled)
+    assert contents(vis).keys() == before.keys()
+
+
+def test_names_of_raw_predictions_are_those_of_files(labelled):
+    vis = paint(labelled)
+    rows = list(csv.DictReader((vis / "names.csv").open()))
+    assert [row["raw_prediction"] for row in rows] == ["", "", ""]
+    paint(labelled, also_save_raw_predictions=True)
+    rows = list(csv.DictReader((vis / "names.csv").open()))
+    written = {path.name for path in (vis / "raw_segmentation_results").iterdir()}
+    assert {row["raw_prediction"] for row in rows} == written and len(written) == 3
