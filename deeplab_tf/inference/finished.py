@@ -101,6 +101,30 @@ class Finished:
         """Whether an announced file still holds what predict wrote there."""
         return _digest_of_file(path) in self._announced.get(self._key(path), set())
 
+    def outdated(self, name: str, state: Any, outputs: Mapping[Path, str]) -> list[Path]:
+        """Returns an image's files that new outputs leave behind, though they show it otherwise.
+
+        Files that somebody changed since are not among them.
+
+        Args:
+          state: of the image now; if it is None, all earlier files count as outdated.
+          outputs: the new outputs and their digests.
+        """
+        written: dict[Path, set[str | None]] = {}
+        for entry in self._entries.get(name, ()):
+            for key, digest in entry.outputs.items():
+                written.setdefault(self._output_dir / key, set()).add(digest)
+        return [
+            path
+            for path in sorted(written.keys() - outputs.keys())
+            if _digest_of_file(path) in written[path] and not self.has(name, state, [path])
+        ]
+
+    def summaries(self) -> list[Path]:
+        """Returns the files about all images that predict wrote and nobody changed."""
+        paths = [self._output_dir / key for key in sorted(self._announced) if "/" not in key]
+        return [path for path in paths if self.wrote(path)]
+
     def announce(self, path: Path, content: bytes | str) -> None:
         """Notes that predict is about to write a file that people may correct by hand."""
         digest = digest_of_content(content)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deeplab_tf import files
-from deeplab_tf.config.pictures import USUAL, PictureConfig
+from deeplab_tf.config.pictures import AREAS, COCO, USUAL, PictureConfig
 from deeplab_tf.config.programs import ConvertConfig, PredictConfig
 from deeplab_tf.inference import video
 from deeplab_tf.inference.finished import Finished
@@ -172,6 +172,18 @@ def summary_file(job: PredictConfig, name: str) -> Path:
     path = Path(job.output_dir) / name
     part = job.shard.replace("/", "-of-")
     return path.with_stem(f"{path.stem}-{part}") if part else path
+
+
+def is_written_or_of_others(job: PredictConfig, config: PictureConfig, path: Path) -> bool:
+    """Whether this call writes a summary again, or another shard of the same job has it.
+
+    The other shards of a job have other images.
+    """
+    if path in [summary_file(job, name) for name in config.summaries()]:
+        return True
+    _, _, count = job.shard.partition("/")
+    is_of_job = bool(count) and path.stem.endswith(f"-of-{count}")
+    return is_of_job and path not in [summary_file(job, name) for name in (AREAS, COCO)]
 
 
 def prediction_file(job: PredictConfig, kind: str, name: str, ending: str = ".png") -> Path:

@@ -59,6 +59,7 @@ def main(
                 outputs.Predicted(kind.picture(each.pixels), labels, probabilities),
                 each.name,
                 each.source,
+                state=each.state if model.may_skip else None,
             )
             finished.note(each.name, each.state, digests, image=_shown(each.name, each.source))
 

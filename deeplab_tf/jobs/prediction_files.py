@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,9 +14,10 @@ from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.data import decoding
 from deeplab_tf.data.catalog import LabelClass
 from deeplab_tf.evaluation import outputs, report
-from deeplab_tf.inference.finished import Finished, digest_of_content
+from deeplab_tf.inference.finished import Finished, digest_of_content, digest_of_output
 from deeplab_tf.jobs import paths
 from deeplab_tf.jobs.inputs import ImageSource
+from deeplab_tf.messages import warn
 
 
 def write(
@@ -26,20 +28,52 @@ def write(
     predicted: outputs.Predicted,
     name: str,
     source: ImageSource,
+    *,
+    state: Any,
 ) -> dict[Path, str]:
     """Writes the files that `paths.outputs` lists for one image; returns the digest of each.
 
     Args:
       name: a key of `paths.images_to_predict`; source: its value.
+      state: of the image, as `Finished.outdated` takes it.
     """
-    digests = {}
-    for path, content in _contents(job, config, classes, predicted, name, source).items():
+    contents = _contents(job, config, classes, predicted, name, source)
+    digests = {path: digest_of_content(content) for path, content in contents.items()}
+    _remove_outdated(job, config, finished, name, state, digests)
+    for path, content in contents.items():
         if paths.is_for_tools(path):
             finished.announce(path, content)
         # There may be thousands, and they can be made again after a power failure.
         files.write(path, content, is_lasting=False)
-        digests[path] = digest_of_content(content)
     return digests
+
+
+def _remove_outdated(
+    job: PredictConfig,
+    config: PictureConfig,
+    finished: Finished,
+    name: str,
+    state: Any,
+    digests: Mapping[Path, str],
+) -> None:
+    """Removes what earlier calls wrote of an image and this call does not write again.
+
+    Otherwise a call with fewer flags would leave tables and pictures that contradict its own.
+    Before the new files are written, so that a killed call leaves no contradiction either.
+    """
+    for path in finished.outdated(name, state, digests):
+        path.unlink(missing_ok=True)
+
+    index = paths.prediction_file(job, "index", name)
+    if not index.exists() or digest_of_output(index) == digests[index]:
+        return
+    for path in finished.summaries():
+        if not paths.is_written_or_of_others(job, config, path):
+            path.unlink(missing_ok=True)
+            warn(
+                f"{files.shown(path)} told of the earlier prediction of {files.shown(name)} and is "
+                "removed; call again with the flag that wrote it to have it anew."
+            )
 
 
 def _contents(

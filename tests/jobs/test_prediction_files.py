@@ -118,6 +118,47 @@ def test_summaries_hold_what_earlier_calls_finished_too(photos):
         assert [image["file_name"] for image in coco["images"]] == ["a.png", "c.tif", "d.png"]
 
 
+def everything_below(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+
+def test_nothing_tells_of_an_earlier_state_of_an_image(photos, capsys):
+    """Where the second call has fewer flags; what still holds, or was changed by hand, stays."""
+    more = PictureConfig(
+        legend=True,
+        save_areas=True,
+        save_probabilities=("npz",),
+        save_polygons=("coco", "labelme"),
+    )
+    out = photos.parent / "out"
+    predict.main(job(skip_bad=True), more)
+    before = everything_below(out)
+    (out / "labelme/a.json").write_text("corrected")
+    predict.main(job(skip_bad=True))
+    (out / "overlay/c.png").unlink()  # predicted again, as before
+    predict.main(job(skip_bad=True))
+    assert everything_below(out) == before and not capsys.readouterr().err
+
+    Image.new("RGB", (30, 20), "white").save(photos / "a.png")
+    predict.main(job(skip_bad=True))
+    gone = {"areas.csv", "coco.json", "legend/a.png", "probabilities/a.npz"}
+    assert everything_below(out) == before - gone
+    assert (out / "labelme/a.json").read_text() == "corrected"
+    assert "out/areas.csv told of the earlier prediction of a and is rem" in capsys.readouterr().err
+    predict.main(job(skip_bad=True), SUMMARIES)  # the way out
+    assert areas() == {"a.png": 600, "c.tif": light(photos / "c.tif")}
+
+
+def test_a_shard_leaves_the_summaries_of_the_others(photos):
+    (photos / "b.jpg").unlink()  # the shards are a, then c
+    for shard in ("", "1/2", "2/2"):
+        predict.main(job(shard=shard), SUMMARIES)
+    Image.new("RGB", (30, 20), "white").save(photos / "a.png")
+    predict.main(job(shard="1/2"))
+    left = {path.name for path in (photos.parent / "out").glob("*.*")}
+    assert left == {"areas-2-of-2.csv", "coco-2-of-2.json"}
+
+
 def test_each_shard_has_summaries_of_its_own_and_a_call_without_has_all(photos):
     """The shards of a, b, c: a and c, then b, which is bad at first."""
     predict.main(job(shard="1/2"), SUMMARIES)
