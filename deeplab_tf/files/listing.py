@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +47,11 @@ class Listing:
 
 
 def list_folder(
-    folder: Path, *, endings: Sequence[str] = IMAGE_ENDINGS, without: Path | None = None
+    folder: Path,
+    *,
+    endings: Sequence[str] = IMAGE_ENDINGS,
+    without: Path | None = None,
+    why_left_out: Callable[[Path], str] = lambda folder: "",
 ) -> Listing:
     """Lists the image files in a folder and its subfolders, in the order of their paths.
 
@@ -57,6 +61,7 @@ def list_folder(
     Args:
       endings: endings of the wanted files, in lower case.
       without: a folder to skip, whichever link leads to it; what it holds is not counted.
+      why_left_out: returns the reason why a subfolder is left out; "" if it is listed.
     Raises:
       UserError: if a folder cannot be read.
     """
@@ -80,7 +85,11 @@ def list_folder(
         for entry in entries:
             path = subfolder / entry.name
             reason = _why_left_out(path, endings)
-            if path.is_dir() and not _is_litter(path):  # entry.is_dir() fails for some links
+            is_folder = path.is_dir()  # entry.is_dir() fails for some links
+            if is_folder and not _is_litter(path):
+                if of_folder := why_left_out(path):
+                    listing.left_out[of_folder] += 1
+                    continue
                 yield from walk(path, (*parents, identity))
             elif reason:
                 listing.left_out[reason] += 1
@@ -145,7 +154,13 @@ def warn_of_left_out(folder: Path, taken: str, listing: Listing) -> None:
         warn(f"{folder}: {taken}; {listing.note()}.")
 
 
-def find_images(parts: Sequence[str], *, flag: str, takes_videos: bool = False) -> Listing:
+def find_images(
+    parts: Sequence[str],
+    *,
+    flag: str,
+    takes_videos: bool = False,
+    why_left_out: Callable[[Path], str] = lambda folder: "",
+) -> Listing:
     """Lists the images that are given as files, folders and globs.
 
     An existing path is never read as a glob, even if it contains brackets or stars. Files given by
@@ -157,6 +172,7 @@ def find_images(parts: Sequence[str], *, flag: str, takes_videos: bool = False) 
       flag: the flag with these parts, for errors.
       takes_videos: whether videos count as images, if they are given by name or by a glob with
         their ending; in folders, they are left out in any case.
+      why_left_out: as `list_folder` takes it.
     Raises:
       UserError: if a part names no image, or a video that is not taken.
     """
@@ -164,7 +180,7 @@ def find_images(parts: Sequence[str], *, flag: str, takes_videos: bool = False) 
     for part in parts:
         path = Path(part)
         if path.is_dir():
-            of_part = list_folder(path)
+            of_part = list_folder(path, why_left_out=why_left_out)
         elif os.path.lexists(path):
             of_part = Listing([(path.stem, path)])
         else:

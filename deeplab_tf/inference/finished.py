@@ -21,8 +21,13 @@ from typing import Any, NamedTuple
 from deeplab_tf import files
 from deeplab_tf.messages import UserError, shortened
 
-_FOLDER, _MODEL = "finished", "model.json"
+FOLDER, _MODEL = "finished", "model.json"
 _PIECE = 2**20  # bytes that are read at once
+
+
+def is_written_to(folder: Path) -> bool:
+    """Whether predict wrote to a folder."""
+    return (folder / FOLDER / _MODEL).is_file()
 
 
 class _Entry(NamedTuple):
@@ -48,7 +53,7 @@ class Finished:
           shard: K/N; this call writes that shard's list.
         """
         self._output_dir = output_dir
-        self._folder = output_dir / _FOLDER
+        self._folder = output_dir / FOLDER
         self._list = self._folder / f"{shard.replace('/', '-of-') or 'all'}.jsonl"
         self._entries: dict[str, list[_Entry]] = {}
         self._announced: dict[str, set[str]] = {}

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deeplab_tf import files
-from deeplab_tf.config.pictures import AREAS, COCO, USUAL, PictureConfig
+from deeplab_tf.config.pictures import AREAS, COCO, POLYGONS, PROBABILITIES, USUAL, PictureConfig
 from deeplab_tf.config.programs import ConvertConfig, PredictConfig
-from deeplab_tf.inference import video
-from deeplab_tf.inference.finished import Finished
+from deeplab_tf.inference import finished, video
 from deeplab_tf.jobs.inputs import (
     STANDARD_INPUT,
     ImageAddress,
@@ -23,6 +22,9 @@ from deeplab_tf.jobs.inputs import (
 )
 from deeplab_tf.messages import UserError
 
+_EVERYTHING = PictureConfig(
+    legend=True, side_by_side=True, save_probabilities=PROBABILITIES, save_polygons=POLYGONS
+)
 PICTURES = ("index", "color", "overlay")  # that predict always writes of an image
 
 
@@ -39,7 +41,9 @@ def images_to_predict(
     files.require_writable(Path(job.output_dir), flag="output_dir")
     elsewhere = [part for part in job.input if is_address(part) or part == STANDARD_INPUT]
     on_disk = [part for part in job.input if part not in elsewhere]
-    listing = files.find_images(on_disk, flag="input", takes_videos=True)
+    listing = files.find_images(
+        on_disk, flag="input", takes_videos=True, why_left_out=_why_left_out
+    )
 
     found: list[tuple[str, ImageSource]] = []
     for name, path in listing.images:
@@ -59,6 +63,15 @@ def images_to_predict(
     share = dict(list(images.items())[number - 1 :: count])
     _require_own(job, share, pictures)
     return share
+
+
+def _why_left_out(folder: Path) -> str:
+    """Returns the reason why a folder holds no images to predict; "" if it may hold some.
+
+    Predictions are no images, and often lie in a folder among them.
+    """
+    is_of_predict = folder.name in (*PICTURES, *_EVERYTHING.kinds(), finished.FOLDER)
+    return "folders of predict" if is_of_predict and finished.is_written_to(folder.parent) else ""
 
 
 def _by_name(
@@ -116,9 +129,9 @@ def _require_own(
         if is_for_tools(path)
     ]
     existing = [path for path in targets if os.path.lexists(path)]
-    finished = Finished(Path(job.output_dir)) if existing else None
+    earlier = finished.Finished(Path(job.output_dir)) if existing else None
     for path in existing:
-        if finished and not finished.wrote(path):
+        if earlier and not earlier.wrote(path):
             raise UserError(
                 f"{files.shown(path)} was not written by predict, or was changed since; "
                 "move it elsewhere if it is somebody's work, or give another --output_dir."

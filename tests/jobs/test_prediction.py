@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import files, predict
+from deeplab_tf.config.pictures import PictureConfig
 from deeplab_tf.config.programs import PredictConfig
 from deeplab_tf.evaluation.predictor import Predictor
 from deeplab_tf.inference import large_images, replicas
@@ -85,6 +86,23 @@ def test_what_is_left_out_of_a_folder_is_said(photos, capsys):
     (photos / "film.mp4").write_bytes(b"x")
     predict.main(job(skip_bad=True))
     assert "--input: 3 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("output", ["photos/predicted", "photos"])
+def test_predictions_among_the_images_are_no_images(photos, capsys, output):
+    """Those of this call's folder and those of another one."""
+    (photos / "sub/color").mkdir(parents=True)
+    Image.new("RGB", (4, 3)).save(photos / "sub/color/own.png")
+    legend = PictureConfig(legend=True)
+    predict.main(job(skip_bad=True, output_dir="photos/sub/other"), legend)
+    capsys.readouterr()
+    for count in (5, 9):  # with those of the first turn
+        predict.main(job(skip_bad=True, output_dir=output))
+        assert (
+            f"--input: 4 images; left out: {count} folders of predict." in capsys.readouterr().out
+        )
+    names = {path.stem for path in (photos.parent / output / "index").rglob("*.png")}
+    assert names == {"a", "c", "own"}
 
 
 def test_two_images_are_never_written_to_one_file(photos, monkeypatch):
