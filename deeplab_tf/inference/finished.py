@@ -65,6 +65,9 @@ class Finished:
     def claim(self, decides: Mapping[str, Any]) -> None:
         """Claims the folder for a model and its settings.
 
+        A claim of a call that finished no image gives way to another one. Should that call still
+        run, its next image stops it: see `require_claim`.
+
         Args:
           decides: what decides the outputs of an image: JSON values, by the names that users know.
         Raises:
@@ -73,12 +76,22 @@ class Finished:
         wanted = json.loads(json.dumps(decides))
         found = self._claimed(wanted)
         different = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
-        if different:
+        if different and not self._entries:
+            files.write(self._folder / _MODEL, _as_json(wanted))
+        elif different:
             key = different[0]
             old, new = (shortened(_text(each.get(key)), most=80) for each in (found, wanted))
             raise UserError(
                 f"--output_dir={files.shown(self._output_dir)} holds predictions with another "
                 f"{key} ({old}; now {new}); give another folder, or remove that one."
+            )
+
+    def require_claim(self, decides: Mapping[str, Any]) -> None:
+        """Raises UserError if another call has claimed the folder since this one did."""
+        if self._read_claim() != json.loads(json.dumps(decides)):
+            raise UserError(
+                f"Another call of predict with another model or settings has just started to write "
+                f"to --output_dir={files.shown(self._output_dir)}; give another folder."
             )
 
     def has(self, name: str, state: Any, outputs: Iterable[Path]) -> bool:
@@ -179,9 +192,8 @@ class Finished:
         """Writes model.json if there is none, and returns what it says."""
         path = self._folder / _MODEL
         if not path.exists():
-            content = json.dumps(wanted, indent=1) + "\n"
             complete = self._folder / f".{secrets.token_hex(8)}"
-            files.write(complete, content)
+            files.write(complete, _as_json(wanted))
             try:
                 # A link, not a renaming: if two hosts start at once, only the first one succeeds.
                 with contextlib.suppress(FileExistsError):
@@ -190,6 +202,10 @@ class Finished:
                 os.replace(complete, path)
             finally:
                 complete.unlink(missing_ok=True)
+        return self._read_claim()
+
+    def _read_claim(self) -> dict[str, Any]:
+        path = self._folder / _MODEL
         try:
             found = json.loads(files.read_bytes(path))
             if isinstance(found, dict):
@@ -200,6 +216,10 @@ class Finished:
             f"{files.shown(path)} cannot be read, so nobody knows which model predicted what is "
             "there; give another --output_dir, or remove that one."
         )
+
+
+def _as_json(claim: Mapping[str, Any]) -> str:
+    return json.dumps(claim, indent=1) + "\n"
 
 
 def _text(value: Any) -> str:

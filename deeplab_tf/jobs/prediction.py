@@ -39,7 +39,8 @@ def main(
     """
     model = asked_model.open_model(job, with_probabilities=bool(pictures.save_probabilities))
     finished = Finished(Path(job.output_dir), shard=job.shard)
-    finished.claim({**model.decides, **pictures.decides()})
+    decides = {**model.decides, **pictures.decides()}
+    finished.claim(decides)
     left = _unfinished(job, pictures, finished, images) if model.may_skip else dict(images)
 
     bad: list[str] = []
@@ -51,6 +52,7 @@ def main(
     readable = _read(memory.trimmed(bar), kind, bad, with_losses)
     for group in iter(lambda: list(itertools.islice(readable, model.together)), []):
         for each, (labels, probabilities) in _predicted(model, group, bad):
+            finished.require_claim(decides)
             digests = prediction_files.write(
                 job,
                 pictures,
@@ -64,6 +66,7 @@ def main(
             finished.note(each.name, each.state, digests, image=_shown(each.name, each.source))
 
     for name in videos:
+        finished.require_claim(decides)
         _predict_video(job, pictures, model, finished, name, left[name], bad)
 
     prediction_files.write_summaries(job, pictures, model.classes, finished, images)

@@ -106,6 +106,36 @@ def test_another_opacity_needs_another_folder(photos):
     np.testing.assert_array_equal(np.asarray(Image.open("other/overlay/a.png")), pixels)
 
 
+def test_a_call_without_a_good_image_keeps_no_folder(photos):
+    asked = job(input=("photos/b.jpg",))
+    for alpha in (0.5, 0.3):
+        with pytest.raises(UserError, match="photos/b.jpg cannot be decoded"):
+            predict.main(asked, PictureConfig(overlay_alpha=alpha))
+    predict.main(job(skip_bad=True), PictureConfig(overlay_alpha=0.25))
+    with pytest.raises(UserError, match=r"another overlay_alpha \(0.25; now 0.5\)"):
+        predict.main(asked)
+
+
+def test_a_call_stops_when_another_one_takes_its_folder_before_its_first_image(photos, monkeypatch):
+    """It starts while the first one predicts its first image."""
+    first = thresholds.results_of
+
+    def results(images):
+        monkeypatch.setattr(thresholds, "results_of", first)
+        predict.main(job(skip_bad=True), PictureConfig(overlay_alpha=0.25))
+        return first(images)
+
+    monkeypatch.setattr(thresholds, "results_of", results)
+    with pytest.raises(UserError, match="Another call of predict with another model or settings"):
+        predict.main(job(skip_bad=True), PictureConfig(overlay_alpha=0.75))
+    image = np.asarray(Image.open(photos / "a.png")).astype(int)
+    colors = np.array([c.color for c in thresholds.CLASSES])[
+        np.asarray(Image.open("out/index/a.png"))
+    ]
+    overlay = np.asarray(Image.open("out/overlay/a.png"))
+    np.testing.assert_allclose(overlay, 0.75 * image + 0.25 * colors, atol=1)
+
+
 def test_summaries_hold_what_earlier_calls_finished_too(photos):
     (photos.parent / "more").mkdir()
     Image.new("RGB", (7, 5), "white").save(photos.parent / "more/d.png")
