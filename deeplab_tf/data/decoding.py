@@ -58,6 +58,8 @@ def open_image(
     Raises:
       UserError: if it is not an image, is cut, damaged or too large, or holds several pictures.
     """
+    if not content:
+        raise UserError(f"{name} cannot be decoded: it is empty; {_GET}")
     with naming(name):
         image = Image.open(io.BytesIO(content), formats=_opened_formats())
         if image.width * image.height > MAX_PIXELS:

@@ -193,11 +193,25 @@ def find_images(
             left_out = f" ({of_part.note()})" if of_part.left_out else ""
             raise UserError(
                 f"--{flag}={shown(part)} names no image{left_out}; give existing files, folders "
-                f"or globs of images ({', '.join(IMAGE_ENDINGS)})."
+                f"or globs of images ({', '.join(IMAGE_ENDINGS)})"
+                f"{_glob_of_others(path, flag, takes_videos=takes_videos)}."
             )
         listing.images += of_part.images
         listing.left_out += of_part.left_out
     return listing
+
+
+def _glob_of_others(folder: Path, flag: str, *, takes_videos: bool) -> str:
+    """Returns which glob names the videos or arrays of a folder; "" if it has none."""
+    for path in sorted(folder.rglob("*")):
+        is_array = path.suffix.lower() == ARRAY_ENDING
+        if path.is_file() and (is_array or (takes_videos and is_video(path))):
+            pattern = shlex.quote(shown(Path(glob.escape(str(path.parent))) / f"*{path.suffix}"))
+            what = (
+                "for the arrays, if the model takes such images" if is_array else "for the videos"
+            )
+            return f", or --{flag}={pattern} {what}"
+    return ""
 
 
 def _list_glob(pattern: str) -> Listing:

@@ -30,6 +30,8 @@ except ImportError:  # the extra `video` is not installed
 # A file from strangers may be a list of other files or addresses, whatever its name says.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv"
 _ONLY_VIDEO_FILES = ("-protocol_whitelist", "file", "-format_whitelist", _FORMATS)
+# What ffmpeg says of a file without the tables of an MP4, and of one of no format that it knows.
+_NO_VIDEO = ("moov atom not found", "Invalid data found when processing input")
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")  # what players expect in an MP4
 _UNKNOWN = -(2**63)  # AV_NOPTS_VALUE of libavutil/avutil.h
 _JITTER = 0.01  # a rate counts as constant if the gaps between frames vary by at most this
@@ -287,11 +289,15 @@ def _url(path: Path) -> str:
 
 
 def _unreadable(path: Path, errors: bytes) -> UserError:
+    if path.is_file() and path.stat().st_size == 0:
+        return UserError(f"{files.shown(path)} is empty; get it again.")
     text = errors.decode(errors="replace")
     if "matches no streams" in text:
         return UserError(f"{files.shown(path)} holds no video; give another file.")
     lines = [_plain(line) for line in text.splitlines() if line.strip()]
     reason = lines[0] if lines else "it has no frames"
+    if any(said in text for said in _NO_VIDEO):
+        reason = "it is cut off, or no video at all"
     return UserError(f"{files.shown(path)} cannot be read as a video: {reason}; get it again.")
 
 

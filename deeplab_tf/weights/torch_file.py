@@ -111,6 +111,8 @@ class _Whole(io.BufferedReader):
 
 def _load_legacy(file: _Whole, size: int) -> Any:
     """Reads the format before PyTorch 1.6: pickles one after the other, then the storages."""
+    if size == 0:
+        raise RefusedError("it is empty; get it again")
     start = file.peek(8)[:8]
     if not start.startswith(pickle.PROTO):
         raise RefusedError(f"it begins with {start!r} and is not a PyTorch file")

@@ -221,6 +221,7 @@ TABLE = {
         "a GIF whose picture covers only a part of it",
     ),
     "tga": (file(LABEL, "TGA"), {}, "not an image of a known format"),
+    "empty": (b"", {}, "cannot be decoded: it is empty; get the file again"),
     "no image": (b"no image", {}, "it is not an image of a known format"),
     "16 bits": (file(LABEL.astype(np.uint16)), {}, "has 16 bits per channel, but masks have 8"),
     "16 bits, rgb": (

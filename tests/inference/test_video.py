@@ -166,13 +166,15 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(run, tmp_path):
     write_clip(tmp_path / "clip.mp4")
     (tmp_path / "end.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:900])
     (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("Not a film.\n" * 9)
     ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "sound.mp4")
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/clip.mp4\n"
     (tmp_path / "list.mp4").write_text(playlist)
     write_clip(tmp_path / "high.mp4", size=(102, 64))
     for name, sentence in {
-        "end": "end.mp4 cannot be read as a video: .*; get it again",
-        "empty": "empty.mp4 cannot be read as a video",
+        "end": "end.mp4 cannot be read as a video: it is cut off, or no video at all; get it again",
+        "empty": "empty.mp4 is empty; get it again",
+        "text": "text.mp4 cannot be read as a video: it is cut off, or no video at all; get it",
         "sound": "sound.mp4 holds no video; give another file",
         "list": "list.mp4 cannot be read as a video",
         "high": "high.mp4: more than 100 pixels high",

@@ -5,6 +5,8 @@ import functools
 import http.server
 import io
 import os
+import re
+import shlex
 import threading
 
 import numpy as np
@@ -86,6 +88,19 @@ def test_what_is_left_out_of_a_folder_is_said(photos, capsys):
     (photos / "film.mp4").write_bytes(b"x")
     predict.main(job(skip_bad=True))
     assert "--input: 3 images; left out: 1 .mp4, 1 hidden (.*)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["film.MP4", "sub/film.mkv", "[1]/scene.npy"])
+def test_a_folder_without_pictures_says_how_to_name_its_videos_and_arrays(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        UserError, match="names no image .left out: 1 .*, or --input=.* for"
+    ) as said:
+        files.find_images([str(tmp_path)], flag="input", takes_videos=True)
+    (glob,) = shlex.split(re.search(r" or --input=(.*) for the", str(said.value))[1])
+    listing = files.find_images([glob], flag="input", takes_videos=True)
+    assert [path for _, path in listing.images] == [tmp_path / name]
 
 
 @pytest.mark.parametrize("output", ["photos/predicted", "photos"])

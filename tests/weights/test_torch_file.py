@@ -232,6 +232,9 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no pickle")
     with pytest.raises(UserError, match="begins with b'no pickl' and is not a PyTorch file"):
         torch_file.load(tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(UserError, match="a.pth was not read: it is empty; get it again"):
+        torch_file.load(tmp_path / "a.pth")
     with pytest.raises(UserError, match="does not exist"):
         torch_file.load(tmp_path / "b.pth")
 
