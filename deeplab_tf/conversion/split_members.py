@@ -6,12 +6,12 @@ Splits come from sub-folders, from list files, or from a seeded share.
 import itertools
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab_tf import files
-from deeplab_tf.conversion import encoding
+from deeplab_tf.conversion import data_trees, encoding
 from deeplab_tf.messages import UserError, counted, warn
 
 
@@ -32,6 +32,8 @@ class SplitSettings:
     image_endings: tuple[str, ...] = files.IMAGE_ENDINGS
 
 
+_USUAL_SPLITS = ("train", "val", "valid", "test")
+
 # Whether a text names the mask of an image.
 IsMask = Callable[[Path, str], bool]
 
@@ -51,6 +53,7 @@ def members_of_splits(
     if settings.split_lists:
         members = _listed_members(settings, images, is_mask_of)
     elif settings.val_fraction:
+        _refuse_folders_of_splits(settings, images)
         members = _random_members(settings, list(images))
     else:
         members = _members_by_folder(list(images), settings.images_dir)
@@ -61,6 +64,29 @@ def members_of_splits(
             "which no split's list names."
         )
     return members
+
+
+def _refuse_folders_of_splits(settings: SplitSettings, images: Iterable[Path]) -> None:
+    """Refuses to draw a share of images whose folders already say which splits they are in.
+
+    The share would mix them, and images that others test on would be trained on.
+    """
+    folders: dict[str, Path] = {}  # of each split, the first
+    for path in images:
+        for folder in path.relative_to(settings.images_dir).parents:
+            year_left_out = folder.name.rstrip("0123456789")  # train2017
+            split = data_trees.split_name(year_left_out).lower()
+            if split in _USUAL_SPLITS:
+                folders.setdefault(split, settings.images_dir / folder)
+    if len(folders) > 1:
+        above = next(iter(folders.values())).parent
+        where = "" if above == settings.images_dir else f" and give --images_dir={above}"
+        raise UserError(
+            f"--val_fraction={settings.val_fraction} would mix the splits whose folders there are, "
+            f"{' and '.join(map(str, folders.values()))}; splits come from sub-folders, from "
+            f"--split_lists or from --val_fraction: leave it out{where}, or give the folder of one "
+            "of them as --images_dir, with its labels."
+        )
 
 
 def _random_members(settings: SplitSettings, images: list[Path]) -> dict[str, list[Path]]:

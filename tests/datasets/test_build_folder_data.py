@@ -61,6 +61,41 @@ def test_a_seeded_share_becomes_val_and_nothing_is_lost(raw):
         assert record["image"].shape == (20, 30 + number, 3)
 
 
+@pytest.mark.parametrize(
+    "folders", [("training", "validation"), ("train", "val"), ("x/train2017", "x/val2017")]
+)
+def test_a_share_never_mixes_the_splits_of_folders(raw, folders):
+    for kind in ("images", "masks"):
+        for folder in folders:
+            (raw / kind / folder).mkdir(parents=True)
+            for path in sorted((raw / kind).glob("i?.*"))[:3]:
+                path.rename(raw / kind / folder / path.name)
+    one, other = (str(raw / "images" / folder) for folder in folders)
+    with pytest.raises(UserError, match=f"{one} and {other}; .*leave it out.*, or give the folder"):
+        build_folder_data.find_splits(config(raw, val_fraction=0.4))
+
+    # The ways out: only one of them, or none of the flag.
+    masks = str(raw / "masks" / folders[0])
+    pair = config(raw, images_dir=one, masks_dir=masks, val_fraction=0.4)
+    assert {k: len(v) for k, v in build_folder_data.find_splits(pair).items()} == {
+        "train": 2,
+        "val": 1,
+    }
+    above = {kind: str(Path(raw, kind, folders[0]).parent) for kind in ("images", "masks")}
+    by_folder = config(raw, images_dir=above["images"], masks_dir=above["masks"])
+    assert set(build_folder_data.find_splits(by_folder)) == {Path(one).name, Path(other).name}
+
+
+def test_a_share_is_drawn_from_folders_that_are_no_splits(raw):
+    for kind in ("images", "masks"):
+        (raw / kind / "train").mkdir()
+        (raw / kind / "bonn").mkdir()
+        for number, path in enumerate(sorted((raw / kind).glob("i?.*"))):
+            path.rename(raw / kind / ("train", "bonn")[number % 2] / path.name)
+    splits = build_folder_data.find_splits(config(raw, val_fraction=0.34))
+    assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 4, "val": 2}
+
+
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")
