@@ -343,8 +343,10 @@ def _splits_of_part(
     else:
         settings = _split_settings(config, part.images_dir)
         members = split_members.members_of_splits(settings, names, is_mask_of)
-        if config.data_dir and not (config.val_fraction or config.split_lists):
-            members = data_trees.with_split_names(members, part.images_dir)
+        if not (config.val_fraction or config.split_lists):  # so folders are the splits
+            members = data_trees.without_unlabelled(members, part)
+            if config.data_dir:
+                members = data_trees.with_split_names(members, part.images_dir)
     return {
         split: [
             encoding.FilePair(f"{prefix}{names[path]}", path, images_and_masks.mask_of(path))

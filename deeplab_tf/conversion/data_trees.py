@@ -81,6 +81,29 @@ def recognise(root: Path, *, image_endings: Sequence[str] = files.IMAGE_ENDINGS)
     return parts
 
 
+def without_unlabelled(members: Mapping[str, list[Path]], part: Part) -> dict[str, list[Path]]:
+    """Leaves out the splits without any folder of masks, as public test sets come; warns of them.
+
+    If a folder of masks belongs to no split, it may be theirs under another name. Then nothing is
+    left out, so that the missing masks are refused.
+
+    Args:
+      members: the images of each folder in `part.images_dir`.
+    """
+    masks = {files.folded(folder.name): folder for folder in _folders(part.masks_dir)}
+    spare = masks.keys() - {files.folded(split) for split in members}
+    unlabelled = [split for split in members if files.folded(split) not in masks]
+    is_clear = not any(_holds_images(masks[name], mask_files.ENDINGS) for name in spare)
+    if not is_clear or not unlabelled or len(unlabelled) == len(members):
+        return dict(members)
+
+    warn(
+        f"{part.images_dir}: left out {', '.join(map(files.shown, unlabelled))}, for which "
+        f"{part.masks_dir} has no folder of masks."
+    )
+    return {split: images for split, images in members.items() if split not in unlabelled}
+
+
 def with_split_names(members: Mapping[str, list[Path]], images_dir: Path) -> dict[str, list[Path]]:
     """Returns the images of each folder under the name of its split.
 

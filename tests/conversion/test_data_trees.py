@@ -12,7 +12,7 @@ def tree(root, *folders):
     """Makes folders of images, or of masks if their path says so."""
     for number, folder in enumerate(folders):
         (root / folder).mkdir(parents=True)
-        is_mask = any(word in folder for word in ("mask", "ann", "label"))
+        is_mask = any(word in folder.lower() for word in ("mask", "ann", "label"))
         picture = Image.fromarray(np.full([4, 5], is_mask or number, np.uint8))
         picture.save(root / folder / ("a.png" if is_mask else "a.jpg"))
     (root / "classes.txt").write_text("background\ncat\n")
@@ -97,6 +97,27 @@ def test_splits_that_are_no_pair_are_told(tmp_path, capsys, folders):
     assert list(splits(tmp_path)) == ["train"]
     split = folders[0].partition("/")[0]
     assert f"left out {split}, whose images are in no known pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("images", "annotations"), ("img_dir", "ann_dir"), ("images", "Labels")]
+)
+def test_a_split_without_any_folder_of_masks_is_left_out(tmp_path, capsys, images, masks):
+    tree(tmp_path, f"{images}/train", f"{masks}/train", f"{images}/test")
+    pair = {"images_dir": str(tmp_path / images), "masks_dir": str(tmp_path / masks)}
+    for values in ({}, pair | {"data_dir": ""}):
+        assert list(splits(tmp_path, **values)) == ["train"]
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"{images}: left out test, for which" in told and "no folder of masks" in told
+
+
+@pytest.mark.parametrize("folder", ["test", "testing"])
+def test_a_folder_of_masks_that_lacks_some_is_refused(tmp_path, folder):
+    """So is one that no split has: it may be the folder of the split that lacks one."""
+    tree(tmp_path, "images/train", "masks/train", "images/test", f"masks/{folder}")
+    (tmp_path / "images/test/a.jpg").rename(tmp_path / "images/test/b.jpg")
+    with pytest.raises(UserError, match=r"test/b\.jpg has no mask"):
+        splits(tmp_path)
 
 
 @pytest.mark.parametrize(
