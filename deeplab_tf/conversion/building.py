@@ -487,10 +487,31 @@ def open_manifest(output_dir: Path, info: catalog.DatasetInfo) -> dict:
         )
     if {key: manifest.get(key) for key in info.to_json()} != info.to_json():
         raise UserError(
-            f"{output_dir} already holds the data set {manifest.get('name')!r} with other classes; "
+            f"{output_dir} already holds the data set {manifest['name']!r}, "
+            f"{_difference(catalog.from_json(manifest, output_dir / catalog.MANIFEST), info)}"
             "choose another --output_dir or remove it."
         )
     return manifest
+
+
+def _difference(held: catalog.DatasetInfo, info: catalog.DatasetInfo) -> str:
+    """Returns how two data sets differ, with the end of the sentence that depends on it."""
+    if difference := catalog.first_difference(held, info):
+        return f"whose classes differ: {difference}; "
+    if held.classes != info.classes:
+        one, other = next(
+            pair for pair in zip(held.classes, info.classes, strict=True) if pair[0] != pair[1]
+        )
+        return f"where {one.name!r} is {_described(one)}, not {_described(other)}; "
+    # By default, the name is the folder's, which may have been renamed.
+    keep = f"give --dataset={held.name}, " if info.builder == "build_folder_data" else ""
+    return f"whose name is not {info.name!r}; {keep}"
+
+
+def _described(label_class: catalog.LabelClass) -> str:
+    ids = f" with the label_id {';'.join(map(str, label_class.label_ids))}"
+    color = ",".join(map(str, label_class.color))
+    return f"the colour {color}{ids if label_class.label_ids else ''}"
 
 
 def write_manifest(output_dir: Path, manifest: dict) -> None:

@@ -160,7 +160,7 @@ def test_building_again_with_other_shards_removes_the_old_ones(pairs, tmp_path):
 def test_another_data_sets_folder_is_refused(pairs, tmp_path):
     convert(pairs, tmp_path / "out", num_processes=1)
     other = catalog.DatasetInfo(name="pair", classes=INFO.classes[::-1])
-    with pytest.raises(UserError, match="other classes"):
+    with pytest.raises(UserError, match="classes differ: class 0 is .a. there, .b. here"):
         convert(pairs, tmp_path / "out", info=other, split="val")
 
 

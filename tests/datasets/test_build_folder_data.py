@@ -96,6 +96,23 @@ def test_a_share_is_drawn_from_folders_that_are_no_splits(raw):
     assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 4, "val": 2}
 
 
+def test_what_differs_from_the_records_there_is_named(raw):
+    build_folder_data.main(config(raw, val_fraction=0.5))
+    (raw / "out").rename(raw / "new")
+    values = {"output_dir": str(raw / "new"), "val_fraction": 0.5}
+    with pytest.raises(UserError, match="data set 'out', whose name is not 'new'; .*--dataset=out"):
+        build_folder_data.main(config(raw, **values))
+    build_folder_data.main(config(raw, dataset="out", **values))
+
+    for line, message in (
+        ("house,200,100,0", "class 1 is 'roof' there, 'house' here; choose another"),
+        ("roof,0,0,0", "'roof' is the colour 200,100,0, not the colour 0,0,0; choose another"),
+    ):
+        (raw / "classes.csv").write_text(f"name,r,g,b\nground,10,20,30\n{line}\n")
+        with pytest.raises(UserError, match=message):
+            build_folder_data.main(config(raw, dataset="out", **values))
+
+
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")
