@@ -303,7 +303,12 @@ def find_splits(config: FolderConfig) -> dict[str, list[encoding.FilePair]]:
       UserError: if a folder, image or mask is missing, or it is not clear which splits there are.
     """
     if config.data_dir:
-        parts = data_trees.recognise(Path(config.data_dir), image_endings=config.image_endings())
+        parts = data_trees.recognise(
+            Path(config.data_dir),
+            image_endings=config.image_endings(),
+            image_suffix=config.image_suffix,
+            mask_suffix=config.mask_suffix,
+        )
     else:
         parts = [data_trees.Part("", Path(config.images_dir), Path(config.masks_dir))]
 

@@ -39,21 +39,32 @@ def split_name(folder: str) -> str:
     return _SPLIT_OF_FOLDER.get(folder.lower(), folder)
 
 
-def recognise(root: Path, *, image_endings: Sequence[str] = files.IMAGE_ENDINGS) -> list[Part]:
+def recognise(
+    root: Path,
+    *,
+    image_endings: Sequence[str] = files.IMAGE_ENDINGS,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+) -> list[Part]:
     """Returns the pairs of folders in a tree, and prints what was taken for what.
 
     Args:
       image_endings: of the files that are images.
+      image_suffix, mask_suffix: how the names of images and masks differ, as in `Layout`.
     Raises:
       UserError: if there is no tree, or there are several readings of it.
     """
     if not root.is_dir():
         raise UserError(f"--data_dir={files.shown(root)} does not exist or is not a folder.")
 
-    readings = [[Part("", images, masks)] for images, masks in _pairs(root, image_endings)]
+    def pairs_in(folder: Path) -> list[tuple[Path, Path]]:
+        pairs = list(_pairs(folder, image_endings))
+        return _that_fit(pairs, image_endings, image_suffix, mask_suffix)
+
+    readings = [[Part("", *pair)] for pair in pairs_in(root)]
     by_split: list[Part] = []
     for folder in _folders(root):
-        pairs = list(_pairs(folder, image_endings))
+        pairs = pairs_in(folder)
         if len(pairs) > 1:
             raise UserError(_ambiguous([[Part("", *pair)] for pair in pairs]))
         by_split += [Part(split_name(folder.name), *pair) for pair in pairs]
@@ -158,8 +169,7 @@ def _holds_images(folder: Path, endings: Sequence[str]) -> bool:
 
 def _ambiguous(readings: Sequence[Sequence[Part]]) -> str:
     shown = " or ".join(
-        f"images in {parts[0].images_dir} and masks in {parts[0].masks_dir}"
-        for parts in readings[:2]
+        f"images in {parts[0].images_dir} and masks in {parts[0].masks_dir}" for parts in readings
     )
     first = readings[0][0]
     return (
@@ -179,6 +189,33 @@ def _pairs(folder: Path, image_endings: Sequence[str]) -> Iterator[tuple[Path, P
         for other in masks:
             if files.list_folder(other, endings=mask_files.ENDINGS).images:
                 yield one, other
+
+
+def _that_fit(
+    pairs: list[tuple[Path, Path]],
+    image_endings: Sequence[str],
+    image_suffix: str,
+    mask_suffix: str,
+) -> list[tuple[Path, Path]]:
+    """Returns the pairs in which images have masks, those that lack fewest first.
+
+    All of them if there is none, so that the error about the first missing mask explains it.
+    """
+
+    def names(folder: Path, endings: Sequence[str], suffix: str) -> set[str]:
+        listed = (
+            files.folded(name) for name, _ in files.list_folder(folder, endings=endings).images
+        )
+        end = files.folded(suffix)
+        return {name.removesuffix(end) for name in listed if name.endswith(end)}
+
+    num_missing = {}
+    for images_dir, masks_dir in pairs if len(pairs) > 1 else ():
+        images = names(images_dir, image_endings, image_suffix)
+        missing = images - names(masks_dir, mask_files.ENDINGS, mask_suffix)
+        if len(missing) < len(images):
+            num_missing[images_dir, masks_dir] = len(missing)
+    return sorted(num_missing, key=num_missing.__getitem__) or pairs
 
 
 def _folders(folder: Path) -> list[Path]:

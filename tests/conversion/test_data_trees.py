@@ -84,6 +84,30 @@ def test_other_trees_are_refused(tmp_path, folders, message):
         splits(tmp_path)
 
 
+def test_readings_are_the_pairs_that_fit_and_the_one_suggested_builds(tmp_path):
+    tree(tmp_path, "images/train", "masks/train", "img_dir/training", "ann_dir/training")
+    for folder in ("images", "masks"):
+        ending = "jpg" if folder == "images" else "png"
+        (tmp_path / folder / f"train/a.{ending}").rename(tmp_path / folder / f"train/b.{ending}")
+    with pytest.raises(UserError) as error:
+        splits(tmp_path)
+    told = str(error.value).replace(f"{tmp_path}/", "")
+    assert "images in images and masks in masks or images in img_dir and masks in ann_dir;" in told
+    assert "--images_dir=images --masks_dir=masks," in told
+    pair = {"images_dir": str(tmp_path / "images"), "masks_dir": str(tmp_path / "masks")}
+    assert list(splits(tmp_path, data_dir="", **pair)) == ["train"]
+
+
+def test_masks_of_other_images_are_no_second_reading(tmp_path):
+    tree(tmp_path, "images/train", "masks/train", "labels/train")
+    (tmp_path / "labels/train/a.png").rename(tmp_path / "labels/train/c.png")
+    assert splits(tmp_path) == {"train": [("train/a", "images/train/a.jpg", "masks/train/a.png")]}
+    (tmp_path / "masks/train/a.png").rename(tmp_path / "masks/train/a_m.png")
+    with pytest.raises(UserError, match="several ways"):  # as no name tells
+        splits(tmp_path)
+    assert list(splits(tmp_path, mask_suffix="_m")) == ["train"]
+
+
 def test_a_folder_without_masks_is_no_second_reading(tmp_path):
     tree(tmp_path, "images/train", "masks/train")
     (tmp_path / "annotations").mkdir()
