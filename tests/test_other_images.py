@@ -530,6 +530,8 @@ def test_a_run_whose_description_lost_its_kind_is_refused(run, tmp_path):
         ("data", {"hsv_jitter": (0.1, 0.1, 0.1)}, "; give --hsv_jitter= .nothing after the =.*"),
         ("data", {"randaugment_operations": 2}, "; give --randaugment_operations=0.$"),
         ("model", {"image_mean": (1.0,) * 5}, "have 5 numbers, .* have 4 channels"),
+        ("model", {"image_mean": (1.0,) * 3}, "have 3 numbers, .* 4 channels.*; give 4, or leave"),
+        ("model", {"image_std": (1.0,) * 3}, "have 3 numbers, .* 4 channels.*; give 4, or leave"),
     ],
 )
 def test_settings_that_do_not_fit_the_images_are_refused(tree, tmp_path, group, settings, reason):

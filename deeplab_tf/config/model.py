@@ -240,8 +240,8 @@ class ModelConfig(Config):
     image_mean: tuple[float, ...] = setting(
         None,
         "RGB mean that is subtracted from images in 0..255; also the colour of padding. For images "
-        "of other channels, one number for each; if three are given, each further channel gets "
-        "their mean, and so do all if there are fewer.",
+        "of other channels, one number for each. If left out, as the model variant has it: each "
+        "further channel gets the mean of the three, and so do all if there are fewer.",
         least=0,
         most=255,
     )
@@ -318,8 +318,7 @@ class ModelConfig(Config):
         # If one of the two is given for other channels, the other one follows.
         lengths = {len(self.image_mean), len(self.image_std)} - {_RGB}
         if len(lengths) == 1:
-            for name in ("image_mean", "image_std"):
-                values = _for_channels(getattr(self, name), *lengths)
+            for name, values in self._normalization_for(*lengths).items():
                 object.__setattr__(self, name, values)
         if self.dense_prediction_cell_json:
             cell = canonical(self.dense_prediction_cell_json)
@@ -354,13 +353,22 @@ class ModelConfig(Config):
         """Returns the same network for images of this many channels, if this one is for RGB.
 
         The means and standard deviations of the further channels are the mean of the RGB ones; with
-        fewer than three channels, all are.
+        fewer than three channels, all are. Those that the user gave say nothing about further
+        channels: with them, the network stays as it is.
         """
-        return dataclasses.replace(
-            self,
-            image_mean=_for_channels(self.image_mean, channels),
-            image_std=_for_channels(self.image_std, channels),
-        )
+        fitted = self._normalization_for(channels)
+        if any(len(values) != channels for values in fitted.values()):
+            return self
+        return dataclasses.replace(self, **fitted)
+
+    def _normalization_for(self, channels: int) -> dict[str, tuple[float, ...]]:
+        """Returns mean and standard deviation, the model variant's with a number per channel."""
+        conventions = BACKBONES[self.model_variant].conventions
+        given = {name: getattr(self, name) for name in ("image_mean", "image_std")}
+        return {
+            name: _for_channels(values, channels) if values == conventions[name] else values
+            for name, values in given.items()
+        }
 
     def logits_stride(self) -> int:
         """Returns the number of input pixels, along each side, per cell of the logits."""

@@ -264,6 +264,15 @@ def test_means_of_other_channels_follow_from_those_of_rgb():
     assert rgb.with_channels(2).image_std == (57.63, 57.63)
 
 
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_no_number_is_made_up_from_those_that_the_user_gave(name):
+    config = ModelConfig(model_variant="resnet_v1b_50", **{name: (1.0, 2.0, 3.0)})
+    assert config.with_channels(4) == config and config.image_channels == 3
+    other = "image_mean" if name == "image_std" else "image_std"
+    with pytest.raises(UserError, match="--image_std=.* as many numbers as image_mean has"):
+        dataclasses.replace(config, **{other: (1.0,) * 4})
+
+
 def test_one_of_mean_and_deviation_is_enough_for_other_channels():
     config = ModelConfig(model_variant="mobilenet_v2", image_mean=(1.0, 2.0))
     assert config.image_std == (127.5, 127.5) and config.image_channels == 2
