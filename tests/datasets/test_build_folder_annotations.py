@@ -404,6 +404,30 @@ def test_settings_that_do_not_fit_together(of_labelme, values, message):
         found(of_labelme, class_list="labels.txt", **filled)
 
 
+def test_what_is_left_out_is_no_region_of_a_listed_image(two_images, capsys):
+    content = coco("a.jpg", "b.jpg")
+    content["annotations"].append(content["annotations"][0] | {"id": 7, "image_id": 9})
+    write(two_images / "c.json", content)
+    found(two_images, annotations=(str(two_images / "c.json"),))
+    assert (
+        "left out shapes that are no region of a listed image: 1 of an image that the file does "
+        "not list.\n"
+    ) in capsys.readouterr().err
+
+    square = '<polygon label="cat" points="1,1;1,5;5,5"/>'
+    images = "".join(
+        f'<image id="{name}" name="{name}.jpg" width="10" height="8">{square}</image>'
+        for name in "ab"
+    )
+    labels = "<meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+    track = '<track id="0" label="cat"><box frame="0"/></track>'
+    (two_images / "a.xml").write_text(f"<annotations>{labels}{images}{track}</annotations>")
+    found(two_images, annotations=(str(two_images / "a.xml"),))
+    assert (
+        "no region of a listed image: 1 track, as in files for video.\n" in capsys.readouterr().err
+    )
+
+
 def supervisely(*labels, size=(10, 8)):
     objects = [
         {

@@ -35,6 +35,7 @@ from deeplab_tf.data.class_lists import LabelClass
 from deeplab_tf.messages import UserError
 
 _NOT_DRAWN_KINDS = ("polyline", "points", "cuboid", "skeleton", "tag")
+_TRACK = "track, as in files for video"
 _AGAIN = "export the task again"
 
 
@@ -169,7 +170,7 @@ class _Reader:
         if tag == "label" and parent == "labels":
             self._label = {}
         elif tag == "track":
-            self._file.left_out["track"] += 1
+            self._file.left_out[_TRACK] += 1
         elif tag == "image":
             self._image, self._shapes = dict(attributes), []
         elif parent == "image":
@@ -197,7 +198,7 @@ class _Reader:
 
     def result(self) -> AnnotationFile:
         """Returns what the file says, after it has been read to its end."""
-        if self._file.left_out["track"] and not self._file.drawings:
+        if self._file.left_out[_TRACK] and not self._file.drawings:
             raise UserError(
                 f'{files.shown(self._path)} is in the format "CVAT for video", which keeps objects '
                 'in tracks and not by image; export the task as "CVAT for images 1.1".'

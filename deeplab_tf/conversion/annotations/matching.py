@@ -244,4 +244,7 @@ def warn_of_left_out(annotations: Sequence[AnnotationFile]) -> None:
     for file in annotations:
         if file.left_out:
             parts = ", ".join(f"{count} {reason}" for reason, count in file.left_out.most_common(8))
-            warn(f"{files.shown(file.path)}: left out shapes that cover no region: {parts}.")
+            warn(
+                f"{files.shown(file.path)}: left out shapes that are no region of a listed "
+                f"image: {parts}."
+            )
