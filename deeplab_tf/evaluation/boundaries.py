@@ -14,7 +14,8 @@ A pair of pixels does not count if one of the two is ignored, so the border of a
 boundary either. A class has no score in an image whose label shows the class without any boundary:
 nobody knows then where its outline is, since all of it may be ignored, as in PASCAL VOC. Otherwise,
 if only one of the two maps has a boundary, the score is 0. A class's score for a split is the mean
-over the images in which it has one.
+over the images in which it has one; a class of whose outlines no label shows any that counts has
+none, in the split and in its images: what is predicted of it could only be wrong.
 """
 
 import math
@@ -32,13 +33,12 @@ class BoundaryScores:
 
     Args:
       images: number of images in the split. tolerance: as `f_scores` takes it.
-    Attributes:
-      scores: float64 [images, classes]; NaN where there is none.
     """
 
     def __init__(self, images: int, info: DatasetInfo, *, tolerance: float):
         self._info, self._tolerance = info, tolerance
-        self.scores = np.full([images, info.num_classes], np.nan)
+        self._scores = np.full([images, info.num_classes], np.nan)
+        self._has_outline = np.zeros(info.num_classes, bool)  # in the labels
         self._known = self._unknown = 0
 
     def add(self, counted: CountedBatch) -> None:
@@ -46,21 +46,29 @@ class BoundaryScores:
         batch, ignore_label = counted.batch, self._info.ignore_label
         images = zip(batch.numbers, batch.labels[..., 0], counted.predictions.numpy(), strict=True)
         for number, label, prediction in images:
-            self.scores[number] = f_scores(
+            scores = f_scores(
                 label,
                 prediction,
                 num_classes=self._info.num_classes,
                 ignore_label=ignore_label,
                 tolerance=self._tolerance,
             )
+            self._scores[number] = scores
+            # A class that the label shows has a score only if its outline counts.
+            self._has_outline |= np.isin(np.arange(len(scores)), label) & ~np.isnan(scores)
             steps = label[:, 1:] != label[:, :-1]
             beside = (label[:, 1:] == ignore_label) | (label[:, :-1] == ignore_label)
             self._known += np.count_nonzero(steps & ~beside)
             self._unknown += np.count_nonzero(steps & beside)
 
     @property
+    def scores(self) -> np.ndarray:
+        """The scores of each class in each image, float64 [images, classes]; NaN where none is."""
+        return np.where(self._has_outline, self._scores, np.nan)
+
+    @property
     def of_classes(self) -> np.ndarray:
-        """The mean of each class over the images that have a score, float64 [classes]."""
+        """The mean of each class over the images that have a score, float64 [classes]; or NaN."""
         return np.array([mean_of_numbers(scores) for scores in self.scores.T])
 
     @property

@@ -81,6 +81,28 @@ def test_a_split_has_the_means_of_its_images_and_says_what_is_ignored():
     assert scores.ignored_share == pytest.approx(1 / 3)
 
 
+def test_a_class_without_an_outline_that_counts_has_no_score_in_a_split():
+    """All that is predicted of it would be wrong, as of framed shapes where others are labelled."""
+    info = catalog.DatasetInfo(name="x", classes=catalog.load("camvid", "").classes[:3])
+    scores = boundaries.BoundaryScores(2, info, tolerance=0.01)
+    framed = np.full([60, 80], 255, np.uint8)
+    framed[5:55, 5:75] = 0
+    framed[8:32, 8:32] = 255
+    framed[10:30, 10:30] = 1
+    plain = np.zeros([60, 80], np.uint8)
+    labels = np.stack([framed, plain])[..., np.newaxis]
+    # Class 1 is wrongly predicted where the label has class 0 alone.
+    predictions = tf.constant(np.stack([square(10, 10), square(40, 40, side=10)]))
+    batch = pipeline.EvalBatch(["a"] * 2, None, labels, np.arange(2))
+    scores.add(evaluator.CountedBatch(batch, None, predictions))
+    assert np.isnan(scores.of_classes).all() and np.isnan(scores.scores).all()
+    # As soon as one label shows where its outline is, it has a score.
+    more = boundaries.BoundaryScores(2, info, tolerance=0.01)
+    labels[0, ..., 0] = square(10, 10)
+    more.add(evaluator.CountedBatch(batch, None, predictions))
+    np.testing.assert_array_equal(more.scores, [[1, 1, np.nan], [np.nan, 0, np.nan]])
+
+
 def davis(label, prediction, index, radius):
     """F of one class by `db_eval_boundary`, with outlines dilated by a disk."""
 
