@@ -51,6 +51,8 @@ _CHECK = keyed(
         "per_class_boundary_f_score": mapped(_SCORE),
     },
 )
+# Keys by which a results.json of `eval` differs from other programs'.
+_MARKS = {"step": _COUNT, "split": text(), "per_class": mapped(_SCORE)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def find(run: RunDir, eval_logdir: str, *, dataset_dir: str = "") -> Path | None
     Returns:
       None if nothing is asked for and the run has none.
     Raises:
-      UserError: if the folder that is asked for has no results, or the run has several.
+      UserError: if the folder that is asked for has no results, or the run has several, or damaged
+        ones.
     """
     if eval_logdir:
         folder = Path(eval_logdir)
@@ -115,8 +118,12 @@ def find(run: RunDir, eval_logdir: str, *, dataset_dir: str = "") -> Path | None
     found = []
     for path in sorted([*run.path.glob(RESULTS), *run.path.glob(f"*/{RESULTS}")]):
         is_other_run = path.parent != run.path and (path.parent / EXPERIMENT).is_file()
-        content = None if is_other_run else _readable(path)
-        if content is not None:
+        if is_other_run:
+            continue
+        scoring = eval_command(run, path.parent, dataset_dir=dataset_dir)
+        advice = f"score the run again: `{scoring}`, or move the file out of the run"
+        content = json_files.read(path, "The file of scores", _check_if_of_eval, advice=advice)
+        if _is_of_eval(content):
             found.append((path.parent, content))
     if len(found) > 1:
         listed = ", ".join(
@@ -130,13 +137,15 @@ def find(run: RunDir, eval_logdir: str, *, dataset_dir: str = "") -> Path | None
     return found[0][0] if found else None
 
 
-def _readable(path: Path) -> dict | None:
-    """Returns the content of a results.json; None if it is another program's, or damaged."""
-    check = keyed({"step": _COUNT, "split": text(), "per_class": mapped(_SCORE)})
-    try:
-        return json_files.read(path, "The scores", check, advice="")
-    except UserError:
-        return None
+def _is_of_eval(content: Any) -> bool:
+    """Returns whether `eval` wrote a results.json, and not another program."""
+    return isinstance(content, dict) and content.keys() >= _MARKS.keys()
+
+
+def _check_if_of_eval(content: Any, key: str) -> None:
+    """Checks what `find` tells of a results.json; raises ValueError."""
+    if _is_of_eval(content):
+        keyed(_MARKS)(content, key)
 
 
 def best_validation(run: RunDir, info: DatasetInfo) -> dict | None:
@@ -215,7 +224,7 @@ def read(run: RunDir, info: DatasetInfo, folder: Path, *, dataset_dir: str = "")
     """
     path = folder / RESULTS
     anew = f"score the run again: `{eval_command(run, folder, dataset_dir=dataset_dir)}`"
-    results = json_files.read(path, "The scores", _CHECK, advice=anew)
+    results = json_files.read(path, "The file of scores", _CHECK, advice=anew)
     _require_own(run, info, path, results)
 
     of_same = same_evaluation(run, results, folder, dataset_dir=dataset_dir)

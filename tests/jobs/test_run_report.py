@@ -459,6 +459,27 @@ def test_damaged_results_are_scored_again_in_the_same_way(run, records_dir):
     assert command in str(error.value)
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_damaged_results_are_refused_and_the_old_page_is_kept(run, share, named):
+    path = run / "eval/results.json"
+    whole = path.read_text()
+    path.write_text(whole[: int(share * len(whole))])
+    (run / "report.html").write_text("the old page")
+    settings = {"eval_logdir": str(run / "eval")} if named else {}
+    with pytest.raises(UserError, match=f"^The file of scores {path} is damaged .*; score the run again"):
+        report_on(run, **settings)
+    assert (run / "report.html").read_text() == "the old page"
+
+
+def test_another_programs_results_are_no_evaluation(run):
+    """They may have any content, and the run's own evaluation is taken."""
+    for name, content in (("a", "[1]"), ("b", '{"step": "last"}')):
+        (run / name).mkdir()
+        (run / name / "results.json").write_text(content)
+    assert f"from {run}/eval, which" in report_on(run).text()
+
+
 def test_a_score_that_only_best_json_tells_is_told(run):
     shutil.rmtree(run / "eval")
     (run / "metrics.jsonl").unlink()
