@@ -11,24 +11,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
 from deeplab_tf import files
 from deeplab_tf.config.checkpoint_choice import BEST, NEWEST
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
 from deeplab_tf.runs.metrics_log import MetricsLog
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # what a checkpoint calls its list of objects
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
+_DATA = "data-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
 # What reading a damaged checkpoint raises: for bad checksums, cut files, other shapes.
 DAMAGE = (tf.errors.OpError, IndexError, ValueError, AssertionError)
 # What writing a checkpoint raises if the disk does not take it.
 WRITE_FAULTS = (tf.errors.OpError, OSError)
-
-log = logging.getLogger("deeplab_tf")
 
 
 class UnreadableCheckpointError(UserError):
@@ -168,19 +167,23 @@ class Checkpoints:
         self._remove_unfinished()
         steps = self.steps()
 
-        damaged = []
+        damaged: dict[int, str] = {}
         for step in reversed(steps):
             try:
                 status = checkpoint.read(self.prefix(step))
                 status.assert_existing_objects_matched()
             except DAMAGE as error:
-                warn_of_damage(step, error)
-                damaged += self._files(step)
+                damaged[step] = reason_of_damage(error)
                 continue
 
             # Otherwise the damaged checkpoints would count as the newest ones from now on.
-            for file in damaged:
+            for file in [file for old in damaged for file in self._files(old)]:
                 file.rename(file.with_name(f"damaged-{file.name}"))
+            self.warn_of_damage(
+                damaged,
+                f"training continues from step {step}, and the damaged files were renamed to "
+                "damaged-*; delete them",
+            )
             return step
 
         if steps or self._metrics.entries():
@@ -207,8 +210,27 @@ class Checkpoints:
     def _files(self, step: int) -> list[Path]:
         """Returns the files of a step's checkpoint, in the order to delete or rename them in."""
         # The index first: if the process is killed in between, the files that are left no longer
-        # count as a checkpoint.
-        return sorted(self.folder.glob(f"model.ckpt-{step}.*"), reverse=True)
+        # count as a checkpoint. Copies that a user made, such as .index.bak, are not the run's.
+        name = f"model.ckpt-{step}"
+        files_of_step = [
+            path for end in ("index", _DATA) for path in self.folder.glob(f"{name}.{end}")
+        ]
+        return sorted(files_of_step, reverse=True)
+
+    def warn_of_damage(self, damaged: Mapping[int, str], outcome: str) -> None:
+        """Warns that the checkpoints of some steps are damaged and were passed over.
+
+        Args:
+          damaged: why each of them cannot be read; nothing is said if there are none.
+          outcome: what was taken instead, and what the user can do.
+        """
+        if not damaged:
+            return
+        named = ", ".join(
+            f"{files.shown(self.prefix(step))} ({reason})" for step, reason in damaged.items()
+        )
+        are = "is" if len(damaged) == 1 else "are"
+        warn(f"{named} {are} damaged: {outcome}.")
 
     def _remove_unfinished(self) -> None:
         for leftover in self.folder.glob("model.ckpt-*_temp"):
@@ -242,15 +264,14 @@ class FollowersCheckpoints(Checkpoints):
         pass
 
 
-def warn_of_damage(step: int, error: Exception) -> None:
-    """Logs that a checkpoint is damaged and will not be used.
+def reason_of_damage(error: Exception) -> str:
+    """Returns why a checkpoint cannot be read, and keeps TensorFlow from telling more about it.
 
     When TensorFlow deletes what it had read, it lists each value that it could not restore: a
-    hundred lines and more, often at the program's end, which would hide this one.
+    hundred lines and more, often at the program's end, which would hide the warning.
     """
     tf.get_logger().addFilter(_is_no_list_of_values)
-    reason = str(error).splitlines()[0]
-    log.warning("Checkpoint model.ckpt-%d is damaged and passed over (%s).", step, reason)
+    return reason_of(error)
 
 
 def _is_no_list_of_values(record: logging.LogRecord) -> bool:

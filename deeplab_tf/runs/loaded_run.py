@@ -15,7 +15,7 @@ from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.runs import averaging, foreign
-from deeplab_tf.runs.checkpoints import DAMAGE, UnreadableCheckpointError, warn_of_damage
+from deeplab_tf.runs.checkpoints import DAMAGE, UnreadableCheckpointError, reason_of_damage
 from deeplab_tf.runs.run_dir import EXPERIMENT, RunDir
 from deeplab_tf.startup.process_state import keras_settings
 
@@ -247,13 +247,12 @@ def _restore(
       UserError: if no checkpoint could be restored.
     """
     kept = run.checkpoints.steps()
-    damaged: list[int] = []
+    damaged: dict[int, str] = {}
     for candidate in [older for older in reversed(kept) if older <= step]:
         try:
             for part in parts:
                 status = part.read(run.checkpoints.prefix(candidate)).expect_partial()
                 status.assert_existing_objects_matched()
-            return candidate, damaged
         except DAMAGE as error:
             if not passes_damaged:
                 others = ", ".join(str(other) for other in kept if other != step)
@@ -261,8 +260,14 @@ def _restore(
                     f"{run.checkpoints.prefix(step)} cannot be read: {str(error).splitlines()[0]}; "
                     f"{run.path} also has: {others or 'none'}."
                 ) from None
-            warn_of_damage(candidate, error)
-            damaged.append(candidate)
+            damaged[candidate] = reason_of_damage(error)
+            continue
+        run.checkpoints.warn_of_damage(
+            damaged,
+            f"step {candidate} is taken instead; restore the damaged files from a copy, or "
+            "delete them",
+        )
+        return candidate, sorted(damaged)
 
     steps = ", ".join(map(str, sorted(damaged)))
     raise UserError(

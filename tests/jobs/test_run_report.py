@@ -467,7 +467,9 @@ def test_damaged_results_are_refused_and_the_old_page_is_kept(run, share, named)
     path.write_text(whole[: int(share * len(whole))])
     (run / "report.html").write_text("the old page")
     settings = {"eval_logdir": str(run / "eval")} if named else {}
-    with pytest.raises(UserError, match=f"^The file of scores {path} is damaged .*; score the run again"):
+    with pytest.raises(
+        UserError, match=f"^The file of scores {path} is damaged .*; score the run again"
+    ):
         report_on(run, **settings)
     assert (run / "report.html").read_text() == "the old page"
 

@@ -141,14 +141,37 @@ def test_without_validation_there_is_no_best(run):
         loaded_run.load(run.path, checkpoint="best")
 
 
-def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run):
+def test_a_damaged_checkpoint_is_passed_over_only_for_the_newest(run, capsys):
     for step in (800, 1000):
         data = run.path / f"model.ckpt-{step}.data-00000-of-00001"
         data.write_bytes(data.read_bytes()[:100])
     loaded = loaded_run.load(run.path)
     assert loaded.step == 500 and loaded.title.endswith("validation, 800, 1000 damaged)")
+    told = capsys.readouterr().err
+    assert told.startswith(f"Warning: {run.path}/model.ckpt-1000 (") and told.count("\n") == 1
+    assert f", {run.path}/model.ckpt-800 (" in told
+    assert "are damaged: step 500 is taken instead; restore" in told
     with pytest.raises(UserError, match="model.ckpt-800 cannot be read: .*also has: 0, 500, 1000"):
         loaded_run.load(run.path, checkpoint="best")
+    assert not capsys.readouterr().err
+
+
+def test_a_users_copies_are_no_checkpoint_files(run):
+    """They are neither renamed when a checkpoint is damaged nor deleted with an old one."""
+    names = [f"model.ckpt-{step}.{end}" for step in (500, 1000) for end in ("index.bak", "txt")]
+    for name in names:
+        (run.path / name).write_text("mine")
+    data = run.path / "model.ckpt-1000.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:100])
+    model = build_model(MODEL, num_classes=3)
+    assert run.checkpoints.restore_newest(tf.train.Checkpoint(model=model)) == 800
+    assert {path.name for path in run.path.glob("damaged-*")} == {
+        "damaged-model.ckpt-1000.index",
+        "damaged-model.ckpt-1000.data-00000-of-00001",
+    }
+    run.checkpoints.prune(keep=1)
+    assert 500 not in run.checkpoints.steps()
+    assert all((run.path / name).read_text() == "mine" for name in names)
 
 
 def test_damage_is_told_in_one_line(run, monkeypatch):
