@@ -469,6 +469,22 @@ def test_a_project_of_supervisely_has_classes_and_splits(project, capsys):
     assert {split: sum(of.values()) for split, of in sums(labels).items()} == OF_PROJECT
 
 
+def test_a_label_that_a_project_lacks_names_its_list(project, capsys):
+    write(project / "project/train/ann/a.jpg.json", supervisely("cow"))
+    ann = str(project / "project/train/ann")
+    values = {"images_dir": str(project / "project/train/img"), "annotations": (ann,)}
+    meta = project / "project/meta.json"
+    with pytest.raises(UserError, match=f"not in {meta} .*'cow' .*; add them there"):
+        found(project, **values)
+    assert f"{meta}: 3 classes" in capsys.readouterr().out
+
+    classes = json.loads(meta.read_text())["classes"]
+    write(meta, {"classes": [*classes, {"title": "cow", "color": "#070809"}], "tags": []})
+    image(project / "project/train/img/b.jpg")
+    write(project / "project/train/ann/b.jpg.json", supervisely("cat"))
+    assert found(project, **values)[0] == ["background", "dog", "cat", "cow"]
+
+
 def test_a_data_set_of_supervisely_by_itself(project):
     image(project / "project/train/img/b.jpg")
     write(project / "project/train/ann/b.jpg.json", supervisely("dog"))

@@ -35,15 +35,15 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
     for other, other_classes in others:
         if [one.name for one in other_classes] != [one.name for one in classes]:
             raise UserError(
-                f"{files.shown(first.path)} and {files.shown(other.path)} list different classes, "
-                "so their order is not clear; give a --class_list with one name a line."
+                f"{files.shown(first.class_list_path)} and {files.shown(other.class_list_path)} "
+                "list different classes, so their order is not clear; give a --class_list with one name a line."
             )
 
     names = [one.name for one in classes]
     for name in names:
         if problem := class_lists.name_problem(name):
             raise UserError(
-                f"{files.shown(first.path)} lists a class whose name, "
+                f"{files.shown(first.class_list_path)} lists a class whose name, "
                 f"{files.shown(name, most=40)!r}, {problem}; rename it in your annotation tool and "
                 "export again."
             )
@@ -51,7 +51,7 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
         classes = [LabelClass("background", (0, 0, 0)), *classes]
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
-            f"{files.shown(first.path)} lists {len(names)} classes; there must be 2 to "
+            f"{files.shown(first.class_list_path)} lists {len(names)} classes; there must be 2 to "
             f"{_MOST_CLASSES}: give a --class_list."
         )
 
@@ -62,7 +62,7 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
             for index, one in enumerate(classes)
         ]
     shown = ", ".join(one.name for one in classes[:10]) + (", ..." if len(classes) > 10 else "")
-    print(f"{first.path}: {len(classes)} classes, in the order of the file: {shown}.")
+    print(f"{first.class_list_path}: {len(classes)} classes, in the order of the file: {shown}.")
     return ClassList(tuple(classes), has_colors=False)
 
 
@@ -101,7 +101,7 @@ def drawn_coding(
       UserError: if a label is not in the class list, or there is no class for the background.
     """
     names = [one.name for one in class_list.classes]
-    where = path or files.shown(annotations[0].path)
+    where = path or files.shown(annotations[0].class_list_path)
     background = _background_of(names)
     if unlabeled == "background" and not background:
         raise UserError(

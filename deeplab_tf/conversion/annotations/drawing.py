@@ -158,6 +158,7 @@ class AnnotationFile:
     drawings: one for each image, in the file's order.
     classes: the classes that the file lists, without a background of our own; None if it lists
       none.
+    listed_in: the file with the list of classes, if it is another one.
     left_out: how many shapes were left out, by the reason.
     """
 
@@ -166,6 +167,12 @@ class AnnotationFile:
     drawings: list[Drawing]
     classes: list[LabelClass] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
+    listed_in: Path | None = None
+
+    @property
+    def class_list_path(self) -> Path:
+        """The file that lists the classes, which users can change."""
+        return self.listed_in or self.path
 
 
 def coordinates(points: object, fail: Callable[[str], Exception]) -> np.ndarray:

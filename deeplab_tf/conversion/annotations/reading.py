@@ -150,9 +150,8 @@ def _joined(path: Path, drawings: list[Drawing], left_out: Counter[str]) -> Anno
     if supervisely.TOOL not in map(_tool_of, drawings):
         return AnnotationFile(labelme.TOOL, path, drawings, None, left_out)
 
-    found = supervisely.classes_of(path)
-    listed = found[1] if found else None
-    return AnnotationFile(supervisely.TOOL, path, drawings, listed, left_out)
+    listed_in, listed = supervisely.classes_of(path) or (None, None)
+    return AnnotationFile(supervisely.TOOL, path, drawings, listed, left_out, listed_in)
 
 
 def _read_file(path: Path, left_out: Counter[str]) -> AnnotationFile | Drawing:
