@@ -318,8 +318,9 @@ class ModelConfig(Config):
         # If one of the two is given for other channels, the other one follows.
         lengths = {len(self.image_mean), len(self.image_std)} - {_RGB}
         if len(lengths) == 1:
-            for name, values in self._normalization_for(*lengths).items():
-                object.__setattr__(self, name, values)
+            mean, std = self._mean_and_std_for(*lengths)
+            object.__setattr__(self, "image_mean", mean)
+            object.__setattr__(self, "image_std", std)
         if self.dense_prediction_cell_json:
             cell = canonical(self.dense_prediction_cell_json)
             object.__setattr__(self, "dense_prediction_cell_json", cell)
@@ -356,19 +357,19 @@ class ModelConfig(Config):
         fewer than three channels, all are. Those that the user gave say nothing about further
         channels: with them, the network stays as it is.
         """
-        fitted = self._normalization_for(channels)
-        if any(len(values) != channels for values in fitted.values()):
+        mean, std = self._mean_and_std_for(channels)
+        if not len(mean) == len(std) == channels:
             return self
-        return dataclasses.replace(self, **fitted)
+        return dataclasses.replace(self, image_mean=mean, image_std=std)
 
-    def _normalization_for(self, channels: int) -> dict[str, tuple[float, ...]]:
-        """Returns mean and standard deviation, the model variant's with a number per channel."""
-        conventions = BACKBONES[self.model_variant].conventions
-        given = {name: getattr(self, name) for name in ("image_mean", "image_std")}
-        return {
-            name: _for_channels(values, channels) if values == conventions[name] else values
+    def _mean_and_std_for(self, channels: int) -> list[tuple[float, ...]]:
+        """Returns both, with a number for each channel if they are the model variant's own."""
+        own = BACKBONES[self.model_variant].conventions
+        given = {"image_mean": self.image_mean, "image_std": self.image_std}
+        return [
+            _for_channels(values, channels) if values == own[name] else values
             for name, values in given.items()
-        }
+        ]
 
     def logits_stride(self) -> int:
         """Returns the number of input pixels, along each side, per cell of the logits."""
