@@ -294,7 +294,7 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCod
     if facts.image_values:
         _report_values(info.image_kind, facts.image_values)
     remarks = facts.remarks
-    _warn_of_remarks(remarks)
+    _warn_of_remarks(info, remarks)
     if doubt := _doubt_about_ignored(info, remarks, coding):
         warn(doubt)
 
@@ -346,7 +346,7 @@ def _warn_of_absent_classes(info: DatasetInfo, counted: Mapping[str, LabelCounts
             )
 
 
-def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
+def _warn_of_remarks(info: DatasetInfo, remarks: Mapping[str, tuple[int, str]]) -> None:
     if {"values", "colors"} <= remarks.keys():
         (by_values, first_value), (by_colors, first_color) = remarks["values"], remarks["colors"]
         warn(
@@ -358,16 +358,16 @@ def _warn_of_remarks(remarks: Mapping[str, tuple[int, str]]) -> None:
 
     for remark in _REMARKS:
         if remark in remarks:
-            _warn_of_images(remark, *remarks[remark])
+            ends = _REMARKS[remark]
+            if remark == "channel_dropped" and info.builder == "build_folder_data":
+                ends += " To keep them, give the number of channels, such as --image_channels=4."
+            images, first = remarks[remark]
+            warn(f"{counted(images, 'image')} (the first: {first!r}) {ends}")
     if {"turned_unsure", "not_turned"} <= remarks.keys() and "turned" not in remarks:
         warn(
             "wherever the sizes tell, the masks were drawn on unturned images; give "
             "--exif_orientation=ignore to leave the others unturned too."
         )
-
-
-def _warn_of_images(remark: str, images: int, first: str) -> None:
-    warn(f"{counted(images, 'image')} (the first: {first!r}) {_REMARKS[remark]}")
 
 
 def _absent(info: DatasetInfo, labels: LabelCounts) -> list[str]:

@@ -113,6 +113,19 @@ def test_what_differs_from_the_records_there_is_named(raw):
             build_folder_data.main(config(raw, dataset="out", **values))
 
 
+def test_a_dropped_channel_names_the_flag_that_keeps_it(raw, capsys):
+    for path in sorted((raw / "images").iterdir()):
+        Image.open(path).convert("RGBA").save(path.with_suffix(".png"))
+        path.unlink()
+    build_folder_data.main(config(raw, val_fraction=0.5))
+    assert "which were dropped. To keep them, give the" in (told := capsys.readouterr().err)
+    assert "such as --image_channels=4.\n" in told
+
+    kept = {"output_dir": str(raw / "kept"), "image_channels": 4}
+    build_folder_data.main(config(raw, val_fraction=0.5, **kept))
+    assert "dropped" not in capsys.readouterr().err
+
+
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")

@@ -36,7 +36,8 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
         if [one.name for one in other_classes] != [one.name for one in classes]:
             raise UserError(
                 f"{files.shown(first.class_list_path)} and {files.shown(other.class_list_path)} "
-                "list different classes, so their order is not clear; give a --class_list with one name a line."
+                "list different classes, so their order is not clear; give a --class_list with one "
+                "name a line."
             )
 
     names = [one.name for one in classes]
