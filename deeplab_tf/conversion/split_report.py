@@ -282,8 +282,9 @@ def print_report(info: DatasetInfo, entries: Mapping[str, dict], coding: MaskCod
         print(statistics.table(info.class_names, counted))
 
     _warn_of_absent_classes(info, counted)
+    is_asked_for = coding.ignored_values or coding.ignore_colors
     for split, labels in counted.items():
-        if labels.ignored_share > _USUAL_IGNORED_SHARE:
+        if labels.ignored_share > _USUAL_IGNORED_SHARE and not is_asked_for:
             warn(
                 f"{100 * labels.ignored_share:.0f} % of the pixels of {split} have the ignored "
                 f"label {info.ignore_label}; data sets seldom ignore more than "

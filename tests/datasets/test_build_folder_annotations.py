@@ -119,6 +119,14 @@ def test_a_folder_of_labelme_becomes_records(of_labelme, capsys):
     assert "is up to date" not in capsys.readouterr().out
 
 
+def test_what_the_user_ignores_is_no_surprise(of_labelme, capsys):
+    """Three quarters of the pixels have no shape."""
+    settings = {"class_list": str(of_labelme / "labels.txt"), "unlabeled": "ignore"}
+    build_folder_data.main(config(of_labelme, **settings))
+    told = capsys.readouterr()
+    assert "is it one of the classes?" not in told.err and "ignored, of all" in told.out
+
+
 def test_labelme_without_a_class_list_is_told_the_command(of_labelme, monkeypatch):
     with pytest.raises(UserError, match="class_list is missing") as error:
         found(of_labelme)

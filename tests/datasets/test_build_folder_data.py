@@ -126,6 +126,18 @@ def test_a_dropped_channel_names_the_flag_that_keeps_it(raw, capsys):
     assert "dropped" not in capsys.readouterr().err
 
 
+def test_only_a_value_that_nobody_named_is_doubted_if_many_pixels_have_it(raw, capsys):
+    for path in (raw / "masks").iterdir():
+        mask = np.array([[0, 1], [255, 255]], np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+        Image.fromarray(mask).save(path)
+        Image.new("RGB", (4, 4)).save(raw / f"images/{path.stem}.jpg")
+    (raw / "classes.csv").write_text("ground\nroof\n")
+    for values, is_told in (({}, True), ({"ignore_label": (255,)}, False)):
+        given = {"output_dir": str(raw / f"out{is_told}"), "val_fraction": 0.5}
+        build_folder_data.main(config(raw, **given, **values))
+        assert ("is it one of the classes?" in capsys.readouterr().err) == is_told
+
+
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")
