@@ -12,6 +12,8 @@ Splits come from sub-folders that both folders share (photos/train, masks/train,
 files (--split_lists=train=train.txt,val=val.txt), or from a seeded share (--val_fraction=0.2).
 """
 
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +202,7 @@ def main(config: FolderConfig) -> None:
     else:
         assert class_list is not None  # FolderConfig requires it
         coding, splits = mask_coding(config, class_list), find_splits(config)
+    _require_folder_for_records(config, splits)
 
     output_dir = Path(config.output_dir)
     info = catalog.DatasetInfo(
@@ -209,6 +212,21 @@ def main(config: FolderConfig) -> None:
         image_kind=config.image_kind(),
     )
     building.build(config, info, splits, coding)
+
+
+def _require_folder_for_records(
+    config: FolderConfig, splits: Mapping[str, Sequence[encoding.FilePair]]
+) -> None:
+    """Refuses a folder of images or labels for the records: later builds would meet them there."""
+    named = filter(None, (config.images_dir, config.masks_dir, *config.annotations))
+    pairs = itertools.chain(*splits.values())
+    holding = {path.parent for pair in pairs for path in (pair.image_path, pair.mask_path) if path}
+    output_dir = Path(config.output_dir).resolve()
+    if output_dir in {folder.resolve() for folder in (*map(Path, named), *holding)}:
+        raise UserError(
+            f"--output_dir={config.output_dir} is a folder of images or labels; give the records a "
+            "folder of their own outside of these, such as --output_dir=records."
+        )
 
 
 def mask_coding(config: FolderConfig, class_list: class_lists.ClassList) -> masks.MaskCoding:

@@ -138,6 +138,22 @@ def test_only_a_value_that_nobody_named_is_doubted_if_many_pixels_have_it(raw, c
         assert ("is it one of the classes?" in capsys.readouterr().err) == is_told
 
 
+@pytest.mark.parametrize("folder", ["images", "masks", "masks/../images/"])
+@pytest.mark.parametrize("values", [{}, {"data_dir": True, "images_dir": "", "masks_dir": ""}])
+def test_records_have_a_folder_of_their_own(raw, capsys, monkeypatch, folder, values):
+    values = values | {"data_dir": str(raw)} if values else {}
+    given = {"val_fraction": 0.5, "output_dir": f"{raw}/{folder}"}
+    before = sorted(raw.rglob("*"))
+    with pytest.raises(UserError, match="is a folder of images or labels; .*--output_dir=records"):
+        build_folder_data.main(config(raw, **given | values))
+    assert sorted(raw.rglob("*")) == before
+
+    monkeypatch.chdir(raw)
+    for _ in range(2):
+        build_folder_data.main(config(raw, **given | values | {"output_dir": "records"}))
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_lists_name_the_splits(raw):
     (raw / "a.txt").write_text("i3\ni1.jpg\n")
     (raw / "b.txt").write_text("i0\n")
