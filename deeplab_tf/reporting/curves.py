@@ -45,12 +45,11 @@ def curve(
       marked: whether each point has a mark, as a curve of few points needs.
     """
     described = _described(f"{name}, {of}" if of else name, points, unit)
-    title = f"{name}, {unit}" if unit else name
-    drawing = _inlined(_drawn(title, points, marked, salt=described), described)
+    drawing = _inlined(_drawn(name, unit, points, marked, salt=described), described)
     return markup.element("figure", drawing, markup.element("figcaption", described))
 
 
-def _drawn(title: str, points: Sequence[Point], marked: bool, *, salt: str) -> str:
+def _drawn(name: str, unit: str, points: Sequence[Point], marked: bool, *, salt: str) -> str:
     """Returns the curve as the text of an SVG file, whose ids follow from `salt`."""
     steps, values = zip(*points, strict=True)
     seen = range(len(points)) if marked else _between_gaps(values)
@@ -65,7 +64,12 @@ def _drawn(title: str, points: Sequence[Point], marked: bool, *, salt: str) -> s
             axes.plot(steps, values, color=_COLOR)
             axes.plot([steps[n] for n in seen], [values[n] for n in seen], "o", color=_COLOR)
             axes.set_xlabel("step")
-            axes.set_ylabel(title)
+            axes.set_ylabel(f"{name}, {unit}" if unit else name)
+            if unit == "%":  # none lies beyond 0 and 100, and a single one is shown between them
+                low, high = (
+                    axes.get_ylim() if len({*filter(math.isfinite, values)}) > 1 else (0, 100)
+                )
+                axes.set_ylim(max(low, 0), min(high, 100))
             axes.xaxis.set_major_locator(
                 ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
             )

@@ -76,6 +76,20 @@ def test_a_single_point_is_seen():
     assert "7" in ticks(figure) and ticks(figure).count("7") == 1
 
 
+@pytest.mark.parametrize(
+    "values", [[93.66], [0.0], [100.0], [0.0, 0.4], [99.0, 99.9], [NAN, 100.0], [30.0, 70.0]]
+)
+def test_an_axis_of_percent_stays_within_0_and_100(values):
+    figure = curves.curve("mIoU", list(enumerate(values, 500)), unit="%", marked=True)
+    texts = ticks(figure)
+    shown = [
+        float(text.replace("\N{MINUS SIGN}", "-")) for text in texts[texts.index("step") + 1 : -1]
+    ]
+    assert len(shown) > 1 and min(shown) >= 0 and max(shown) <= 100
+    if len(values) == 1:
+        assert (shown[0], shown[-1]) == (0, 100)
+
+
 def test_each_of_few_points_has_a_mark_if_wanted_and_words_say_the_same():
     figure = curves.curve("IoU", [(0, 0.0), (50, 25.0), (100, 100.0)], unit="%", marked=True)
     assert len(marks(figure)) == 3
