@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -87,6 +88,7 @@ def test_help_answers_without_tensorflow(program):
     done = start_and_look(program, "--help")
     assert done.returncode == 0, done.stderr
     assert f"usage: python -m {program}" in done.stdout and "  --" in done.stdout
+    assert not re.search("(:|of) ,", done.stdout)  # an empty choice has a word
     assert done.stdout.splitlines()[-1] == "False"
 
 

@@ -38,6 +38,7 @@ from deeplab_tf.config.loss import LossConfig
 from deeplab_tf.config.model import ModelConfig
 from deeplab_tf.config.setting import (
     Config,
+    allowed_of,
     is_list,
     part_type,
     require,
@@ -663,8 +664,7 @@ def _help(
 
     def describe(field, default):
         choices = field.metadata["choices"]
-        names = [str(choice) if choice != "" else "(empty)" for choice in choices]
-        limits = f" One of: {', '.join(names)}." if choices else ""
+        limits = f" Allowed: {allowed_of(choices)}." if choices else ""
         shown = f" [{default}]" if default else ""
         return f"  --{field.name}{shown}\n      {field.metadata['help']}{limits}"
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from deeplab_tf import files
@@ -144,7 +144,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
 
     choices = field.metadata["choices"]
     if choices and not set(parts) <= set(choices):
-        require(False, field.name, value, "one of " + ", ".join(map(str, choices)))
+        require(False, field.name, value, allowed_of(choices))
     for part in parts:
         if isinstance(part, str):
             # experiment.flags holds one setting per line.
@@ -155,6 +155,14 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         elif not isinstance(part, bool) and not choices:
             _require_within_limits(field, part, value)
     return value
+
+
+def allowed_of(choices: Sequence) -> str:
+    """Returns which values are allowed, such as "one of 8, 16" or "empty, red or class"."""
+    *names, last = [str(choice) for choice in choices if choice != ""]
+    if "" not in choices:
+        return f"one of {', '.join([*names, last])}"
+    return f"{', '.join(['empty', *names])} or {last}"
 
 
 _KINDS = {

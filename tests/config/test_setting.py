@@ -50,6 +50,7 @@ FIELDS = {
     for kind in groups()
     for field in dataclasses.fields(kind)
 }
+EMPTY = [name for name, field in FIELDS.items() if "" in field.metadata["choices"]]
 NUMBERS = {
     name: field
     for name, field in FIELDS.items()
@@ -170,3 +171,14 @@ def test_limits_are_told():
         with pytest.raises(UserError, match=f"allowed: {allowed}.$"):
             Numbers(**values)
     assert Numbers(share=0.1, count=2, level=-3).level == -3
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_choice_is_told_in_words(name):
+    """And the value that the sentence calls empty is taken."""
+    field = FIELDS[name]
+    *others, last = [choice for choice in field.metadata["choices"] if choice]
+    wanted = f"allowed: {', '.join(['empty', *others])} or {last}.$"
+    with pytest.raises(UserError, match=wanted):
+        checked(field, "no such value")
+    assert checked(field, "") == ""
