@@ -4,7 +4,7 @@ import math
 
 from deeplab_tf.config import Experiment, as_flag
 from deeplab_tf.config.setting import MOST_COUNT
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted, warn
 
 # The largest maps of ResNet and Xception, for each pixel of an image: 128 channels at half the
 # height and width. MobileNetV2's have 96 there, times the depth multiplier; the other
@@ -44,8 +44,23 @@ def require_possible(
     if int(share * pixels) < 1:
         least = float(f"{1.01 / pixels:.2e}")
         raise UserError(
-            f"--top_k_percent_pixels={share} leaves none of the {pixels} pixels that a replica "
-            f"computes at once ({crops}); give {least} or more."
+            f"--top_k_percent_pixels={share} leaves none of the {counted(pixels, 'pixel')} that a "
+            f"replica computes at once ({crops}); give {least} or more."
+        )
+
+
+def warn_of_small_crops(experiment: Experiment) -> None:
+    """Warns if the encoder's output has one cell from side to side of a crop.
+
+    Such a run learns and may be wanted, to try something, but its ASPP sees nothing around a cell.
+    """
+    size, stride = experiment.data.train_crop_size, experiment.model.output_stride
+    if min(size) <= stride:
+        warn(
+            f"{as_flag('train_crop_size', size)} gives the network one cell from side to side, at "
+            f"{as_flag('output_stride', stride)}, so it learns nothing of what is around it; give "
+            f"crops of more than {counted(stride, 'pixel')} along each side, better of several "
+            "hundred."
         )
 
 

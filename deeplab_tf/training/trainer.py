@@ -86,6 +86,7 @@ class Trainer:
             told = ""
             if self.workers.is_chief:
                 run_checks.require_place(self.run_dir)
+                step_checks.warn_of_small_crops(experiment)
                 lock.enter_context(self.run_dir.sole_training())
                 told = run_checks.require_trainable(
                     self.run_dir, experiment, self.info, self.train_table

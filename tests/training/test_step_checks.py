@@ -69,6 +69,19 @@ def test_a_share_of_no_pixel_is_refused_with_the_least_that_works(crop, share):
     assert pixels * least < 1.1
 
 
+@pytest.mark.parametrize(
+    ("crop", "stride", "is_small"),
+    [((5, 5), 16, True), ((16, 513), 16, True), ((17, 17), 16, False), ((17, 17), 32, True)],
+)
+def test_crops_of_one_cell_are_warned_of(crop, stride, is_small, capsys):
+    model = ModelConfig(model_variant="resnet_v1b_18", output_stride=stride)
+    experiment = Experiment(model=model, data=DataConfig(train_crop_size=crop))
+    step_checks.warn_of_small_crops(experiment)
+    told = capsys.readouterr().err
+    given = f"Warning: --train_crop_size={crop[0]},{crop[1]} gives the network one cell "
+    assert told.startswith(given) and told.count("\n") == 1 if is_small else not told
+
+
 def test_the_hardest_pixels_are_never_none():
     kept = hard_pixels.hardest(tf.constant([1.0, 3.0, 2.0]), 1e-30)
     assert kept.numpy().tolist() == [3.0, 0.0, 0.0]
