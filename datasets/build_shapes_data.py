@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf.config import Config, flags, require_given, setting
+from deeplab_tf.messages import counted
 
 IGNORE_LABEL = 255
 COLORS = {
@@ -78,7 +79,7 @@ def main(config: ShapesConfig) -> None:
 
     (root / "classes.csv").write_text("\n".join(["name,r,g,b", *rows]) + "\n")
     marker.write_text(repr(config))
-    print(f"{root}: {config.num_train} training and {config.num_val} validation images.")
+    print(f"{root}: {config.num_train} training and {counted(config.num_val, 'validation image')}.")
 
 
 def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

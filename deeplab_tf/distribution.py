@@ -22,7 +22,7 @@ import tensorflow as tf
 from deeplab_tf import json_files
 from deeplab_tf.config import TrainConfig, require
 from deeplab_tf.json_files import keyed, listed, text
-from deeplab_tf.messages import UserError, warn
+from deeplab_tf.messages import UserError, counted, warn
 from deeplab_tf.startup import gpus as host_gpus
 
 # What a collective operation raises when another worker has gone, at once or after missed
@@ -103,7 +103,7 @@ def devices_of(strategy: tf.distribute.Strategy, hosts: int) -> str:
         text = f"{len(devices)} x {name}" if len(devices) > 1 else name
     else:
         replicas = f", {len(devices)} replicas" if len(devices) > 1 else ""
-        text = f"CPU, {os.cpu_count()} cores{replicas}"
+        text = f"CPU, {counted(os.cpu_count() or 1, 'core')}{replicas}"
     return f"{text} on each of {hosts} hosts" if hosts > 1 else text
 
 
@@ -118,8 +118,8 @@ def require_even_batch(batch_size: int, replicas: int, *, parts: int = 1) -> Non
         nearest = max(1, round(batch_size / shares)) * shares
         in_parts = f" in --gradient_accumulation_steps={parts} parts each" if parts > 1 else ""
         raise UserError(
-            f"--train_batch_size={batch_size} cannot be shared by {replicas} replicas{in_parts}; "
-            f"the nearest that can is {nearest}."
+            f"--train_batch_size={batch_size} cannot be shared by "
+            f"{counted(replicas, 'replica')}{in_parts}; the nearest that can is {nearest}."
         )
 
 

@@ -12,9 +12,14 @@ def warn(sentence: str) -> None:
     print(f"Warning: {sentence}", file=sys.stderr)
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun, such as "1 image" or "2 images"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, *, grouped: bool = False) -> str:
+    """Returns a number with its noun, such as "1 image", "2 images" or "2 classes".
+
+    Args:
+      grouped: whether commas separate the thousands.
+    """
+    ending = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:{',' if grouped else ''}} {noun}{'' if number == 1 else ending}"
 
 
 def shortened(text: str, *, most: int = 160) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplab_tf import files
 from deeplab_tf.data import decoding
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 # GIFs are masks only with a --mask_encoding.
 ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
@@ -131,7 +131,7 @@ def _few_grey_bits(image: Image.Image, content: bytes) -> str:
     if image.mode not in ("L", "1"):
         return ""
     if image.format == "PNG" and content[24] in (2, 4):
-        return f"{content[24]} bits"
+        return counted(content[24], "bit")
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         if tags.get(_PHOTOMETRIC) == 0:

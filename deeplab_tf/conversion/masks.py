@@ -20,7 +20,7 @@ from PIL import Image
 from deeplab_tf.conversion import mask_files
 from deeplab_tf.data import decoding, statistics
 from deeplab_tf.data.examples import Color
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,8 @@ def _require_agreement(image: Image.Image, name: str | Path, coding: MaskCoding)
     shown, used = _palette(image), _used_values(image)
     if used[-1] >= len(shown):
         raise UserError(
-            f"The mask {name} has the index {used[-1]}, but a palette of {len(shown)} colours; "
+            f"The mask {name} has the index {used[-1]}, but a palette of "
+            f"{counted(len(shown), 'colour')}; "
             "save it with a palette of 256, or give --mask_encoding=index, which needs none."
         )
     if coding.encoding == "color":

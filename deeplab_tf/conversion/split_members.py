@@ -100,8 +100,8 @@ def _random_members(settings: SplitSettings, images: list[Path]) -> dict[str, li
     num_val = max(1, round(settings.val_fraction * len(images)))
     if num_val == len(images):
         raise UserError(
-            f"--val_fraction={settings.val_fraction} puts all {len(images)} images into val and "
-            "none into train; give a smaller share, such as 0.2."
+            f"--val_fraction={settings.val_fraction} puts all {counted(len(images), 'image')} "
+            "into val and none into train; give a smaller share, such as 0.2."
         )
 
     shuffled = random.Random(settings.split_seed).sample(images, len(images))

@@ -143,8 +143,8 @@ def _decoded_array(content: bytes, name: str | Path) -> np.ndarray:
     wanted = dtype.itemsize * math.prod(shape)  # Python's numbers do not overflow
     if len(values) != wanted:
         raise UserError(
-            f"{name} cannot be decoded: it has {len(values)} bytes of values, and its shape "
-            f"{list(shape)} needs {wanted}; write it again with numpy.save."
+            f"{name} cannot be decoded: it has {counted(len(values), 'byte')} of values, and its "
+            f"shape {list(shape)} needs {wanted}; write it again with numpy.save."
         )
     return np.frombuffer(values, dtype).reshape(shape, order="F" if is_fortran else "C")
 
@@ -194,8 +194,8 @@ def _decoded_png(content: bytes, name: str | Path, kind: ImageKind) -> np.ndarra
     depth, color_type = content[24], content[25]
     if color_type not in _PNG_CHANNELS or depth not in (8, 16):
         raise UserError(
-            f"{name} is a PNG with a palette or with {depth} bits; save it without palette, with 8 "
-            "or 16 bits per channel."
+            f"{name} is a PNG with a palette or with {counted(depth, 'bit')}; save it without "
+            "palette, with 8 or 16 bits per channel."
         )
     channels = _PNG_CHANNELS[color_type]
     _require_channels(channels, name, kind)

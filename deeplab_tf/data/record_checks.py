@@ -139,9 +139,10 @@ def find_bad(
 
     sentences = [_why_bad(table, index, checks) for index in bad[: most + 1].tolist()]
     if len(bad) > most or not len(good):
+        are = "is" if len(bad) == 1 else "are"
         raise UserError(
-            f"{len(bad)} of {len(table)} records of {split} are bad, and --max_bad_records={most} "
-            f"allows {most}; the first: {sentences[0]}"
+            f"{len(bad)} of {counted(len(table), 'record')} of {split} {are} bad, and "
+            f"--max_bad_records={most} allows {most}; the first: {sentences[0]}"
         )
     for sentence in sentences:
         warn(f"{split}, not used: {sentence}")

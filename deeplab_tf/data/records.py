@@ -22,7 +22,7 @@ from deeplab_tf import files
 from deeplab_tf.data import catalog, encoded
 from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.data.image_kinds import RGB, ImageKind
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
 
@@ -273,8 +273,8 @@ def open_split(
         raise UserError(f"The shards of {split!r} in {folder} hold no record; build it again.")
     if expected is not None and total != expected:
         raise UserError(
-            f"The shards of {split!r} in {folder} hold {total} records, but {expected} are "
-            "expected; build the split again."
+            f"The shards of {split!r} in {folder} hold {counted(total, 'record')}, but {expected} "
+            "are expected; build the split again."
         )
 
     file_index = np.repeat(np.arange(len(paths), dtype=np.int32), counts)
@@ -343,8 +343,8 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
         if len(shards_by_count) > 1 or len(paths) != count:
             counts = ", ".join(map(str, sorted(shards_by_count)))
             raise UserError(
-                f"The split {split!r} in {folder} is not complete: {len(paths)} shards of {count} "
-                f"(sets of {counts} shards found); build it again."
+                f"The split {split!r} in {folder} is not complete: {counted(len(paths), 'shard')} "
+                f"of {count} (sets of {counts} shards found); build it again."
             )
     return next(iter(shards_by_count.values()))
 

@@ -16,7 +16,7 @@ from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.distribution import Workers
 from deeplab_tf.evaluation import memory, metrics
 from deeplab_tf.evaluation.predictor import Predictor, label_dtype
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 # The single numbers in results.json, metrics.jsonl and TensorBoard, as `Scores` calls them.
 MEANS = (
@@ -95,9 +95,9 @@ def require_labels(result: Evaluation, info: DatasetInfo, *, where: str) -> None
 def nothing_to_score(result: Evaluation, info: DatasetInfo, *, where: str) -> str:
     """Returns the sentence that says that all pixels of a split are ignored."""
     return (
-        f"All labels of the {result.images} images of {result.split!r} in {where} are ignored "
-        f"({info.ignore_label}), so there is nothing to score; give another --eval_split, or build "
-        "the records again from masks that hold the classes."
+        f"All labels of the {counted(result.images, 'image')} of {result.split!r} in {where} are "
+        f"ignored ({info.ignore_label}), so there is nothing to score; give another "
+        "--eval_split, or build the records again from masks that hold the classes."
     )
 
 
@@ -114,7 +114,7 @@ def evaluate(
     split: str,
     batch_size: int = 1,
     progress: Callable[[int], None] = lambda images: None,
-    watch: Callable[[CountedBatch], None] = lambda counted: None,
+    watch: Callable[[CountedBatch], None] = lambda _: None,
     workers: Workers | None = None,
     meet: Callable[[bool], bool] = bool,
 ) -> Evaluation:
@@ -156,11 +156,11 @@ def evaluate(
         while has_images and time.monotonic() < until:
             group = list(itertools.islice(batches, workers.local_replicas))
             has_images = bool(group)
-            for counted in count(group) if group else ():
-                matrix += counted.matrices.sum(axis=0)
-                times_seen.update(_records_of(counted.batch, share))
-                watch(counted)
-                progress(len(counted.batch.names))
+            for one in count(group) if group else ():
+                matrix += one.matrices.sum(axis=0)
+                times_seen.update(_records_of(one.batch, share))
+                watch(one)
+                progress(len(one.batch.names))
 
     matrix = workers.total(matrix)
     total = int(workers.total(times_seen.total()))
@@ -213,8 +213,8 @@ def _counter(
         idle = replicas - len(group)
         images += [images[0]] * idle
         labels += [labels[0]] * idle
-        counted = zip(group, *predict_and_count(images, labels), strict=False)
-        return [CountedBatch(batch, matrices.numpy(), where) for batch, matrices, where in counted]
+        found = zip(group, *predict_and_count(images, labels), strict=False)
+        return [CountedBatch(batch, matrices.numpy(), where) for batch, matrices, where in found]
 
     return count
 
@@ -254,7 +254,9 @@ def _require_each_once(
     """
     twice = [name for (name, *_), times in times_seen.items() if times > 1]
     if twice or total != expected:
-        problem = f"{twice[0]!r} more than once" if twice else f"{total} of {expected} images"
+        problem = (
+            f"{twice[0]!r} more than once" if twice else f"{total} of {counted(expected, 'image')}"
+        )
         raise UserError(
             f"The split {split!r} gave {problem}; scores count every image exactly once. "
             "Build the data set again."

@@ -69,9 +69,9 @@ def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dic
     by_area = sorted(counts.sizes, key=lambda size: size[0] * size[1])
     (common, times), *_ = counts.sizes.most_common(1)
 
-    print(f"\n{split}: {len(table)} images")
+    print(f"\n{split}: {counted(len(table), 'image')}")
     print(f"sizes (height x width): {len(by_area)}; smallest {_size(by_area[0])}, largest ", end="")
-    print(f"{_size(by_area[-1])}, commonest {_size(common)} ({times} images)")
+    print(f"{_size(by_area[-1])}, commonest {_size(common)} ({counted(times, 'image')})")
     if labels.pixels.any() or labels.ignored:
         print(report.class_histogram(info.class_names, labels.pixels, labels.images, weights))
         print(f"ignored pixels: {100 * labels.ignored_share:.2f} %")

@@ -20,7 +20,7 @@ from deeplab_tf.evaluation.metrics import mean_of_numbers
 from deeplab_tf.evaluation.per_image import ImageScores, WorstImage
 from deeplab_tf.evaluation.predictor import build_predictor
 from deeplab_tf.jobs import new_checkpoints
-from deeplab_tf.messages import warn
+from deeplab_tf.messages import counted, warn
 from deeplab_tf.runs import loaded_run
 from deeplab_tf.runs.run_dir import RunDir
 
@@ -100,7 +100,9 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     finally:
         # After the files, for `eval | head`, whose output nobody reads to the end; and also if the
         # disk took none of them.
-        print(f"{job.checkpoint_dir}, step {loaded.step}: {len(table)} images of {split}")
+        print(
+            f"{job.checkpoint_dir}, step {loaded.step}: {counted(len(table), 'image')} of {split}"
+        )
         print(report.table(result.scores, info.class_names, result.matrix, boundary=outlines))
 
     if boundary and boundary.ignored_share > 0.5:

@@ -20,7 +20,7 @@ from deeplab_tf.jobs.inputs import (
     VideoFile,
     is_address,
 )
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 _EVERYTHING = PictureConfig(
     legend=True, side_by_side=True, save_probabilities=PROBABILITIES, save_polygons=POLYGONS
@@ -58,7 +58,7 @@ def images_to_predict(
     _require_other_outputs(job, images, pictures)
 
     if listing.left_out:
-        print(f"--input: {len(images)} images; {listing.note()}.")
+        print(f"--input: {counted(len(images), 'image')}; {listing.note()}.")
     number, count = job.share or (1, 1)
     share = dict(list(images.items())[number - 1 :: count])
     _require_own(job, share, pictures)
@@ -217,7 +217,7 @@ def calibration_images(job: ConvertConfig) -> list[Path]:
     """
     listing = files.find_images(job.calibration_images, flag="calibration_images")
     if listing.left_out:
-        print(f"--calibration_images: {len(listing.images)} images; {listing.note()}.")
+        print(f"--calibration_images: {counted(len(listing.images), 'image')}; {listing.note()}.")
     return [path for _, path in listing.images]
 
 

@@ -14,7 +14,7 @@ from deeplab_tf.data import catalog, decoding, pipeline, records, statistics
 from deeplab_tf.data.record_checks import find_bad
 from deeplab_tf.evaluation import memory, metrics, pictures, report
 from deeplab_tf.evaluation.predictor import build_predictor
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 from deeplab_tf.reporting import card, made, markup, results, scored
 from deeplab_tf.reporting.commands import command
 from deeplab_tf.reporting.scored import ImageScore, Scored
@@ -116,7 +116,8 @@ def _introduction(
     if train.train_logdir:
         done = max(steps, default=0)
         early = ", stopped early" if run.stopped_early() else ""
-        first += f", trained {done:,} of {train.training_number_of_steps:,} steps{early}."
+        wanted = counted(train.training_number_of_steps, "step", grouped=True)
+        first += f", trained {done:,} of {wanted}{early}."
     else:
         first += ", with imported weights."
     second, best = "It was not scored yet.", run.metrics.best()
@@ -129,7 +130,7 @@ def _introduction(
     if scores:
         second = (
             f"Step {scores['step']:,} has a mean IoU of {report.percent(scores['miou'])} % on "
-            f"{scores['images']:,} images of {scores['split']}."
+            f"{counted(scores['images'], 'image', grouped=True)} of {scores['split']}."
         )
     return markup.paragraph(f"{first} {second}")
 

@@ -110,7 +110,10 @@ def paint(job: VisConfig, path: str, config: PictureConfig = USUAL) -> None:
     text = names.table(with_raw=job.also_save_raw_predictions)
     files.write(Path(job.vis_logdir) / _NAMES, text)
     count = len(names.rows)
-    print(f"{folder}: {count} images of {job.vis_split} at step {loaded.step}; names in names.csv.")
+    print(
+        f"{folder}: {counted(count, 'image')} of {job.vis_split} at step {loaded.step}; names in "
+        "names.csv."
+    )
 
 
 def _require_no_other_pictures(

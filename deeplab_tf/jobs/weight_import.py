@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deeplab_tf.config.programs import ImportConfig
+from deeplab_tf.messages import counted
 from deeplab_tf.runs import importing
 
 
@@ -17,7 +18,9 @@ def main(job: ImportConfig) -> None:
         f"dilated for output stride {config.output_stride}, ASPP rates {config.atrous_rates}, "
         f"multi-grid {config.multi_grid or 'none'}, corners {corners}"
     )
-    print(f"loaded: {len(source.arrays)} variables, {info.num_classes} classes")
+    print(
+        f"loaded: {counted(len(source.arrays), 'variable')}, {counted(info.num_classes, 'class')}"
+    )
     print(f"class names: {_origin_of_names(job, info, source.num_classes)}")
     print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")
     if not imported.has_head:

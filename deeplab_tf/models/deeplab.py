@@ -293,8 +293,8 @@ class DeepLab(tf.keras.Model):
         weights = loss.settings.label_weights
         if len(weights) not in (0, self.num_classes):
             raise InputError(
-                f"label_weights has {len(weights)} numbers; allowed: none, or {self.num_classes}, "
-                "one for each class."
+                f"label_weights holds {len(weights)}; allowed: none, or {self.num_classes} "
+                "numbers, one for each class."
             )
         return loss
 

@@ -370,7 +370,7 @@ def _checked_weights(weights: Any, *, number: int) -> tuple[float, ...]:
     weights = make_settings(LossWeights, {"loss_weights": weights}).loss_weights
     if len(weights) not in (0, number):
         raise InputError(
-            f"loss_weights has {len(weights)} numbers; allowed: none, or {number}, one for each "
+            f"loss_weights holds {len(weights)}; allowed: none, or {number} numbers, one for each "
             "loss."
         )
     return weights

@@ -181,7 +181,7 @@ def _confusions(matrix: np.ndarray, names: Sequence[str]) -> Element:
     if not rows:
         return markup.paragraph("No pixel is predicted as another class.")
     heading = ("label", "predicted as", "% of the label's pixels", "% of all errors", "pixels")
-    return markup.table(f"The {len(rows)} largest confusions", heading, rows)
+    return markup.table(f"The {counted(len(rows), 'largest confusion')}", heading, rows)
 
 
 class Painted(NamedTuple):

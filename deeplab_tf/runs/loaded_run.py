@@ -12,7 +12,7 @@ from deeplab_tf.config import Experiment, as_flag, checkpoint_choice, flags
 from deeplab_tf.config.checkpoint_choice import BEST, NEWEST
 from deeplab_tf.config.setting import Config
 from deeplab_tf.data import catalog
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 from deeplab_tf.models.deeplab import DeepLab, build_model
 from deeplab_tf.runs import averaging, foreign
 from deeplab_tf.runs.checkpoints import DAMAGE, UnreadableCheckpointError, reason_of_damage
@@ -147,7 +147,8 @@ def load(
         raise UserError(
             f"{run.path / catalog.MANIFEST} says that images are "
             f"{info.image_kind.described()}, but "
-            f"the network takes {experiment.model.image_channels} channels; restore the file."
+            f"the network takes {counted(experiment.model.image_channels, 'channel')}; restore "
+            "the file."
         )
     wanted = checkpoint_choice.wanted(path, checkpoint)
     step = run.checkpoints.choose(wanted)

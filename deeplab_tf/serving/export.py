@@ -18,7 +18,7 @@ from deeplab_tf.data.catalog import DatasetInfo, LabelClass, read_class_table
 from deeplab_tf.data.image_kinds import MOST_CHANNELS, MOST_VALUE, RGB, ImageKind
 from deeplab_tf.evaluation.predictor import Predictor, RefusedImage
 from deeplab_tf.json_files import keyed, whole
-from deeplab_tf.messages import UserError, shortened
+from deeplab_tf.messages import UserError, counted, shortened
 from deeplab_tf.runs.checkpoints import WRITE_FAULTS, reason_of
 from deeplab_tf.serving import answers, warmup
 from deeplab_tf.serving import signatures as serving
@@ -311,7 +311,7 @@ def kind_of_images(folder: Path, signature: Any) -> ImageKind:
     kind = ImageKind.from_json(card.get("dataset", {}))
     if found != (kind.channels, tf.uint8 if kind.is_rgb else serving.DEEP_TYPE):
         raise UserError(
-            f"{path} does not say what images the model takes ({found[0]} channels of "
+            f"{path} does not say what images the model takes ({counted(found[0], 'channel')} of "
             f"{found[1].name}); {advice}."
         )
     return kind

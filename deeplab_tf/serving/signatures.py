@@ -13,6 +13,7 @@ import tensorflow as tf
 from deeplab_tf.config import ServingConfig
 from deeplab_tf.data import encoded, records, transforms
 from deeplab_tf.evaluation.predictor import Predictor
+from deeplab_tf.messages import counted
 
 # These names and meanings are an interface that other people's clients rely on.
 INPUTS = {
@@ -175,7 +176,7 @@ def _checked_files(files, config):
 def _at_most_a_batch(count, config):
     return tf.debugging.Assert(
         count <= config.max_batch_size,
-        [f"a batch of more than {config.max_batch_size} images:", count],
+        [f"a batch of more than {counted(config.max_batch_size, 'image')}:", count],
     )
 
 

@@ -93,7 +93,7 @@ def initialize(
         reasons.append("the file holds only a backbone")
     elif source.num_classes != model.num_classes:
         kept = heads.classifiers(decoder_output_is_logits=is_logits)
-        reasons.append(f"{source.num_classes} classes there, {model.num_classes} here")
+        reasons.append(f"{counted(source.num_classes, 'class')} there, {model.num_classes} here")
     arrays, stem = source.arrays, ""
     if source.config.image_channels == 3:
         arrays, stem = mapping.with_fitted_stem(model, arrays)
@@ -106,7 +106,7 @@ def initialize(
     if source.unused and (last_layers or logits_only):
         reasons.append(f"unused in the file: {', '.join(source.unused)}")
 
-    text = f"Initialised from {checkpoint} ({source.kind}): {loaded} variables"
+    text = f"Initialised from {checkpoint} ({source.kind}): {counted(loaded, 'variable')}"
     text += f"; new: {', '.join(new)}" if new else ", all"
     text += f" ({'; '.join(reasons)})." if reasons else "."
     if stem:

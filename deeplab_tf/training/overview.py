@@ -51,11 +51,12 @@ def describe(
     name = "" if info.name == Path(data.dataset_dir).name else f" ({info.name})"
 
     parts = {
-        "data": f"{data.dataset_dir}{name}, split {data.train_split}: {images} images{size}, "
-        f"{info.num_classes} classes, ignored pixels {share}",
+        "data": f"{data.dataset_dir}{name}, split {data.train_split}: "
+        f"{counted(images, 'image')}{size}, {info.num_classes} classes, ignored pixels {share}",
         **_images(experiment.model, info),
-        "length": f"{train.training_number_of_steps} steps of {train.train_batch_size} crops of "
-        f"{crop}: {epochs} {'epoch' if epochs == '1' else 'epochs'}",
+        "length": f"{counted(train.training_number_of_steps, 'step')} of "
+        f"{counted(train.train_batch_size, 'crop')} of {crop}: "
+        f"{epochs} {'epoch' if epochs == '1' else 'epochs'}",
         "optimizer": f"{train.optimizer}, {learning_rate(train)}, weight decay "
         f"{train.weight_decay:g}",
         "network": _network(experiment.model),
@@ -157,24 +158,25 @@ def learning_rate(train: TrainConfig) -> str:
     base, end = train.learning_rate(), train.end_learning_rate
     if train.learning_policy == "step":
         factor, every = train.learning_rate_decay_factor, train.learning_rate_decay_step
-        text = f"learning rate {base:g}, times {factor:g} every {every} steps (step)"
+        text = f"learning rate {base:g}, times {factor:g} every {counted(every, 'step')} (step)"
     else:
-        within = f" in {train.decay_steps} steps" if train.decay_steps else ""
+        within = f" in {counted(train.decay_steps, 'step')}" if train.decay_steps else ""
         text = f"learning rate {base:g} to {end:g}{within} ({train.learning_policy})"
     if not train.slow_start_step:
         return text
 
     how = "from" if train.slow_start_burnin_type == "linear" else "at"
-    return f"{text} after {train.slow_start_step} steps {how} {train.slow_start_learning_rate:g}"
+    slow = counted(train.slow_start_step, "step")
+    return f"{text} after {slow} {how} {train.slow_start_learning_rate:g}"
 
 
 def _network(model: ModelConfig) -> str:
     text = f"{model.model_variant}, output stride {model.output_stride}, "
     if model.dense_prediction_cell_json:
-        text += f"dense prediction cell of {model.aspp_convs_filters} channels"
+        text += f"dense prediction cell of {counted(model.aspp_convs_filters, 'channel')}"
     else:
         rates = f"at rates {text_of(model.atrous_rates)}" if model.atrous_rates else "without rates"
-        text += f"ASPP of {model.aspp_convs_filters} channels {rates}"
+        text += f"ASPP of {counted(model.aspp_convs_filters, 'channel')} {rates}"
     if model.decoder_output_stride:
         text += f", decoder at stride {text_of(model.decoder_output_stride)}"
     return text
@@ -227,6 +229,7 @@ def _validation(experiment: Experiment, eval_images: int) -> str:
     if not train.eval_interval_steps:
         return "none, so the best checkpoint is not known; --eval_interval_steps turns it on"
     return (
-        f"split {split}, {eval_images} images, every {train.eval_interval_steps} steps; the best "
-        f"checkpoint is kept, and the newest {train.keep_checkpoints}"
+        f"split {split}, {counted(eval_images, 'image')}, every "
+        f"{counted(train.eval_interval_steps, 'step')}; the best checkpoint is kept, and the "
+        f"newest {train.keep_checkpoints}"
     )

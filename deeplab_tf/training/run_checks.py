@@ -128,7 +128,8 @@ def _require_same_images(run: RunDir, experiment: Experiment, table: records.Rec
     data = experiment.data
     if before["images"] != len(table):
         raise UserError(
-            f"{run.path} did its {done} steps on {before['images']} images, but the split "
+            f"{run.path} did its {counted(done, 'step')} on {counted(before['images'], 'image')}, "
+            "but the split "
             f"{data.train_split!r} of --dataset_dir={data.dataset_dir} now has {len(table)}, so "
             "its next steps would not go on in the same order; give the records that it was "
             f"trained on, or {_start_anew(run)}."
@@ -165,8 +166,9 @@ def _require_continuable(run: RunDir, steps: int) -> None:
     if not np.array_equal(old(passed), new(passed)):
         finish = f"give {before} to finish it, or " if done < before else ""
         raise UserError(
-            f"{run.path} did {done} of {before} steps at learning rates that a run of "
-            f"{steps} steps would not have had (--learning_policy={config.learning_policy} "
+            f"{run.path} did {done} of {counted(before, 'step')} at learning rates that a run of "
+            f"{counted(steps, 'step')} would not have had "
+            f"(--learning_policy={config.learning_policy} "
             f"falls over the whole run), so it cannot become one; {finish}{_start_anew(run)} "
             f"--training_number_of_steps={max(steps - done, 1)}."
         )

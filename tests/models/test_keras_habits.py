@@ -182,10 +182,13 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
             "leave reduction out",
         ),
         ({"loss_weights": [1, 2]}, "loss_weights=1.0,2.0 .* one number for each of --loss=cross"),
-        ({"loss": [None, DiceLoss()], "loss_weights": [1]}, "1 numbers; allowed: none, or 2"),
+        (
+            {"loss": [None, DiceLoss()], "loss_weights": [1]},
+            "loss_weights holds 1; allowed: none, or 2",
+        ),
         ({"loss": "dice", "top_k_percent_pixels": 0.5}, "dice do not have; give --top_k"),
         ({"loss": DiceLoss(), "top_k_percent_pixels": 0.5}, "a number per pixel"),
-        ({"label_weights": (1.0, 2.0)}, "label_weights has 2 numbers; allowed: none, or 3"),
+        ({"label_weights": (1.0, 2.0)}, "label_weights holds 2; allowed: none, or 3"),
         (
             {"loss": SegmentationLoss(), "ignore_label": 0},
             "ignore_label cannot be given to compile together",

@@ -15,7 +15,7 @@ CLASSES = tuple(catalog.LabelClass(name, (0, 0, 0)) for name in ("wall", "floor"
 CELL = '[{"kernel": 1, "rate": [1, 1], "op": "conv", "input": -1}]'
 
 
-def lines(*, model=None, train=None, ignored=None, continues=False):
+def lines(*, model=None, train=None, ignored=None, continues=False, images=50, eval_images=7):
     experiment = Experiment(
         model=model or ModelConfig(model_variant="resnet_v1b_18", atrous_rates=(2, 4, 6)),
         data=DataConfig(dataset_dir="home/records", train_crop_size=(65, 97)),
@@ -25,9 +25,9 @@ def lines(*, model=None, train=None, ignored=None, continues=False):
     text = overview.describe(
         experiment,
         catalog.DatasetInfo(name="rooms", classes=CLASSES),
-        images=50,
+        images=images,
         image_size=(120, 160),
-        eval_images=7,
+        eval_images=eval_images,
         ignored=ignored,
         devices="CPU, 2 cores",
         continues=continues,
@@ -62,6 +62,14 @@ def test_the_lines_hold_the_runs_numbers():
     assert printed["validation"].startswith("split held_out, 7 images, every 30 steps; the best")
     assert printed["devices"] == "CPU, 2 cores, float32"
     assert printed["run"] == "runs/one, new"
+
+
+def test_one_of_a_thing_is_told_so():
+    once = dict.fromkeys(["training_number_of_steps", "train_batch_size", "eval_interval_steps"], 1)
+    printed = lines(train=once, images=1, eval_images=1)
+    assert "split train: 1 image (" in printed["data"]
+    assert printed["length"] == "1 step of 1 crop of 65x97: 1 epoch"
+    assert printed["validation"].startswith("split held_out, 1 image, every 1 step; the best")
 
 
 def test_a_missing_part_is_mentioned():

@@ -12,7 +12,7 @@ from deeplab_tf.conversion.annotations import labelme, supervisely
 from deeplab_tf.conversion.annotations.drawing import NOT_DRAWN, AnnotationFile, DrawnCoding
 from deeplab_tf.data import class_lists
 from deeplab_tf.data.class_lists import ClassList, LabelClass
-from deeplab_tf.messages import UserError, warn
+from deeplab_tf.messages import UserError, counted, warn
 
 IGNORE_LABEL = 255
 # labelme's name has one underscore on each side; in our lists of PASCAL's classes it has two.
@@ -52,7 +52,7 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
         classes = [LabelClass("background", (0, 0, 0)), *classes]
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
-            f"{files.shown(first.class_list_path)} lists {len(names)} classes; there must be 2 to "
+            f"{files.shown(first.path)} lists {counted(len(names), 'class')}; there must be 2 to "
             f"{_MOST_CLASSES}: give a --class_list."
         )
 

@@ -24,7 +24,7 @@ from deeplab_tf.conversion.annotations.drawing import (
 )
 from deeplab_tf.data import decoding
 from deeplab_tf.json_files import Check, keyed, listed, or_null, string, whole
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, counted
 
 TOOL = "labelme"
 IGNORED = "__ignore__"  # labelme's own name for what does not count
@@ -151,7 +151,7 @@ def _read_shape(shape: dict[str, Any], where: str) -> LabelmeShape:
     wanted = _NUM_POINTS.get(kind, (len(points),))
     if len(points) not in wanted or not len(points):
         raise UserError(
-            f"{where} is a {kind} of {len(points)} points, and needs "
+            f"{where} is a {kind} of {counted(len(points), 'point')}, and needs "
             f"{' or '.join(map(str, wanted)) if len(points) else 'some'}; draw it again in labelme."
         )
     if kind == "rectangle" and len(points) == 4 and not _is_upright(points):

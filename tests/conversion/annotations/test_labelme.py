@@ -93,7 +93,7 @@ def test_sides_may_be_written_as_fractions():
     ("one", "message"),
     [
         (shape("sphere", [[1, 1]]), r"shape 1 \('a'\) in a\.json is of the kind 'sphere'"),
-        (shape("circle", [[1, 1]]), "is a circle of 1 points, and needs 2"),
+        (shape("circle", [[1, 1]]), "is a circle of 1 point, and needs 2"),
         (shape("linestrip", []), "is a linestrip of 0 points, and needs some"),
         (shape("polygon", [[]]), "is a polygon of 0 points, and needs some"),
         (shape("polygon", [[1, 1], [2], [3, 3]]), "points that are no pairs"),
