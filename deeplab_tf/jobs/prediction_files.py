@@ -72,7 +72,7 @@ def _remove_outdated(
             path.unlink(missing_ok=True)
             warn(
                 f"{files.shown(path)} told of the earlier prediction of {files.shown(name)} and is "
-                "removed; call again with the flag that wrote it to have it anew."
+                "removed; give the flag that wrote it to have it written again."
             )
 
 

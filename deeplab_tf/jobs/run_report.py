@@ -351,8 +351,8 @@ def _painted(
     """Predicts and paints some images of the split that was scored.
 
     Returns:
-      The pictures by the images' numbers, and a sentence if the images or their scores are not
-      those of the evaluation: then there are no pictures.
+      The pictures, by the images' numbers. If the images or their scores differ from the
+      evaluation's, no pictures, and a sentence that says so.
     """
     scores, (loaded, experiment) = evaluation.results, model
     folder = job.dataset_dir or scores["dataset_dir"]

@@ -52,8 +52,8 @@ def derived_classes(annotations: Sequence[AnnotationFile], *, unlabeled: str) ->
         classes = [LabelClass("background", (0, 0, 0)), *classes]
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
-            f"{files.shown(first.path)} lists {counted(len(names), 'class')}; there must be 2 to "
-            f"{_MOST_CLASSES}: give a --class_list."
+            f"{files.shown(first.class_list_path)} lists {counted(len(names), 'class')}; there "
+            f"must be 2 to {_MOST_CLASSES}: give a --class_list."
         )
 
     # Colours only serve to show predictions, so each class needs one of its own.

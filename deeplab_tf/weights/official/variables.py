@@ -99,8 +99,8 @@ class FrozenGraph(Mapping[str, np.ndarray]):
         if not kernels:
             raise UserError(
                 f"{self._path} is no frozen graph of official DeepLab: it has no constants that "
-                "are called .../weights; give the checkpoint that it was made from; if that is a run of "
-                "this package, the programs read its folder as it is."
+                "are called .../weights; give the checkpoint that it was made from; if that is a "
+                "run of this package, the programs read its folder as it is."
             )
         if not any("/BatchNorm/" in name for name in self._tensors):
             raise UserError(
