@@ -16,6 +16,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.startup import quiet_start
+
 BRIGHTNESS_DELTA = 32.0
 CONTRAST_RANGE = (0.5, 1.5)
 SATURATION_RANGE = (0.5, 1.5)
@@ -52,7 +54,8 @@ def distort(image: tf.Tensor, *, seed: tf.Tensor, max_size: tuple[int, ...]) -> 
 def _compiled_steps():
     """Returns `_distort_planes` as a tf.function, one per process; compiled if there is XLA."""
     has_xla = True
-    with tf.init_scope(), tf.device("CPU"):
+    # The first use of XLA logs a line, which would stand in the middle of a training's output.
+    with tf.init_scope(), tf.device("CPU"), quiet_start.filtered_errors():
         try:
             tf.function(lambda: tf.zeros([1]), jit_compile=True)()
         except tf.errors.OpError:

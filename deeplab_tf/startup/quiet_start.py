@@ -1,4 +1,4 @@
-"""Hides the log lines that TensorFlow prints while it is imported.
+"""Hides the log lines that TensorFlow prints while it is imported, or first uses XLA.
 
 TensorFlow 2.16 and later print them from C++, before they read TF_CPP_MIN_LOG_LEVEL
 (https://github.com/tensorflow/tensorflow/issues/100442). All other output passes, even if the
@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
 # Abseil's information and warning lines ("I0000 00:00:1795901625.115463 ..."), and the line that
 # announces them.
 _NOISE = r"^[IW][0-9]{4} [0-9:.]+ |^WARNING: All log messages before absl::InitializeLog"
@@ -23,7 +25,7 @@ def hide_start_up_lines() -> None:
 
     They are shown if the user has set TF_CPP_MIN_LOG_LEVEL to a value below 3.
     """
-    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    level = os.environ.setdefault(_LEVEL, "3")
     if level == "3" and "tensorflow" not in sys.modules and _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
@@ -44,7 +46,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module):
-            with _filtered_errors():
+            with filtered_errors():
                 execute(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -55,11 +57,15 @@ _finder = _Finder()
 
 
 @contextlib.contextmanager
-def _filtered_errors() -> Iterator[None]:
-    """Sends what this process writes to standard error through a filter.
+def filtered_errors() -> Iterator[None]:
+    """Keeps Abseil's information and warning lines out of standard error, inside the context.
 
-    The filter is another process, so the last words of a dying process are shown too.
+    They are shown unless TF_CPP_MIN_LOG_LEVEL is 3, as in all programs whose users set nothing. The
+    filter is another process, so the last words of a dying process are shown too.
     """
+    if os.environ.get(_LEVEL) != "3":
+        yield
+        return
     try:
         sys.stderr.flush()
         original = os.dup(2)

@@ -75,3 +75,18 @@ def test_a_closed_standard_error_is_no_fault(tmp_path):
     code = "import os, sys; os.close(2); sys.stderr = None\n" + USER.split("os.write")[0]
     done = run(tmp_path, code=code + "print('It is imported.')")
     assert done.returncode == 0 and done.stdout.endswith("It is imported.\n")
+
+
+@pytest.mark.parametrize("level", ["3", "0"])
+def test_the_first_use_of_xla_is_not_announced_in_the_middle_of_a_training(level):
+    code = """
+import tensorflow as tf
+from deeplab_tf.data import photometric
+image = tf.zeros([4, 4, 3], tf.uint8)
+photometric.distort(image, seed=tf.constant([1, 2], tf.int64), max_size=(4, 4))
+"""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": level}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ("Compiled cluster using XLA" in done.stderr) == (level == "0")
