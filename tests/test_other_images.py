@@ -568,6 +568,7 @@ def test_the_recipe_for_own_data_takes_other_images_without_distortion(tree):
     assert fitted(words).model.image_channels == 4
 
 
+@pytest.mark.slow
 def test_inspection_and_benchmark_take_the_records(tree, tmp_path, capsys):
     data_inspection.main(InspectConfig(dataset_dir=str(tree / "records"), output_dir=str(tmp_path)))
     values = np.concatenate(

@@ -172,6 +172,7 @@ def test_the_seed_decides_and_sizes_may_vary():
     assert len({image[:20].tobytes() for image in once}) > 10
 
 
+@pytest.mark.slow
 def test_the_precision_of_the_network_does_not_matter(tmp_path):
     """In a process of its own, since the layers are made once; and keras-cv comes only then."""
     path = tmp_path / "images.npy"

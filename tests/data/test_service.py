@@ -49,7 +49,7 @@ def table(records_dir):
 @pytest.mark.parametrize(
     ("count", "first", "share"),
     [
-        (1, 0, {}),
+        pytest.param(1, 0, {}, marks=pytest.mark.slow),
         (2, 5, {"replicas": 2}),
         (2, 0, {"replicas": 4, "workers": 2, "worker": 1}),
     ],

@@ -511,6 +511,7 @@ def test_a_corrected_call_trains_after_a_refused_one(weights):
     assert int(model.optimizer.iterations) == 1
 
 
+@pytest.mark.slow
 def test_a_call_trains_after_one_whose_trace_was_ended_by_any_error(weights):
     errors = [RuntimeError("a mistake"), KeyboardInterrupt()]  # a user's function, or Ctrl-C
 

@@ -101,7 +101,7 @@ def multiply_adds_of(monkeypatch, version, size, **settings):
 @pytest.mark.parametrize(
     ("version", "size", "settings", "expected"),
     [
-        ("v2", (513, 513), {"output_stride": 16}, 2.74),
+        pytest.param("v2", (513, 513), {"output_stride": 16}, 2.74, marks=SLOW),
         pytest.param(
             "v2", (513, 513), {"output_stride": 16, "depth_multiplier": 0.5}, 0.87, marks=SLOW
         ),
@@ -129,9 +129,10 @@ def test_multiply_adds_with_the_published_head_equal_the_official_count(
 # slim's nets/mobilenet/README.md: millions of weights, rounded down and without batch
 # normalisation's, and of multiply-adds, for the classifier of 1001 classes at 224x224. There the
 # last convolution has 1280 channels at every multiplier.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("multiplier", "weights", "multiply_adds"),
-    [pytest.param(1.0, 4.0, 990, marks=SLOW), (0.75, 2.9, 624)],
+    [(1.0, 4.0, 990), (0.75, 2.9, 624)],
 )
 def test_edgetpu_has_the_published_size(multiplier, weights, multiply_adds, monkeypatch):
     model, adds = multiply_adds_of(

@@ -189,7 +189,7 @@ def norm_of(moved):
     return float(np.sqrt(sum(np.sum(np.square(value / RATE)) for value in moved.values())))
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_clipping_is_by_the_norm_of_the_global_gradients(whole, replicas):
     weights, _, expected = whole
     limit = norm_of(expected) / 4
@@ -211,9 +211,10 @@ def test_the_multiplier_is_for_all_but_the_backbone(whole):
     assert {n.split("/")[0] for n in moved} == {"backbone", "aspp", "classifier", "auxiliary_head"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "replicas"),
-    [("mixed_bfloat16", 1), pytest.param("mixed_float16", 2, marks=pytest.mark.slow)],
+    [("mixed_bfloat16", 1), ("mixed_float16", 2)],
 )
 def test_half_precision_clips_and_adds_up_the_same(whole, precision, replicas):
     weights, loss, expected = whole

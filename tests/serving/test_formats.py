@@ -129,9 +129,10 @@ def test_onnx_gives_the_exports_labels_and_holds_the_classes(export_dir, tmp_pat
     assert read_class_table(table) == CLASSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "converter"),
-    [pytest.param("onnx", "onnx", marks=pytest.mark.slow), ("tflite_float32", "tflite")],
+    [("onnx", "onnx"), ("tflite_float32", "tflite")],
 )
 def test_a_file_with_other_labels_is_not_written(
     export_dir, tmp_path, monkeypatch, format, converter
@@ -154,7 +155,9 @@ def test_a_file_with_other_labels_is_not_written(
 @pytest.mark.parametrize(
     ("serving", "content", "image_size", "reason"),
     [
-        ({"max_image_pixels": 5_000}, b"", (), "more than 5000 pixels"),
+        pytest.param(
+            {"max_image_pixels": 5_000}, b"", (), "more than 5000 pixels", marks=pytest.mark.slow
+        ),
         ({}, b"no model", (), "TensorFlow Lite cannot run it"),
     ],
 )

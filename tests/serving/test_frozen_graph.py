@@ -13,8 +13,14 @@ from tests.serving import cases
 
 @pytest.mark.parametrize(
     "inference",
-    [{}, {"padded_size": (65, 81), "scales": (0.5, 1.0), "add_flipped_images": True}],
-    ids=["whole", "padded"],
+    [
+        pytest.param({}, id="whole"),
+        pytest.param(
+            {"padded_size": (65, 81), "scales": (0.5, 1.0), "add_flipped_images": True},
+            id="padded",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_its_tensors_give_what_the_predictor_gives(tmp_path, inference):
     predictor = Predictor(cases.model(), **inference)

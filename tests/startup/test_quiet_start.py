@@ -77,7 +77,7 @@ def test_a_closed_standard_error_is_no_fault(tmp_path):
     assert done.returncode == 0 and done.stdout.endswith("It is imported.\n")
 
 
-@pytest.mark.parametrize("level", ["3", "0"])
+@pytest.mark.parametrize("level", ["3", pytest.param("0", marks=pytest.mark.slow)])
 def test_the_first_use_of_xla_is_not_announced_in_the_middle_of_a_training(level):
     code = """
 import tensorflow as tf
