@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 def _inlined(text: str, described: str) -> Element:
     """Returns an SVG file as a part of an HTML page.
 
-    There, names have no namespaces, ids are those of the whole page, and so are styles.
+    In a page, names have no namespaces, and each id and style counts for the whole page.
     """
     drawing = ElementTree.fromstring(text)
     for part in drawing.iter():

@@ -91,7 +91,7 @@ def test_a_class_without_an_outline_that_counts_has_no_score_in_a_split():
     framed[10:30, 10:30] = 1
     plain = np.zeros([60, 80], np.uint8)
     labels = np.stack([framed, plain])[..., np.newaxis]
-    # Class 1 is wrongly predicted where the label has class 0 alone.
+    # Class 1 is wrongly predicted where the label has only class 0.
     predictions = tf.constant(np.stack([square(10, 10), square(40, 40, side=10)]))
     batch = pipeline.EvalBatch(["a"] * 2, None, labels, np.arange(2))
     scores.add(evaluator.CountedBatch(batch, None, predictions))

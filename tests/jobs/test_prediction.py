@@ -105,13 +105,13 @@ def test_a_folder_without_pictures_says_how_to_name_its_videos_and_arrays(tmp_pa
 
 @pytest.mark.parametrize("output", ["photos/predicted", "photos"])
 def test_predictions_among_the_images_are_no_images(photos, capsys, output):
-    """Those of this call's folder and those of another one."""
+    """Whether this call wrote them or another one."""
     (photos / "sub/color").mkdir(parents=True)
     Image.new("RGB", (4, 3)).save(photos / "sub/color/own.png")
     legend = PictureConfig(legend=True)
     predict.main(job(skip_bad=True, output_dir="photos/sub/other"), legend)
     capsys.readouterr()
-    for count in (5, 9):  # with those of the first turn
+    for count in (5, 9):  # the second turn finds the first one's folders too
         predict.main(job(skip_bad=True, output_dir=output))
         assert (
             f"--input: 4 images; left out: {count} folders of predict." in capsys.readouterr().out
