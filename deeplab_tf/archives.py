@@ -182,11 +182,18 @@ class _Transfer:
 
     def run(self) -> None:
         """Downloads what is missing."""
+        was_slow = False
         for attempt in range(_ATTEMPTS):
             try:
                 self._attempt()
                 return
             except _NETWORK_FAULTS as error:
+                # Another connection may be faster, but only once: each try takes a minute. A file
+                # that would start anew is not worth even that.
+                if isinstance(error, _TooSlow) and (was_slow or not self._can_continue()):
+                    raise self._failure(error) from None
+                was_slow = isinstance(error, _TooSlow)
+
                 code = getattr(error, "code", 0)
                 if code and code not in _TEMPORARY_ANSWERS:
                     nowhere = " (a redirection that leads nowhere)" if code // 100 == 3 else ""
@@ -197,6 +204,10 @@ class _Transfer:
                 if attempt == _ATTEMPTS - 1 or (not attempt and _is_unreachable(error)):
                     raise self._failure(error) from None
                 time.sleep(2**attempt)
+
+    def _can_continue(self) -> bool:
+        """Whether another attempt may go on where the last one stopped."""
+        return self._is_checked or bool(self._version)
 
     def _failure(self, error: BaseException) -> UserError:
         advice = self._advice
@@ -209,7 +220,7 @@ class _Transfer:
 
     def _attempt(self) -> None:
         """Downloads what is missing; a server that cannot send a part sends the whole file."""
-        done = _size_of(self._partial) if self._is_checked or self._version else 0
+        done = _size_of(self._partial) if self._can_continue() else 0
         headers = {"Range": f"bytes={done}-"} if done else {}
         if done and self._version:
             headers["If-Range"] = self._version
@@ -288,6 +299,10 @@ def _version_of(headers: http.client.HTTPMessage) -> str:
     return headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
 
 
+class _TooSlow(TimeoutError):
+    """A connection brought too few bytes in too much time."""
+
+
 class _Paced(io.RawIOBase):
     """The bytes of a connection, as long as they come in at some speed.
 
@@ -309,7 +324,7 @@ class _Paced(io.RawIOBase):
 
         if self._waited > _PACE_SECONDS:
             if self._came < _PACE_BYTES:
-                raise TimeoutError(f"it sent {self._came} bytes in {self._waited:.0f} seconds")
+                raise _TooSlow(f"it sent {self._came} bytes in {self._waited:.0f} seconds")
             self._waited, self._came = 0.0, 0
         return count
 

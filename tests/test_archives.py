@@ -317,6 +317,29 @@ def test_a_server_that_drips_is_given_up(scripted, tmp_path, monkeypatch, start)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("is_hashed", "tag", "connections"),
+    [(False, b"", 1), (False, b'ETag: "1"\r\n', 2), (True, b"", 2)],
+)
+def test_another_connection_is_tried_once_where_it_goes_on(
+    scripted, tmp_path, monkeypatch, is_hashed, tag, connections
+):
+    monkeypatch.setattr(archives, "_PACE_SECONDS", 0.2)
+    monkeypatch.setattr(archives, "_ATTEMPTS", 5)
+    requests = []
+
+    def drip(request):
+        requests.append(request)
+        yield OK + tag + END
+        while True:
+            yield b"x"
+            time.sleep(0.02)
+
+    with pytest.raises(UserError, match=r"cannot be fetched \(it sent"):
+        fetched(scripted(drip), tmp_path, is_hashed=is_hashed)
+    assert len(requests) == connections
+
+
 def test_a_slow_start_of_a_fast_download_is_waited_for(scripted, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_PACE_SECONDS", 0.1)
 
