@@ -40,7 +40,8 @@ class DatasetInfo:
     """The facts of one data set.
 
     splits: number of images of each split, by its name.
-    builder: the module in datasets/ that writes the records.
+    builder: the module in datasets/ that writes the records, with the flags that choose these
+      classes.
     image_kind: channels and depth of the images.
     """
 
@@ -255,12 +256,14 @@ def index_map(info: DatasetInfo, *, size: int, others: int) -> tuple[int, ...]:
 # Split sizes as published: docs/ancestors.md, official DeepLab (Records), SSSegmentation (Data).
 # Colours in labels/*.csv: VOC's bit-interleaved map for VOC and for PASCAL Context, which publishes
 # none; cityscapesScripts' for Cityscapes; the MIT Scene Parsing Benchmark's for ADE20K.
-_ADE20K = ("build_ade20k_data", {"train": 20210, "val": 2000})
-_CONTEXT = ("build_pascal_context_data", {"train": 4998, "val": 5105})
+_ADE20K = {"train": 20210, "val": 2000}
+_CONTEXT = {"train": 4998, "val": 5105}
 KNOWN = {
-    "ade20k": _known("ade20k", *_ADE20K),
+    "ade20k": _known("ade20k", "build_ade20k_data", _ADE20K),
     # As in the official package: the network has a class 0, "other", whose pixels are ignored.
-    "ade20k_151": _known("ade20k_151", *_ADE20K, ignore_label=0),
+    "ade20k_151": _known(
+        "ade20k_151", "build_ade20k_data --official_classes", _ADE20K, ignore_label=0
+    ),
     # Brostow et al. 2009, with the splits and classes of SegNet (Badrinarayanan et al. 2015).
     "camvid": _known("camvid", "build_folder_data", {"train": 367, "val": 101}),
     "cityscapes": _known(
@@ -275,8 +278,10 @@ KNOWN = {
             "trainval_coarse": 23473,
         },
     ),
-    "pascal_context": _known("pascal_context", *_CONTEXT),
-    "pascal_context_59": _known("pascal_context_59", *_CONTEXT),
+    "pascal_context": _known("pascal_context", "build_pascal_context_data", _CONTEXT),
+    "pascal_context_59": _known(
+        "pascal_context_59", "build_pascal_context_data --without_background", _CONTEXT
+    ),
     "pascal_voc_seg": _known(
         "pascal_voc_seg",
         "build_voc2012_data",
@@ -413,9 +418,9 @@ def _require_classes_of(name: str, info: DatasetInfo, manifest: Path) -> None:
     ]
     if all(differences):
         raise UserError(
-            f"--dataset={name} has other classes than {manifest}: {differences[0]}; give the "
-            f"folder with the records of {name}, or --dataset= (empty) to use the classes of "
-            "these records."
+            f"--dataset={name} has other classes than {manifest}: {differences[0]}; give records "
+            f"of {name}, which `{KNOWN[name]().build_command} --output_dir=DIR` builds, or "
+            "--dataset= (empty) to use the classes of these records."
         )
 
 
