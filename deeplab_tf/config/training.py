@@ -128,8 +128,9 @@ class TrainConfig(LossConfig, StepConfig):
     )
     ema_decay: float = setting(
         0.0,
-        "Decay of moving averages of the weights, such as 0.9998. Scores, pictures and exports "
-        "then use the averages. 0 keeps no averages.",
+        "Decay of moving averages of the weights and of batch normalisation's statistics, such as "
+        "0.9998; in the first steps (1 + step) / (10 + step), if that is less. Scores, pictures "
+        "and exports then use the averages. 0 keeps no averages.",
         least=0,
         below=1,
     )

@@ -161,7 +161,7 @@ def load(
     parts = [tf.train.Checkpoint(model=model)]
     if experiment.train.ema_decay:
         # Restored after the weights, and in place of them.
-        parts.append(averaging.checkpoint_of_averages(model))
+        parts.append(averaging.Averages(model))
 
     restored, damaged = _restore(run, parts, step, passes_damaged=wanted == NEWEST)
 

@@ -41,6 +41,8 @@ def compiled_model(
         # A checkpoint is restored into the optimizer's variables, so they must exist before.
         optimizer = build_optimizer(config, build_schedule(config))
         build_slots(optimizer, model.trainable_variables)
+        if config.ema_decay:
+            optimizer.average_statistics(model.non_trainable_variables)
 
         fields = [*dataclasses.fields(StepConfig), *dataclasses.fields(LossConfig)]
         settings = {field.name: getattr(config, field.name) for field in fields}

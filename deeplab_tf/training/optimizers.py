@@ -16,7 +16,51 @@ from deeplab_tf.training.schedules import Multiple
 
 
 class _KeepsWeights(tf.keras.optimizers.Optimizer):
-    """Keeps the averages of use_ema apart from the weights, and knows each variable's kind."""
+    """Keeps the averages of use_ema apart from the weights, and knows each variable's kind.
+
+    statistics: pairs of a variable that is no weight, and its average.
+    """
+
+    statistics: list[tuple[tf.Variable, tf.Variable]] | None = None
+
+    def average_statistics(self, variables: list[tf.Variable]) -> None:
+        """Averages variables that have no gradients too: batch normalisation's statistics."""
+        pairs = []
+        for variable in variables:
+            # Each replica averages what its own batches gave, as it does with the statistics.
+            average = tf.Variable(
+                tf.zeros(variable.shape, variable.dtype),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.MEAN,
+                name="average",
+            )
+            pairs.append((variable, average))
+
+        # TensorFlow would save both with the optimizer; the run's checkpoint saves the averages.
+        self.statistics = self._no_dependency(pairs)
+
+    def _update_model_variables_moving_average(self, var_list):
+        """Moves the averages towards the variables, faster in the first steps.
+
+        The decay is that of tf.train.ExponentialMovingAverage with `num_updates`. Otherwise, the
+        averages of a short training would mostly be its initial weights.
+        """
+        steps = tf.cast(self.iterations, tf.float32)
+        decay = tf.minimum(tf.cast(self.ema_momentum, tf.float32), (1.0 + steps) / (10.0 + steps))
+
+        def move(average, variable):
+            share = tf.cast(decay, variable.dtype)
+            average.assign(share * average + (1.0 - share) * variable)
+
+        weights = [
+            (v, self._model_variables_moving_average[self._index_dict[self._var_key(v)]])
+            for v in var_list
+        ]
+        for variable, average in [*weights, *(self.statistics or [])]:
+            self._distribution_strategy.extended.update(
+                average, move, args=(variable,), group=False
+            )
 
     def finalize_variable_values(self, var_list):
         """Does nothing. Keras would replace the weights by the averages before the last save."""

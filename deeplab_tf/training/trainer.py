@@ -109,7 +109,7 @@ class Trainer:
 
             # Last, so that whatever was refused above has left nothing in the folder.
             self.run_dir.open_for_training(experiment, self.info, self.train_table)
-        self.checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
+        self.checkpoint = averaging.RunState(self.model)
 
     def _leave_bad_records_out(self) -> None:
         """Finds up to --max_bad_records bad records of each split, and sets the records to use."""

@@ -260,36 +260,111 @@ def test_without_addons_weights_and_checkpoints_are_the_same(name, monkeypatch, 
     assert type(optimizer).from_config(addons.get_config()).get_config() == optimizer.get_config()
 
 
+def averaging_model(name="sgd", *, half=False):
+    """A model of a weight and batch normalisation, whose averages decay by 0.2."""
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [layers.Dense(1, use_bias=False), layers.BatchNormalization(momentum=0.5)]
+    )
+    model.build([None, 2])
+    config = settings(optimizer=name, ema_decay=0.2)
+    optimizer = build_optimizer(config, build_schedule(config))
+    build_slots(optimizer, model.trainable_variables)
+    optimizer.average_statistics(model.non_trainable_variables)
+    if half:
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    model.compile(optimizer)
+    return model
+
+
 @pytest.mark.parametrize("replicas", STRATEGIES)
 @pytest.mark.parametrize(("name", "half"), [("sgd", False), ("sgd", True), ("adam", False)])
-def test_averages_follow_the_weights(name, half, replicas):
+def test_averages_follow_weights_and_statistics(name, half, replicas):
     strategy = STRATEGIES[replicas]()
-    config = settings(optimizer=name, ema_decay=0.75)
     with strategy.scope():
-        model = tf.keras.Sequential([tf.keras.layers.Dense(1, use_bias=False)])
-        model.build([None, 2])
-        optimizer = build_optimizer(config, build_schedule(config))
-        build_slots(optimizer, model.trainable_variables)
-        if half:
-            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model.compile(optimizer)
-    (variable,) = model.trainable_variables
-    variable.assign([[2.0], [3.0]])
+        model = averaging_model(name, half=half)
+    optimizer = model.optimizer
+    model.trainable_variables[0].assign([[2.0], [3.0]])
     averaging.start(model)  # the averages were created from the weights before that
 
     @tf.function
     def step():
-        strategy.run(lambda: optimizer.apply_gradients([(tf.ones([2, 1]), variable)]))
+        def of_replica():
+            # Each replica sees other images, and so has other statistics.
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            model(tf.cast(number, tf.float32) + [[1.0, 2.0], [3.0, 5.0]], training=True)
+            gradients = map(tf.ones_like, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
-    expected = variable.numpy()
-    for _ in range(3):
+        strategy.run(of_replica)
+
+    expected = on_replicas(model)
+    for decay in (0.1, 2 / 11, 0.2):  # 1 / 10, 2 / 11, then what --ema_decay says
         step()
-        expected = 0.75 * expected + 0.25 * variable.numpy()
+        present = on_replicas(model)
+        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, present, strict=True)]
     optimizer.finalize_variable_values(model.trainable_variables)  # as `fit` does at its end
-    weight = variable.numpy()
+    assert len(expected) == 5 * replicas
+
     with averaging.averaged(model):
-        copies = getattr(variable, "values", [variable])
-        for copy in copies:
-            np.testing.assert_allclose(copy.numpy(), expected, rtol=1e-6)
-        assert not np.allclose(weight, expected)
-    np.testing.assert_array_equal(variable.numpy(), weight)
+        for found, wanted in zip(on_replicas(model), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for found, wanted, average in zip(on_replicas(model), present, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+        assert not np.allclose(wanted, average)
+
+
+def on_replicas(model):
+    """The values of all variables on all replicas."""
+    return [
+        part.numpy()
+        for variable in model.variables
+        for part in getattr(variable, "values", [variable])
+    ]
+
+
+def trained_model():
+    model = averaging_model()
+    averaging.start(model)
+    for _ in range(2):
+        model(tf.constant([[1.0, 2.0], [3.0, 5.0]]), training=True)
+        gradients = map(tf.ones_like, model.trainable_variables)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    return model
+
+
+def averages_of(model):
+    with averaging.averaged(model):
+        return on_replicas(model)
+
+
+def test_a_run_continues_with_its_averages(tmp_path):
+    model, other, plain = trained_model(), averaging_model(), averaging_model()
+    averaging.RunState(model).write(str(tmp_path / "state"))
+
+    averaging.RunState(other).read(str(tmp_path / "state")).assert_existing_objects_matched()
+    np.testing.assert_equal(on_replicas(other), on_replicas(model))
+    np.testing.assert_equal(averages_of(other), averages_of(model))
+
+    # What evaluates and exports has no optimizer.
+    averaging.Averages(plain).read(str(tmp_path / "state")).expect_partial()
+    np.testing.assert_equal(on_replicas(plain), averages_of(model))
+
+
+def test_a_run_of_an_earlier_version_continues_and_is_warned_of(tmp_path, capsys):
+    """Its checkpoints have no averages of statistics."""
+    model, other, plain = trained_model(), averaging_model(), averaging_model()
+    old = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    path = old.write(str(tmp_path / "state"))
+
+    averaging.RunState(other).read(path).assert_existing_objects_matched()
+    np.testing.assert_equal(on_replicas(other), on_replicas(model))
+    weights = len(model.trainable_variables)
+    np.testing.assert_equal(averages_of(other)[:weights], averages_of(model)[:weights])
+    np.testing.assert_equal(averages_of(other)[weights:], on_replicas(model)[weights:])
+    assert not capsys.readouterr().err
+
+    tf.train.Checkpoint(model=plain).read(path).expect_partial()
+    averaging.Averages(plain).read(path).assert_existing_objects_matched()
+    np.testing.assert_equal(on_replicas(plain), averages_of(other))
+    assert "earlier version" in capsys.readouterr().err
