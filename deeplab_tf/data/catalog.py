@@ -366,7 +366,7 @@ def load(
     elif name in KNOWN:
         info = _by_name(
             name,
-            has_records=bool(dataset_dir),
+            has_records=bool(dataset_dir) and any(Path(dataset_dir).glob("*-[0-9]*")),
             num_classes=num_classes,
             ignore_label=ignore_label,
         )
@@ -428,7 +428,7 @@ def _by_name(name: str, *, has_records: bool, num_classes: int, ignore_label: in
     """Returns a known data set.
 
     Args:
-      has_records: whether there are records, which then have no dataset.json. Under a name of
+      has_records: whether there are shards, which then have no dataset.json. Under a name of
         several conventions they are taken for the official package's, unless `num_classes` or
         `ignore_label` fits another one.
     """
