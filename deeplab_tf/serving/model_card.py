@@ -6,7 +6,7 @@ from pathlib import Path
 from deeplab_tf import json_files
 from deeplab_tf.config import Experiment, flags
 from deeplab_tf.json_files import keyed, number, or_null
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
 from deeplab_tf.runs import run_dir
 from deeplab_tf.runs.loaded_run import LoadedRun
 from deeplab_tf.runs.metrics_log import METRICS
@@ -64,8 +64,10 @@ def metrics_of(
 
     for path in sorted(run.path.glob("*/results.json")):
         try:
-            results = json_files.read(path, "The scores", _RESULTS, advice="")
-        except UserError:  # damaged, or another program's results.json
+            advice = "the model card leaves them out; score again, or delete the file"
+            results = json_files.read(path, "The file of scores", _RESULTS, advice=advice)
+        except UserError as error:
+            warn(str(error))
             continue
         if results.get("step") == step and results.get("inference") == inference:
             scores.append({"file": str(Path(path.parent.name) / path.name), **results})

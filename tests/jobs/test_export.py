@@ -60,8 +60,11 @@ def write_results(folder, *, miou, step=2, inference=INFERENCE):
     (folder / "results.json").write_text(json.dumps(results))
 
 
-def test_the_card_tells_what_was_exported(run, tmp_path):
+def test_the_card_tells_what_was_exported(run, tmp_path, capsys):
     write_results(run.path / "eval", miou=0.5)
+    write_results(run.path / "hurt", miou=0.9)
+    hurt = run.path / "hurt" / "results.json"
+    hurt.write_text(hurt.read_text()[:-3])
     write_results(run.path / "other_step", miou=0.6, step=4)
     other_scales = INFERENCE | {"eval_scales": "1.0,2.0"}
     write_results(run.path / "other_way", miou=0.7, inference=other_scales)
@@ -72,6 +75,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path):
         checkpoint_path=run.checkpoints.prefix(2), export_dir=str(folder), model_name="shapes"
     )
     export.main(job, ServingConfig(max_batch_size=2))
+    assert f"Warning: The file of scores {hurt} is damaged" in capsys.readouterr().err
     assert (folder / "2" / "saved_model.pb").is_file()
     assert sorted(path.name for path in folder.iterdir()) == [
         "1",
