@@ -45,6 +45,7 @@ from deeplab_tf.jobs import (
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.runs import loaded_run
+from deeplab_tf.runs.run_dir import RunDir
 from deeplab_tf.serving import formats
 from deeplab_tf.training import run_checks
 from deeplab_tf.training.trainer import Trainer
@@ -138,11 +139,34 @@ def train_batches(tree, config, *, steps):
 
 
 @pytest.fixture(scope="module")
-def run(tree, tmp_path_factory):
+def trained(tree, tmp_path_factory):
     """A run that learns what only channel 4 shows."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     Trainer(experiment(tree, folder)).run()
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tree, tmp_path_factory):
+    """A run of an untrained network, which predicts both classes."""
+    settings = experiment(tree, tmp_path_factory.mktemp("runs") / "run")
+    settings = dataclasses.replace(settings, model=settings.model.with_channels(4))
+    run = RunDir(settings.train.train_logdir)
+    info = catalog.load("", tree / "records")
+    run.open_for_training(settings, info)
+
+    tf.keras.utils.set_random_seed(0)
+    model = build_model(settings.model, num_classes=2)
+    # The bias divides the pixels of an image where their logits are furthest apart.
+    image = source(tree, "val/0")[np.newaxis]
+    odds = Predictor(model, image_kind=KIND).probabilities(image)
+    logits = np.sort(np.log(odds[..., 1] / odds[..., 0]), axis=None)
+    middle = logits[len(logits) // 4 : -len(logits) // 4]
+    widest = np.diff(middle).argmax()
+    model.classifier.conv.bias.assign([middle[widest : widest + 2].mean(), 0.0])
+
+    run.checkpoints.save(tf.train.Checkpoint(model=model), 1, keep=1)
+    return run.path
 
 
 def test_records_hold_the_values_of_the_files(tree):
@@ -325,7 +349,10 @@ def test_a_record_of_another_kind_is_named(tree):
         checks.parse(table.read(0))
 
 
-@pytest.mark.parametrize("variant", ["resnet_v1b_18", "mobilenet_v2", "xception_41"])
+@pytest.mark.parametrize(
+    "variant",
+    ["resnet_v1b_18", "mobilenet_v2", pytest.param("xception_41", marks=pytest.mark.slow)],
+)
 def test_a_network_looks_at_every_channel(variant):
     config = ModelConfig(model_variant=variant, atrous_rates=(1,)).with_channels(4)
     model = build_model(config, num_classes=2)
@@ -340,10 +367,10 @@ def test_a_network_looks_at_every_channel(variant):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"min_resize_value": 30, "scales": (0.75, 1.0), "add_flipped_images": True},
-        {"padded_size": (65, 65)},
-        {"size_divisor": 16},
+        pytest.param({"padded_size": (65, 65)}, marks=pytest.mark.slow),
+        pytest.param({"size_divisor": 16}, marks=pytest.mark.slow),
         {"window_size": (32, 32), "window_stride": (16, 16)},
     ],
     ids=["plain", "views", "padded", "divisor", "windows"],
@@ -364,18 +391,20 @@ def test_a_predictor_scales_as_training_does(settings):
     np.testing.assert_allclose(given, whole.probabilities(image * 5), atol=tolerance)
 
 
-def test_a_run_learns_what_only_channel_4_shows(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+@pytest.mark.slow
+def test_a_run_learns_what_only_channel_4_shows(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert max(line.get("miou", 0) for line in lines) > 0.6
-    text = (run / "experiment.flags").read_text()
+    text = (trained / "experiment.flags").read_text()
     # The further channel's mean is the mean of the RGB ones: (123.675 + 116.28 + 103.53) / 3
     assert "--image_mean=123.675,116.28,103.53,114.495\n" in text
 
 
-def test_pictures_of_training_show_what_the_model_predicts(run):
+@pytest.mark.slow
+def test_pictures_of_training_show_what_the_model_predicts(trained):
     """The prediction next to a crop is neither all of one class nor unlike its label."""
     pages = {}
-    for path in run.glob("events*"):
+    for path in trained.glob("events*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.tag == "train/image_label_prediction" and event.step == 60:
@@ -458,12 +487,13 @@ def test_files_records_arrays_and_exports_are_predicted_alike(run, in_tree, caps
         deeplab_tf.load("model")
 
 
-def test_the_report_paints_the_images(run, tmp_path):
-    job = EvalJobConfig(checkpoint_dir=str(run), eval_logdir=str(tmp_path / "eval"))
+@pytest.mark.slow
+def test_the_report_paints_the_images(trained, tmp_path):
+    job = EvalJobConfig(checkpoint_dir=str(trained), eval_logdir=str(tmp_path / "eval"))
     evaluation.main(job)
     page = tmp_path / "report.html"
     run_report.main(
-        ReportConfig(train_logdir=str(run), eval_logdir=job.eval_logdir, output=str(page))
+        ReportConfig(train_logdir=str(trained), eval_logdir=job.eval_logdir, output=str(page))
     )
     text = page.read_text()
     assert "There are no pictures" not in text

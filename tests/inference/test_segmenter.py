@@ -114,6 +114,7 @@ def test_a_setting_that_cannot_be_had_is_refused(run, settings, sentence):
         deeplab_tf.load(run, **settings)
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_loaded_by_its_folder(tmp_path, segmenter):
     """With probabilities if it was exported with them; its settings are fixed."""
     plain = cases.write(tmp_path / "plain")

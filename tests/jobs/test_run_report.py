@@ -355,6 +355,7 @@ def test_pictures_are_only_of_the_images_that_were_scored(run):
     assert not [image for image in page.all("img") if "prediction" in image["alt"]]
 
 
+@pytest.mark.slow
 def test_records_elsewhere_are_named_by_a_flag(run, records_dir, tmp_path):
     shutil.copytree(records_dir, tmp_path / "moved")
     path = run / "experiment.flags"
@@ -390,6 +391,7 @@ def test_a_checkpoint_that_is_gone_leaves_the_rest(run):
     assert "Scores of the classes" in text
 
 
+@pytest.mark.slow
 def test_the_commands_make_it_again(run, tmp_path, monkeypatch):
     """The recipe of the page is a flagfile, and the command of the scores scores the same."""
     started = {"command": ["/venv/bin/deeplab-train", "--flagfile=own_data", "--dataset_dir=a b"]}
@@ -506,6 +508,7 @@ def test_records_are_compared_as_training_does(run, records_dir, kind):
     assert ("does not say which records it was trained on" in text) == (not kind)
 
 
+@pytest.mark.slow
 def test_records_without_a_description_are_scored_on(run, records_dir, tmp_path):
     """Like the official package's records, which eval takes."""
     shutil.copytree(records_dir, tmp_path / "plain")

@@ -406,6 +406,7 @@ def test_class_weight_is_refused_in_favour_of_label_weights(model, check, logits
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_added_losses_are_part_of_the_loss(weights, check):
     """A penalty on the classifier's weights, as Keras' guide to add_loss has one."""
     model = build_model(CONFIG, num_classes=3)
@@ -501,6 +502,7 @@ def test_fit_with_validation_and_callbacks_then_load_and_go_on(weights, tmp_path
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_corrected_call_trains_after_a_refused_one(weights):
     model = build_model(CONFIG, num_classes=3)
     model.set_weights(weights)
@@ -549,6 +551,7 @@ def test_a_loss_is_stored_with_its_settings(loss):
     assert loaded.settings == loss.settings
 
 
+@pytest.mark.slow
 def test_weights_and_architecture_are_saved_and_cloned(model, weights, tmp_path, capsys):
     model.set_weights(weights)
     model.save_weights(tmp_path / "model.weights.h5")
