@@ -79,7 +79,7 @@ def test_every_recipe_is_whole(path):
     experiment = flags.parse_flagfile(path)
     if path.stem == "own_data":
         return  # anybody's: test_the_recipe_for_own_data
-    dataset, backbone, stride = path.stem.split("_")
+    dataset, backbone, stride, *_ = path.stem.split("_")
     name, num_classes = DATASETS[dataset]
     assert experiment.data.dataset == name
     assert experiment.model.model_variant.endswith(f"_{backbone[1:]}")
@@ -92,7 +92,7 @@ def test_every_recipe_is_whole(path):
 
 
 def test_there_is_a_recipe_for_every_row():
-    own = {"camvid_r18_os16", "shapes_r18_os8", "own_data"}
+    own = {"camvid_r18_os16", "camvid_r18_os16_thin", "shapes_r18_os8", "own_data"}
     assert {path.stem for path in CONFIGS.glob("*.flags")} == own | set(ROW_OF)
     assert len(ROW_OF) == 16
 
