@@ -24,7 +24,7 @@ class _KeepsWeights(tf.keras.optimizers.Optimizer):
     statistics: list[tuple[tf.Variable, tf.Variable]] | None = None
 
     def average_statistics(self, variables: list[tf.Variable]) -> None:
-        """Averages variables that have no gradients too: batch normalisation's statistics."""
+        """Also averages variables without gradients: batch normalisation's statistics."""
         pairs = []
         for variable in variables:
             # Each replica averages what its own batches gave, as it does with the statistics.
