@@ -54,8 +54,10 @@ class BoundaryScores:
                 tolerance=self._tolerance,
             )
             self._scores[number] = scores
-            # A class that the label shows has a score only if its outline counts.
-            self._has_outline |= np.isin(np.arange(len(scores)), label) & ~np.isnan(scores)
+            # A class that the label shows has a score only if its outline counts. The ignored
+            # label may be a class's number too, as in ade20k_151.
+            shown = np.isin(np.arange(len(scores)), label[label != ignore_label])
+            self._has_outline |= shown & ~np.isnan(scores)
             steps = label[:, 1:] != label[:, :-1]
             beside = (label[:, 1:] == ignore_label) | (label[:, :-1] == ignore_label)
             self._known += np.count_nonzero(steps & ~beside)

@@ -103,6 +103,20 @@ def test_a_class_without_an_outline_that_counts_has_no_score_in_a_split():
     np.testing.assert_array_equal(more.scores, [[1, 1, np.nan], [np.nan, 0, np.nan]])
 
 
+def test_an_ignored_label_that_is_a_class_has_no_score_in_a_split():
+    """As class 0 of ade20k_151, which the network may still predict."""
+    classes = catalog.load("camvid", "").classes[:3]
+    info = catalog.DatasetInfo(name="x", classes=classes, ignore_label=0)
+    label = np.zeros([60, 80], np.uint8)
+    label[10:50, 10:40], label[10:50, 40:70] = 1, 2
+    prediction = label.copy()
+    prediction[20:30, 20:30] = 0
+    scores = boundaries.BoundaryScores(1, info, tolerance=0.01)
+    batch = pipeline.EvalBatch(["a"], None, label[np.newaxis, ..., np.newaxis], np.arange(1))
+    scores.add(evaluator.CountedBatch(batch, None, tf.constant(prediction[np.newaxis])))
+    assert np.isnan(scores.of_classes[0]) and scores.of_classes[2] == 1
+
+
 def davis(label, prediction, index, radius):
     """F of one class by `db_eval_boundary`, with outlines dilated by a disk."""
 
