@@ -394,8 +394,11 @@ class ModelConfig(Config):
         require_stride(output_stride > decoder, f"more than the decoder's stride ({decoder})")
 
         rates = tuple(rate * self.output_stride // output_stride for rate in self.atrous_rates)
+        are_whole = all(
+            rate * self.output_stride % output_stride == 0 for rate in self.atrous_rates
+        )
         require_stride(
-            all(rates), f"a stride at which the rates {self.atrous_rates} stay 1 or more"
+            are_whole, f"a stride at which the rates {self.atrous_rates} stay whole numbers"
         )
         return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)
 

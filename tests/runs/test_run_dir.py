@@ -238,7 +238,7 @@ def test_load_model_takes_the_choice_and_warns_of_a_better_one(run, caplog):
         ("", {"checkpoint": "last"}, "checkpoint='last' is not possible; allowed: newest, best"),
         ("model.ckpt-500", {"checkpoint": 800}, "run_dir='.*' and checkpoint='800'"),
         ("", {"output_stride": 12}, "output_stride=12 is not possible; allowed: one of 8, 16, 32"),
-        ("", {"output_stride": 32}, r"output_stride=32 .* the rates \(1,\) stay 1 or more"),
+        ("", {"output_stride": 32}, r"output_stride=32 .* the rates \(1,\) stay whole numbers"),
     ],
 )
 def test_load_model_names_its_arguments(run, path, settings, sentence):
