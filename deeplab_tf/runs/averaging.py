@@ -14,6 +14,10 @@ import tensorflow as tf
 from deeplab_tf.messages import warn
 
 _STATISTICS = "averages_of_statistics/0/.ATTRIBUTES/VARIABLE_VALUE"
+_WITHOUT_STATISTICS = (
+    "was written by an earlier version, which did not average the statistics of batch "
+    "normalisation with the weights"
+)
 
 
 def _optimizer_of(model: tf.keras.Model) -> tf.keras.optimizers.Optimizer:
@@ -81,14 +85,15 @@ class RunState(tf.train.Checkpoint):
         super().__init__(model=model, optimizer=model.optimizer, **also)
 
     def read(self, save_path, options=None):
-        """Restores a checkpoint; statistics that it has no averages of are averaged from now on."""
+        """Restores a checkpoint; if it has no averages of statistics, all averages start again."""
         if not _lacks_statistics(self, save_path):
             return super().read(save_path, options)
 
         rest = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         status = rest.read(save_path, options)
-        for statistic, average in _statistics_and_averages(self.model):
-            _copy(statistic, average)
+        # The old averages of the weights would not fit the new ones of the statistics.
+        start(self.model)
+        warn(f"{save_path} {_WITHOUT_STATISTICS}: the averages start again from its weights.")
         return status
 
 
@@ -108,8 +113,7 @@ class Averages(tf.train.Checkpoint):
             return super().read(save_path, options)
 
         warn(
-            f"{save_path} was written by an earlier version, which did not average the statistics "
-            "of batch normalisation with the weights: this model may score far too low; train it "
+            f"{save_path} {_WITHOUT_STATISTICS}: this model may score far too low; train it "
             "further, which averages them from now on."
         )
         return tf.train.Checkpoint(optimizer=self.optimizer).read(save_path, options)
