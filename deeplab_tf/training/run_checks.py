@@ -89,6 +89,16 @@ def require_trainable(
     return warning
 
 
+def with_first_weights(run: RunDir, experiment: Experiment) -> Experiment:
+    """Returns the settings of a resumed run with the --tf_initial_checkpoint that it started from.
+
+    Another one has no effect any more, and must not be noted as where the weights come from.
+    """
+    first = run.experiment().train.tf_initial_checkpoint
+    train = dataclasses.replace(experiment.train, tf_initial_checkpoint=first)
+    return dataclasses.replace(experiment, train=train)
+
+
 def _require_same_settings(run: RunDir, experiment: Experiment, info: catalog.DatasetInfo) -> None:
     """Raises UserError if any setting but the number of steps has changed."""
     old = run.experiment()

@@ -101,6 +101,9 @@ class Trainer:
             is_new = not self.workers.of_chief(len(self.run_dir.checkpoints.steps()))
             if is_new:
                 self._fetch_initial_weights()
+            else:
+                experiment = run_checks.with_first_weights(self.run_dir, experiment)
+                self.experiment = experiment
             with seeded(config.seed), self.strategy.scope():
                 self.model = compiled_model(experiment.model, config, self.info)
             self._tell(overview.trained(self.model, config))

@@ -20,10 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from deeplab_tf import train
 from deeplab_tf.config import Experiment, flags
+from deeplab_tf.data import catalog
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import DeepLab
 from deeplab_tf.runs import averaging, loaded_run, run_dir
-from deeplab_tf.training import compilation
+from deeplab_tf.training import compilation, run_checks
 from deeplab_tf.training.signals import Interrupted
 from deeplab_tf.training.trainer import Trainer
 from deeplab_tf.training.training_log import TrainingLog
@@ -452,6 +453,16 @@ def test_changed_settings_are_refused_with_the_difference(tiny_experiment, monke
     assert "--output_stride: 16 -> 8" in str(error.value)
     assert "--base_learning_rate: 0.01 -> 0.5" in str(error.value)
     assert "log_steps" not in str(error.value)  # this setting may change
+
+
+def test_a_run_remembers_the_weights_that_it_started_from(tiny_experiment):
+    """Another --tf_initial_checkpoint has no effect on a resumed run."""
+    run = run_dir.RunDir(tiny_experiment.train.train_logdir)
+    first = change(tiny_experiment, "train", tf_initial_checkpoint="first.pth")
+    run.open_for_training(first, catalog.load("", tiny_experiment.data.dataset_dir))
+    resumed = change(tiny_experiment, "train", tf_initial_checkpoint="second.pth", log_steps=7)
+    kept = run_checks.with_first_weights(run, resumed).train
+    assert kept.tf_initial_checkpoint == "first.pth" and kept.log_steps == 7
 
 
 @pytest.mark.slow
