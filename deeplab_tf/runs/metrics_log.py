@@ -75,17 +75,17 @@ class MetricsLog:
         """Returns the validations of this step in metrics.jsonl."""
         return [e for e in self.entries() if e["step"] == step and "miou" in e]
 
-    def best(self) -> dict:
+    def best(self, *, like: dict | None = None) -> dict:
         """Returns step, miou and split of the best validation; empty before the first one.
 
-        Only scores of the split that was validated last are compared. What best.json says counts
-        too, since metrics.jsonl may have lost lines or be missing, as in a copy that holds only a
-        run's checkpoints.
+        Only scores that are comparable with the last one, or with `like`, count: of the same
+        records, predicted in the same way. What best.json says counts too, since metrics.jsonl may
+        have lost lines or be missing, as in a copy that holds only a run's checkpoints.
 
         Raises:
           UserError: if either file is damaged.
         """
-        scored = self._scored()
+        scored = self._scored(like)
         if not scored:
             return {}
         best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
@@ -95,7 +95,7 @@ class MetricsLog:
         """Returns how many of the latest validations in sequence did not improve the mean IoU.
 
         As in Keras' EarlyStopping, a score is an improvement if it exceeds the last one that was
-        an improvement by more than `min_delta`. Scores and splits count as in `best`.
+        an improvement by more than `min_delta`. The same scores count as in `best`.
         """
         reference, waited = -math.inf, 0
         for entry in self._scored():
@@ -104,14 +104,17 @@ class MetricsLog:
             waited = 0 if is_better else waited + 1
         return waited
 
-    def _scored(self) -> list[dict]:
+    def _scored(self, like: dict | None = None) -> list[dict]:
         """Returns the validations that count for `best`, in the order of their steps."""
         scored = {entry["step"]: entry for entry in self.entries() if entry.get("miou") is not None}
         ordered = [scored[step] for step in sorted(scored)]
         noted = self._noted_best()
         if noted and noted["step"] not in scored:
             ordered.insert(0, noted)
-        return [entry for entry in ordered if entry.get("split") == ordered[-1].get("split")]
+        if not ordered:
+            return []
+        like = like or ordered[-1]
+        return [entry for entry in ordered if _is_comparable(entry, like)]
 
     def steps_to_keep(self) -> set[int]:
         """Returns the steps whose checkpoints are the best according to either file."""
@@ -148,6 +151,20 @@ class FollowersMetricsLog(MetricsLog):
 
     def note_best(self):
         pass
+
+
+def _is_comparable(entry: dict, other: dict) -> bool:
+    """Whether two scores are of the same pixels, predicted in the same way.
+
+    Earlier versions did not note how; such an entry counts as comparable.
+    """
+    if entry.get("split") != other.get("split"):
+        return False
+    return all(
+        entry[key] == other[key]
+        for key in ("pixels_per_class", "inference")
+        if key in entry and key in other
+    )
 
 
 def _entry(line: bytes) -> dict | None:

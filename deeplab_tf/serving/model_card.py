@@ -56,11 +56,14 @@ def metrics_of(
     Args:
       inference: inference settings of the export; scores with other or unknown settings are left
         out.
-      of_run: inference settings of the run, which the scores in metrics.jsonl were made with.
+      of_run: inference settings of the run, which scores in metrics.jsonl were made with that do
+        not say it themselves.
     """
-    scores = []
-    if inference == of_run:
-        scores = [{"file": METRICS, **entry} for entry in run.metrics.scores_at(step)]
+    scores = [
+        {"file": METRICS, **entry}
+        for entry in run.metrics.scores_at(step)
+        if entry.get("inference", of_run) == inference
+    ]
 
     for path in sorted(run.path.glob("*/results.json")):
         try:

@@ -37,10 +37,15 @@ class Recorder:
         self._run.metrics.record({"step": step} | values)
         self._scalars(step, {f"train/{name}": value for name, value in values.items()})
 
-    def validation(self, step: int, result: Evaluation, info: DatasetInfo) -> None:
-        """Takes the scores of a validation, and shows its confusion matrix in TensorBoard."""
-        self._run.metrics.record(result.to_json(info, step))
+    def validation(self, entry: dict, result: Evaluation, info: DatasetInfo) -> None:
+        """Takes the scores of a validation, and shows its confusion matrix in TensorBoard.
+
+        Args:
+          entry: what metrics.jsonl notes of it.
+        """
+        self._run.metrics.record(entry)
         self._run.metrics.note_best()
+        step = entry["step"]
 
         scores = result.scores
         values = {

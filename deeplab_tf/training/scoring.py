@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deeplab_tf.config import Experiment
+from deeplab_tf.config import Experiment, flags
 from deeplab_tf.data import records
 from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.distribution import Workers
@@ -62,13 +62,16 @@ class Scoring:
         if not self._workers.is_chief:
             return
 
-        before = self._run.metrics.best()
-        self._recorder.validation(step, result, self._info)
+        inference = flags.inference_settings(self._experiment, self._experiment.model)
+        entry = result.to_json(self._info, step) | {"inference": inference}
+        before = self._run.metrics.best(like=entry)
+        has_others = not before and bool(self._run.metrics.best())
+        self._recorder.validation(entry, result, self._info)
         self._run.checkpoints.prune(keep=self._experiment.train.keep_checkpoints)
         if pages is not None:
             with self._recorder.writer.as_default(step=step):
                 pictures.write("eval/image_label_prediction", pages)
-        say(f"step {step}  {self._described(result, before)}")
+        say(f"step {step}  {self._described(result, before, has_others=has_others)}")
 
     def _evaluate(self) -> evaluator.Evaluation:
         evaluation = self._experiment.eval
@@ -101,11 +104,12 @@ class Scoring:
             self._examples = pictures.read_examples(self._table, number, self._info.image_kind)
         return pictures.draw(self._examples, self._predict, self._info)
 
-    def _described(self, result: evaluator.Evaluation, before: dict) -> str:
+    def _described(self, result: evaluator.Evaluation, before: dict, *, has_others: bool) -> str:
         """Returns the scores in a few lines, and whether they are the best.
 
         Args:
-          before: the best validation before this one, as `MetricsLog.best` returns it.
+          before: the best comparable validation before this one, as `MetricsLog.best` returns it.
+          has_others: whether there are only scores before it that are not comparable.
         """
         train, scores = self._experiment.train, result.scores
         if not result.matrix.any():
@@ -113,8 +117,8 @@ class Scoring:
             return evaluator.nothing_to_score(result, self._info, where=folder)
 
         text = f"{result.split} {scores.miou_name} {scores.miou:.4f}"
-        if not before or before["split"] != result.split:
-            text += ", the first"
+        if not before:
+            text += ", the first" + (" with these records and settings" if has_others else "")
         elif scores.miou > before["miou"]:
             text += f", the best so far (before: {before['miou']:.4f} at step {before['step']})"
         else:

@@ -44,6 +44,25 @@ def test_only_scores_of_the_last_split_are_compared(tmp_path):
     assert run.metrics.without_improvement(0.0) == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [
+        ("inference", {"eval_scales": "1.0"}, {"eval_scales": "0.5,1.0"}),
+        ("pixels_per_class", {"sky": 10}, {"sky": 20}),  # the split was built again
+    ],
+)
+def test_only_scores_of_the_same_settings_and_records_are_compared(tmp_path, key, first, second):
+    metrics = RunDir(tmp_path).metrics
+    for step, miou, value in ((10, 0.9, first), (20, 0.2, second), (30, 0.1, second)):
+        metrics.record({"step": step, "split": "val", "miou": miou, key: value})
+    assert metrics.best()["step"] == 20 and metrics.without_improvement(0.0) == 1
+    assert metrics.best(like={"split": "val", key: first})["step"] == 10
+
+    # An earlier version did not note them.
+    metrics.record({"step": 5, "split": "val", "miou": 0.5})
+    assert metrics.best()["step"] == 5
+
+
 def test_a_best_score_that_only_its_own_file_tells_counts(tmp_path):
     run = run_with(tmp_path, [0.9, 0.8, 0.7])
     path = tmp_path / "metrics.jsonl"

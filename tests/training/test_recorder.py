@@ -35,7 +35,8 @@ def recorded(tmp_path):
     recorder.training(10, {"loss": 0.5, "gradient_norm": 2.0})
     # IoU: wall 6 / (6 + 2 + 1), door 3 / (3 + 1 + 2); the third class does not occur.
     matrix = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
-    recorder.validation(20, Evaluation("val", 4, matrix, scores(matrix)), INFO)
+    result = Evaluation("val", 4, matrix, scores(matrix))
+    recorder.validation(result.to_json(INFO, 20), result, INFO)
     writer.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     return events.Reload(), notes.told
