@@ -25,6 +25,7 @@ from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError, counted
 
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.tfrecord")
+_OTHER_SHARD_NAME = re.compile(r"-\d+(-of-(?P<count>\d+))?(\.tfrecords?)?")  # after the split
 
 
 def serialize(example: EncodedExample) -> bytes:
@@ -339,23 +340,37 @@ def _found_shards(folder: Path, split: str, info: catalog.DatasetInfo) -> list[P
         if match and match["split"] == split:
             shards_by_count.setdefault(int(match["count"]), []).append(path)
 
+    return _complete(shards_by_count, folder, split)
+
+
+def _shards_of_other_names(folder: Path, split: str) -> list[Path]:
+    """Returns files such as train-0.tfrecord, which the official reader takes for shards too.
+
+    Most of their names do not say how many there were, so a missing one is not noticed. The
+    official reader would also take train-0.tfrecord.bak, a copy, and the shards of train-2017.
+    """
+    shards_by_count: dict[int, list[Path]] = {}
+    for path in sorted(folder.glob(f"{glob.escape(split)}-[0-9]*")):
+        match = _OTHER_SHARD_NAME.fullmatch(path.name.removeprefix(split))
+        if match and path.is_file():
+            shards_by_count.setdefault(int(match["count"] or 0), []).append(path)
+    return _complete(shards_by_count, folder, split) if shards_by_count else []
+
+
+def _complete(shards_by_count: dict[int, list[Path]], folder: Path, split: str) -> list[Path]:
+    """Returns a split's shards; raises UserError if they are not as many as their names say.
+
+    Args:
+      shards_by_count: the shards by the number of all shards in their names, 0 if there is none.
+    """
     for count, paths in shards_by_count.items():
-        if len(shards_by_count) > 1 or len(paths) != count:
+        if len(shards_by_count) > 1 or (count and len(paths) != count):
             counts = ", ".join(map(str, sorted(shards_by_count)))
             raise UserError(
                 f"The split {split!r} in {folder} is not complete: {counted(len(paths), 'shard')} "
                 f"of {count} (sets of {counts} shards found); build it again."
             )
     return next(iter(shards_by_count.values()))
-
-
-def _shards_of_other_names(folder: Path, split: str) -> list[Path]:
-    """Returns files such as train-0.tfrecord, which the official reader takes for shards too.
-
-    Their names do not say how many there were, so a missing one is not noticed.
-    """
-    numbered = folder.glob(f"{glob.escape(split)}-[0-9]*")
-    return sorted(path for path in numbered if path.is_file())
 
 
 def index_of(path: Path) -> tuple[np.ndarray, np.ndarray]:

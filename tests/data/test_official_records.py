@@ -181,7 +181,21 @@ def test_other_data_have_no_splits_of_two_names(tmp_path):
 
 def test_shards_of_any_number_are_read_but_not_those_of_other_splits(tmp_path):
     """The official reader takes all files that begin with the split's name and a hyphen."""
-    for name in ("train-0.tfrecord", "train-1.tfrecord", "train-extra-0.tfrecord"):
+    others = (
+        "train-extra-0.tfrecord",
+        "train-0.tfrecord.bak",
+        "train-2017-00000-of-00001.tfrecord",
+    )
+    for name in ("train-0.tfrecord", "train-1.tfrecord", *others):
         write_shard(tmp_path / name, LABEL)
     info = catalog.load("", tmp_path, num_classes=3)
     assert len(records.open_split(tmp_path, "train", info)) == 2
+
+
+def test_shards_without_an_ending_are_complete_or_refused(tmp_path):
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "val-00001-of-00002"):
+        write_shard(tmp_path / name, LABEL)
+    info = catalog.load("", tmp_path, num_classes=3)
+    assert len(records.open_split(tmp_path, "train", info)) == 2
+    with pytest.raises(UserError, match="'val' in .* is not complete: 1 shard of 2"):
+        records.open_split(tmp_path, "val", info)
