@@ -408,6 +408,7 @@ def _split_settings(config: FolderConfig, images_dir: Path) -> split_members.Spl
         config.val_fraction,
         config.split_seed,
         config.image_endings(),
+        config.skip_bad,
     )
 
 

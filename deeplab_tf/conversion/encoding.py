@@ -5,6 +5,7 @@ notice truncated JPEGs. Masks become 8-bit grey PNGs of train ids and the ignore
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,13 +171,19 @@ def _orientation_remark(
 
 
 def fingerprint(pairs: Sequence[FilePair], *settings: Any) -> str:
-    """Returns a hash of the files' names, sizes and times, and of the conversion's settings.
+    """Returns a hash of the files' paths, sizes and times, and of the conversion's settings.
 
     Of drawings it takes the shapes, since one file may describe many images.
     """
     digest = hashlib.sha256(repr((CONVERSION, *settings)).encode())
+    folders: dict[Path, bytes] = {}
     for pair in pairs:
         for path in filter(None, (pair.image_path, pair.mask_path)):
+            # Masks of another folder may agree in all else, as archives give them equal times.
+            if path.parent not in folders:
+                folders[path.parent] = os.fsencode(path.parent.resolve())
+            digest.update(folders[path.parent])
+
             state = path.stat()
             digest.update(f"{pair.name}|{path.name}|{state.st_size}|{state.st_mtime_ns}\n".encode())
         if pair.drawing:

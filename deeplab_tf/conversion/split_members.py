@@ -23,6 +23,7 @@ class SplitSettings:
     val_fraction: share of the images that go to the split val, above 0 and below 1; 0 for none.
     split_seed: seed of the choice of that share.
     image_endings: of the files that are images.
+    skip_bad: whether images with damaged annotations are left out.
     """
 
     images_dir: Path
@@ -30,6 +31,7 @@ class SplitSettings:
     val_fraction: float = 0.0
     split_seed: int = 0
     image_endings: tuple[str, ...] = files.IMAGE_ENDINGS
+    skip_bad: bool = False
 
 
 _USUAL_SPLITS = ("train", "val", "valid", "test")
@@ -66,6 +68,13 @@ def members_of_splits(
     return members
 
 
+def usual_split(name: str) -> str:
+    """Returns the split that a name such as train2017 means; "" if it means none."""
+    year_left_out = name.rstrip("0123456789")
+    split = data_trees.split_name(year_left_out).lower()
+    return split if split in _USUAL_SPLITS else ""
+
+
 def _refuse_folders_of_splits(settings: SplitSettings, images: Iterable[Path]) -> None:
     """Refuses to draw a share of images whose folders already say which splits they are in.
 
@@ -74,9 +83,7 @@ def _refuse_folders_of_splits(settings: SplitSettings, images: Iterable[Path]) -
     folders: dict[str, Path] = {}  # of each split, the first
     for path in images:
         for folder in path.relative_to(settings.images_dir).parents:
-            year_left_out = folder.name.rstrip("0123456789")  # train2017
-            split = data_trees.split_name(year_left_out).lower()
-            if split in _USUAL_SPLITS:
+            if split := usual_split(folder.name):
                 folders.setdefault(split, settings.images_dir / folder)
     if len(folders) > 1:
         above = next(iter(folders.values())).parent

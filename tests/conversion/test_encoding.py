@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from deeplab_tf.conversion.encoding import FilePair, encode_pair
+from deeplab_tf.conversion.encoding import FilePair, encode_pair, fingerprint
 from deeplab_tf.conversion.masks import MaskCoding, read_mask
 from deeplab_tf.data import decoding
 from deeplab_tf.data.image_files import read_image
@@ -344,3 +345,16 @@ def test_an_image_with_an_endless_side_is_refused(tmp_path):
     Image.new("1", (1, 1_000_001)).save(path)
     with pytest.raises(UserError, match=r"a\.bmp has a side of more than 1,000,000 pixels"):
         read_image(path)
+
+
+def test_files_of_another_folder_are_other_files(tmp_path):
+    """An archive may give the masks of two folders the same names, sizes and times."""
+    prints = []
+    for folder in ("first", "second"):
+        path = tmp_path / folder / "1.png"
+        path.parent.mkdir()
+        path.write_bytes(folder[:5].encode())
+        os.utime(path, (1e9, 1e9))
+        prints.append(fingerprint([FilePair("1", path, path)]))
+    assert prints[0] != prints[1]
+    assert prints[1] == fingerprint([FilePair("1", path, path)])

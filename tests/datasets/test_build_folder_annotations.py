@@ -300,6 +300,57 @@ def test_cvat_may_assign_the_splits(two_images):
     assert sums(by_subset[1]) == {"train": {"a": 12}, "val": {"b": 12}}
 
 
+def test_a_subset_that_cannot_name_a_split_is_refused(two_images):
+    write(two_images / "a.xml", cvat(("a.jpg", "Train 1"), ("b.jpg", "Test 1")))
+    values = {"annotations": (str(two_images / "a.xml"),)}
+    with pytest.raises(UserError, match="subset 'train 1', which cannot name a split"):
+        found(two_images, val_fraction=0.0, **values)
+    assert list(found(two_images, **values)[1]) == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("instances_train2017.json", "instances_val2017.json"),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+    ],
+)
+def test_no_share_is_drawn_from_files_that_name_splits(two_images, names):
+    for name, own in zip(names, ("a.jpg", "b.jpg"), strict=True):
+        write(two_images / "labels" / name, coco(own))
+    with pytest.raises(UserError, match="val_fraction=0.5 would mix the splits that the annot"):
+        found(two_images)
+    assert len(found(two_images, val_fraction=0.0)[1]) == 2
+    one = (str(two_images / "labels" / names[0]),)
+    with pytest.raises(UserError, match="val_fraction=0.5 needs two images"):  # a.jpg alone
+        found(two_images, annotations=one)
+
+
+def test_a_damaged_file_of_an_unknown_image_is_refused(two_images):
+    write(two_images / "labels/a_done.json", labelme("a.jpg", "cat"))
+    write(two_images / "labels/b_done.json", json.dumps(labelme("b.jpg", "cat"))[:-9])
+    write(two_images / "classes.txt", "_background_\ncat\n")
+    lists = {"train": "a", "val": "b"}
+    for split, name in lists.items():
+        write(two_images / f"{split}.txt", f"{name}\n")
+    values = {
+        "class_list": str(two_images / "classes.txt"),
+        "split_lists": tuple(f"{split}={two_images / split}.txt" for split in lists),
+        "val_fraction": 0.0,
+    }
+    with pytest.raises(UserError, match=r"b_done\.json"):
+        found(two_images, **values)
+
+
+def test_one_labelme_file_in_shares_is_refused(two_images):
+    write(two_images / "labels/a.json", labelme("a.jpg", "cat"))
+    shares = labelme("b.jpg", "cat")
+    shares["shapes"][0]["points"] = [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]
+    write(two_images / "labels/b.json", shares)
+    with pytest.raises(UserError, match=r"b\.json has only coordinates from 0 to 1"):
+        found(two_images)
+
+
 def test_subsets_of_cvat_may_share_names(tmp_path):
     for subset in ("Train", "Val"):
         image(tmp_path / f"images/{subset}/1.jpg")

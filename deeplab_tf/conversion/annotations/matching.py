@@ -11,7 +11,11 @@ from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.conversion.annotations import labelme, supervisely
-from deeplab_tf.conversion.annotations.drawing import AnnotationFile, Drawing
+from deeplab_tf.conversion.annotations.drawing import (
+    AnnotationFile,
+    Drawing,
+    UnreadableDrawing,
+)
 from deeplab_tf.conversion.annotations.places import Folder, Hints, Places, folder, is_of_split
 from deeplab_tf.messages import UserError, counted, warn
 
@@ -191,14 +195,19 @@ def _sentence(text: str) -> str:
 
 
 def drawings_of_images(
-    annotations: Sequence[AnnotationFile], finder: ImageFinder, split: str = ""
+    annotations: Sequence[AnnotationFile],
+    finder: ImageFinder,
+    split: str = "",
+    *,
+    skip_bad: bool = False,
 ) -> dict[Path, Drawing]:
     """Returns the drawing of each image, and warns of drawings whose image is missing.
 
     Args:
       split: the split whose annotations these are; "" if they belong to several.
+      skip_bad: whether damaged files are left out whose image is not known.
     Raises:
-      UserError: if no image is found, or two drawings have the same image.
+      UserError: if no image is found, two drawings have the same image, or a file is damaged.
     """
     drawing_of: dict[Path, Drawing] = {}
     missing: list[Drawing] = []
@@ -206,6 +215,8 @@ def drawings_of_images(
         for drawing in file.drawings:
             image = finder.image_of(drawing, file, split)
             if image is None:
+                if isinstance(drawing, UnreadableDrawing) and not skip_bad:
+                    raise UserError(drawing.reason)
                 missing.append(drawing)
                 continue
             if other := drawing_of.get(image):

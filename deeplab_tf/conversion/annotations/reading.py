@@ -56,11 +56,15 @@ def _check_places(file: AnnotationFile) -> None:
     Raises:
       UserError: if all coordinates are shares of the images, so that no shape covers a pixel.
     """
-    if _are_shares(file.drawings):
-        raise UserError(
-            f"{files.shown(file.path)} has only coordinates from 0 to 1, which seem to be shares "
-            "of the images' sizes; export them in pixels."
-        )
+    # Each labelme file was written on its own, so one alone may be in other units.
+    is_each_alone = file.tool == labelme.TOOL
+    for drawings in [[one] for one in file.drawings] if is_each_alone else [file.drawings]:
+        if _are_shares(drawings):
+            path = drawings[0].path if is_each_alone else file.path
+            raise UserError(
+                f"{files.shown(path)} has only coordinates from 0 to 1, which seem to be shares "
+                "of the images' sizes; export them in pixels."
+            )
     for drawing in file.drawings:
         if size := drawing.size:
             for corners in drawing.polygons():

@@ -1,7 +1,7 @@
 """From the value of --annotations to the images of each split with their drawings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +83,11 @@ def pairs_of_splits(
 
     has_settings = bool(settings.split_lists or settings.val_fraction)
     (first, *_) = sources
-    if not first.split and not has_settings and len(first.files) > 1:
-        sources = _by_file_name(first.files)
+    if not first.split and len(first.files) > 1:
+        if settings.val_fraction:
+            _refuse_files_of_splits(first.files, settings.val_fraction)
+        elif not has_settings:
+            sources = _by_file_name(first.files)
     if sources[0].split:
         if has_settings:
             raise UserError(
@@ -92,7 +95,9 @@ def pairs_of_splits(
                 "effect; leave them out, or give --annotations one path without a name."
             )
         splits = {
-            source.split: matching.drawings_of_images(source.files, finder, source.split)
+            source.split: matching.drawings_of_images(
+                source.files, finder, source.split, skip_bad=settings.skip_bad
+            )
             for source in _joined(sources)
         }
     else:
@@ -115,16 +120,7 @@ def _by_file_name(annotations: Iterable[AnnotationFile]) -> list[Source]:
     Files of one name in several folders, such as train/_annotations.coco.json, have the names of
     their folders; others their own, without COCO's "instances_" and "stuff_".
     """
-    by_name: dict[str, list[AnnotationFile]] = {}
-    for file in annotations:
-        by_name.setdefault(file.path.name, []).append(file)
-
-    sources = []
-    for group in by_name.values():
-        for file in group:
-            own = matching.own_name(file.path)
-            split = file.path.resolve().parent.name if len(group) > 1 else own
-            sources.append(Source(split, (file,)))
+    sources = [Source(split, (file,)) for split, file in _names_of_files(annotations)]
     names = [source.split for source in sources]
     if len(set(names)) < len(names) or not all(map(_SPLIT.fullmatch, names)):
         listed = ", ".join(files.shown(source.files[0].path) for source in sources[:4])
@@ -135,6 +131,35 @@ def _by_file_name(annotations: Iterable[AnnotationFile]) -> list[Source]:
     said = ", ".join(f"{source.split} from {source.files[0].path}" for source in sources)
     print(f"Splits by the names of the annotation files: {said}.")
     return sources
+
+
+def _names_of_files(
+    annotations: Iterable[AnnotationFile],
+) -> Iterator[tuple[str, AnnotationFile]]:
+    """Yields each file with the name that may be its split's: its own, or its folder's."""
+    by_name: dict[str, list[AnnotationFile]] = {}
+    for file in annotations:
+        by_name.setdefault(file.path.name, []).append(file)
+
+    for group in by_name.values():
+        for file in group:
+            own = matching.own_name(file.path)
+            yield file.path.resolve().parent.name if len(group) > 1 else own, file
+
+
+def _refuse_files_of_splits(annotations: Iterable[AnnotationFile], val_fraction: float) -> None:
+    """Refuses to draw a share of images whose annotation files say which splits they are in.
+
+    The share would mix them, and images that others test on would be trained on.
+    """
+    named = {split_members.usual_split(name): file for name, file in _names_of_files(annotations)}
+    named.pop("", None)
+    if len(named) > 1:
+        paths = " and ".join(files.shown(file.path) for file in named.values())
+        raise UserError(
+            f"--val_fraction={val_fraction} would mix the splits that the annotation files name, "
+            f"{paths}; leave it out, or give one of them as --annotations."
+        )
 
 
 def _joined(sources: Iterable[Source]) -> list[Source]:
@@ -152,7 +177,7 @@ def _splits_of_images(
     settings: SplitSettings,
 ) -> dict[str, dict[Path, Drawing]]:
     """Returns the splits that lists, a random share, CVAT's subsets or sub-folders make."""
-    drawing_of = matching.drawings_of_images(source.files, finder)
+    drawing_of = matching.drawings_of_images(source.files, finder, skip_bad=settings.skip_bad)
     annotated = {path: name for path, name in images.items() if path in drawing_of}
 
     if not (settings.split_lists or settings.val_fraction):
@@ -182,7 +207,7 @@ def _by_subset(
     """Returns the splits that CVAT's subsets make; none if there are no subsets.
 
     Raises:
-      UserError: if only some images have a subset.
+      UserError: if only some images have a subset, or its name cannot be a split's.
     """
     by_subset: dict[str, dict[Path, Drawing]] = {}
     without: list[Path] = []
@@ -191,9 +216,13 @@ def _by_subset(
             without.append(path)
         else:
             by_subset.setdefault(drawing.subset.lower(), {})[path] = drawing
-    if not all(map(_SPLIT.fullmatch, by_subset)):
-        return {}
-
+    for subset in by_subset:
+        if not _SPLIT.fullmatch(subset):
+            raise UserError(
+                f"{files.shown(source.files[0].path)} assigns images to the subset {subset!r}, "
+                "which cannot name a split; use letters, digits, '_', '.' and '-' in CVAT, or give "
+                "--split_lists or --val_fraction."
+            )
     if by_subset and without:
         raise UserError(
             f"{files.shown(source.files[0].path)} assigns images to the subsets "
