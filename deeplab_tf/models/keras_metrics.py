@@ -4,6 +4,7 @@ Metrics get labels, and logits enlarged to the labels' size. Pixels that do not 
 Keras does it: their label is 0 and their sample weight is 0, even for metrics without weights.
 """
 
+import functools
 import warnings
 from typing import Any
 
@@ -48,9 +49,16 @@ def checked(metrics: Any, *, num_classes: int) -> Any:
 
 
 def functions(metrics: Any) -> tuple:
-    """Returns only the metrics that are plain functions of labels and logits."""
+    """Returns only the metrics that are functions of labels and logits, or means of one."""
     others = (str, tf.keras.metrics.Metric, type(None))
-    return tuple(metric for metric in tf.nest.flatten(metrics) if not isinstance(metric, others))
+    found = []
+    for metric in tf.nest.flatten(metrics):
+        if type(metric) is tf.keras.metrics.MeanMetricWrapper:
+            function = functools.partial(metric._fn, **metric._fn_kwargs)
+            found.append(functools.update_wrapper(function, metric._fn))
+        elif not isinstance(metric, others):
+            found.append(metric)
+    return tuple(found)
 
 
 def check_function(function: Any, labels: tf.Tensor, logits: tf.Tensor) -> None:
@@ -96,6 +104,11 @@ def _check(metric, num_classes):
             raise InputError(
                 f"The metric {name} counts {metric.num_classes} classes, and the model has "
                 f"{num_classes}; give it num_classes={num_classes}."
+            )
+        if not metric.sparse_y_true:
+            raise InputError(
+                f"The metric {name} takes labels with one number per class, and here they are "
+                "class numbers; leave sparse_y_true=False out."
             )
         metric.sparse_y_pred = False  # so that it takes the class of the highest logit
         warnings.warn(

@@ -145,6 +145,12 @@ def given_loss(loss: Any) -> Any:
             f"The loss {name_of(loss)} takes probabilities, but the model returns logits; write "
             f"{type(loss).__name__}(from_logits=True)."
         )
+    ignored = loss.get_config().get("ignore_class")
+    if ignored is not None:
+        raise InputError(
+            f"The loss {name_of(loss)} has ignore_class={ignored}, whose pixels would count in the "
+            f"mean with a loss of 0; leave it out, and give compile ignore_label={ignored}."
+        )
     if loss.reduction not in ("auto", "sum_over_batch_size"):
         raise InputError(
             f"The loss {name_of(loss)} has reduction={loss.reduction!r}, but only the mean over "

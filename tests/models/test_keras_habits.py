@@ -181,6 +181,14 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
             {"loss": tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum")},
             "leave reduction out",
         ),
+        (
+            {
+                "loss": tf.keras.losses.SparseCategoricalCrossentropy(
+                    from_logits=True, ignore_class=0
+                )
+            },
+            "leave it out, and give compile ignore_label=0",
+        ),
         ({"loss_weights": [1, 2]}, "loss_weights=1.0,2.0 .* one number for each of --loss=cross"),
         (
             {"loss": [None, DiceLoss()], "loss_weights": [1]},
@@ -198,6 +206,10 @@ def test_a_loss_that_reduces_itself_gets_the_mask_as_sample_weight(check, fit, l
         ({"metrics": [tf.keras.metrics.SparseCategoricalCrossentropy()]}, "from_logits=True"),
         ({"metrics": {"aux_logits": ["accuracy"]}}, "only metrics for logits"),
         ({"metrics": [MeanIoU]}, "give an instance"),
+        (
+            {"metrics": [tf.keras.metrics.MeanIoU(3, sparse_y_true=False)]},
+            "leave sparse_y_true=False out",
+        ),
         ({"metrics": [tf.keras.metrics.MeanIoU(2)]}, "counts 2 classes, and the model has 3"),
     ],
     ids=lambda value: str(value)[:40],
@@ -248,8 +260,12 @@ def test_metrics_see_labels_and_enlarged_logits_without_ignored_pixels(check, lo
 
 
 def test_a_metric_that_cannot_be_masked_is_refused(check):
-    with pytest.raises(ValueError, match="number for each pixel"):
-        check(metrics=[lambda y_true, y_pred: tf.reduce_mean(y_pred)])
+    def mean(y_true, y_pred):
+        return tf.reduce_mean(y_pred)
+
+    for metric in (mean, tf.keras.metrics.MeanMetricWrapper(mean)):
+        with pytest.raises(ValueError, match="metric mean .* number for each pixel"):
+            check(metrics=[metric])
 
 
 def test_mean_iou_of_a_hand_worked_case():
