@@ -455,6 +455,11 @@ def changed_by(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     Raises:
       UserError: if a value is not allowed.
     """
+    mode = experiment.eval.inference_mode
+    if values.get("inference_mode", mode) != mode:
+        # A window's size is none to pad images to, nor the other way round.
+        values = {"eval_crop_size": (), "eval_crop_stride": ()} | dict(values)
+
     changed = {}
     for section in ("data", "eval"):
         group = getattr(experiment, section)

@@ -227,6 +227,19 @@ def test_windows_need_a_run_or_a_flag_that_slides(monkeypatch):
     assert status(slides, "--inference_mode=whole") is None  # the windows are the run's
 
 
+def test_a_windows_size_pads_no_image():
+    slides = Experiment(
+        eval=EvalConfig(inference_mode="slide", eval_crop_size=(9, 9), eval_crop_stride=(9, 9))
+    )
+    whole = flags.changed_by(slides, {"inference_mode": "whole"}).eval
+    assert whole.eval_crop_size == () and whole.eval_crop_stride == ()
+    padded = flags.changed_by(slides, {"inference_mode": "whole", "eval_crop_size": (17, 17)})
+    assert padded.eval.eval_crop_size == (17, 17)
+    assert flags.changed_by(slides, {"inference_mode": "slide"}) == slides
+    with pytest.raises(UserError, match="--eval_crop_size= "):
+        flags.changed_by(padded, {"inference_mode": "slide"})
+
+
 def test_what_one_job_is_given_never_reaches_the_next(monkeypatch, tmp_path):
     seen = []
 
