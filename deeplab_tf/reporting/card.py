@@ -23,14 +23,14 @@ def section(
     """
     training, dataset = card["training"], card["dataset"]
     names = [label_class["name"] for label_class in dataset["classes"]]
+    stride = card["inference"].get("output_stride", training["output_stride"])
     facts = [
         ("task", "semantic segmentation: one class for each pixel"),
         ("checkpoint", title),
         *([("other checkpoints", "; ".join(others))] if others else []),
         (
             "network",
-            f"{training['model_variant']}, output stride {training['output_stride']}, "
-            f"{weights:,} trainable weights",
+            f"{training['model_variant']}, output stride {stride}, {weights:,} trainable weights",
         ),
         _origin(training),
         ("input", f"images of any size, {image_kind.described()}"),

@@ -72,6 +72,16 @@ def metrics_of(
         except UserError as error:
             warn(str(error))
             continue
-        if results.get("step") == step and results.get("inference") == inference:
+        is_alike = results.get("step") == step and results.get("inference") == inference
+        if is_alike and _is_of(run, results):
             scores.append({"file": str(Path(path.parent.name) / path.name), **results})
     return scores
+
+
+def _is_of(run: RunDir, results: dict) -> bool:
+    """Whether scores are of this run, and not of another one that was scored into its folder."""
+    checkpoint = results.get("checkpoint")
+    if not isinstance(checkpoint, str):
+        return True  # an earlier version did not note it
+    folder = Path(checkpoint).parent
+    return not folder.is_dir() or folder.samefile(run.path)  # a run may have been moved

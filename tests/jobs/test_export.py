@@ -54,9 +54,9 @@ INFERENCE = {  # how `run` predicts
 }
 
 
-def write_results(folder, *, miou, step=2, inference=INFERENCE):
+def write_results(folder, *, miou, step=2, inference=INFERENCE, **others):
     folder.mkdir()
-    results = {"step": step, "split": "val", "miou": miou, "inference": inference}
+    results = {"step": step, "split": "val", "miou": miou, "inference": inference} | others
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -65,6 +65,9 @@ def test_the_card_tells_what_was_exported(run, tmp_path, capsys):
     write_results(run.path / "hurt", miou=0.9)
     hurt = run.path / "hurt" / "results.json"
     hurt.write_text(hurt.read_text()[:-3])
+    (tmp_path / "other").mkdir()
+    write_results(run.path / "other_run", miou=0.55, checkpoint=f"{tmp_path}/other/model.ckpt-2")
+    write_results(run.path / "moved", miou=0.5, checkpoint="before/model.ckpt-2")
     write_results(run.path / "other_step", miou=0.6, step=4)
     other_scales = INFERENCE | {"eval_scales": "1.0,2.0"}
     write_results(run.path / "other_way", miou=0.7, inference=other_scales)
@@ -94,6 +97,7 @@ def test_the_card_tells_what_was_exported(run, tmp_path, capsys):
     assert [(m["file"], m["miou"]) for m in card["metrics"]] == [
         ("metrics.jsonl", 0.25),
         ("eval/results.json", 0.5),
+        ("moved/results.json", 0.5),
     ]
     for program in ("training", "export"):
         versions = card["versions"][program]
