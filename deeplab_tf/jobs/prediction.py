@@ -1,7 +1,7 @@
 """Predicts users' images with a checkpoint, published weights, an exported model or a server."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def main(
     left = _unfinished(job, pictures, finished, images) if model.may_skip else dict(images)
 
     bad: list[str] = []
+    predicted: set[str] = set()
     with_losses: list[Path] = []
     videos = [name for name, source in left.items() if isinstance(source, VideoFile)]
     stills = {name: source for name, source in left.items() if name not in videos}
@@ -64,12 +65,16 @@ def main(
                 state=each.state if model.may_skip else None,
             )
             finished.note(each.name, each.state, digests, image=_shown(each.name, each.source))
+            predicted.add(each.name)
 
     for name in videos:
         finished.require_claim(decides)
         _predict_video(job, pictures, model, finished, name, left[name], bad)
 
-    prediction_files.write_summaries(job, pictures, model.classes, finished, images)
+    only: Collection[str] | None = images if job.shard else None
+    if not model.may_skip:  # another model may have predicted what earlier calls finished
+        only = predicted
+    prediction_files.write_summaries(job, pictures, model.classes, finished, only=only)
     noun = "file" if any(isinstance(source, VideoFile) for source in images.values()) else "image"
     skipped = len(images) - len(left)
     image_files.warn_of_losses([] if bad and len(images) == 1 else with_losses, kind)

@@ -1,7 +1,7 @@
 """Writes predict's outputs: the files of each image, and the files about all images."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from deeplab_tf.evaluation import outputs, report
 from deeplab_tf.inference.finished import Finished, digest_of_content, digest_of_output
 from deeplab_tf.jobs import paths
 from deeplab_tf.jobs.inputs import ImageSource
-from deeplab_tf.messages import warn
+from deeplab_tf.messages import counted, warn
 
 
 def write(
@@ -112,23 +112,26 @@ def write_summaries(
     config: PictureConfig,
     classes: Sequence[LabelClass],
     finished: Finished,
-    images: Mapping[str, ImageSource],
+    *,
+    only: Collection[str] | None,
 ) -> None:
-    """Writes the files about all finished images of the folder, or of this shard, if wanted.
+    """Writes the files about all finished images of the folder, or of some, if wanted.
 
     They are made from the index pictures, so they hold what earlier calls and other shards
     finished too. Each shard writes files of its own: in a common file, two shards that end at the
     same time would lose images.
 
     Args:
-      images: the images of this call.
+      only: names of the images that the files tell of; None for all.
     """
     if not config.summaries():
         return
     summaries = outputs.Summaries(config, classes)
     is_empty = True
+    left_out = 0
     for name, image in finished.images():
-        if job.shard and name not in images:
+        if only is not None and name not in only:
+            left_out += 1
             continue
         with Image.open(paths.prediction_file(job, "index", name)) as index:
             summaries.add(image, np.asarray(index))
@@ -136,7 +139,14 @@ def write_summaries(
     if is_empty:
         return
 
-    for name, text in summaries.texts().items():
+    texts = summaries.texts()
+    if left_out and not job.shard:
+        warn(
+            f"Not in {' and '.join(sorted(texts))} of {files.shown(job.output_dir)}: "
+            f"{counted(left_out, 'image')} of earlier calls, since the server may have had another "
+            "model then; predict all images in one call to have them there."
+        )
+    for name, text in texts.items():
         path = paths.summary_file(job, name)
         finished.announce(path, text)
         files.write(path, text)

@@ -234,6 +234,21 @@ def test_a_model_that_may_change_predicts_all_again(photos, monkeypatch):
     assert len(shapes) == 4
 
 
+def test_summaries_hold_only_what_one_model_predicted(photos, monkeypatch, capsys):
+    """A server may have another model at the next call."""
+    counting(monkeypatch, may_skip=False)
+    with_areas = PictureConfig(save_areas=True)
+
+    def areas():
+        return open("out/areas.csv").read().splitlines()[1:]
+
+    predict.main(job(input=("photos/a.png",)), with_areas)
+    assert {line.split(",")[0] for line in areas()} == {"a.png"}
+    predict.main(job(input=("photos/c.tif",)), with_areas)
+    assert {line.split(",")[0] for line in areas()} == {"c.tif"}
+    assert "Not in areas.csv of out: 1 image of earlier calls" in capsys.readouterr().err
+
+
 def test_shards_are_disjoint_and_together_everything(photos, monkeypatch, capsys):
     for number in range(7):
         Image.new("RGB", (number + 1, 3)).save(photos / f"n{number}.png")
