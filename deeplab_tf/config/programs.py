@@ -368,7 +368,7 @@ class ConvertConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Config):
-    """What is read, and the settings of the network that files of weights do not hold."""
+    """What is read, and the settings of the network that few files of weights hold."""
 
     source: str = setting(
         "",
@@ -382,8 +382,8 @@ class ImportConfig(Config):
     )
     dataset: str = setting(
         "",
-        "Data set that the classes belong to. If empty: the known data set with as many classes, "
-        "or else classes named by their numbers.",
+        "Data set that the classes belong to. If empty: the classes that the file names, or else "
+        "the known data set with as many classes, or else classes named by their numbers.",
     )
     class_list: str = setting(
         "",
@@ -395,22 +395,23 @@ class ImportConfig(Config):
     )
     output_stride: int = setting(
         None,
-        "Input pixels, along each side, per cell of the encoder's output. If left out: 16, and 32 "
-        "for MobileNetV3, as published.",
+        "Input pixels, along each side, per cell of the encoder's output. If left out: as the "
+        "file tells, or else 16, and 32 for MobileNetV3, as published.",
         choices=OUTPUT_STRIDES,
     )
     atrous_rates: tuple[int, ...] = setting_of(
         ModelConfig,
         "atrous_rates",
-        help="Rates of ASPP's atrous branches, as many as the file has. If left out: 6,12,18 at "
-        "output stride 16, scaled for other strides; but official DeepLab's must be given.",
+        help="Rates of ASPP's atrous branches, as many as the file has. If left out: as the file "
+        "tells, or else 6,12,18 at output stride 16, scaled for other strides; but official "
+        "DeepLab's must be given.",
     )
     multi_grid: tuple[int, ...] = setting_of(ModelConfig, "multi_grid")
     align_corners: bool = setting_of(
         ModelConfig,
         "align_corners",
         help="Whether the network resizes with aligned corners, as mmsegmentation's 769x769 files "
-        "do. Networks of official DeepLab always do.",
+        "do. If left out: as the file tells, or else not. Networks of official DeepLab always do.",
     )
     image_pooling_crop_size: tuple[int, ...] = setting_of(
         ModelConfig,

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from deeplab_tf.config.programs import ImportConfig
+from deeplab_tf.data.catalog import DatasetInfo
 from deeplab_tf.messages import counted
 from deeplab_tf.runs import importing
+from deeplab_tf.weights.mapping import Source
 
 
 def main(job: ImportConfig) -> None:
@@ -21,7 +23,7 @@ def main(job: ImportConfig) -> None:
     print(
         f"loaded: {counted(len(source.arrays), 'variable')}, {counted(info.num_classes, 'class')}"
     )
-    print(f"class names: {_origin_of_names(job, info, source.num_classes)}")
+    print(f"class names: {_origin_of_names(job, info, source)}")
     print(f"converted: {len(source.converted)} of them, in layout, order or normalisation")
     if not imported.has_head:
         print("new: the whole head; the file holds only a backbone, so train before use")
@@ -30,13 +32,18 @@ def main(job: ImportConfig) -> None:
     print(f"{Path(job.output)} is ready for eval, predict, export_model and train.")
 
 
-def _origin_of_names(job: ImportConfig, info, num_classes: int) -> str:
-    """Says where the names of the classes come from, since files of weights hold no names."""
+def _origin_of_names(job: ImportConfig, info: DatasetInfo, source: Source) -> str:
+    """Says where the names of the classes come from; few files of weights hold names."""
     if job.class_list:
         return f"from {job.class_list}"
     if job.dataset:
         return f"as in {info.name}"
+    is_told = len(source.told.class_names) == info.num_classes
     if info.name in importing.DATASETS.values():
-        reason = "guessed from their number" if num_classes else "since the file has no classes"
+        reason = "guessed from their number" if source.num_classes else "since the file has none"
+        if is_told:
+            return f"as in {info.name}, and in the file"
         return f"as in {info.name}, {reason}; --class_list or --dataset gives others"
+    if is_told:
+        return "from the file; --class_list or --dataset gives others"
     return f"numbers ({info.class_names[0]} and so on); --class_list gives names"

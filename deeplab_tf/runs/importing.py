@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ from deeplab_tf import files
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, flags
 from deeplab_tf.config.programs import ImportConfig
 from deeplab_tf.data import catalog
-from deeplab_tf.messages import UserError
+from deeplab_tf.messages import UserError, warn
 from deeplab_tf.models import heads
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.runs import checkpoints, run_dir
@@ -30,7 +31,12 @@ _RESIZING = {
     "pascal_context": (520, 520),
     "pascal_context_59": (520, 520),
 }
-# Files of weights hold no class names: the data set is guessed from the number of classes.
+_CONTEXT_WINDOWS = {
+    "inference_mode": "slide",
+    "eval_crop_size": (480, 480),
+    "eval_crop_stride": (320, 320),
+}
+# Most files of weights hold no class names: the data set is guessed from the number of classes.
 DATASETS = {
     19: "cityscapes",
     21: "pascal_voc_seg",
@@ -70,14 +76,11 @@ def import_weights(job: ImportConfig, *, advice: str = "") -> Imported:
       UserError: if the weights cannot be read or do not fit, or the folder cannot be written.
     """
     _require_free(job.output)
-    source = sources.read(job.source, Untold.of(job), flag="source", advice=advice)
-
+    source = sources.read(job.source, Untold.of(job), as_told=True, flag="source", advice=advice)
     _require_only_settings_that_matter(source, job)
-    if job.align_corners is not None:
-        config = dataclasses.replace(source.config, align_corners=job.align_corners)
-        source = dataclasses.replace(source, config=config)
+    source = _as_asked_or_told(source, job)
 
-    info = _classes(job, source.num_classes)
+    info = classes_of(job, source)
     with keras_settings():
         model = build_model(source.config, num_classes=info.num_classes)
     has_head = bool(source.num_classes)
@@ -137,18 +140,86 @@ def _require_only_settings_that_matter(source, job: ImportConfig) -> None:
             )
 
 
+def _as_asked_or_told(source: mapping.Source, job: ImportConfig) -> mapping.Source:
+    """Sets up the network as the user says, and else as the file tells; warns of contradictions."""
+    told = source.told.network
+    for name in ("output_stride", "atrous_rates", "multi_grid", "align_corners"):
+        asked = getattr(job, name)
+        if name in told and asked not in (None, (), told[name]):
+            warn(
+                f"{job.source} tells that its network has "
+                f"--{name}={flags.text_of(told[name])}; --{name}={flags.text_of(asked)} is used, "
+                "as you gave it."
+            )
+
+    settings: dict[str, Any] = {
+        name: told[name] for name in ("image_mean", "image_std") if name in told
+    }
+    for corners in (job.align_corners, told.get("align_corners")):
+        if corners is not None:
+            settings["align_corners"] = corners
+            break
+    return dataclasses.replace(source, config=dataclasses.replace(source.config, **settings))
+
+
 def _is_official(source) -> bool:
     """Returns whether the weights are official DeepLab's."""
     return source.kind == reader.KIND
 
 
-def _classes(job: ImportConfig, num_classes: int):
+def classes_of(job: ImportConfig, source: mapping.Source) -> catalog.DatasetInfo:
     """Returns the data set that the classes of the weights belong to.
+
+    Raises:
+      UserError: if the data set or class list that was asked for has another number of classes.
+    """
+    info = _asked_or_usual_classes(job, source.num_classes)
+    told = source.told
+    if len(told.class_names) != info.num_classes or _have_same_classes(told.class_names, info):
+        return info
+
+    if job.class_list or job.dataset:
+        pairs = enumerate(zip(told.class_names, info.class_names, strict=True))
+        index, names = next((i, pair) for i, pair in pairs if _plain(pair[0]) != _plain(pair[1]))
+        warn(
+            f"{job.source} calls class {index} {files.shown(names[0])!r}, and not {names[1]!r}; "
+            f"the names of {job.class_list or job.dataset} are used, as you asked."
+        )
+        return info
+    colors = told.colors or _shades(info.num_classes)
+    classes = tuple(map(catalog.LabelClass, told.class_names, colors))
+    return catalog.DatasetInfo(name=f"classes_{info.num_classes}", classes=classes)
+
+
+def _have_same_classes(names: tuple[str, ...], info: catalog.DatasetInfo) -> bool:
+    """Returns whether a file's names, in their order, are those of a data set.
+
+    mmsegmentation's names of PASCAL Context stand in another order than the labels that it trains
+    on (docs/ancestors.md, SSSegmentation, Data), so there any order counts.
+    """
+    theirs, ours = [*map(_plain, names)], [*map(_plain, info.class_names)]
+    if info.name.startswith("pascal_context"):
+        theirs, ours = sorted(theirs), sorted(ours)
+    return theirs == ours
+
+
+def _plain(name: str) -> str:
+    """Returns a class's name as programs agree on it: "traffic_light" and "traffic light" do."""
+    return name.replace("_", " ").strip().casefold()
+
+
+def _shades(count: int) -> list[tuple[int, int, int]]:
+    """Returns greys for classes without colours."""
+    return [(index * 37 % 256,) * 3 for index in range(count)]
+
+
+def _asked_or_usual_classes(job: ImportConfig, num_classes: int) -> catalog.DatasetInfo:
+    """Returns the classes that the user asks for, or else the known ones of this number.
 
     Args:
       num_classes: number of classes of the weights; 0 for a backbone without a head.
     Raises:
-      UserError: if the data set or class list that was asked for has another number of classes.
+      UserError: as `classes_of`.
     """
     if job.class_list:
         path = Path(job.class_list)
@@ -168,7 +239,8 @@ def _classes(job: ImportConfig, num_classes: int):
     name = job.dataset or DATASETS.get(num_classes or 21, "")
     if not name:
         numbered = (
-            catalog.LabelClass(f"class_{i}", (i * 37 % 256,) * 3) for i in range(num_classes)
+            catalog.LabelClass(f"class_{index}", color)
+            for index, color in enumerate(_shades(num_classes))
         )
         return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(numbered))
 
@@ -183,15 +255,16 @@ def _classes(job: ImportConfig, num_classes: int):
 
 def _experiment(source, dataset: str) -> Experiment:
     """Returns the settings of the imported run, with the sizes its ancestor scores the data at."""
-    official = _is_official(source)
-    low, high = (0, 0) if official else _RESIZING.get(dataset, (0, 0))
-    slide = not official and dataset.startswith("pascal_context")
+    low, high = 0, 0
+    evaluation: dict[str, Any] = {}
+    if not _is_official(source):
+        low, high = _RESIZING.get(dataset, (0, 0))
+        if dataset.startswith("pascal_context"):
+            evaluation = _CONTEXT_WINDOWS
+    if any(source.told.resizing):
+        low, high = source.told.resizing
     return Experiment(
         model=source.config,
         data=DataConfig(dataset=dataset, min_resize_value=low, max_resize_value=high),
-        eval=EvalConfig(
-            inference_mode="slide" if slide else "whole",
-            eval_crop_size=(480, 480) if slide else (),
-            eval_crop_stride=(320, 320) if slide else (),
-        ),
+        eval=EvalConfig(**(source.told.evaluation or evaluation)),
     )

@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab_tf import files
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.messages import UserError
+from deeplab_tf.weights.mmseg_config import Told
 
 # Limits of what is imported. The network is built before its weights are compared with it, so a
 # small file must not ask for a large one.
@@ -31,6 +32,7 @@ class Source:
       unused: names in the file that no variable takes.
       converted: names of our variables whose values are transposed, reordered or adjusted, and not
         as in the file.
+      told: what the file tells beside its weights.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Source:
     origins: dict[str, str]
     unused: list[str] = dataclasses.field(default_factory=list)
     converted: set[str] = dataclasses.field(default_factory=set)
+    told: Told = Told()
 
 
 class Collector:

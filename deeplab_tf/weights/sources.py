@@ -1,6 +1,7 @@
 """Reads the weights of another program, given by path, address or name, and tells their kind."""
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from deeplab_tf import archives, unpacking
 from deeplab_tf.messages import UserError
-from deeplab_tf.weights import imagenet, mapping, ssseg, torch_file
+from deeplab_tf.weights import imagenet, mapping, mmseg_config, ssseg, torch_file
 from deeplab_tf.weights.mapping import Source
 from deeplab_tf.weights.official import reader
 from deeplab_tf.weights.untold import Untold
@@ -38,6 +39,7 @@ def read(
     untold: Untold | None = None,
     *,
     backbone_only: bool = False,
+    as_told: bool = False,
     flag: str = "tf_initial_checkpoint",
     advice: str = "",
 ) -> Source:
@@ -47,6 +49,8 @@ def read(
       source: a path, an http(s) address, or the name of a published Keras model.
       untold: what files do not tell about the network.
       backbone_only: whether to leave out all heads.
+      as_told: whether what the file itself tells about its network completes `untold`; a training
+        has settings of its own.
       flag: the flag that gave `source`, for messages.
       advice: as in `fetch`.
     Raises:
@@ -65,13 +69,24 @@ def read(
         place = _official_at(path, source)
         if not place and not path.is_file():
             raise UserError(f"{source} does not exist; allowed: {KINDS}.")
-        arrays = {} if place else ssseg.state_dict(torch_file.load(path), str(path))
+        content = {} if place else torch_file.load(path)
+        arrays = {} if place else ssseg.state_dict(content, str(path))
 
     if place:
         found = reader.read(place, untold, backbone_only=backbone_only)
         return mapping.sound(found, place)
+
+    told = mmseg_config.Told()
+    if as_told and ssseg.has_mmseg_head(arrays):
+        told = mmseg_config.read(content)
+        untold = (untold or Untold()).completed(told.network)
+    if told.obstacle:
+        raise UserError(
+            f"{path} belongs to a network that cannot be computed here: its config says that "
+            f"{told.obstacle}; give weights of mmsegmentation's own DeepLabV3 or DeepLabV3+."
+        )
     found = ssseg.read(arrays, str(path), untold, backbone_only=backbone_only)
-    return mapping.sound(found, str(path))
+    return dataclasses.replace(mapping.sound(found, str(path)), told=told)
 
 
 def is_named(source: str) -> bool:

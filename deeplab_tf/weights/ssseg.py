@@ -137,6 +137,11 @@ def read(
     return collector.source(names["program"], config, num_classes, known=known, ignored=_IGNORED)
 
 
+def has_mmseg_head(file: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether a state dict is one of mmsegmentation's, with a head."""
+    return any(name.startswith("decode_head.") for name in file)
+
+
 def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) -> dict[str, Any]:
     """Returns the names that the program which wrote the file gives to its layers.
 
@@ -149,7 +154,7 @@ def _names_in(file: Mapping[str, np.ndarray], path: str, backbone_only: bool) ->
 
     if holds("backbone_net."):
         names = _SSSEG
-    elif holds("decode_head."):
+    elif has_mmseg_head(file):
         names = _MMSEG
     else:
         backbone = "backbone." if holds("backbone.") else ""

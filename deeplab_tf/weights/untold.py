@@ -1,6 +1,7 @@
 """What a file of weights does not tell about its network, so that somebody must say it."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,15 @@ class Untold:
         """Returns the answers that the settings of a network, or of an import, give."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names})
+
+    def completed(self, told: Mapping[str, Any]) -> "Untold":
+        """Returns these answers, completed by what a file of weights tells after all."""
+        missing = {
+            name: told[name]
+            for name, value in vars(self).items()
+            if value in (None, ()) and name in told
+        }
+        return dataclasses.replace(self, **missing)
 
     def settings(self) -> dict[str, Any]:
         """Returns the answers there are, as arguments of `ModelConfig`."""

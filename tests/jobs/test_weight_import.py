@@ -16,8 +16,9 @@ from deeplab_tf.messages import UserError
 from deeplab_tf.runs import loaded_run
 from deeplab_tf.runs.run_dir import RunDir
 from tests.weights import writers
+from tests.weights.test_mmseg_config import CONFIG
 from tests.weights.test_official import Oracle as OfficialOracle
-from tests.weights.test_ssseg import IMAGES, Oracle
+from tests.weights.test_ssseg import IMAGES, Oracle, error_of
 
 
 def run(source, output, **settings):
@@ -53,6 +54,70 @@ def test_a_run_is_written_with_its_classes_and_scoring(
     assert (experiment.data.min_resize_value, experiment.data.max_resize_value) == resize
     assert experiment.eval.inference_mode == mode
     assert deeplab_tf.load_model(tmp_path / "out").num_classes == classes
+
+
+NAMES, PALETTE = ["road", "kerb ", "grass"], [[9, 8, 7], [0, 255, 0], [1, 2, 3]]
+
+
+def write_trained(path, config=CONFIG, *, classes=3, names=NAMES, palette=PALETTE, new=False):
+    """Writes a file as mmsegmentation's trainer does; returns the network's logits."""
+    oracle = Oracle()
+    logits, _ = oracle.mmseg(IMAGES, 18, "v1c", 8, (12, 24), classes, False)
+    meta = {"config": config, "CLASSES": tuple(names), "PALETTE": palette, "iter": 9}
+    if new:  # 1.x
+        meta = {"cfg": config, "dataset_meta": {"classes": list(names), "palette": palette}}
+    writers.write_pth(path, {"meta": meta, "state_dict": oracle.arrays})
+    return logits
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_what_mmsegmentation_tells_in_its_file_is_heeded(tmp_path, capsys, new):
+    not_aligned = CONFIG.replace("align_corners=True", "align_corners=False")
+    usual = not_aligned.replace("100.0, 110.5, 120", "123.675, 116.28, 103.53")
+    usual = usual.replace("50.0, 60.0, 70.0", "58.395, 57.12, 57.375")
+    if new:
+        usual = usual.replace("img_norm_cfg", "data_preprocessor").replace("to_rgb", "bgr_to_rgb")
+    logits = write_trained(tmp_path / "usual.pth", usual, new=new)
+    run(tmp_path / "usual.pth", tmp_path / "usual")
+    model = deeplab_tf.load_model(tmp_path / "usual")
+    assert error_of(model(IMAGES)["logits"].numpy(), logits.numpy()) < 5e-4
+
+    write_trained(tmp_path / "own.pth", new=new)
+    run(tmp_path / "own.pth", tmp_path / "own")
+    folder = RunDir(tmp_path / "own")
+    model, data, scoring = (getattr(folder.experiment(), n) for n in ("model", "data", "eval"))
+    assert model.align_corners and model.output_stride == 8 and model.atrous_rates == (12, 24)
+    assert (model.image_mean, model.image_std) == ((100, 110.5, 120), (50, 60, 70))
+    assert (data.min_resize_value, data.max_resize_value) == (800, 1600)
+    assert (scoring.inference_mode, scoring.eval_crop_size) == ("slide", (80, 96))
+    assert scoring.eval_crop_stride == (64, 48)
+    assert folder.dataset().class_names == ["road", "kerb", "grass"]
+    assert folder.dataset().colors == [(9, 8, 7), (0, 255, 0), (1, 2, 3)]
+    printed = capsys.readouterr()
+    assert "class names: from the file" in printed.out and "Warning" not in printed.err
+
+
+def test_contradictions_to_what_the_file_tells_are_warned_of(tmp_path, capsys):
+    write_trained(tmp_path / "m.pth")
+    (tmp_path / "classes.csv").write_text("name\nroad\ngrass\nkerb\n")
+    asked = {"output_stride": 16, "align_corners": False, "atrous_rates": (12, 24)}
+    run(tmp_path / "m.pth", tmp_path / "out", class_list=str(tmp_path / "classes.csv"), **asked)
+    model = RunDir(tmp_path / "out").experiment().model
+    assert not model.align_corners and model.output_stride == 16
+    assert RunDir(tmp_path / "out").dataset().class_names == ["road", "grass", "kerb"]
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 3
+    assert "has --output_stride=8; --output_stride=16 is used" in warnings[0]
+    assert "has --align_corners=true; --align_corners=false is used" in warnings[1]
+    assert "calls class 1 'kerb', and not 'grass'" in warnings[2]
+
+
+def test_a_network_that_cannot_be_computed_is_refused(tmp_path):
+    write_trained(tmp_path / "m.pth", CONFIG.replace("to_rgb=True", "to_rgb=False"))
+    message = "cannot be computed here: its config says that its images .* blue, green, red; give"
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "m.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_takes_an_import_as_it_is(tmp_path, shapes_dir):
