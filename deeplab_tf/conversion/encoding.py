@@ -22,7 +22,7 @@ from deeplab_tf.data.examples import EncodedExample, Remark
 from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError
 
-CONVERSION = 5  # increase it when the same files may become other records or counts
+CONVERSION = 6  # increase it when the same files may become other records or counts
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ def _orientation_remark(
     turns = stored.orientation in image_files.TURNS and exif_orientation == "apply"
     if turns and mask_size in (None, turned_size):
         # Half a turn, a mirroring, and any turn of a square keep the size, which then cannot tell
-        # whether the mask was drawn on the turned image.
-        return "turned_unsure" if mask_size == size else "turned"
+        # whether the mask was drawn on the turned image. Drawings without a size say even less.
+        is_untold = pair.drawing is not None and pair.drawing.size is None
+        return "turned_unsure" if is_untold or mask_size == size else "turned"
     if mask_size in (None, size):
         return "not_turned" if turns else None
 

@@ -11,7 +11,7 @@ Color = tuple[int, int, int]
 # Decisions of the conversion about an image that its owner may want to know:
 Remark = Literal[
     "turned",  # as its EXIF data say
-    "turned_unsure",  # the same, but the mask would also fit the image as stored
+    "turned_unsure",  # the same, but the mask may have been drawn on the image as stored
     "not_turned",  # in spite of its EXIF data: the mask fits only the image as stored
     "channel_dropped",  # transparency, or a channel that is not a colour
     "values",  # --mask_encoding=auto read the mask by its values
