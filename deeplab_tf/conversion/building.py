@@ -352,7 +352,7 @@ def _write_shard(
         with records.shard_writer(partial) as writer:
             for outcome in outcomes:
                 if isinstance(outcome, BadFile):
-                    skipped.append({"name": outcome.name, "reason": outcome.reason})
+                    skipped.append(outcome.to_json())
                 else:
                     writer.write(records.serialize(outcome))
                     digests.append(outcome.source.hex())
@@ -388,9 +388,33 @@ def _is_finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
         state = json.loads(_journal(plan.building, shard).read_text())
         size = (plan.building / f"{shard:05d}").stat().st_size
         is_same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
-        return is_same and (skip_bad or not state["skipped"])
+        return is_same and _stay_skipped(state["skipped"], plan.parts[shard], skip_bad)
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _stay_skipped(skipped: Sequence[dict], pairs: Iterable[FilePair], skip_bad: bool) -> bool:
+    """Whether images that an earlier call skipped would be skipped again.
+
+    Damaged files would, as long as they do not change. But a network file system may have failed to
+    read a file and then recover, which neither its size nor its time would show.
+
+    Args:
+      pairs: the images that were asked for.
+      skip_bad: whether any image may be skipped.
+    """
+    unread = {bad["name"] for bad in skipped if bad.get("unread")}
+    is_readable_now = any(pair.name in unread and _can_be_read(pair) for pair in pairs)
+    return (skip_bad or not skipped) and not is_readable_now
+
+
+def _can_be_read(pair: FilePair) -> bool:
+    try:
+        for path in filter(None, (pair.image_path, pair.mask_path)):
+            files.read_bytes(path)
+    except OSError:
+        return False
+    return True
 
 
 def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
@@ -453,7 +477,10 @@ def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -
     Args:
       skip_bad: whether the split may lack images that were skipped.
     """
-    if entry.get("source") != plan.source or (entry.get("skipped") and not skip_bad):
+    pairs = itertools.chain(*plan.parts)
+    if entry.get("source") != plan.source:
+        return False
+    if not _stay_skipped(entry.get("skipped", ()), pairs, skip_bad):
         return False
     paths = [(_listed(output_dir, shard["file"]), shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -27,10 +27,24 @@ CONVERSION = 6  # increase it when the same files may become other records or co
 
 @dataclass(frozen=True)
 class BadFile:
-    """A pair that could not be encoded, and why."""
+    """A pair that could not be encoded, and why.
+
+    is_unread: whether a file could not be read, which may pass, and not what it holds is the cause.
+    """
 
     name: str
     reason: str
+    is_unread: bool = False
+
+    @classmethod
+    def after(cls, error: UserError, name: str) -> "BadFile":
+        """Returns the outcome for a pair whose encoding ended with an error."""
+        return cls(name, str(error), isinstance(error, decoding.UnreadFileError))
+
+    def to_json(self) -> dict:
+        """Returns what dataset.json says of it."""
+        unread = {"unread": True} if self.is_unread else {}
+        return {"name": self.name, "reason": self.reason, **unread}
 
 
 @dataclass(frozen=True)

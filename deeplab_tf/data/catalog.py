@@ -167,7 +167,7 @@ _SPLIT = keyed(
         "shards": listed(keyed({"file": text(), "bytes": _COUNT})),
     },
     {  # keys that earlier versions did not write, and keys for people
-        "skipped": listed(keyed({"name": string(), "reason": string()})),
+        "skipped": listed(keyed({"name": string(), "reason": string()}, {"unread": switch()})),
         "labelled": switch(),
         "published_images": or_null(_COUNT),
         "source": string(),
