@@ -35,6 +35,8 @@ class SplitSettings:
 
 
 _USUAL_SPLITS = ("train", "val", "valid", "test")
+# Cuts the name of a split into words: trainval has two, and so have train_aug and fold10.
+_BETWEEN_WORDS = re.compile(r"(train|valid|val|test|\d+)|[\W_]+", re.IGNORECASE)
 
 # Whether a text names the mask of an image.
 IsMask = Callable[[Path, str], bool]
@@ -215,11 +217,24 @@ def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[P
     return members
 
 
+def may_share_images(one: str, other: str) -> bool:
+    """Whether the name of a split says that it is a part of another, as train is of trainval.
+
+    Whole words count: fold1 is no part of fold10.
+    """
+    part, whole = sorted((_words(one), _words(other)), key=len)
+    starts = range(len(whole) - len(part) + 1)
+    return part != whole and any(whole[start : start + len(part)] == part for start in starts)
+
+
+def _words(split: str) -> list[str]:
+    return [word for word in _BETWEEN_WORDS.split(split) if word] or [split]
+
+
 def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
     """Warns of images that are in two splits, even if the files have different names.
 
-    A model must not be scored on images that it was trained on. A split whose name contains the
-    name of another may share its images, as trainval does with train and val.
+    A model must not be scored on images that it was trained on.
     """
     paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
     first_of = files.first_of_equals(itertools.chain(*paths.values()))
@@ -231,7 +246,7 @@ def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> 
 
     for one, other in itertools.combinations(splits, 2):
         shared = sorted(in_split[one].keys() & in_split[other].keys())
-        if shared and one not in other and other not in one:
+        if shared and not may_share_images(one, other):
             path, twin = in_split[one][shared[0]], in_split[other][shared[0]]
             where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
             warn(
