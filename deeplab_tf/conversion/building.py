@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from deeplab_tf import __version__, files
 from deeplab_tf.config import Config, require, require_given, setting
-from deeplab_tf.conversion import encoding, split_report, workers
+from deeplab_tf.conversion import encoding, split_members, split_report, workers
 from deeplab_tf.conversion.encoding import BadFile, FilePair
 from deeplab_tf.data import catalog
 from deeplab_tf.data.examples import EncodedExample
@@ -268,6 +268,10 @@ def convert_splits(
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
     kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
     _print_kept(kept, settings["mask_settings"], output_dir)
+    for plan in plans:
+        split_members.warn_of_images_built_earlier(
+            plan.split, list(itertools.chain(*plan.parts)), built[plan.split], kept
+        )
     split_report.print_report(info, built, coding)
 
 
@@ -346,7 +350,7 @@ def _write_shard(
     from deeplab_tf.data import records  # imports TensorFlow, so only when there is work to do
 
     finished, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
-    digests, skipped, unlabelled = [], [], 0
+    digests, image_digests, skipped, unlabelled = [], "", [], 0
     facts = split_report.SplitFacts.none(info)
     try:
         with records.shard_writer(partial) as writer:
@@ -356,6 +360,7 @@ def _write_shard(
                 else:
                     writer.write(records.serialize(outcome))
                     digests.append(outcome.source.hex())
+                    image_digests += split_members.image_digest(outcome)
                     unlabelled += not outcome.label
                     facts.add(outcome, info)
         os.replace(partial, finished)
@@ -366,6 +371,7 @@ def _write_shard(
         "source": plan.sources[shard],
         "bytes": finished.stat().st_size,
         "digests": digests,
+        "image_digests": image_digests,
         "skipped": skipped,
         "unlabelled": unlabelled,
         "facts": facts.to_json(info),
@@ -443,7 +449,7 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
         }
         for shard, state in enumerate(states)
     ]
-    return {
+    entry = {
         "images": len(digests),
         "published_images": catalog.published_images(info, plan.split),
         "labelled": not any(state["unlabelled"] for state in states),
@@ -454,6 +460,10 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
         "skipped": [bad for state in states for bad in state["skipped"]],
         "shards": shards,
     }
+    # Splits of public data sets may share images: VOC's trainval and trainaug do.
+    if info.builder == "build_folder_data":
+        entry["image_digests"] = "".join(state["image_digests"] for state in states)
+    return entry
 
 
 def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None:

@@ -94,6 +94,7 @@ def encode_pair(
         stored = image_files.StoredImage(first, image_content, "", 1, has_other_channel=False)
 
     source = hashlib.sha256(stored.content)
+    image_source = source.digest()
     mask = masks.EncodedMask(b"", None, ())
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
@@ -130,6 +131,7 @@ def encode_pair(
         palette=mask.palette,
         channels=image_kind.channels,
         image_values=counts,
+        image_source=image_source,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.conversion import data_trees, encoding
+from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.messages import UserError, counted, warn
 
 
@@ -37,6 +38,9 @@ class SplitSettings:
 _USUAL_SPLITS = ("train", "val", "valid", "test")
 # Cuts the name of a split into words: trainval has two, and so have train_aug and fold10.
 _BETWEEN_WORDS = re.compile(r"(train|valid|val|test|\d+)|[\W_]+", re.IGNORECASE)
+
+_WHY_NOT_SHARED = "a score on training images says nothing: take them out of one split."
+_DIGITS = 16  # of a digest: among a million images, two agree by chance with probability 3e-8
 
 # Whether a text names the mask of an image.
 IsMask = Callable[[Path, str], bool]
@@ -251,5 +255,40 @@ def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> 
             where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
             warn(
                 f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
-                " a score on training images says nothing: take them out of one split."
+                f" {_WHY_NOT_SHARED}"
             )
+
+
+def image_digest(example: EncodedExample) -> str:
+    """Returns what dataset.json keeps to know an image again: the start of its file's SHA-256."""
+    return example.image_source.hex()[:_DIGITS]
+
+
+def warn_of_images_built_earlier(
+    split: str, pairs: Sequence[encoding.FilePair], entry: Mapping, earlier: Mapping[str, Mapping]
+) -> None:
+    """Warns of images of a split that earlier calls put into other splits of the same folder.
+
+    Args:
+      pairs: all that were asked for.
+      entry: the split's entry in dataset.json.
+      earlier: the entries of the splits that earlier calls built.
+    """
+    skipped = {bad["name"] for bad in entry.get("skipped", ())}
+    paths = [pair.image_path for pair in pairs if pair.name not in skipped]
+    path_of = dict(zip(_image_digests(entry), paths, strict=False))
+
+    for other, other_entry in earlier.items():
+        digests = set(_image_digests(other_entry))
+        shared = [path for digest, path in path_of.items() if digest in digests]
+        if shared and not may_share_images(split, other):
+            warn(
+                f"{split!r} shares {counted(len(shared), 'image')} (the first: {shared[0]}) with "
+                f"{other!r}, which an earlier call built; {_WHY_NOT_SHARED}"
+            )
+
+
+def _image_digests(entry: Mapping) -> list[str]:
+    """Returns the digest of each image in a split; none if its builder keeps none."""
+    digests = entry.get("image_digests", "")
+    return [digests[start : start + _DIGITS] for start in range(0, len(digests), _DIGITS)]

@@ -171,6 +171,7 @@ _SPLIT = keyed(
         "labelled": switch(),
         "published_images": or_null(_COUNT),
         "source": string(),
+        "image_digests": string(),
         "mask_settings": string(),
         "statistics": keyed(
             {"pixels": mapped(_COUNT), "images_with": mapped(_COUNT), "ignored_pixels": _COUNT}

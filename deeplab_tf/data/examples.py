@@ -26,6 +26,7 @@ class EncodedExample:
     image: the bytes of an image file.
     label: the bytes of a PNG; empty if the data set publishes no label.
     source: SHA-256 of the files that it was made of.
+    image_source: SHA-256 of the image's file alone.
     label_values: how many pixels of the label have each value, 256 numbers; empty if there is no
       label or it was not decoded.
     remarks: what the owner of the images should know about the conversion.
@@ -46,3 +47,4 @@ class EncodedExample:
     palette: tuple[tuple[int, Color], ...] = ()
     channels: int = 3
     image_values: ValueCounts | None = None
+    image_source: bytes = b""

@@ -666,6 +666,34 @@ def test_a_split_may_not_hold_what_another_is_scored_on_without_a_word(raw, caps
     assert "share" not in told(train="a", trainval="a")
 
 
+def test_a_later_call_knows_the_images_of_earlier_splits(raw, capsys):
+    """Even if the file has another name and another mask; i2 cannot be converted."""
+    (raw / "a.txt").write_text("i0\ni1\n")
+    (raw / "b.txt").write_text("i2\ni3\ni4\ni5\n")
+    (raw / "c.txt").write_text("i2\ni3\ni5\n")
+    (raw / "images/i2.jpg").write_bytes(b"cut")
+    (raw / "images/i4.jpg").write_bytes((raw / "images/i1.jpg").read_bytes())
+    Image.new("RGB", (31, 20), (10, 20, 30)).save(raw / "masks/i4.png")
+
+    def told(**lists):
+        parts = tuple(f"{split}={raw}/{name}.txt" for split, name in lists.items())
+        build_folder_data.main(config(raw, split_lists=parts, skip_bad=True))
+        return capsys.readouterr().err
+
+    assert "share" not in told(train="a")
+    warning = (
+        f"Warning: 'val' shares 1 image (the first: {raw}/images/i4.jpg) with 'train', which an "
+        "earlier call built; a score on training images says nothing: take them out of one split."
+    )
+    assert warning in told(val="b")
+    assert warning in told(val="b")  # which is up to date
+    assert "'train' shares 1 image (the first: " in told(train="a")
+    assert "share" not in told(trainval="b")  # which may share the images of both
+    (raw / "out/dataset.json").unlink()
+    told(train="a")
+    assert "share" not in told(val="c")  # the way out
+
+
 @pytest.mark.parametrize(
     ("one", "other", "may_share"),
     [
