@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from deeplab_tf import __version__, files
 from deeplab_tf.config import Config, require, require_given, setting
-from deeplab_tf.conversion import encoding, split_report, workers
+from deeplab_tf.conversion import encoding, split_members, split_report, workers
 from deeplab_tf.conversion.encoding import BadFile, FilePair
 from deeplab_tf.data import catalog
 from deeplab_tf.data.examples import EncodedExample
@@ -268,6 +268,10 @@ def convert_splits(
     built = {plan.split: manifest["splits"][plan.split] for plan in plans}
     kept = {split: entry for split, entry in manifest["splits"].items() if split not in built}
     _print_kept(kept, settings["mask_settings"], output_dir)
+    for plan in plans:
+        split_members.warn_of_images_built_earlier(
+            plan.split, list(itertools.chain(*plan.parts)), built[plan.split], kept
+        )
     split_report.print_report(info, built, coding)
 
 
@@ -346,16 +350,17 @@ def _write_shard(
     from deeplab_tf.data import records  # imports TensorFlow, so only when there is work to do
 
     finished, partial = plan.building / f"{shard:05d}", plan.building / f"{shard:05d}.part"
-    digests, skipped, unlabelled = [], [], 0
+    digests, image_digests, skipped, unlabelled = [], "", [], 0
     facts = split_report.SplitFacts.none(info)
     try:
         with records.shard_writer(partial) as writer:
             for outcome in outcomes:
                 if isinstance(outcome, BadFile):
-                    skipped.append({"name": outcome.name, "reason": outcome.reason})
+                    skipped.append(outcome.to_json())
                 else:
                     writer.write(records.serialize(outcome))
                     digests.append(outcome.source.hex())
+                    image_digests += split_members.image_digest(outcome)
                     unlabelled += not outcome.label
                     facts.add(outcome, info)
         os.replace(partial, finished)
@@ -366,6 +371,7 @@ def _write_shard(
         "source": plan.sources[shard],
         "bytes": finished.stat().st_size,
         "digests": digests,
+        "image_digests": image_digests,
         "skipped": skipped,
         "unlabelled": unlabelled,
         "facts": facts.to_json(info),
@@ -388,9 +394,33 @@ def _is_finished(plan: _Plan, shard: int, skip_bad: bool) -> bool:
         state = json.loads(_journal(plan.building, shard).read_text())
         size = (plan.building / f"{shard:05d}").stat().st_size
         is_same = (state["source"], state["bytes"]) == (plan.sources[shard], size)
-        return is_same and (skip_bad or not state["skipped"])
+        return is_same and _stay_skipped(state["skipped"], plan.parts[shard], skip_bad)
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _stay_skipped(skipped: Sequence[dict], pairs: Iterable[FilePair], skip_bad: bool) -> bool:
+    """Whether images that an earlier call skipped would be skipped again.
+
+    Damaged files would, as long as they do not change. But a network file system may have failed to
+    read a file and then recover, which neither its size nor its time would show.
+
+    Args:
+      pairs: the images that were asked for.
+      skip_bad: whether any image may be skipped.
+    """
+    unread = {bad["name"] for bad in skipped if bad.get("unread")}
+    is_readable_now = any(pair.name in unread and _can_be_read(pair) for pair in pairs)
+    return (skip_bad or not skipped) and not is_readable_now
+
+
+def _can_be_read(pair: FilePair) -> bool:
+    try:
+        for path in filter(None, (pair.image_path, pair.mask_path)):
+            files.read_bytes(path)
+    except OSError:
+        return False
+    return True
 
 
 def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
@@ -419,7 +449,7 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
         }
         for shard, state in enumerate(states)
     ]
-    return {
+    entry = {
         "images": len(digests),
         "published_images": catalog.published_images(info, plan.split),
         "labelled": not any(state["unlabelled"] for state in states),
@@ -430,6 +460,10 @@ def _entry(plan: _Plan, info: catalog.DatasetInfo) -> dict:
         "skipped": [bad for state in states for bad in state["skipped"]],
         "shards": shards,
     }
+    # Splits of public data sets may share images: VOC's trainval and trainaug do.
+    if info.builder == "build_folder_data":
+        entry["image_digests"] = "".join(state["image_digests"] for state in states)
+    return entry
 
 
 def _publish(plan: _Plan, entry: dict, output_dir: Path, manifest: dict) -> None:
@@ -453,7 +487,10 @@ def _is_up_to_date(plan: _Plan, output_dir: Path, entry: dict, skip_bad: bool) -
     Args:
       skip_bad: whether the split may lack images that were skipped.
     """
-    if entry.get("source") != plan.source or (entry.get("skipped") and not skip_bad):
+    pairs = itertools.chain(*plan.parts)
+    if entry.get("source") != plan.source:
+        return False
+    if not _stay_skipped(entry.get("skipped", ()), pairs, skip_bad):
         return False
     paths = [(_listed(output_dir, shard["file"]), shard["bytes"]) for shard in entry["shards"]]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -22,15 +22,29 @@ from deeplab_tf.data.examples import EncodedExample, Remark
 from deeplab_tf.data.image_kinds import RGB, ImageKind
 from deeplab_tf.messages import UserError
 
-CONVERSION = 5  # increase it when the same files may become other records or counts
+CONVERSION = 6  # increase it when the same files may become other records or counts
 
 
 @dataclass(frozen=True)
 class BadFile:
-    """A pair that could not be encoded, and why."""
+    """A pair that could not be encoded, and why.
+
+    is_unread: whether a file could not be read, which may pass, and not what it holds is the cause.
+    """
 
     name: str
     reason: str
+    is_unread: bool = False
+
+    @classmethod
+    def after(cls, error: UserError, name: str) -> "BadFile":
+        """Returns the outcome for a pair whose encoding ended with an error."""
+        return cls(name, str(error), isinstance(error, decoding.UnreadFileError))
+
+    def to_json(self) -> dict:
+        """Returns what dataset.json says of it."""
+        unread = {"unread": True} if self.is_unread else {}
+        return {"name": self.name, "reason": self.reason, **unread}
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ def encode_pair(
         stored = image_files.StoredImage(first, image_content, "", 1, has_other_channel=False)
 
     source = hashlib.sha256(stored.content)
+    image_source = source.digest()
     mask = masks.EncodedMask(b"", None, ())
     if pair.mask_path:
         mask_content = decoding.read_file(pair.mask_path)
@@ -116,6 +131,7 @@ def encode_pair(
         palette=mask.palette,
         channels=image_kind.channels,
         image_values=counts,
+        image_source=image_source,
     )
 
 
@@ -155,8 +171,9 @@ def _orientation_remark(
     turns = stored.orientation in image_files.TURNS and exif_orientation == "apply"
     if turns and mask_size in (None, turned_size):
         # Half a turn, a mirroring, and any turn of a square keep the size, which then cannot tell
-        # whether the mask was drawn on the turned image.
-        return "turned_unsure" if mask_size == size else "turned"
+        # whether the mask was drawn on the turned image. Drawings without a size say even less.
+        is_untold = pair.drawing is not None and pair.drawing.size is None
+        return "turned_unsure" if is_untold or mask_size == size else "turned"
     if mask_size in (None, size):
         return "not_turned" if turns else None
 

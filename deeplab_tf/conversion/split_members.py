@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deeplab_tf import files
 from deeplab_tf.conversion import data_trees, encoding
+from deeplab_tf.data.examples import EncodedExample
 from deeplab_tf.messages import UserError, counted, warn
 
 
@@ -35,6 +36,11 @@ class SplitSettings:
 
 
 _USUAL_SPLITS = ("train", "val", "valid", "test")
+# Cuts the name of a split into words: trainval has two, and so have train_aug and fold10.
+_BETWEEN_WORDS = re.compile(r"(train|valid|val|test|\d+)|[\W_]+", re.IGNORECASE)
+
+_WHY_NOT_SHARED = "a score on training images says nothing: take them out of one split."
+_DIGITS = 16  # of a digest: among a million images, two agree by chance with probability 3e-8
 
 # Whether a text names the mask of an image.
 IsMask = Callable[[Path, str], bool]
@@ -215,11 +221,24 @@ def _members_by_folder(images: list[Path], images_dir: Path) -> dict[str, list[P
     return members
 
 
+def may_share_images(one: str, other: str) -> bool:
+    """Whether the name of a split says that it is a part of another, as train is of trainval.
+
+    Whole words count: fold1 is no part of fold10.
+    """
+    part, whole = sorted((_words(one), _words(other)), key=len)
+    starts = range(len(whole) - len(part) + 1)
+    return part != whole and any(whole[start : start + len(part)] == part for start in starts)
+
+
+def _words(split: str) -> list[str]:
+    return [word for word in _BETWEEN_WORDS.split(split) if word] or [split]
+
+
 def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> None:
     """Warns of images that are in two splits, even if the files have different names.
 
-    A model must not be scored on images that it was trained on. A split whose name contains the
-    name of another may share its images, as trainval does with train and val.
+    A model must not be scored on images that it was trained on.
     """
     paths = {split: [pair.image_path for pair in pairs] for split, pairs in splits.items()}
     first_of = files.first_of_equals(itertools.chain(*paths.values()))
@@ -231,10 +250,45 @@ def warn_of_shared_images(splits: Mapping[str, Sequence[encoding.FilePair]]) -> 
 
     for one, other in itertools.combinations(splits, 2):
         shared = sorted(in_split[one].keys() & in_split[other].keys())
-        if shared and one not in other and other not in one:
+        if shared and not may_share_images(one, other):
             path, twin = in_split[one][shared[0]], in_split[other][shared[0]]
             where = f"{path}" if path == twin else f"{path}, the same file as {twin}"
             warn(
                 f"{one!r} and {other!r} share {counted(len(shared), 'image')} (the first: {where});"
-                " a score on training images says nothing: take them out of one split."
+                f" {_WHY_NOT_SHARED}"
             )
+
+
+def image_digest(example: EncodedExample) -> str:
+    """Returns what dataset.json keeps to know an image again: the start of its file's SHA-256."""
+    return example.image_source.hex()[:_DIGITS]
+
+
+def warn_of_images_built_earlier(
+    split: str, pairs: Sequence[encoding.FilePair], entry: Mapping, earlier: Mapping[str, Mapping]
+) -> None:
+    """Warns of images of a split that earlier calls put into other splits of the same folder.
+
+    Args:
+      pairs: all that were asked for.
+      entry: the split's entry in dataset.json.
+      earlier: the entries of the splits that earlier calls built.
+    """
+    skipped = {bad["name"] for bad in entry.get("skipped", ())}
+    paths = [pair.image_path for pair in pairs if pair.name not in skipped]
+    path_of = dict(zip(_image_digests(entry), paths, strict=False))
+
+    for other, other_entry in earlier.items():
+        digests = set(_image_digests(other_entry))
+        shared = [path for digest, path in path_of.items() if digest in digests]
+        if shared and not may_share_images(split, other):
+            warn(
+                f"{split!r} shares {counted(len(shared), 'image')} (the first: {shared[0]}) with "
+                f"{other!r}, which an earlier call built; {_WHY_NOT_SHARED}"
+            )
+
+
+def _image_digests(entry: Mapping) -> list[str]:
+    """Returns the digest of each image in a split; none if its builder keeps none."""
+    digests = entry.get("image_digests", "")
+    return [digests[start : start + _DIGITS] for start in range(0, len(digests), _DIGITS)]

@@ -139,5 +139,5 @@ def _encode_some(
         try:
             outcomes.append(encode(pair))
         except UserError as error:
-            outcomes.append(BadFile(pair.name, str(error)))
+            outcomes.append(BadFile.after(error, pair.name))
     return outcomes

@@ -167,10 +167,11 @@ _SPLIT = keyed(
         "shards": listed(keyed({"file": text(), "bytes": _COUNT})),
     },
     {  # keys that earlier versions did not write, and keys for people
-        "skipped": listed(keyed({"name": string(), "reason": string()})),
+        "skipped": listed(keyed({"name": string(), "reason": string()}, {"unread": switch()})),
         "labelled": switch(),
         "published_images": or_null(_COUNT),
         "source": string(),
+        "image_digests": string(),
         "mask_settings": string(),
         "statistics": keyed(
             {"pixels": mapped(_COUNT), "images_with": mapped(_COUNT), "ignored_pixels": _COUNT}

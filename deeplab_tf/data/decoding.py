@@ -33,16 +33,20 @@ _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF 6.0, sec. 8
 _TIFF_ORIENTATION, _TIFF_SAMPLES_PER_PIXEL = 274, 277
 
 
+class UnreadFileError(UserError):
+    """The system could not read a file; its content may still be right."""
+
+
 def read_file(path: Path) -> bytes:
     """Reads a file.
 
     Raises:
-      UserError: if it cannot be read.
+      UnreadFileError: if it cannot be read.
     """
     try:
         return files.read_bytes(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UnreadFileError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def open_image(

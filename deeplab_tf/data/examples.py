@@ -11,7 +11,7 @@ Color = tuple[int, int, int]
 # Decisions of the conversion about an image that its owner may want to know:
 Remark = Literal[
     "turned",  # as its EXIF data say
-    "turned_unsure",  # the same, but the mask would also fit the image as stored
+    "turned_unsure",  # the same, but the mask may have been drawn on the image as stored
     "not_turned",  # in spite of its EXIF data: the mask fits only the image as stored
     "channel_dropped",  # transparency, or a channel that is not a colour
     "values",  # --mask_encoding=auto read the mask by its values
@@ -26,6 +26,7 @@ class EncodedExample:
     image: the bytes of an image file.
     label: the bytes of a PNG; empty if the data set publishes no label.
     source: SHA-256 of the files that it was made of.
+    image_source: SHA-256 of the image's file alone.
     label_values: how many pixels of the label have each value, 256 numbers; empty if there is no
       label or it was not decoded.
     remarks: what the owner of the images should know about the conversion.
@@ -46,3 +47,4 @@ class EncodedExample:
     palette: tuple[tuple[int, Color], ...] = ()
     channels: int = 3
     image_values: ValueCounts | None = None
+    image_source: bytes = b""

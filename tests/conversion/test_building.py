@@ -1,4 +1,6 @@
+import errno
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -229,6 +231,58 @@ def test_skipped_files_are_looked_at_again_without_skip_bad(pairs, tmp_path):
     with pytest.raises(UserError, match="1.png cannot be decoded"):
         convert(pairs, tmp_path / "out", num_processes=1)
     assert names(tmp_path / "out") == ["n0", "n2", "n3", "n4", "n5"]
+
+
+@pytest.mark.parametrize("part", ["image_path", "mask_path"])
+def test_a_file_that_could_not_be_read_is_tried_again(pairs, tmp_path, monkeypatch, capsys, part):
+    """Unlike a damaged one: a passing fault of a network leaves size and time as they were."""
+    pairs[4].image_path.write_bytes(b"cut")
+    settings = {"num_processes": 1, "skip_bad": True}
+    with monkeypatch.context() as patch:
+        fail_to_read(patch, getattr(pairs[1], part))
+        convert(pairs, tmp_path / "out", **settings)
+        assert names(tmp_path / "out") == ["n0", "n2", "n3", "n5"]
+        assert f"{getattr(pairs[1], part)} cannot be read: Stale" in capsys.readouterr().out
+        convert(pairs, tmp_path / "out", **settings)
+        assert "is up to date, 4 images" in capsys.readouterr().out  # the fault has not passed
+
+    convert(pairs, tmp_path / "out", **settings)
+    assert names(tmp_path / "out") == ["n0", "n1", "n2", "n3", "n5"]
+    assert "up to date" not in capsys.readouterr().out
+    convert(pairs, tmp_path / "out", **settings)
+    assert "is up to date, 5 images" in capsys.readouterr().out
+
+
+def test_an_interrupted_build_reads_again_what_could_not_be_read(
+    pairs, tmp_path, monkeypatch, capsys
+):
+    settings = {"num_processes": 1, "skip_bad": True}
+    encode_all = workers.encode_all
+
+    def broken(*args, **kwargs):
+        yield from itertools.islice(encode_all(*args, **kwargs), 5)
+        raise KeyboardInterrupt
+
+    pairs[3].image_path.write_bytes(b"cut")
+    with monkeypatch.context() as patch:
+        fail_to_read(patch, pairs[1].image_path)
+        patch.setattr(workers, "encode_all", broken)
+        with pytest.raises(KeyboardInterrupt):
+            convert(pairs, tmp_path / "out", **settings)
+    convert(pairs, tmp_path / "out", **settings)
+    assert "train: 1 of 3 shards are done already" in capsys.readouterr().out  # the one of n3
+    assert names(tmp_path / "out") == ["n0", "n1", "n2", "n4", "n5"]
+
+
+def fail_to_read(patch, unreadable):
+    read_bytes = files.read_bytes
+
+    def failing(path, **settings):
+        if path == unreadable:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return read_bytes(path, **settings)
+
+    patch.setattr(files, "read_bytes", failing)
 
 
 def test_two_builders_do_not_write_to_one_folder(pairs, tmp_path):

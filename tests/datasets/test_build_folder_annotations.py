@@ -218,6 +218,35 @@ def test_labelme_draws_on_the_turned_image(tmp_path, declared):
     assert label.shape == (10, 8) and (label[2:6, 2:7] == 1).all() and label.sum() == 20
 
 
+@pytest.mark.parametrize("sizes", ["absent", "null", "turned"])
+def test_coco_without_sizes_does_not_say_on_which_image_it_was_drawn(tmp_path, capsys, sizes):
+    """EXIF orientation 6 turns both images of 10x8; with the turned size, there is no doubt."""
+    exif = Image.Exif()
+    exif[274] = 6
+    content = coco("a.jpg", "b.jpg", size=(8, 10))
+    for one in content["images"]:
+        image(tmp_path / "images" / one["file_name"], exif=exif)
+        if sizes != "turned":
+            del one["width"], one["height"]
+        if sizes == "null":
+            one |= {"width": None, "height": None}
+    write(tmp_path / "labels/c.json", content)
+
+    build_folder_data.main(config(tmp_path))
+    told = capsys.readouterr().err
+    assert "2 images (the first: 'a') turned as the EXIF data say" in told
+    if sizes == "turned":
+        assert "inspect_data" not in told
+        return
+    assert "or the annotations do not say on an image of which size they were drawn;" in told
+    # The way out, for polygons that were drawn on the unturned image: 8 rows, 10 columns.
+    build_folder_data.main(config(tmp_path, exif_orientation="ignore"))
+    assert "EXIF" not in capsys.readouterr().err
+    table = records.open_split(tmp_path / "out", "val", catalog.load("", tmp_path / "out"))
+    label = records.parse(table.read(0))["label"].numpy()[..., 0]
+    assert label.shape == (8, 10) and (label[2:5, 2:6] == 1).all() and label.sum() == 12
+
+
 def test_labels_that_the_list_lacks(of_labelme, capsys):
     write(of_labelme / "short.txt", "background\ncat\n")
     write(of_labelme / "labels/a.json", labelme("a.jpg", "cat"))

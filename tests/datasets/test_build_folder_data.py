@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_folder_data
+from deeplab_tf.conversion import split_members
 from deeplab_tf.data import catalog, records
 from deeplab_tf.messages import UserError
 
@@ -663,6 +664,67 @@ def test_a_split_may_not_hold_what_another_is_scored_on_without_a_word(raw, caps
     assert copied in told(train="a", val="c")
     assert "share" not in told(train="b", val="c")
     assert "share" not in told(train="a", trainval="a")
+
+
+def test_a_later_call_knows_the_images_of_earlier_splits(raw, capsys):
+    """Even if the file has another name and another mask; i2 cannot be converted."""
+    (raw / "a.txt").write_text("i0\ni1\n")
+    (raw / "b.txt").write_text("i2\ni3\ni4\ni5\n")
+    (raw / "c.txt").write_text("i2\ni3\ni5\n")
+    (raw / "images/i2.jpg").write_bytes(b"cut")
+    (raw / "images/i4.jpg").write_bytes((raw / "images/i1.jpg").read_bytes())
+    Image.new("RGB", (31, 20), (10, 20, 30)).save(raw / "masks/i4.png")
+
+    def told(**lists):
+        parts = tuple(f"{split}={raw}/{name}.txt" for split, name in lists.items())
+        build_folder_data.main(config(raw, split_lists=parts, skip_bad=True))
+        return capsys.readouterr().err
+
+    assert "share" not in told(train="a")
+    warning = (
+        f"Warning: 'val' shares 1 image (the first: {raw}/images/i4.jpg) with 'train', which an "
+        "earlier call built; a score on training images says nothing: take them out of one split."
+    )
+    assert warning in told(val="b")
+    assert warning in told(val="b")  # which is up to date
+    assert "'train' shares 1 image (the first: " in told(train="a")
+    assert "share" not in told(trainval="b")  # which may share the images of both
+    (raw / "out/dataset.json").unlink()
+    told(train="a")
+    assert "share" not in told(val="c")  # the way out
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may_share"),
+    [
+        ("train", "trainval", True),
+        ("val", "trainval", True),
+        ("trainaug", "train", True),
+        ("Val", "TrainVal", True),
+        ("fold1", "fold1_val", True),
+        ("train", "train2", True),
+        ("fold1", "fold10", False),
+        ("fold1", "fold21", False),
+        ("1", "10", False),
+        ("train_fold1", "train_fold12", False),
+        ("fold1", "fold_1", False),
+        ("site_a", "site_ab", False),
+        ("train", "val", False),
+        ("_", "train", False),
+    ],
+)
+def test_the_name_of_a_part_is_in_the_name_of_the_whole_by_words(one, other, may_share):
+    assert split_members.may_share_images(one, other) == may_share
+    assert split_members.may_share_images(other, one) == may_share
+
+
+@pytest.mark.parametrize(("other", "warns"), [("fold10", True), ("fold1_small", False)])
+def test_folds_whose_numbers_start_alike_may_not_share_images(raw, capsys, other, warns):
+    (raw / "a.txt").write_text("i0\ni1\n")
+    (raw / "b.txt").write_text("i1\n")
+    lists = (f"fold1={raw}/a.txt", f"{other}={raw}/b.txt")
+    build_folder_data.find_splits(config(raw, split_lists=lists))
+    assert ("'fold1' and 'fold10' share 1 image" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize("split", ["x/train", "..", ".hidden", ""])
