@@ -29,8 +29,8 @@ class Predictor(tf.Module):
     image's size. With blending, a window counts less towards its border, where it sees less. The
     probabilities of several views are averaged (docs/ancestors.md, SSSegmentation, Scoring).
 
-    With a size divisor, a view that is predicted at once is padded with the mean colour below and
-    on the right, and what belongs to the padding is cut off the enlarged logits. A size that is no
+    With a size divisor, a view, or each window of it, is padded with the mean colour below and on
+    the right, and what belongs to the padding is cut off the enlarged logits. A size that is no
     multiple of the output stride has a cell that reaches beyond the image; without padding, all
     cells are squeezed into the image, and labels move up and to the left, by nearly a cell at the
     end.
@@ -64,7 +64,7 @@ class Predictor(tf.Module):
           padded_size: height and width that images are padded to; empty pads nothing. Not together
             with windows.
           size_divisor: number that height and width are padded to a multiple of, plus 1 if the
-            model aligns corners; 0 pads nothing. Not together with windows or a padded size.
+            model aligns corners; 0 pads nothing. Not together with a padded size.
           image_kind: the kind of images that the model was trained on.
         """
         super().__init__()
@@ -242,7 +242,7 @@ class Predictor(tf.Module):
         if self._window_size:
             scores = self._slide(images)
         elif self._size_divisor:
-            scores = self._divisible(images)
+            scores = self._enlarged(images)
         else:
             scores = self._infer(images)
 
@@ -257,9 +257,11 @@ class Predictor(tf.Module):
         resized = transforms.resize_image(images, size, dtype=self.image_kind.dtype)
         return tf.cast(resized, tf.float32)
 
-    def _divisible(self, images):
+    def _enlarged(self, images):
         """Returns the logits of images at their size, predicted at a multiple of the divisor."""
         size = tf.shape(images)[1:3]
+        if not self._size_divisor:
+            return self._resize(self._infer(images), size)
         padded = self._divisible_size(size)
         below, right = tf.unstack(padded - size)
         around = [[0, 0], [0, below], [0, right], [0, 0]]
@@ -330,7 +332,7 @@ class Predictor(tf.Module):
             first = tf.minimum(place, size - window)
             last = first + window
             part = images[:, first[0] : last[0], first[1] : last[1]]
-            probabilities = tf.nn.softmax(self._resize(self._infer(part), window))
+            probabilities = tf.nn.softmax(self._enlarged(part))
             counted = tf.concat([probabilities, tf.ones_like(probabilities[..., :1])], axis=-1)
             if self._blends:
                 counted *= hann(window)
@@ -405,9 +407,18 @@ def label_dtype(num_classes: int) -> tf.DType:
 
 
 def build_predictor(
-    model: DeepLab, data: DataConfig, evaluation: EvalConfig, image_kind: ImageKind = RGB
+    model: DeepLab,
+    data: DataConfig,
+    evaluation: EvalConfig,
+    image_kind: ImageKind = RGB,
+    *,
+    windows_divisor: int = 0,
 ) -> Predictor:
-    """Returns the predictor that a recipe's settings describe, for images of a kind."""
+    """Returns the predictor that a recipe's settings describe, for images of a kind.
+
+    Args:
+      windows_divisor: the size divisor of windows, which recipes do not pad.
+    """
     slide = evaluation.inference_mode == "slide"
     return Predictor(
         model,
@@ -420,6 +431,6 @@ def build_predictor(
         window_stride=evaluation.eval_crop_stride if slide else (),
         window_blending=evaluation.window_blending,
         padded_size=() if slide else evaluation.eval_crop_size,
-        size_divisor=0 if slide else evaluation.eval_size_divisor,
+        size_divisor=windows_divisor if slide else evaluation.eval_size_divisor,
         image_kind=image_kind,
     )
