@@ -478,7 +478,7 @@ def require_equal(experiment: Experiment, model: ModelConfig, *, where: str) -> 
     Raises:
       UserError: if one of them is not the run's.
     """
-    at = f" at output stride {model.output_stride}"
+    at_stride = f" at output stride {model.output_stride}"
     for group in (model, experiment.train):
         for field in fields(group):
             name = field.name
@@ -487,10 +487,11 @@ def require_equal(experiment: Experiment, model: ModelConfig, *, where: str) -> 
                 continue
             trained = getattr(group, name)
             if not _is_equal(name, asked, trained, model):
+                at = at_stride if name in ("atrous_rates", "multi_grid") else ""
                 raise UserError(
                     f"--{name}={shortened(text_of(asked))} is not how {files.shown(where)} was "
-                    f"trained: it has --{name}={shortened(text_of(trained))}"
-                    f"{at if name == 'atrous_rates' else ''}; give that, or leave --{name} out."
+                    f"trained: it has --{name}={shortened(text_of(trained))}{at}; give "
+                    f"that, or leave --{name} out."
                 )
 
 

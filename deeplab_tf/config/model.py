@@ -378,7 +378,7 @@ class ModelConfig(Config):
     def at_output_stride(
         self, output_stride: int, *, written: Callable[[str, Any], str] = as_flag
     ) -> "ModelConfig":
-        """Returns the same network at another output stride, with ASPP rates scaled to match.
+        """Returns the same network at another output stride, with its rates scaled to match.
 
         Args:
           written: how errors write a setting.
@@ -393,14 +393,19 @@ class ModelConfig(Config):
         decoder = max(self.decoder_output_stride, default=0)
         require_stride(output_stride > decoder, f"more than the decoder's stride ({decoder})")
 
-        rates = tuple(rate * self.output_stride // output_stride for rate in self.atrous_rates)
-        are_whole = all(
-            rate * self.output_stride % output_stride == 0 for rate in self.atrous_rates
+        def scaled(rates: tuple[int, ...]) -> tuple[int, ...]:
+            are_whole = all(rate * self.output_stride % output_stride == 0 for rate in rates)
+            require_stride(are_whole, f"a stride at which the rates {rates} stay whole numbers")
+            return tuple(rate * self.output_stride // output_stride for rate in rates)
+
+        # Factors on the rates of the last stage, unless they replace these.
+        grid = scaled(self.multi_grid) if self.multi_grid_replaces_rates else self.multi_grid
+        return dataclasses.replace(
+            self,
+            output_stride=output_stride,
+            atrous_rates=scaled(self.atrous_rates),
+            multi_grid=grid,
         )
-        require_stride(
-            are_whole, f"a stride at which the rates {self.atrous_rates} stay whole numbers"
-        )
-        return dataclasses.replace(self, output_stride=output_stride, atrous_rates=rates)
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

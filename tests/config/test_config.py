@@ -98,8 +98,14 @@ def test_rates_follow_the_output_stride():
     assert (rates(16), rates(8), rates(32)) == ((6, 12, 18), (12, 24, 36), (3, 6, 9))
     assert ModelConfig(atrous_rates=(1, 2)).at_output_stride(8).atrous_rates == (2, 4)
     assert ModelConfig().at_output_stride(8).atrous_rates == ()
+    factors = ModelConfig(model_variant="resnet_v1c_50", multi_grid=(1, 2, 4))
+    assert factors.at_output_stride(8).multi_grid == (1, 2, 4)
+    replacing = dataclasses.replace(factors, multi_grid_replaces_rates=True)
+    assert replacing.at_output_stride(8).multi_grid == (2, 4, 8)
     with pytest.raises(UserError, match="--output_stride=32"):
         ModelConfig(atrous_rates=(1, 2)).at_output_stride(32)
+    with pytest.raises(UserError, match=r"at which the rates \(1, 2, 4\) stay whole"):
+        replacing.at_output_stride(32)
 
 
 @pytest.mark.parametrize(
