@@ -189,7 +189,10 @@ def random_scale(
 ) -> tf.Tensor:
     """Turns a number from [0, 1) into a scale, float64.
 
-    It comes from the whole range, or from its steps if `scale_factor_step_size` is not 0.
+    It comes from the whole range if `scale_factor_step_size` is 0. Otherwise it is one of as many
+    scales, equally far apart from the smallest to the largest, as steps of that size begin in the
+    range (official DeepLab, `get_random_scale`); they are that far apart if the range is a multiple
+    of it, and further apart if not.
     """
     uniform = tf.cast(uniform, tf.float64)
     span = max_scale_factor - min_scale_factor
@@ -197,7 +200,7 @@ def random_scale(
         return min_scale_factor + uniform * span
 
     steps = int(span / scale_factor_step_size + 1e-6)
-    return min_scale_factor + tf.floor(uniform * (steps + 1)) * scale_factor_step_size
+    return min_scale_factor + tf.floor(uniform * (steps + 1)) * (span / max(steps, 1))
 
 
 def random_crop(

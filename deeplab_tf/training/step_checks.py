@@ -2,7 +2,7 @@
 
 import math
 
-from deeplab_tf.config import Experiment, as_flag
+from deeplab_tf.config import DataConfig, Experiment, as_flag
 from deeplab_tf.config.setting import MOST_COUNT
 from deeplab_tf.messages import UserError, counted, warn
 
@@ -23,6 +23,7 @@ def require_possible(
       replicas: number of replicas that share a batch.
       on_gpus: whether they are GPUs.
     """
+    _require_random_scales(experiment.data)
     train, size = experiment.train, experiment.data.train_crop_size
     images = train.train_batch_size / (replicas * train.gradient_accumulation_steps)
 
@@ -46,6 +47,22 @@ def require_possible(
         raise UserError(
             f"--top_k_percent_pixels={share} leaves none of the {counted(pixels, 'pixel')} that a "
             f"replica computes at once ({crops}); give {least} or more."
+        )
+
+
+def _require_random_scales(data: DataConfig) -> None:
+    """Raises UserError if a step is so large that the smallest scale is the only one.
+
+    Official DeepLab then takes it for every image without a word. Here and not in `DataConfig`,
+    since runs that an earlier version trained so can still be scored.
+    """
+    span = data.max_scale_factor - data.min_scale_factor
+    if 0 < span < data.scale_factor_step_size - 1e-6:
+        raise UserError(
+            f"--scale_factor_step_size={data.scale_factor_step_size} is more than the range from "
+            f"--min_scale_factor={data.min_scale_factor} to "
+            f"--max_scale_factor={data.max_scale_factor}, so every image would have the smallest "
+            "scale; give --scale_factor_step_size=0 for any scale of the range, or a smaller step."
         )
 
 

@@ -201,6 +201,28 @@ def test_half_of_the_windows_are_mirrored_and_all_places_occur():
     assert {int(w.offset[1]) for w in windows} == set(range(3))
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "step", "scales"),
+    [
+        # np.linspace(least, most, int((most - least) / step + 1)), as in official DeepLab.
+        (0.8, 1.2, 0.25, [0.8, 1.2]),
+        (0.7, 1.4, 0.25, [0.7, 1.05, 1.4]),
+        (0.5, 2.0, 0.4, [0.5, 1.0, 1.5, 2.0]),
+        (1.0, 1.0, 0.25, [1.0]),
+    ],
+)
+def test_the_largest_scale_is_reached_though_the_step_does_not_divide_the_range(
+    least, most, step, scales
+):
+    found = transforms.random_scale(
+        np.linspace(0, 1, 120, endpoint=False),
+        min_scale_factor=least,
+        max_scale_factor=most,
+        scale_factor_step_size=step,
+    )
+    np.testing.assert_allclose(np.unique(found.numpy().round(9)), scales)
+
+
 def test_scales_come_from_the_steps_or_the_whole_range():
     uniform = np.linspace(0, 1, 700, endpoint=False)
     settings = {"min_scale_factor": 0.5, "max_scale_factor": 2.0}

@@ -28,6 +28,17 @@ def test_a_step_of_too_many_numbers_is_refused_and_the_ways_out_work():
     require(dataclasses.replace(large, train=accumulated))
 
 
+def test_a_step_of_scales_larger_than_their_range_is_refused_and_the_ways_out_work():
+    def data(**values):
+        return Experiment(data=DataConfig(min_scale_factor=0.9, max_scale_factor=1.1, **values))
+
+    with pytest.raises(UserError, match="scale_factor_step_size=0.25 is more than .*=0.9 to .*1.1"):
+        require(data())
+    require(data(scale_factor_step_size=0.0))
+    require(data(scale_factor_step_size=0.2))
+    require(Experiment(data=DataConfig(min_scale_factor=1.0, max_scale_factor=1.0)))
+
+
 def test_a_wide_mobilenet_has_larger_maps():
     # At a multiplier of 4 there are 96 numbers for each pixel: 2^31 / 96 = 4729.6^2.
     def experiment(multiplier, side):
