@@ -43,6 +43,7 @@ class OfficialFlag:
       reason: why other values are refused, what to do instead, or what is said.
       when_given: for `said`, whether it is said when the flag is given, and not when it is left
         out.
+      is_never_read: whether the flag has no effect there, so that its default is not what is used.
     """
 
     program: str
@@ -53,6 +54,7 @@ class OfficialFlag:
     values: tuple = ()
     reason: str = ""
     when_given: bool = False
+    is_never_read: bool = False
 
     @property
     def is_switch(self) -> bool:
@@ -121,9 +123,18 @@ def _said(
     *,
     setting: str = "",
     when_given: bool = False,
+    is_never_read: bool = False,
 ) -> OfficialFlag:
-    setting = setting or name
-    return OfficialFlag(program, name, default, SAID, setting, reason=reason, when_given=when_given)
+    return OfficialFlag(
+        program,
+        name,
+        default,
+        SAID,
+        setting or name,
+        reason=reason,
+        when_given=when_given,
+        is_never_read=is_never_read,
+    )
 
 
 _ONE_PROGRAM = "tf.distribute makes all replicas of a run; give distribution_strategy and TF_CONFIG"
@@ -214,6 +225,7 @@ FLAGS: tuple[OfficialFlag, ...] = (
         "never read there: the backbone decides, as it does here if the flag is left out; if it is "
         "given, it has its effect here",
         when_given=True,
+        is_never_read=True,
     ),
     # train.py
     _accepted(
@@ -418,7 +430,7 @@ def departures(program: str, values: Mapping[str, Any], given: frozenset[str]) -
 
         ours, theirs = values[flag.setting], flag.default
         is_same = ours == theirs or (theirs is None and not ours)
-        if not is_same:
+        if flag.is_never_read or not is_same:
             because = f": {flag.reason}" if flag.verdict == SAID else ""
             phrases.append(f"--{flag.name}={text_of(ours)} ({flag.shown_default()} there{because})")
     return phrases

@@ -49,6 +49,7 @@ class TrainConfig(LossConfig, StepConfig):
         "Learning rate of the first step, or of the first step after a slow start, with any "
         "optimizer but adam.",
         least=0,
+        only_with={"optimizer": ("sgd", "momentum", *_ADDONS)},
     )
     adam_learning_rate: float = setting(
         0.001,

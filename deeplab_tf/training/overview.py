@@ -6,7 +6,7 @@ weights, settings without effect.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -202,15 +202,31 @@ def _unused(experiment: Experiment) -> list[str]:
         f"--{name}={values[name]}, which needs {lacking}"
         for name, lacking in without_effect(groups(experiment)).items()
     ]
+    default = ModelConfig(model_variant=model.model_variant, output_stride=model.output_stride)
+    return unused + [
+        f"--{name}={text_of(getattr(model, name))}, since {reason}"
+        for name, reason in _replaced(model, experiment.train)
+        if getattr(model, name) != getattr(default, name)
+    ]
+
+
+def _replaced(model: ModelConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yields settings of a network that have no effect beside others, each with the reason."""
     if model.dense_prediction_cell_json:
-        default = ModelConfig(model_variant=model.model_variant, output_stride=model.output_stride)
-        unused += [
-            f"--{name}={text_of(getattr(model, name))}, since the dense prediction cell replaces "
-            "ASPP"
-            for name in _ASPP
-            if getattr(model, name) != getattr(default, name)
-        ]
-    return unused
+        for name in _ASPP:
+            yield name, "the dense prediction cell replaces ASPP"
+    elif not model.aspp_with_concat_projection:
+        yield "aspp_dropout_rate", "there is no projection after ASPP"
+    if model.decoder_use_sum_merge:
+        yield "decoder_reduction_filters", "features that are added have as many as the decoder"
+    if model.decoder_output_is_logits:
+        yield "decoder_use_separable_conv", "the decoder's output is the logits"
+        if not model.auxiliary_filters:
+            yield "dropout_rate", "no layer comes between the decoder and the logits"
+    if len(model.image_pyramid) == 1:
+        yield "merge_method", "one scale of the pyramid is not merged with others"
+    if not train.fine_tune_batch_norm:
+        yield "batch_norm_decay", "batch normalisation is not trained"
 
 
 def _weights(train: TrainConfig, continues: bool) -> str:

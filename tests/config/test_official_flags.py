@@ -273,6 +273,13 @@ def test_another_default_is_said(flag):
         assert any(phrase.startswith(f"--{flag.name}=") for phrase in others) is is_stored
 
 
+def test_a_flag_that_is_read_only_here_is_said_even_with_the_official_default():
+    given = frozenset({"batch_norm_decay"})
+    said = official_flags.departures("train", {"batch_norm_decay": 0.9997}, given)
+    assert len(said) == 1 and said[0].startswith("--batch_norm_decay=0.9997 (0.9997 there: never r")
+    assert not official_flags.departures("train", {"batch_norm_decay": 0.95}, frozenset())
+
+
 def test_settings_of_the_run_are_said_where_the_official_defaults_differ():
     values = finished_defaults("deeplab_tf.eval") | {
         "model_variant": "xception_65",

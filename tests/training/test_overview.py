@@ -72,6 +72,35 @@ def test_one_of_a_thing_is_told_so():
     assert printed["validation"].startswith("split held_out, 1 image, every 1 step; the best")
 
 
+@pytest.mark.parametrize(
+    ("model", "train", "name"),
+    [
+        ({"aspp_with_concat_projection": False, "aspp_dropout_rate": 0.5}, {}, "aspp_dropout_rate"),
+        (
+            {
+                "decoder_output_stride": (4,),
+                "decoder_use_sum_merge": True,
+                "decoder_reduction_filters": 32,
+            },
+            {},
+            "decoder_reduction_filters",
+        ),
+        (
+            {"decoder_output_stride": (4,), "decoder_output_is_logits": True, "dropout_rate": 0.3},
+            {},
+            "dropout_rate",
+        ),
+        ({"image_pyramid": (1.0,), "merge_method": "avg"}, {}, "merge_method"),
+        ({"batch_norm_decay": 0.9}, {"fine_tune_batch_norm": False}, "batch_norm_decay"),
+    ],
+)
+def test_a_setting_without_effect_beside_another_is_told(model, train, name):
+    model = {"model_variant": "mobilenet_v2", **model}
+    others = {key: value for key, value in model.items() if key != name}
+    assert f"--{name}=" in lines(model=ModelConfig(**model), train=train)["unused"]
+    assert f"--{name}=" not in lines(model=ModelConfig(**others), train=train).get("unused", "")
+
+
 def test_a_missing_part_is_mentioned():
     printed = lines()
     assert printed["weights"].startswith("RANDOM: nothing is loaded")
