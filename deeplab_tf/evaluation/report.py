@@ -72,7 +72,7 @@ def class_histogram(
     lines = [f"{'class':<{width}}  {'pixels %':>8}  {'images':>7}  {'weight':>8}"]
     shares = 100 * pixels / max(pixels.sum(), 1)
     for name, share, count, weight in zip(class_names, shares, images, weights, strict=True):
-        lines.append(f"{name:<{width}}  {share:8.3f}  {count:7d}  {weight:8.3f}")
+        lines.append(f"{name:<{width}}  {share:8.3f}  {count:7d}  {weight:8.4g}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,8 @@ def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dic
     """Prints a report on one split and writes its page of samples; returns its numbers."""
     counts = measure(info, split, table)
     labels = counts.labels
-    weights = [round(float(weight), 4) for weight in counts.class_weights()]
+    # Significant digits: the weight of a common class may be less than a thousandth.
+    weights = [float(f"{weight:.4g}") for weight in counts.class_weights()]
     crop = counts.crop_size()
     absent = [
         name

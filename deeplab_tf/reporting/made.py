@@ -153,7 +153,7 @@ def _points(entries: Sequence[dict], key: str) -> list[curves.Point]:
     """Returns steps and values of a key by rising steps; NaN where training had no finite one."""
     values = {}
     for entry in entries:
-        if entry.get("miou") is None:  # not of a validation
+        if "miou" not in entry:  # not of a validation, which may have no score
             value = entry.get(key)
             values[entry["step"]] = float(value) if isinstance(value, int | float) else math.nan
     return sorted(values.items())

@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab_tf import files
 from deeplab_tf.config import DataConfig, EvalConfig, Experiment, flags
 from deeplab_tf.config.programs import ImportConfig
-from deeplab_tf.data import catalog
+from deeplab_tf.data import catalog, class_lists
 from deeplab_tf.messages import UserError, warn
 from deeplab_tf.models import heads
 from deeplab_tf.models.deeplab import build_model
@@ -186,7 +186,7 @@ def classes_of(job: ImportConfig, source: mapping.Source) -> catalog.DatasetInfo
             f"the names of {job.class_list or job.dataset} are used, as you asked."
         )
         return info
-    colors = told.colors or _shades(info.num_classes)
+    colors = told.colors or info.colors
     classes = tuple(map(catalog.LabelClass, told.class_names, colors))
     return catalog.DatasetInfo(name=f"classes_{info.num_classes}", classes=classes)
 
@@ -206,11 +206,6 @@ def _have_same_classes(names: tuple[str, ...], info: catalog.DatasetInfo) -> boo
 def _plain(name: str) -> str:
     """Returns a class's name as programs agree on it: "traffic_light" and "traffic light" do."""
     return name.replace("_", " ").strip().casefold()
-
-
-def _shades(count: int) -> list[tuple[int, int, int]]:
-    """Returns greys for classes without colours."""
-    return [(index * 37 % 256,) * 3 for index in range(count)]
 
 
 def _asked_or_usual_classes(job: ImportConfig, num_classes: int) -> catalog.DatasetInfo:
@@ -239,8 +234,8 @@ def _asked_or_usual_classes(job: ImportConfig, num_classes: int) -> catalog.Data
     name = job.dataset or DATASETS.get(num_classes or 21, "")
     if not name:
         numbered = (
-            catalog.LabelClass(f"class_{index}", color)
-            for index, color in enumerate(_shades(num_classes))
+            catalog.LabelClass(f"class_{index}", class_lists.default_color(index))
+            for index in range(num_classes)
         )
         return catalog.DatasetInfo(name=f"classes_{num_classes}", classes=tuple(numbered))
 

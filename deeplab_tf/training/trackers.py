@@ -160,17 +160,22 @@ class _MLflow(Tracker):
         return run.info.run_id
 
     def _log(self, step, values):
-        # MLflow takes no other letters in names, and no path that could be shorter; classes may be
-        # called anything.
-        parts = {name: name.split("/", 2) for name in values}
-        named = {
-            "/".join(re.sub(r"[^\w\- ]", "_", part) for part in parts[name]): value
-            for name, value in values.items()
-        }
+        named = {_mlflow_name(name): value for name, value in values.items()}
         self._mlflow.log_metrics(named, step=step)
 
     def _finish(self, failed):
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
+
+
+def _mlflow_name(name: str) -> str:
+    """Returns the name of a value as MLflow takes it.
+
+    Classes may be called anything, but MLflow takes no other letters, and no path that could be
+    shorter. Each refused letter becomes its number in Unicode: with the same sign for all, the
+    curves of "a<b" and "a>b" would be one.
+    """
+    parts = name.split("/", 2)
+    return "/".join(re.sub(r"[^\w\- ]", lambda found: f"_{ord(found[0]):x}_", p) for p in parts)
 
 
 _KINDS = {kind.name: kind for kind in (Tracker, _WeightsAndBiases, _MLflow)}

@@ -80,6 +80,16 @@ def test_class_weights_balance_by_the_median_frequency():
     np.testing.assert_allclose(counts.class_weights(), [1 / 4, 1, 2, 0])
 
 
+def test_a_small_weight_is_not_rounded_to_none(records_dir, tmp_path, monkeypatch, capsys):
+    """Two objects of 36 pixels each in a megapixel give the background 36 / 10^6."""
+    weights = np.array([36 / (10**6 - 72), 1, 1, 0, 0, 0, 1.23456])
+    monkeypatch.setattr(Statistics, "class_weights", lambda _: weights)
+    job = InspectConfig(dataset_dir=str(records_dir), output_dir=str(tmp_path), splits=("val",))
+    data_inspection.main(job)
+    _, _, listed = capsys.readouterr().out.partition("median frequency balancing): ")
+    assert listed.split()[0] == "3.6e-05,1.0,1.0,0.0,0.0,0.0,1.235"
+
+
 @pytest.mark.parametrize(
     ("sizes", "crop"),
     [

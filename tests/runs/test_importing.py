@@ -1,5 +1,8 @@
 """Which classes the weights of other programs have."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from deeplab_tf.config import ModelConfig
@@ -10,6 +13,15 @@ from deeplab_tf.weights.mapping import Source
 from deeplab_tf.weights.mmseg_config import Told
 
 JOB = ImportConfig(source="m.pth", output="out")
+
+
+def test_classes_without_colours_get_colours_that_can_be_told_apart():
+    source = Source("mmsegmentation", ModelConfig(), 40, {}, {})
+    for told in (Told(), Told(class_names=tuple(f"class {index}" for index in range(40)))):
+        source = dataclasses.replace(source, told=told)
+        colors = np.array(importing.classes_of(JOB, source).colors)
+        apart = np.abs(colors[:, np.newaxis] - colors).max(axis=2)
+        assert apart[~np.eye(40, dtype=bool)].min() >= 32
 
 
 @pytest.mark.parametrize(

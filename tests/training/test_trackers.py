@@ -88,7 +88,7 @@ def test_mlflow_gets_settings_once_and_names_that_it_takes(mlflow, tmp_path, mon
         tracker = trackers.open_tracker("mlflow", tmp_path, {"seed": "3"})
         tracker.log(20, {"eval/iou/sign (front)": 0.5, "eval/iou/a//..": 0.25})
         tracker.finish(failed=True)
-    values = {"eval/iou/sign _front_": 0.5, "eval/iou/a____": 0.25}
+    values = {"eval/iou/sign _28_front_29_": 0.5, "eval/iou/a_2f__2f__2e__2e_": 0.25}
     logged = [("log_metrics", values, 20), ("end_run", "FAILED")]
     assert mlflow == [
         ("set_experiment", "deeplab_tf"),
@@ -98,6 +98,13 @@ def test_mlflow_gets_settings_once_and_names_that_it_takes(mlflow, tmp_path, mon
         ("start_run", "f00d", None),
         *logged,
     ]
+
+
+def test_classes_that_differ_only_in_signs_have_curves_of_their_own(mlflow, tmp_path):
+    tracker = trackers.open_tracker("mlflow", tmp_path, {})
+    tracker.log(20, {"eval/iou/trees < 5 m": 0.5, "eval/iou/trees > 5 m": 0.25})
+    _, values, _ = mlflow[-1]
+    assert sorted(values.values()) == [0.25, 0.5]
 
 
 def test_a_server_that_fails_does_not_end_the_run(mlflow, tmp_path, monkeypatch, capsys):
