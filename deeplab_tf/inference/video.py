@@ -4,6 +4,7 @@ imageio-ffmpeg and not OpenCV: its wheel fits every Python and any NumPy, it rea
 cameras write, and it keeps the audio. This module does not import TensorFlow.
 """
 
+import collections
 import contextlib
 import itertools
 import os
@@ -33,7 +34,9 @@ _ONLY_VIDEO_FILES = ("-protocol_whitelist", "file", "-format_whitelist", _FORMAT
 # What ffmpeg says of a file without the tables of an MP4, and of one of no format that it knows.
 _NO_VIDEO = ("moov atom not found", "Invalid data found when processing input")
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")  # what players expect in an MP4
+_CLOSE = Fraction(1, 2000)  # seconds, less than between two frames: times are rounded
 _UNKNOWN = -(2**63)  # AV_NOPTS_VALUE of libavutil/avutil.h
+_KEY, _DISCARD = 1, 4  # AV_PKT_FLAG_* of libavcodec/packet.h
 _JITTER = 0.01  # a rate counts as constant if the gaps between frames vary by at most this
 _HIGHEST_RATE = 60  # frames/s of a video that had no constant rate
 _USUAL_RATES = tuple(map(Fraction, (24, 25, 30, 48, 50, 60)))
@@ -44,12 +47,15 @@ _PLAIN_RATE = 25  # of a single frame that does not say how long it is shown
 class Video:
     """What a video file says of itself.
 
-    frames: number of frames, if the file is undamaged; an estimate if is_variable.
+    frames: number of frames that players show, if the file is undamaged; an estimate if
+      is_variable.
     rate: frames/s of the video that is written.
     is_variable: whether the file has no constant rate; then frames are repeated or left out, so
       that the length stays the same.
-    start: seconds before the first frame. aspect: a pixel's width divided by its height.
-    audio: codec of the first audio track; "" if there is none.
+    start: seconds before the first frame. aspect: a pixel's width divided by its height, of frames
+      turned upright. audio: codec of the first audio track; "" if there is none.
+    excused: what ffmpeg says of packets before the first frame that belong to frames which were cut
+      away.
     """
 
     path: Path
@@ -59,6 +65,7 @@ class Video:
     start: Fraction
     aspect: Fraction
     audio: str
+    excused: tuple[str, ...] = ()
 
     def described(self) -> str:
         """Returns rate and audio in words."""
@@ -87,46 +94,137 @@ def require_ffmpeg(path: Path) -> None:
         ) from None
 
 
+@dataclass(frozen=True)
+class _Packet:
+    """A compressed frame; times in ticks."""
+
+    decoded: int
+    shown: int
+    duration: int
+    flags: int
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What ffmpeg's framecrc tells of a file's first video stream, and of its audio.
+
+    aspect: as in `Video`, but not turned if the packets are listed as they are.
+    audio: codec of the first audio track; "" if there is none. said: ffmpeg's messages.
+    """
+
+    packets: list[_Packet]
+    tick: Fraction
+    aspect: Fraction
+    audio: str
+    said: list[str]
+
+
 def look_at(path: Path) -> Video:
-    """Reads when the frames of a video are shown, without decoding them.
+    """Reads when the frames of a video are shown, and decodes only the first one.
 
     Raises:
       UserError: if it is not a video, or has no frames.
     """
-    # A line for each packet, with its time: https://ffmpeg.org/ffmpeg-formats.html#framecrc
-    arguments = ("-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", "-f", "framecrc", "-")
-    done = subprocess.run(
-        [*_reading(path), *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL
-    )
-    listing = done.stdout.decode(errors="replace")
-    packets = re.findall(r"^0, *(-?\d+), *(-?\d+), *(\d+),", listing, re.M)
+    copied = ("-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", "-copyinkf")
+    listing = _listed(path, *copied)
+    first = _first_frame(path, has_audio=bool(listing.audio))
+
+    # An edit list says which frames are only there since others need them.
+    packets = [packet for packet in listing.packets if not packet.flags & _DISCARD]
     if not packets:
-        raise _unreadable(path, done.stderr)
-
-    def header(name: str, stream: int, otherwise: str) -> str:
-        found = re.search(rf"^#{name} {stream}: (\S+)", listing, re.M)
-        return found[1] if found else otherwise
-
-    tick = Fraction(header("tb", 0, "1/1"))
-    over, under = map(int, header("sar", 0, "1/1").split("/"))
-    shown = [int(time) for _, time, _ in packets]
+        raise _unreadable(path, b"")
+    cut_off = _without_reference(listing, first)
+    lost = sum(not packet.flags & _DISCARD for packet in cut_off)
     # Some containers only say when frames are decoded; these times are as regular.
-    is_told = min(shown) > _UNKNOWN
-    times = sorted(shown if is_told else (int(time) for time, _, _ in packets))
+    is_told = all(packet.shown > _UNKNOWN for packet in packets)
+    times = sorted(packet.shown if is_told else packet.decoded for packet in packets)
+    times = times[min(lost, len(times) - 1) :]
+    tick = listing.tick
     gaps = [after - before for before, after in itertools.pairwise(times)]
     jitter = max(gaps) - min(gaps) if gaps else 0
     is_variable = jitter > max(1, _JITTER * min(gaps, default=0))  # whole ticks are rounded
-    rate = _rate(times, gaps, int(packets[-1][2]), tick, is_variable=is_variable, is_told=is_told)
+    rate = _rate(times, gaps, packets[-1].duration, tick, is_variable=is_variable, is_told=is_told)
     length = (times[-1] - times[0]) * tick
     return Video(
         path,
         frames=round(length * rate) + 1 if is_variable else len(times),
         rate=rate,
         is_variable=is_variable,
-        start=max(times[0] * tick, Fraction(0)),
+        start=max(first.packets[0].shown * first.tick if first else times[0] * tick, Fraction(0)),
+        aspect=first.aspect if first else listing.aspect,
+        audio=listing.audio,
+        excused=tuple(first.said) if first and cut_off else (),
+    )
+
+
+def _listed(path: Path, *arguments: str) -> _Listing:
+    """Returns what ffmpeg tells of the packets of an output; raises UserError if it has none."""
+    # A line for each packet, with its time: https://ffmpeg.org/ffmpeg-formats.html#framecrc
+    done = subprocess.run(
+        # One thread, so that it decodes no more than it needs, and complains of no more.
+        [*_reading(path, "-threads", "1"), *arguments, "-f", "framecrc", "-"],
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    text = done.stdout.decode(errors="replace")
+    line = r"^0, *(-?\d+), *(-?\d+), *(\d+), *\d+, *0x\w+(?:, F=0x(\w+))?"
+    packets = [
+        _Packet(int(decoded), int(shown), int(duration), int(flags, 16) if flags else _KEY)
+        for decoded, shown, duration, flags in re.findall(line, text, re.M)
+    ]
+    if not packets:
+        raise _unreadable(path, done.stderr)
+
+    def header(name: str, stream: int, otherwise: str) -> str:
+        found = re.search(rf"^#{name} {stream}: (\S+)", text, re.M)
+        return found[1] if found else otherwise
+
+    over, under = map(int, header("sar", 0, "1/1").split("/"))
+    return _Listing(
+        packets,
+        tick=Fraction(header("tb", 0, "1/1")),
         aspect=Fraction(over, under) if over > 0 and under > 0 else Fraction(1),
         audio=header("codec_id", 1, ""),
+        said=_messages(done.stderr),
     )
+
+
+def _first_frame(path: Path, *, has_audio: bool) -> _Listing | None:
+    """Decodes the first frame that players show; None if there is none.
+
+    It is turned upright, and so is its aspect.
+    """
+    times = ("-fps_mode", "passthrough", "-enc_time_base", "1:1000000")
+    frame = ("-map", "0:v:0", "-frames:v", "1", *times)
+    # Some containers count time from the first packet of what is read, so audio is read too.
+    audio = ("-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "null", "-")
+    try:
+        return _listed(path, *(audio if has_audio else ()), *frame)
+    except UserError:
+        return None  # `frames_of` tells why
+
+
+def _without_reference(listing: _Listing, first: _Listing | None) -> list[_Packet]:
+    """Returns the packets before the first frame that lack what they refer to.
+
+    A clip that was cut without encoding it again may begin with them, and players leave them out.
+    They come before the first keyframe, or come after it and are shown before it (open GOP).
+    """
+    if first is None:
+        return []
+    begin = first.packets[0].shown * first.tick
+    keys = [place for place, packet in enumerate(listing.packets) if packet.flags & _KEY]
+    key = keys[0] if keys else len(listing.packets)
+    end = begin
+    if keys and listing.packets[key].shown > _UNKNOWN:
+        end = min(begin, listing.packets[key].shown * listing.tick)
+    return [
+        packet
+        for place, packet in enumerate(listing.packets)
+        if packet.shown > _UNKNOWN
+        and packet.shown * listing.tick < (begin if place < key else end) - _CLOSE
+    ]
 
 
 def _rate(
@@ -168,7 +266,8 @@ def frames_of(video: Video, damages: list[str]) -> Iterator[np.ndarray]:
     Incomplete frames, such as the last one of a cut file, are left out. In the end, adds a sentence
     to `damages` if the file is damaged.
     """
-    steady = ["-fps_mode", "cfr", "-r", str(video.rate)]
+    # ffmpeg would fill the time before the first frame, which `writing` leaves out too.
+    steady = ["-vf", "setpts=PTS-STARTPTS", "-fps_mode", "cfr", "-r", str(video.rate)]
     timing = steady if video.is_variable else ["-fps_mode", "passthrough"]
     # PPM, since each frame then says how large it is.
     kind = ["-map", "0:v:0", *timing, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
@@ -182,10 +281,13 @@ def frames_of(video: Video, damages: list[str]) -> Iterator[np.ndarray]:
             count += 1
             yield frame
         run.wait()
-        said = _last_line(errors)
+        errors.seek(0)
+        said = list(
+            collections.Counter(_messages(errors.read())) - collections.Counter(video.excused)
+        )
 
     if said or (count < video.frames and not video.is_variable):
-        reason = f" ({said})" if said else ""
+        reason = f" ({said[-1]})" if said else ""
         damages.append(
             f"{files.shown(video.path)} is cut or damaged{reason}: the {count} frames that are "
             "whole were predicted."
@@ -274,9 +376,9 @@ def _running(command: list[str], errors: IO[bytes]) -> Iterator[subprocess.Popen
         run.wait()
 
 
-def _reading(path: Path) -> list[str]:
+def _reading(path: Path, *how: str) -> list[str]:
     whole = ("-fflags", "+discardcorrupt")  # no frames that lack a part
-    return [_ffmpeg(), "-v", "error", *whole, *_ONLY_VIDEO_FILES, "-i", _url(path)]
+    return [_ffmpeg(), "-v", "repeat+error", *how, *whole, *_ONLY_VIDEO_FILES, "-i", _url(path)]
 
 
 def _ffmpeg() -> str:
@@ -303,8 +405,13 @@ def _unreadable(path: Path, errors: bytes) -> UserError:
 
 def _last_line(errors: IO[bytes]) -> str:
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return _plain(lines[-1]) if lines else ""
+    messages = _messages(errors.read())
+    return messages[-1] if messages else ""
+
+
+def _messages(errors: bytes) -> list[str]:
+    lines = errors.decode(errors="replace").splitlines()
+    return [_plain(line) for line in lines if line.strip()]
 
 
 def _plain(line: str) -> str:

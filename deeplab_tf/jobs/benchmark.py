@@ -21,29 +21,45 @@ from deeplab_tf.config import (
 from deeplab_tf.config.programs import BenchmarkConfig
 from deeplab_tf.data import catalog, pipeline, records, service
 from deeplab_tf.distribution import choose_strategy, on_gpus
+from deeplab_tf.models.deeplab import DeepLab
+from deeplab_tf.models.forward_pass import ForwardPass
+from deeplab_tf.models.image_pyramid import scaled_side
 from deeplab_tf.startup.process_state import seeded
 from deeplab_tf.training import run_checks, step_checks
 from deeplab_tf.training.compilation import compiled_model
 
 
-def forward_flops(model: tf.keras.Model, height: int, width: int) -> int:
+def forward_flops(model: DeepLab, height: int, width: int) -> int:
     """Returns the floating-point operations of all convolutions in a forward pass of one image.
 
     A multiplication and an addition count as two operations; products with padding and the
-    convolutions of the auxiliary head count too. A training step takes three times as many per
-    image.
+    convolutions of the auxiliary head count too, and those of every scale of an image pyramid. A
+    training step takes three times as many per image.
     """
-    forward = tf.function(lambda images: model(images))
+    # One graph for each scale: in a common one, the names of the operations do not tell how often
+    # a layer runs.
+    scales = model.config.image_pyramid or (1.0,)
+    return sum(
+        _flops_at_one_scale(model, *(scaled_side(side, scale) for side in (height, width)))
+        for scale in scales
+    )
+
+
+def _flops_at_one_scale(model: DeepLab, height: int, width: int) -> int:
+    forward = tf.function(lambda images: model.at_one_scale(images, ForwardPass()), autograph=False)
     images = tf.TensorSpec([1, height, width, model.config.image_channels])
     graph = forward.get_concrete_function(images).graph
-    cells: dict[str, int] = {}  # layer's name -> height * width of the last map made under it
+    cells: dict[str, int] = {}  # name scope -> height * width of the last map made under it
     for operation in graph.get_operations():
         shape = operation.outputs[0].shape if operation.outputs else tf.TensorShape(None)
         if shape.rank == 4 and shape.is_fully_defined():
-            cells[operation.name.rsplit("/", 1)[0]] = int(np.prod(shape[1:3]))
+            # Also of the scopes around it: atrous convolutions through space-to-batch make their
+            # maps in a scope within the layer's.
+            for scope in itertools.accumulate(operation.name.split("/")[:-1], "{}/{}".format):
+                cells[scope] = int(np.prod(shape[1:3]))
 
     return sum(
-        2 * variable.shape.num_elements() * cells[f"{model.name}/{variable.name.rsplit('/', 1)[0]}"]
+        2 * variable.shape.num_elements() * cells[variable.name.rsplit("/", 1)[0]]
         for variable in model.trainable_variables
         if variable.name.split("/")[-1] in ("kernel:0", "depthwise_kernel:0")
     )

@@ -45,6 +45,9 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
     with strategy.scope():
         choice = job.checkpoint if path == job.checkpoint_dir else ""
         loaded, experiment = loaded_run.load_asked(path, choice)
+    # At once, since a training that goes on may delete the checkpoint meanwhile.
+    checkpoints = RunDir.of(path).checkpoints
+    digest = checkpoints.digest(loaded.step)
     loaded_run.tell_departures("eval", loaded, experiment, job)
 
     split = experiment.eval.eval_split
@@ -85,7 +88,8 @@ def score(job: EvalJobConfig, path: str, strategy: tf.distribute.Strategy) -> ev
         **_boundary_to_json(job, info, outlines),
         "worst_images": [image.name for image in worst],
         "bad_records": len(bad),
-        "checkpoint": RunDir.of(path).checkpoints.prefix(loaded.step),
+        "checkpoint": checkpoints.prefix(loaded.step),
+        **({"checkpoint_digest": digest} if digest else {}),
         "dataset_dir": experiment.data.dataset_dir,
         "inference": flags.inference_settings(experiment, loaded.model.config),
     }

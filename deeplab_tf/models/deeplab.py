@@ -108,7 +108,7 @@ class DeepLab(tf.keras.Model):
             part=part,
             for_xla=for_xla,
         )
-        return self._over_scales(self._outputs, images, run)
+        return self._over_scales(self.at_one_scale, images, run)
 
     @_plain_python
     def infer(self, images, *, with_pyramid: bool = True):
@@ -167,8 +167,8 @@ class DeepLab(tf.keras.Model):
             for layer in layers:
                 layer.use_own_weights()
 
-    def _outputs(self, images, run):
-        """Returns the logits of images at one scale, and the auxiliary head's logits."""
+    def at_one_scale(self, images: tf.Tensor, run: ForwardPass) -> dict[str, tf.Tensor]:
+        """Returns what `call` does without an image pyramid: logits, and the auxiliary head's."""
         features = self._features(images, run)
         outputs = {"logits": self._logits(features, run)}
 

@@ -55,14 +55,16 @@ def over_scales(
     return {"logits": MERGED[merge_method](stacked, axis=0), "scales": tuple(outputs_of_scales)}
 
 
-def _scaled_size(images: tf.Tensor, factor: float) -> list[int | tf.Tensor]:
-    """Returns height and width times a factor; Python numbers where they are known.
+def scaled_side(side: int, factor: float) -> int:
+    """Returns a side of n pixels times a factor, so that k * stride + 1 keeps its form."""
+    return int((side - 1) * factor + 1)
 
-    A side of n pixels gets int((n - 1) * factor + 1), so that k * stride + 1 keeps its form.
-    """
+
+def _scaled_size(images: tf.Tensor, factor: float) -> list[int | tf.Tensor]:
+    """Returns height and width times a factor; Python numbers where they are known."""
     sizes = tf.unstack(tf.shape(images)[1:3])
     return [
-        int((side - 1) * factor + 1)
+        scaled_side(side, factor)
         if side is not None
         else tf.cast(tf.cast(size - 1, tf.float64) * factor + 1, tf.int32)
         for side, size in zip(images.shape[1:3], sizes, strict=True)

@@ -46,6 +46,7 @@ _CHECK = keyed(
     },
     {
         "bad_records": _COUNT,
+        "checkpoint_digest": text(),
         "boundary_tolerance": number(0, 1),
         "mean_boundary_f_score": _SCORE,
         "per_class_boundary_f_score": mapped(_SCORE),
@@ -229,6 +230,7 @@ def read(run: RunDir, info: DatasetInfo, folder: Path, *, dataset_dir: str = "")
 
     of_same = same_evaluation(run, results, folder, dataset_dir=dataset_dir)
     again = f"score the checkpoint again: `{of_same}`"
+    _require_same_weights(run, path, results, again)
     scored = Scored(folder, results, _images(folder, again), _matrix(folder, info, again))
     _require_one_evaluation(scored, again)
     return scored
@@ -264,6 +266,21 @@ def _require_own(run: RunDir, info: DatasetInfo, path: Path, results: dict) -> N
         raise UserError(
             f"{says} but in another run; {_GIVE_OWN}, or move the folder "
             f"{files.shown(path.parent)} out of {files.shown(run.path)}."
+        )
+
+
+def _require_same_weights(run: RunDir, path: Path, results: dict, again: str) -> None:
+    """Raises UserError if results score other weights than the run still has at their step.
+
+    Earlier versions did not note which weights they scored.
+    """
+    step = results["step"]
+    scored, present = results.get("checkpoint_digest"), run.checkpoints.digest(step)
+    if scored and present and scored != present:
+        raise UserError(
+            f"{files.shown(path)} scores other weights of step {step} than "
+            f"{files.shown(run.checkpoints.prefix(step))} holds, since the step was trained again "
+            f"or its files were replaced; {again}."
         )
 
 

@@ -5,6 +5,7 @@ of the files. TensorFlow's own way, the state file `checkpoint`, would silently 
 over if that file is damaged (docs/ancestors.md, TensorFlow).
 """
 
+import hashlib
 import logging
 import math
 import os
@@ -87,6 +88,17 @@ class Checkpoints:
     def prefix(self, step: int) -> str:
         """Returns the path of a step's checkpoint without its endings."""
         return str(self.folder / f"model.ckpt-{step}")
+
+    def digest(self, step: int) -> str | None:
+        """Returns a digest that tells a step's weights from those of the same step trained again.
+
+        It is the SHA-256 of the index, which holds a checksum of each variable. None if the
+        checkpoint is not there.
+        """
+        try:
+            return hashlib.sha256(Path(f"{self.prefix(step)}.index").read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
 
     def save(
         self, checkpoint: tf.train.Checkpoint, step: int, *, keep: int, lost: tuple[type, ...] = ()

@@ -3,16 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-from deeplab_tf import json_files
+from deeplab_tf import files, json_files
 from deeplab_tf.config import Experiment, flags
-from deeplab_tf.json_files import keyed, number, or_null
+from deeplab_tf.json_files import keyed, number, or_null, text
 from deeplab_tf.messages import UserError, warn
 from deeplab_tf.runs import run_dir
 from deeplab_tf.runs.loaded_run import LoadedRun
 from deeplab_tf.runs.metrics_log import METRICS
 from deeplab_tf.runs.run_dir import RunDir
 
-_RESULTS = keyed({"miou": or_null(number(0, 1))})
+_RESULTS = keyed({"miou": or_null(number(0, 1))}, {"checkpoint_digest": text()})
 _VERSIONS = ("deeplab_tf", "git_commit", "tensorflow", "python")
 
 
@@ -73,8 +73,17 @@ def metrics_of(
             warn(str(error))
             continue
         is_alike = results.get("step") == step and results.get("inference") == inference
-        if is_alike and _is_of(run, results):
-            scores.append({"file": str(Path(path.parent.name) / path.name), **results})
+        if not is_alike or not _is_of(run, results):
+            continue
+        if not _is_of_weights(run, results):
+            warn(
+                f"{files.shown(path)} scores other weights of step {step} than "
+                f"{files.shown(run.checkpoints.prefix(step))} holds, since the step was trained "
+                "again or its files were replaced: the model card leaves the scores out; score "
+                f"step {step} again with eval, or delete the file."
+            )
+            continue
+        scores.append({"file": str(Path(path.parent.name) / path.name), **results})
     return scores
 
 
@@ -85,3 +94,9 @@ def _is_of(run: RunDir, results: dict) -> bool:
         return True  # an earlier version did not note it
     folder = Path(checkpoint).parent
     return not folder.is_dir() or folder.samefile(run.path)  # a run may have been moved
+
+
+def _is_of_weights(run: RunDir, results: dict) -> bool:
+    """Whether scores are of the weights that the run has at their step, as far as they tell."""
+    scored = results.get("checkpoint_digest")  # an earlier version did not note it
+    return scored in (None, run.checkpoints.digest(results["step"]))

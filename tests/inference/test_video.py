@@ -146,6 +146,65 @@ def test_a_turned_video_is_upright(run, tmp_path):
     assert frames[0].shape == (64, 48, 3) and len(frames) == FRAMES
 
 
+@pytest.mark.parametrize(("degrees", "aspect"), [(90, (3, 4)), (180, (4, 3)), (-90, (3, 4))])
+def test_pixels_that_are_not_square_are_turned_along(run, tmp_path, degrees, aspect):
+    write_clip(tmp_path / "flat.mp4", "-vf", "setsar=4/3", count=2)
+    turned = ["-display_rotation", degrees, "-i", tmp_path / "flat.mp4"]
+    ffmpeg(*turned, "-c", "copy", tmp_path / "up.mp4")
+    found, frames = run(tmp_path / "up.mp4")
+    assert found.aspect == Fraction(*aspect)
+    assert frames[0].shape == ((48, 64, 3) if degrees == 180 else (64, 48, 3))
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "cut", "count"),
+    [
+        # Keyframes are frames 0, 10, 20, 30; the cut at 1.3 s of 10 frames/s is frame 13. An edit
+        # list hides frames 10 to 12.
+        ("-bf 0 -c:v libx264", "a.mp4", "-ss 1.3 -i SOURCE", 27),
+        ("-bf 2 -c:v libx264", "a.mov", "-ss 1.3 -i SOURCE", 27),
+        ("-bf 3 -x264-params open-gop=1 -c:v libx264", "a.mp4", "-ss 1.3 -i SOURCE", 27),
+        # Frames before the first keyframe at or after the cut, which refer to others before them.
+        ("-bf 2 -c:v libx264", "a.mkv", "-i SOURCE -ss 1.3 -copyinkf", 0),
+        ("-bf 0 -c:v libx264", "a.ts", "-i SOURCE -ss 1.3 -copyinkf", 0),
+        # Frames that are shown before the first keyframe, but come after it.
+        ("-bf 3 -c:v libx265 -x265-params log-level=none:open-gop=1", "a.ts", "-i SOURCE -ss 1", 0),
+    ],
+)
+def test_a_clip_that_was_cut_out_is_whole(tmp_path, codec, name, cut, count):
+    """Cut without encoding it again, so that there are more packets than frames to show."""
+    kind = ["-pix_fmt", "yuv420p", "-g", 10, *codec.split()]
+    source = write_clip(tmp_path / "source.mp4", *kind, rate="10", count=40, size=(48, 200))
+    clip = tmp_path / name
+    ffmpeg(*[source if word == "SOURCE" else word for word in cut.split()], "-c", "copy", clip)
+    found, damages = video.look_at(clip), []
+    frames = list(video.frames_of(found, damages))
+    assert not damages and len(frames) == found.frames
+    assert len(frames) == count or (count == 0 and 20 <= len(frames) < 40)
+
+
+def test_a_damaged_clip_that_was_cut_out_is_called_damaged(run, tmp_path, capsys):
+    """Also if only a frame is damaged that is not shown, since others refer to it."""
+    source = write_clip(tmp_path / "source.mp4", "-g", 10, "-bf", 0, rate="10", count=40)
+    ffmpeg("-ss", 1.3, "-i", source, "-c", "copy", tmp_path / "clip.mp4")
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    begin = content.index(b"mdat") + 4
+    length = int.from_bytes(content[begin : begin + 4], "big")
+    content[begin + 4 : begin + 4 + length] = bytes(length)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    run(tmp_path / "clip.mp4")
+    assert "clip.mp4 is cut or damaged" in capsys.readouterr().err
+
+
+def test_a_late_start_at_a_variable_rate_is_no_part_of_the_frames(tmp_path):
+    """The audio begins 1 s before the video, which `writing` delays by as much."""
+    drop = ("-vf", "select='not(eq(mod(n,4),2))',setpts=PTS+1/TB", "-fps_mode", "vfr")
+    found = video.look_at(write_clip(tmp_path / "a.mp4", *drop, "-c:a", "aac", rate="30"))
+    assert found.is_variable and found.start == pytest.approx(1, abs=0.05)
+    frames = list(video.frames_of(found, []))
+    assert abs(len(frames) - FRAMES) <= 1
+
+
 def test_of_a_cut_file_the_whole_frames_are_predicted(run, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, [20, 48, 64, 3], np.uint8)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "10", "-i", "pipe:0"]

@@ -9,12 +9,17 @@ from deeplab_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from deeplab_tf.config.programs import BenchmarkConfig
 from deeplab_tf.jobs import benchmark
 from deeplab_tf.models.deeplab import DeepLab, build_model
+from deeplab_tf.ops import convolution
 from tests.test_architecture import ROOT
 
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 
 
-def test_operations_are_those_counted_by_hand():
+@pytest.mark.parametrize("atrous", ["direct", "through space-to-batch"])
+def test_operations_are_those_counted_by_hand(monkeypatch, atrous):
+    monkeypatch.setattr(
+        convolution, "direct_atrous_gradient_works", lambda dtype: atrous == "direct"
+    )
     config = ModelConfig(
         model_variant="resnet_v1b_18",
         aspp_convs_filters=8,
@@ -32,6 +37,27 @@ def test_operations_are_those_counted_by_hand():
     heads = 4 * 4 * (8 * 3 + 9 * 256 * 4 + 4 * 3)
     expected = 2 * (stem + first + second + third + fourth + aspp + heads)
     assert benchmark.forward_flops(model, 64, 64) == expected
+
+
+@pytest.mark.parametrize("variant", ["resnet_v1b_18", "mobilenet_v2"])
+def test_operations_of_an_image_pyramid_are_those_of_all_its_scales(variant):
+    """65 pixels are int(64 * 0.5 + 1) = 33 at half the size, and 97 at one and a half."""
+
+    def counted(*scales, side=65):
+        config = ModelConfig(
+            model_variant=variant,
+            aspp_convs_filters=8,
+            auxiliary_filters=4,
+            decoder_output_stride=(4,),
+            image_pyramid=scales,
+        )
+        return benchmark.forward_flops(build_model(config, num_classes=3), side, side)
+
+    half, whole, larger = counted(side=33), counted(), counted(side=97)
+    assert half < whole < larger
+    assert counted(0.5) == half
+    assert counted(1.0, 1.0) == 2 * whole
+    assert counted(0.5, 1.0, 1.5) == counted(1.5, 1.0, 0.5) == half + whole + larger
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from deeplab_tf.jobs import export
 from deeplab_tf.messages import UserError
 from deeplab_tf.models.deeplab import build_model
 from deeplab_tf.runs.run_dir import RunDir
+from deeplab_tf.serving import model_card
 from deeplab_tf.serving.export import ExportedPredictor
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,27 @@ def test_the_card_tells_what_was_exported(run, tmp_path, capsys):
         assert versions["deeplab_tf"] == __version__ and versions["tensorflow"] == tf.__version__
         assert set(versions) == {"deeplab_tf", "git_commit", "tensorflow", "python"}
     assert set(card["signatures"]) == {"serving_default", "serve_encoded"}
+
+
+def test_the_card_has_no_scores_of_weights_that_were_trained_again(run, capsys):
+    for step in (2, 4):
+        digest = run.checkpoints.digest(step)
+        write_results(run.path / f"of_{step}", miou=0.5, step=step, checkpoint_digest=digest)
+    write_results(run.path / "of_earlier_version", miou=0.5)
+    variable = tf.Variable(1.0)
+    run.checkpoints.save(tf.train.Checkpoint(variable=variable), 2, keep=2)
+
+    def card_of(step):
+        scores = model_card.metrics_of(run, step, INFERENCE, of_run=INFERENCE)
+        return [entry["file"] for entry in scores], capsys.readouterr().err
+
+    assert card_of(4) == (["of_4/results.json"], "")
+    listed, told = card_of(2)
+    assert listed == ["metrics.jsonl", "of_earlier_version/results.json"]
+    assert f"{run.path}/of_2/results.json scores other weights of step 2 than " in told
+    assert "score step 2 again with eval, or delete the file.\n" in told
+    (run.path / "of_2" / "results.json").unlink()
+    assert card_of(2) == (listed, "")
 
 
 def test_one_checkpoint_or_one_run_is_exported():

@@ -1,11 +1,13 @@
 """The page about a run: whole, readable without a network, and true."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -23,6 +25,7 @@ from deeplab_tf.runs import sealed
 from deeplab_tf.runs.run_dir import RunDir
 from deeplab_tf.training.trainer import Trainer
 from tests.conftest import tiny_run
+from tests.test_architecture import ROOT
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SCRIPT = "<script>alert(1)</script>"
@@ -277,6 +280,35 @@ def test_scores_of_another_run_in_the_folder_are_refused(run, scored_run, of_oth
     assert "The run has no evaluation yet" in report_on(run).text()
     shutil.copytree(scored_run / "eval", run / "own")
     report_on(run, eval_logdir=str(run / "own"))
+
+
+def test_scores_of_a_step_that_was_trained_again_are_refused(run, records_dir, tmp_path):
+    scored = json.loads((run / "eval/results.json").read_text())
+    index = (run / "model.ckpt-0.index").read_bytes()
+    assert scored["checkpoint_digest"] == hashlib.sha256(index).hexdigest()
+    scored["checkpoint"] = str(run / "model.ckpt-0")  # not the run that this is a copy of
+    (run / "eval/results.json").write_text(json.dumps(scored))
+
+    again = tiny_run(records_dir, tmp_path / "again")
+    trainer = Trainer(dataclasses.replace(again, train=dataclasses.replace(again.train, seed=7)))
+    RunDir(run).checkpoints.save(trainer.checkpoint, 0, keep=1)
+    with pytest.raises(UserError, match=f"{run}/eval/results.json scores other weights") as error:
+        report_on(run)
+
+    # The way out that the sentence names.
+    (command,) = re.findall("score the checkpoint again: `(.*)`", str(error.value))
+    words = [sys.executable, *shlex.split(command)[1:]]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    report_on(run)
+
+    # What is gone contradicts nothing, and earlier versions did not note the weights.
+    (run / "model.ckpt-0.index").unlink()
+    assert "There is no model card" in report_on(run).text()
+    scored = json.loads((run / "eval/results.json").read_text())
+    del scored["checkpoint_digest"]
+    (run / "eval/results.json").write_text(json.dumps(scored))
+    RunDir(run).checkpoints.save(trainer.checkpoint, 0, keep=1)
+    report_on(run)
 
 
 @pytest.mark.parametrize("key", ["per_class", "per_class_boundary_f_score"])

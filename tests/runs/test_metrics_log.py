@@ -79,3 +79,14 @@ def test_a_run_has_stopped_early_once_its_newest_checkpoint_was_scored(tmp_path)
     assert not run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=0))
     (tmp_path / "model.ckpt-35.index").touch()  # it went on, with a larger patience
     assert not run.stopped_early(TrainConfig(eval_interval_steps=1, early_stopping_patience=2))
+
+
+def test_a_run_that_goes_back_forgets_the_scores_of_steps_that_it_trains_again(tmp_path):
+    """The best one, of step 30, and all after step 20; the weights of step 20 stay as they are."""
+    metrics = run_with(tmp_path, [0.5, 0.6, 0.9, 0.7]).metrics
+    assert metrics.best()["step"] == 30
+    metrics.forget_after(20)
+    assert {entry["step"] for entry in metrics.entries()} == {10, 20}
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 20
+    metrics.record({"step": 30, "split": "val", "miou": 0.4})
+    assert metrics.best()["step"] == 20 and metrics.scores_at(30)[0]["miou"] == 0.4
