@@ -43,13 +43,13 @@ class EvalConfig(Config):
     )
     eval_size_divisor: int = setting(
         0,
-        "Pads each image below and on the right, with the mean colour, to a multiple of this "
-        "number, and by 1 pixel more if corners are aligned. With the output stride, the enlarged "
-        "scores lie exactly over the image, as in training; 0 pads nothing, as in SSSegmentation.",
+        "Pads each image, or each window, below and on the right, with the mean colour, to a "
+        "multiple of this number, and by 1 pixel more if corners are aligned. With the output "
+        "stride, the enlarged scores lie exactly over the image, as in training; 0 pads nothing, "
+        "as in SSSegmentation.",
         least=0,
         most=MOST_PIXELS_OF_A_SIDE,
         may_change=True,
-        only_with={"inference_mode": ("whole",)},
     )
     eval_crop_stride: tuple[int, ...] = setting(
         (),

@@ -606,7 +606,7 @@ def inference_settings(experiment: Experiment, model: ModelConfig) -> dict[str, 
         del deciding["resize_factor"]
     if experiment.eval.window_blending == "none":
         del deciding["window_blending"]
-    if not experiment.eval.eval_size_divisor or experiment.eval.inference_mode == "slide":
+    if not experiment.eval.eval_size_divisor:
         del deciding["eval_size_divisor"]
     return deciding
 

@@ -407,18 +407,9 @@ def label_dtype(num_classes: int) -> tf.DType:
 
 
 def build_predictor(
-    model: DeepLab,
-    data: DataConfig,
-    evaluation: EvalConfig,
-    image_kind: ImageKind = RGB,
-    *,
-    windows_divisor: int = 0,
+    model: DeepLab, data: DataConfig, evaluation: EvalConfig, image_kind: ImageKind = RGB
 ) -> Predictor:
-    """Returns the predictor that a recipe's settings describe, for images of a kind.
-
-    Args:
-      windows_divisor: the size divisor of windows, which recipes do not pad.
-    """
+    """Returns the predictor that a recipe's settings describe, for images of a kind."""
     slide = evaluation.inference_mode == "slide"
     return Predictor(
         model,
@@ -431,6 +422,6 @@ def build_predictor(
         window_stride=evaluation.eval_crop_stride if slide else (),
         window_blending=evaluation.window_blending,
         padded_size=() if slide else evaluation.eval_crop_size,
-        size_divisor=windows_divisor if slide else evaluation.eval_size_divisor,
+        size_divisor=evaluation.eval_size_divisor,
         image_kind=image_kind,
     )

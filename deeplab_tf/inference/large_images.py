@@ -15,32 +15,29 @@ from deeplab_tf.models.deeplab import DeepLab
 _CELLS = 32  # the coarsest output stride; windows of its multiples end at whole cells
 
 
-def sliding(
-    evaluation: EvalConfig, max_pixels: int, *, align_corners: bool = False
-) -> tuple[EvalConfig, int]:
+def sliding(evaluation: EvalConfig, max_pixels: int, *, align_corners: bool = False) -> EvalConfig:
     """Returns settings that predict in square windows of at most `max_pixels` pixels.
 
-    A third of each window overlaps the next one. Settings that slide already stay as they are.
+    A third of each window overlaps the next one. An image may be less high or wide than a window;
+    it is padded to whole cells if the settings pad whole images. Settings that slide already stay
+    as they are.
 
     Args:
       align_corners: the model's setting.
-    Returns:
-      The settings, and the size divisor of the windows: an image may be less high or wide than a
-      window, and is then padded as the settings pad whole images; 0 if they pad none.
     """
     if evaluation.inference_mode == "slide":
-        return evaluation, 0
+        return evaluation
     divisor = evaluation.eval_size_divisor or (_CELLS if evaluation.eval_crop_size else 0)
     beyond = 1 if align_corners else 0  # the corner cells' centres are then the corner pixels
     side = (math.isqrt(max_pixels) - beyond) // _CELLS * _CELLS + beyond
     stride = side - side // 3
-    settings = dataclasses.replace(
+    return dataclasses.replace(
         evaluation,
         inference_mode="slide",
         eval_crop_size=(side, side),
         eval_crop_stride=(stride, stride),
+        eval_size_divisor=divisor,
     )
-    return settings, divisor
 
 
 def with_windows(
@@ -61,9 +58,9 @@ def with_windows(
       predict: the function from images, [H, W, C], to results, as the run says.
       predictor: what `predict` uses; the sizes of its views of an image count too.
     """
-    settings, divisor = sliding(evaluation, max_pixels, align_corners=model.config.align_corners)
+    settings = sliding(evaluation, max_pixels, align_corners=model.config.align_corners)
     in_windows = replicas.one_by_one(
-        build_predictor(model, data, settings, predictor.image_kind, windows_divisor=divisor),
+        build_predictor(model, data, settings, predictor.image_kind),
         with_probabilities=with_probabilities,
     )
     told: list[tuple] = []

@@ -91,7 +91,10 @@ def inspect(job: InspectConfig, info, split: str, table, page_file: Path) -> dic
                 "to start from weights for RGB, keep the weights' numbers for the first three "
                 "channels, and take only further ones from here"
             )
-    print(f"crop at the images' own size: --train_crop_size={crop[0]},{crop[1]}")
+    print(
+        f"crop at the images' own size: --train_crop_size={crop[0]},{crop[1]}; for networks of "
+        f"official DeepLab {crop[0] + 1},{crop[1] + 1}"
+    )
 
     chosen = np.unique(np.linspace(0, len(table) - 1, job.num_samples).astype(int))
     samples = [records.parse(table.read(int(index)), info.image_kind) for index in chosen]

@@ -88,7 +88,7 @@ class MetricsLog:
         scored = self._scored(like)
         if not scored:
             return {}
-        best = max(scored, key=lambda entry: (entry["miou"], -entry["step"]))
+        best = max(scored, key=_rank)
         return {"step": best["step"], "miou": best["miou"], "split": best.get("split")}
 
     def without_improvement(self, min_delta: float) -> int:
@@ -106,19 +106,32 @@ class MetricsLog:
 
     def _scored(self, like: dict | None = None) -> list[dict]:
         """Returns the validations that count for `best`, in the order of their steps."""
-        scored = {entry["step"]: entry for entry in self.entries() if entry.get("miou") is not None}
-        ordered = [scored[step] for step in sorted(scored)]
-        noted = self._noted_best()
-        if noted and noted["step"] not in scored:
-            ordered.insert(0, noted)
+        ordered = self._validations()
         if not ordered:
             return []
         like = like or ordered[-1]
         return [entry for entry in ordered if _is_comparable(entry, like)]
 
+    def _validations(self) -> list[dict]:
+        """Returns all validations that have a score, in the order of their steps."""
+        scored = {entry["step"]: entry for entry in self.entries() if entry.get("miou") is not None}
+        ordered = [scored[step] for step in sorted(scored)]
+        noted = self._noted_best()
+        if noted and noted["step"] not in scored:
+            ordered.insert(0, noted)
+        return ordered
+
     def steps_to_keep(self) -> set[int]:
-        """Returns the steps whose checkpoints are the best according to either file."""
-        return {best["step"] for best in (self.best(), self._noted_best()) if best}
+        """Returns the steps whose checkpoints are the best according to either file.
+
+        Of validations that are not compared, such as those before and after a change of
+        --eval_scales, each kind has a best one.
+        """
+        bests: list[dict] = []
+        for entry in sorted(self._validations(), key=_rank, reverse=True):
+            if not any(_is_comparable(entry, better) for better in bests):
+                bests.append(entry)
+        return {best["step"] for best in (*bests, self.best(), self._noted_best()) if best}
 
     def _noted_best(self) -> dict:
         """Reads best.json; empty if there is none, or it was written before the first score."""
@@ -151,6 +164,11 @@ class FollowersMetricsLog(MetricsLog):
 
     def note_best(self):
         pass
+
+
+def _rank(entry: dict) -> tuple[float, int]:
+    """Returns what orders scores: of equal ones, the earlier is the better."""
+    return entry["miou"], -entry["step"]
 
 
 def _is_comparable(entry: dict, other: dict) -> bool:

@@ -18,11 +18,11 @@ from tests.serving import cases
     ("most", "side", "stride"), [(64 * 64, 64, 43), (4_000_000, 1984, 1323), (10_000, 96, 64)]
 )
 def test_windows_hold_at_most_so_many_pixels_and_overlap_by_a_third(most, side, stride):
-    settings, divisor = large_images.sliding(EvalConfig(), most)
+    settings = large_images.sliding(EvalConfig(), most)
     assert settings.eval_crop_size == (side, side) and side * side <= most
-    assert settings.eval_crop_stride == (stride, stride) and divisor == 0
+    assert settings.eval_crop_stride == (stride, stride) and settings.eval_size_divisor == 0
     own = EvalConfig(inference_mode="slide", eval_crop_size=(50, 60), eval_crop_stride=(20, 30))
-    assert large_images.sliding(own, most) == (own, 0)
+    assert large_images.sliding(own, most) is own
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,8 @@ def test_windows_hold_at_most_so_many_pixels_and_overlap_by_a_third(most, side, 
     ],
 )
 def test_windows_end_at_whole_cells_as_whole_images_do(settings, align_corners, side, divisor):
-    found, windows_divisor = large_images.sliding(
-        EvalConfig(**settings), 4_000_000, align_corners=align_corners
-    )
-    assert found.eval_crop_size == (side, side) and windows_divisor == divisor
+    found = large_images.sliding(EvalConfig(**settings), 4_000_000, align_corners=align_corners)
+    assert found.eval_crop_size == (side, side) and found.eval_size_divisor == divisor
 
 
 def test_an_image_that_is_less_high_than_a_window_is_padded_as_the_run_pads():

@@ -57,6 +57,7 @@ def test_only_scores_of_the_same_settings_and_records_are_compared(tmp_path, key
         metrics.record({"step": step, "split": "val", "miou": miou, key: value})
     assert metrics.best()["step"] == 20 and metrics.without_improvement(0.0) == 1
     assert metrics.best(like={"split": "val", key: first})["step"] == 10
+    assert metrics.steps_to_keep() == {10, 20}  # the best of each kind
 
     # An earlier version did not note them.
     metrics.record({"step": 5, "split": "val", "miou": 0.5})
