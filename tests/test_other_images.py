@@ -446,6 +446,7 @@ def index_of(folder):
     return [np.asarray(Image.open(f"{folder}/index/{name}.png")) for name in (0, 1)]
 
 
+@pytest.mark.slow
 def test_files_records_arrays_and_exports_are_predicted_alike(run, in_tree, capsys):
     predict(checkpoint_dir=str(run), output_dir="out")
     assert "with values above 10000, which count as 10000" in capsys.readouterr().err

@@ -159,6 +159,7 @@ def test_everything_beyond_the_recipes_is_a_function_of_the_position(table, monk
     assert_equal(whole, joined)
 
 
+@pytest.mark.slow
 def test_randaugment_changes_images_only(table, monkeypatch):
     plain = batches(table, 0, 4)
     with_operations = dataclasses.replace(CONFIG, randaugment_operations=3)

@@ -77,6 +77,7 @@ def test_a_model_saved_before_a_setting_existed_is_loaded(model):
     assert type(model).from_config(config).config == CONFIG
 
 
+@pytest.mark.slow
 def test_it_trains_in_a_notebook_without_the_trainer():
     tf.keras.utils.set_random_seed(0)
     model = build_model(CONFIG, num_classes=3)

@@ -40,6 +40,7 @@ def step(batch, **settings):
     return logs, np.sqrt(sum(np.sum(np.square(part, dtype=np.float64)) for part in moved))
 
 
+@pytest.mark.slow
 def test_the_norm_is_that_of_the_movement_and_the_losses_add_up(batch):
     began = time.time()
     logs, moved = step(batch, detailed_logs=True, auxiliary_loss_weight=0.5)

@@ -93,7 +93,14 @@ def images_of(name, size):
     return np.round(np.clip(127.5 + 50 * noise, 0, 255)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=OFFICIAL, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if "xception65" in name else ())
+        for name in OFFICIAL
+    ],
+    ids=str,
+)
 def official(request, tmp_path_factory):
     """The name of a network of official DeepLab, and the model that its checkpoint becomes."""
     name, answers = request.param, OFFICIAL[request.param]
