@@ -29,9 +29,9 @@ _REMARKS = {
     "turned": "turned as the EXIF data say; --exif_orientation=ignore turns none.",
     "turned_unsure": (
         "turned as the EXIF data say, though the mask fits the unturned image as well (a square, "
-        "half a turn or a mirroring), or the annotations do not say on an image of which size they "
-        "were drawn; check in inspect_data's page of samples whether the masks fit, and give "
-        "--exif_orientation=ignore if not."
+        "half a turn or a mirroring), or the annotations do not give the size of the image that "
+        "they were drawn on; check in inspect_data's page of samples whether the masks fit, and "
+        "give --exif_orientation=ignore if not."
     ),
     "not_turned": "not turned though the EXIF data say so, since the mask fits it only unturned.",
     "channel_dropped": image_files.CHANNEL_DROPPED,

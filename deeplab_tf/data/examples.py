@@ -26,7 +26,7 @@ class EncodedExample:
     image: the bytes of an image file.
     label: the bytes of a PNG; empty if the data set publishes no label.
     source: SHA-256 of the files that it was made of.
-    image_source: SHA-256 of the image's file alone.
+    image_source: SHA-256 of only the image's file.
     label_values: how many pixels of the label have each value, 256 numbers; empty if there is no
       label or it was not decoded.
     remarks: what the owner of the images should know about the conversion.

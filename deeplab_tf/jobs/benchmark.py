@@ -32,9 +32,9 @@ from deeplab_tf.training.compilation import compiled_model
 def forward_flops(model: DeepLab, height: int, width: int) -> int:
     """Returns the floating-point operations of all convolutions in a forward pass of one image.
 
-    A multiplication and an addition count as two operations; products with padding and the
-    convolutions of the auxiliary head count too, and those of every scale of an image pyramid. A
-    training step takes three times as many per image.
+    A multiplication and an addition count as two operations. Products with padding count, and so
+    do the auxiliary head and every scale of an image pyramid. A training step takes three times as
+    many per image.
     """
     # One graph for each scale: in a common one, the names of the operations do not tell how often
     # a layer runs.

@@ -90,7 +90,7 @@ class Checkpoints:
         return str(self.folder / f"model.ckpt-{step}")
 
     def digest(self, step: int) -> str | None:
-        """Returns a digest that tells a step's weights from those of the same step trained again.
+        """Returns a digest of a step's weights; it changes if the step is trained again.
 
         It is the SHA-256 of the index, which holds a checksum of each variable. None if the
         checkpoint is not there.

@@ -192,7 +192,7 @@ def classes_of(job: ImportConfig, source: mapping.Source) -> catalog.DatasetInfo
 
 
 def _have_same_classes(names: tuple[str, ...], info: catalog.DatasetInfo) -> bool:
-    """Returns whether a file's names, in their order, are those of a data set.
+    """Returns whether the names in a file are a data set's class names, in the same order.
 
     mmsegmentation's names of PASCAL Context stand in another order than the labels that it trains
     on (docs/ancestors.md, SSSegmentation, Data), so there any order counts.

@@ -211,7 +211,7 @@ def _unused(experiment: Experiment) -> list[str]:
 
 
 def _replaced(model: ModelConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
-    """Yields settings of a network that have no effect beside others, each with the reason."""
+    """Yields settings that other settings deprive of their effect, each with the reason."""
     if model.dense_prediction_cell_json:
         for name in _ASPP:
             yield name, "the dense prediction cell replaces ASPP"

@@ -32,7 +32,7 @@ class Source:
       unused: names in the file that no variable takes.
       converted: names of our variables whose values are transposed, reordered or adjusted, and not
         as in the file.
-      told: what the file tells beside its weights.
+      told: what the file says about its network and its classes.
     """
 
     kind: str

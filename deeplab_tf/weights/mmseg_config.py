@@ -1,4 +1,4 @@
-"""Reads what a file of mmsegmentation tells beside its weights: its config, and its classes.
+"""Reads the config and the class names that mmsegmentation saves next to the weights.
 
 Its trainer saves both under the key `meta`: as `config` and `CLASSES` in versions 0.x
 (mmseg/apis/train.py), as `cfg` and `dataset_meta` in versions 1.x (mmengine/runner/runner.py). The
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-_LONGEST_CONFIG = 200_000  # characters; those of mmsegmentation's DeepLabs have about 5,000
+_LONGEST_CONFIG = 200_000  # characters; a usual DeepLab config is far shorter
 _DEEPEST_CONFIG = 50  # brackets inside each other
 _LONGEST_NAME = 200  # characters of a class's name
 _BATCH_NORM_EPSILON = 1e-5  # PyTorch's, which these networks have here

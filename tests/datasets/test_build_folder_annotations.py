@@ -238,7 +238,7 @@ def test_coco_without_sizes_does_not_say_on_which_image_it_was_drawn(tmp_path, c
     if sizes == "turned":
         assert "inspect_data" not in told
         return
-    assert "or the annotations do not say on an image of which size they were drawn;" in told
+    assert "or the annotations do not give the size of the image that they were drawn on;" in told
     # The way out, for polygons that were drawn on the unturned image: 8 rows, 10 columns.
     build_folder_data.main(config(tmp_path, exif_orientation="ignore"))
     assert "EXIF" not in capsys.readouterr().err
